@@ -1,0 +1,32 @@
+# `make demo` and `make test` need nothing but python3 (3.11 or newer, with venv) and make.
+VENV ?= .venv
+PYTHON = $(VENV)/bin/python
+READY = $(VENV)/.ready
+
+.PHONY: env demo test lint types docs clean
+
+env: $(READY)
+
+$(READY): pyproject.toml constraints.txt
+	test -x $(PYTHON) || python3 -m venv $(VENV)
+	$(PYTHON) -m pip install --quiet --constraint constraints.txt --editable ".[dev]"
+	touch $@
+
+demo: env
+	$(PYTHON) scripts/demo.py
+
+test: env
+	$(PYTHON) -m pytest
+
+lint: env
+	$(PYTHON) -m ruff check .
+	$(PYTHON) -m ruff format --check .
+
+types: env
+	$(PYTHON) -m mypy
+
+docs: env
+	C2STI_DOCS_OFFLINE=1 $(PYTHON) -m sphinx -W --keep-going -b html docs docs/_build/html
+
+clean:
+	rm -rf $(VENV) demo docs/_build docs/generated docs/api/generated

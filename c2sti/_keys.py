@@ -1,0 +1,32 @@
+"""Every string that c2sti writes into AnnData or SpatialData, in one place."""
+
+from __future__ import annotations
+
+SPATIAL = "spatial"  # obsm: coordinates; uns: images, by library (squidpy's convention)
+ALIGNED = "spatial_aligned"  # obsm and uns: the same after pp.align, in the frame of the reference
+SPATIAL_3D = "spatial_3d"  # obsm: (x, y, z), written by tl.to_slices
+Z_UM = "z_um"  # obs: depth of a section in µm
+Z = "z"  # obs: depth of a section, unit unknown
+
+RESULT = "c2sti"  # uns: provenance of a result; prefix of the inserted layers (`key_added`)
+SLICE_A, SLICE_B = "slice_a", "slice_b"  # layers: the two measured sections, brought to the rows of the result
+SUPPORT = "support"  # obs: which measured section covers a row: "both", "a", "b" or "none"
+SECTION = "section"  # obs of tl.to_slices: which section a row belongs to
+INSERTED = "inserted"  # obs of tl.to_slices: False for the measured sections
+COEXPRESSION = "coexpression"  # varp and uns: gene graphs
+ALIGNMENT = "alignment"  # uns: how a section was brought into the frame of another
+
+
+def inserted(key_added: str, n: int) -> list[str]:
+    """Layer names of n inserted sections, ``c2sti_1 … c2sti_n``, from a to b."""
+    return [f"{key_added}_{i}" for i in range(1, n + 1)]
+
+
+def tissue(section: str) -> str:
+    """`obs` column that says which rows lie inside a section's tissue."""
+    return f"{section}_tissue"
+
+
+def graph(section: str) -> str:
+    """`varp` key of a section's gene co-expression graph."""
+    return f"{COEXPRESSION}_{section}"

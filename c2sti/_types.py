@@ -1,0 +1,176 @@
+"""What every interpolator takes and gives: plain arrays, no containers, no gene names.
+
+Letters, package-wide: n spots of a section, M points of an inserted section, N genes, K components, H rows and W
+columns of a lattice, S inserted sections. Row 0 of a lattice is the top: x runs along W, y along H.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Protocol
+
+import numpy as np
+import scipy.sparse as sp
+from numpy.typing import NDArray
+
+FloatArray = NDArray[np.floating]
+
+
+@dataclass(frozen=True)
+class Lattice:
+    """A square lattice of bins laid over the shared frame of two sections.
+
+    Parameters
+    ----------
+    origin
+        Centre (x, y) of the top left bin, in the unit of the frame.
+    pitch
+        Side of a bin, in the unit of the frame.
+    shape
+        Rows and columns, (H, W).
+    """
+
+    origin: tuple[float, float]
+    pitch: float
+    shape: tuple[int, int]
+
+    @property
+    def centres(self) -> FloatArray:
+        """(H·W, 2) centres of all bins, row by row."""
+        rows, columns = np.indices(self.shape).reshape(2, -1)
+        return np.column_stack([columns, rows]) * self.pitch + np.asarray(self.origin)
+
+    def bins(self, xy: FloatArray) -> NDArray[np.intp]:
+        """(n,) index of the bin in which each point lies, -1 outside of the lattice."""
+        column, row = np.floor((xy - np.asarray(self.origin)) / self.pitch + 0.5).astype(np.intp).T
+        inside = (row >= 0) & (row < self.shape[0]) & (column >= 0) & (column < self.shape[1])
+        return np.where(inside, row * self.shape[1] + column, -1)
+
+    def indicator(self, xy: FloatArray) -> sp.csr_array:
+        """(H·W, n) 0/1 matrix of the points in each bin: ``indicator(xy) @ X`` sums spots into bins."""
+        index = self.bins(xy)
+        (spots,) = np.nonzero(index >= 0)
+        ones = np.ones(len(spots), dtype=np.float32)
+        return sp.csr_array((ones, (index[spots], spots)), shape=(self.shape[0] * self.shape[1], len(xy)))
+
+
+@dataclass(frozen=True)
+class Section:
+    """One measured section in the shared frame.
+
+    Parameters
+    ----------
+    xy
+        (n, 2) spot centres, unit of the frame.
+    expression
+        (n, N) log1p expression per spot, CSR float32.
+    position
+        Depth on the scale of the pair: 0 is section a, 1 is section b; context lies beyond.
+    histology
+        (3, H, W) mean H&E colour in [0, 1] of each bin of the pair's lattice, NaN where no image covers it; None
+        where the section has no image.
+    """
+
+    xy: FloatArray
+    expression: sp.csr_array
+    position: float
+    histology: FloatArray | None = None
+
+    @property
+    def mean(self) -> FloatArray:
+        """(N,) mean expression over the spots."""
+        return np.asarray(self.expression.mean(axis=0), dtype=np.float64).ravel()
+
+
+@dataclass(frozen=True)
+class SlicePair:
+    """Two neighbouring sections, further sections of their series, and the lattice laid over them.
+
+    Parameters
+    ----------
+    a, b
+        The sections at positions 0 and 1, with the same genes in the same order.
+    spacing
+        Distance between neighbouring spots, mean of the two sections, unit of the frame: the natural unit of widths.
+    lattice
+        Where results are wanted by default, and where histology lives.
+    context
+        Sections beyond the pair, any number.
+    """
+
+    a: Section
+    b: Section
+    spacing: float
+    lattice: Lattice
+    context: tuple[Section, ...] = ()
+
+    @property
+    def sections(self) -> tuple[Section, ...]:
+        """The pair first, then its context."""
+        return (self.a, self.b, *self.context)
+
+    @property
+    def n_genes(self) -> int:
+        """N, the number of genes."""
+        return self.a.expression.shape[1]
+
+
+@dataclass(frozen=True)
+class InsertedSection:
+    """One section that was never measured, as ``max(weights @ basis + offset, 0)``.
+
+    The one form that every method's answer takes: a sparse operator times the measured spots, or component maps times
+    gene loadings. Another gene costs one more column of `basis`; the dense (M, N) matrix exists only where it is asked
+    for.
+
+    Parameters
+    ----------
+    weights
+        (M, K) dense or CSR.
+    basis
+        (K, N) dense or CSR; shared by the sections of one prediction.
+    offset
+        (N,) expression around which the components vary.
+    """
+
+    weights: FloatArray | sp.csr_array
+    basis: FloatArray | sp.csr_array
+    offset: FloatArray
+
+    def expression(self, genes: slice | NDArray[np.intp] = slice(None)) -> NDArray[np.float32]:
+        """(M, n) log1p expression of the chosen genes, ≥ 0."""
+        product = self.weights @ self.basis[:, genes]
+        dense = product.toarray() if isinstance(product, sp.sparray) else np.asarray(product)
+        return np.maximum(dense + self.offset[genes], 0).astype(np.float32)
+
+
+@dataclass(frozen=True)
+class Prediction:
+    """What an interpolator gives back.
+
+    Parameters
+    ----------
+    slices
+        S inserted sections, in the order of the positions asked for.
+    notes
+        What the method found out about the pair (length scale, noise, …): numbers and arrays that go into `uns`.
+    """
+
+    slices: tuple[InsertedSection, ...]
+    notes: dict[str, Any] = field(default_factory=dict)
+
+
+class Interpolator(Protocol):
+    """A method: the pair, (M, 2) points in its frame, S positions in (0, 1) → S inserted sections."""
+
+    def __call__(
+        self,
+        pair: SlicePair,
+        at: FloatArray,
+        positions: Sequence[float],
+        *,
+        device: str,
+        seed: int,
+        progress: Callable[[float], object],
+    ) -> Prediction: ...

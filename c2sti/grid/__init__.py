@@ -1,0 +1,39 @@
+"""The one boundary between containers and arrays.
+
+`read_slice` turns an AnnData or SpatialData into a `SliceGrid`, `make_pair` lays two of them (and their context) on a
+common lattice as the arrays that interpolators take, and `write_slices` turns what they give back into an AnnData. No
+other file knows where a container keeps anything.
+"""
+
+from c2sti.grid._depth import position_of
+from c2sti.grid._histology import HEImage, histology_on
+from c2sti.grid._lattice import (
+    Rows,
+    common_lattice,
+    make_pair,
+    overlap,
+    profiles,
+    rows_of,
+    shared_genes,
+)
+from c2sti.grid._read import SliceGrid, is_counts, log_normalise, read_slice
+from c2sti.grid._write import blank_library, write_slices
+
+__all__ = [
+    "HEImage",
+    "Rows",
+    "SliceGrid",
+    "blank_library",
+    "common_lattice",
+    "histology_on",
+    "is_counts",
+    "log_normalise",
+    "make_pair",
+    "overlap",
+    "position_of",
+    "profiles",
+    "read_slice",
+    "rows_of",
+    "shared_genes",
+    "write_slices",
+]

@@ -1,0 +1,50 @@
+"""Where in the gap between two sections: fractions, or depths that the sections carry."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Sequence
+
+import numpy as np
+
+from c2sti._types import FloatArray
+
+SMALL_GAP = 20.0  # sections this near to each other may have depths below 1 between them
+
+
+def position_of(positions: Sequence[float], z_a: float | None, z_b: float | None) -> FloatArray:
+    """Fractions in (0, 1), from a to b, of positions given as fractions or as depths.
+
+    Depths are understood where both sections carry one. Numbers that all lie within (0, 1) are read as fractions.
+
+    Raises
+    ------
+    ValueError
+        Not strictly increasing from a to b, or outside of the gap.
+    """
+    wanted = np.atleast_1d(np.asarray(positions, dtype=np.float64))
+    if wanted.ndim != 1 or len(wanted) == 0 or not np.isfinite(wanted).all():
+        raise ValueError(f"positions = {positions!r} must be a list of at least one number")
+    fractions, where = _fractions(wanted, z_a, z_b)
+    if not ((fractions > 0) & (fractions < 1)).all():
+        raise ValueError(f"positions = {wanted.tolist()} must lie strictly between {where}")
+    if (np.diff(fractions) <= 0).any():
+        ordered = wanted[np.unique(fractions, return_index=True)[1]].tolist()
+        raise ValueError(
+            f"positions = {wanted.tolist()} must increase from slice_a to slice_b without repeats; try {ordered}"
+        )
+    return fractions
+
+
+def _fractions(wanted: FloatArray, z_a: float | None, z_b: float | None) -> tuple[FloatArray, str]:
+    if z_a is None or z_b is None or z_a == z_b:
+        return wanted, "0 (slice_a) and 1 (slice_b); depths are understood when both sections carry obs['z_um']"
+    if not ((wanted > 0) & (wanted < 1)).all():
+        return (wanted - z_a) / (z_b - z_a), f"the depths of the two sections ({z_a:g} and {z_b:g})"
+    if min(z_a, z_b) < wanted.min() and wanted.max() < max(z_a, z_b) and abs(z_b - z_a) < SMALL_GAP:
+        warnings.warn(
+            f"positions = {wanted.tolist()} are read as fractions, not as depths between {z_a:g} and {z_b:g}",
+            UserWarning,
+            stacklevel=4,
+        )
+    return wanted, ""

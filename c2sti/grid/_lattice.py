@@ -1,0 +1,294 @@
+"""Two sections (and their context) on one lattice: genes matched, scales checked, cells gathered into bins."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import pandas as pd
+import scipy.sparse as sp
+from numpy.typing import NDArray
+from scanpy import logging
+from scipy.ndimage import distance_transform_edt
+
+from c2sti._types import FloatArray, Lattice, Section, SlicePair
+from c2sti.grid._histology import histology_on
+from c2sti.grid._read import SliceGrid, log_normalise
+
+POOR_OVERLAP, NO_OVERLAP = 0.5, 0.02
+MOST_BINS = 20_000_000
+
+
+def common_lattice(a: SliceGrid, b: SliceGrid, *, pitch: float | None = None) -> Lattice:
+    """The lattice over the union of two sections, its bins centred on the spots of the more regular one.
+
+    Parameters
+    ----------
+    a, b
+        Sections in one frame.
+    pitch
+        Side of a bin; by default the mean of the two sections' pitches.
+
+    Raises
+    ------
+    ValueError
+        The pitch is not positive, or so small that the lattice would not fit into memory.
+    """
+    side = (a.pitch + b.pitch) / 2 if pitch is None else float(pitch)
+    if not side > 0:
+        raise ValueError(f"pitch = {pitch} must be positive")
+    phase = _phase(a, b, side)
+    both = np.concatenate([a.xy, b.xy])
+    first = np.floor((both.min(axis=0) - phase) / side + 0.5)
+    last = np.floor((both.max(axis=0) - phase) / side + 0.5)
+    width, height = (last - first + 1).astype(int).tolist()
+    if width * height > MOST_BINS:
+        raise ValueError(
+            f"pitch = {side:.4g} makes {width} x {height} bins over {np.ptp(both, axis=0).round(1).tolist()}; spots "
+            f"are about {a.pitch:.4g} apart: choose pitch= near that"
+        )
+    x, y = (phase + first * side).tolist()
+    return Lattice((x, y), side, (height, width))
+
+
+def _phase(a: SliceGrid, b: SliceGrid, side: float) -> FloatArray:
+    """Offset (x, y) in [0, side) that puts bin centres on spots.
+
+    The circular mean of the coordinates modulo the pitch, of the section whose spots agree best on it: a section that
+    was turned agrees on nothing. The choice does not depend on which section comes first, so neither does the lattice.
+    """
+    votes = []
+    for grid in (a, b):
+        mean = np.exp(2j * np.pi * grid.xy / side).mean(axis=0)
+        offset = np.angle(mean) / (2 * np.pi) * side % side
+        votes.append((round(float(np.abs(mean).min()), 3), len(grid.xy), *offset.tolist()))
+    return np.array(max(votes)[2:])
+
+
+def overlap(a: SliceGrid, b: SliceGrid) -> float:
+    """Share of the smaller section's spots that lie in the other's tissue; the larger of the two shares."""
+    return float(max(a.covers(b.xy).mean(), b.covers(a.xy).mean()))
+
+
+def check_overlap(a: SliceGrid, b: SliceGrid) -> None:
+    """Refuse two sections that lie beside each other, warn when they barely meet.
+
+    Raises
+    ------
+    ValueError
+        No tissue in common.
+    """
+    share = overlap(a, b)
+    mend = "bring them into one frame first: c2sti.pp.align(slice_a, slice_b), then spatial_key='spatial_aligned'"
+    if share < NO_OVERLAP:
+        raise ValueError(f"{a.name} and {b.name} do not overlap ({_extent(a)} and {_extent(b)}); {mend}")
+    if share < POOR_OVERLAP:
+        warnings.warn(f"only {share:.0%} of {a.name} and {b.name} overlap; {mend}", UserWarning, stacklevel=4)
+
+
+def _extent(grid: SliceGrid) -> str:
+    (x0, y0), (x1, y1) = grid.xy.min(axis=0), grid.xy.max(axis=0)
+    return f"{grid.name}: x {x0:.0f}..{x1:.0f}, y {y0:.0f}..{y1:.0f}"
+
+
+def shared_genes(grids: Sequence[SliceGrid], genes: Sequence[str] | pd.Index | None = None) -> pd.Index:
+    """Names of the genes that all sections have, in the order of the first; or those asked for, in their order.
+
+    Raises
+    ------
+    ValueError
+        No gene in common.
+    KeyError
+        A gene that was asked for is missing from a section.
+    """
+    common = grids[0].genes
+    for grid in grids[1:]:
+        common = common[common.isin(grid.genes)]
+    if len(common) == 0:
+        examples = "; ".join(f"{g.name}: {', '.join(g.genes[:3])}" for g in grids[:2])
+        raise ValueError(
+            f"the sections have no gene in common ({examples}); give both the same kind of names in var_names"
+        )
+    if genes is not None:
+        wanted = pd.Index([genes] if isinstance(genes, str) else list(genes))
+        missing = wanted[~wanted.isin(common)]
+        if len(missing):
+            raise KeyError(f"{len(missing)} of {len(wanted)} genes= are not in all sections (first: {missing[0]!r})")
+        return wanted
+    if len(common) < max(len(g.genes) for g in grids):
+        logging.info(
+            f"{len(common)} genes are in all sections ({', '.join(f'{g.name}: {len(g.genes)}' for g in grids)})"
+        )
+    return common
+
+
+def make_pair(
+    a: SliceGrid,
+    b: SliceGrid,
+    *,
+    context: Mapping[float, SliceGrid] | None = None,
+    lattice: Lattice | None = None,
+    genes: Sequence[str] | pd.Index | None = None,
+) -> tuple[SlicePair, pd.Index]:
+    """Lay two sections and their context on one lattice, as plain arrays.
+
+    Parameters
+    ----------
+    a, b
+        The sections at positions 0 and 1.
+    context
+        Further sections by position (below 0 or above 1).
+    lattice
+        Made by :func:`common_lattice` by default.
+    genes
+        Names to keep; by default all that the sections share.
+
+    Returns
+    -------
+    The pair, and the names of its genes.
+
+    Raises
+    ------
+    ValueError
+        No overlap, no common gene, counts mixed with normalised expression, or a context position between the two.
+    """
+    around = dict(context or {})
+    between = [q for q in around if 0 <= q <= 1]
+    if between:
+        raise ValueError(
+            f"context holds a section at position {between[0]}; those lie beyond the pair, below 0 (before slice_a) or "
+            "above 1 (after slice_b)"
+        )
+    grids = [a, b, *around.values()]
+    _check_scale(grids)
+    for other in grids[1:]:
+        check_overlap(a, other)
+    lattice = common_lattice(a, b) if lattice is None else lattice
+    names = shared_genes(grids, genes)
+    sections = [
+        _section(grid, position, lattice, names) for grid, position in zip(grids, [0.0, 1.0, *around], strict=True)
+    ]
+    spacing = float(np.mean([_spot_spacing(g, lattice) for g in (a, b)]))
+    return SlicePair(sections[0], sections[1], spacing, lattice, tuple(sections[2:])), names
+
+
+def _check_scale(grids: Sequence[SliceGrid]) -> None:
+    kinds = {grid.counts for grid in grids}
+    if len(kinds) > 1:
+        listed = ", ".join(f"{g.name}: {'raw counts' if g.counts else 'normalised'}" for g in grids)
+        raise ValueError(
+            f"the sections are not on one scale ({listed}); bring all to counts or all to the same normalisation"
+        )
+
+
+def is_gathered(grid: SliceGrid, lattice: Lattice) -> bool:
+    """Whether several points of the section share a bin: single cells, or an array finer than the lattice."""
+    return grid.layout == "cells" or lattice.pitch > 1.5 * grid.pitch
+
+
+def _spot_spacing(grid: SliceGrid, lattice: Lattice) -> float:
+    return lattice.pitch if is_gathered(grid, lattice) else grid.pitch
+
+
+def _section(grid: SliceGrid, position: float, lattice: Lattice, genes: pd.Index) -> Section:
+    xy, values, library = profiles(grid, lattice, genes)
+    expression = log_normalise(values, library) if grid.counts else values
+    histology = None if grid.image is None else histology_on(grid.image, lattice)
+    return Section(xy, expression, position, histology)
+
+
+def profiles(grid: SliceGrid, lattice: Lattice, genes: pd.Index) -> tuple[FloatArray, sp.csr_array, FloatArray]:
+    """A section as it enters an interpolator: spots as they are, cells and fine bins gathered into the lattice's bins.
+
+    Counts of one bin are summed, normalised expression is averaged, and the profile lies at the bin's centre. Bins run
+    on beyond the lattice where the section (a context section, say) does.
+
+    Returns
+    -------
+    (n, 2) coordinates, (n, N) CSR values on the scale of the input, (n,) library sizes over all genes.
+    """
+    values = grid.values[:, grid.genes.get_indexer(genes)]
+    if not is_gathered(grid, lattice):
+        return grid.xy, values, grid.library
+    cell = np.floor((grid.xy - np.asarray(lattice.origin)) / lattice.pitch + 0.5)
+    cells, index = np.unique(cell, axis=0, return_inverse=True)
+    index = index.ravel()
+    member = sp.csr_array((np.ones(len(index), dtype=np.float32), (index, np.arange(len(index)))))
+    total = (member @ values).tocsr()
+    if not grid.counts:
+        total.data /= np.repeat(member.sum(axis=1), np.diff(total.indptr)).astype(np.float32)
+    return cells * lattice.pitch + np.asarray(lattice.origin), total, member @ grid.library
+
+
+@dataclass(frozen=True)
+class Rows:
+    """The points at which sections are wanted, and what tissue there is.
+
+    Parameters
+    ----------
+    points
+        (M, 2) unit of the frame.
+    bins
+        (M,) index of the lattice bin that holds each point, -1 off the lattice.
+    tissue
+        (2, H, W) masks of the two sections on the lattice.
+    """
+
+    points: FloatArray
+    bins: NDArray[np.intp]
+    tissue: NDArray[np.bool_]
+
+    def inside(self, position: float) -> NDArray[np.bool_]:
+        """(M,) whether each row lies in the tissue of the section at this position."""
+        mask = outline(self.tissue[0], self.tissue[1], position).ravel()
+        return mask[self.bins] & (self.bins >= 0)
+
+
+def rows_of(a: SliceGrid, b: SliceGrid, lattice: Lattice, at: FloatArray | None = None) -> Rows:
+    """Bins of the lattice inside the union of two tissues, row by row; or the points of `at`, in order.
+
+    Raises
+    ------
+    ValueError
+        `at` is not an (M, 2) array of finite numbers.
+    """
+    centres = lattice.centres
+    tissue = np.stack([a.covers(centres), b.covers(centres)])
+    if at is None:
+        bins = np.flatnonzero(tissue.any(axis=0))
+        points = centres[bins]
+    else:
+        points = np.asarray(at, dtype=np.float64)
+        if points.ndim != 2 or points.shape[1] != 2 or len(points) == 0 or not np.isfinite(points).all():
+            raise ValueError(
+                f"at has shape {points.shape}; finite coordinates of shape (M, 2) are needed, one point a row"
+            )
+        bins = lattice.bins(points)
+    return Rows(points, bins, tissue.reshape(2, *lattice.shape))
+
+
+def outline(tissue_a: NDArray[np.bool_], tissue_b: NDArray[np.bool_], position: float) -> NDArray[np.bool_]:
+    """Tissue of a section between two others, by shape-based interpolation.
+
+    The signed distance to the border is blended linearly and the result cut at zero (Raya and Udupa, IEEE TMI 1990):
+    the outline moves evenly from one section to the other, and equals theirs at both ends.
+
+    Parameters
+    ----------
+    tissue_a, tissue_b
+        (H, W) masks.
+    position
+        In [0, 1].
+    """
+    blended = (1 - position) * _signed_distance(tissue_a) + position * _signed_distance(tissue_b)
+    return blended > 0
+
+
+def _signed_distance(mask: NDArray[np.bool_]) -> FloatArray:
+    padded = np.pad(mask, 1)
+    # Half a bin is taken off so that the border lies between bins, not on one of them.
+    inside = distance_transform_edt(padded) - 0.5 * padded
+    outside = distance_transform_edt(~padded) - 0.5 * ~padded
+    return (inside - outside)[1:-1, 1:-1]

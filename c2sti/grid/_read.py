@@ -1,0 +1,260 @@
+"""Containers → arrays: one section of spots, bins or cells as a `SliceGrid`, checked once and for all."""
+
+from __future__ import annotations
+
+import hashlib
+from dataclasses import dataclass
+from typing import Literal
+
+import numpy as np
+import pandas as pd
+import scipy.sparse as sp
+import spatialdata as sd
+from anndata import AnnData
+from numpy.typing import NDArray
+from scipy.spatial import KDTree
+from spatialdata import SpatialData
+
+from c2sti import _keys
+from c2sti._types import FloatArray
+from c2sti.grid._histology import HEImage, read_image
+
+TARGET_SUM = 1e4  # counts a spot are scaled to this before log1p
+LEAST_SPOTS = 20
+CELLS_PER_BIN = 4
+
+Layout = Literal["square", "hex", "cells"]
+
+
+@dataclass(frozen=True)
+class SliceGrid:
+    """One section as read: points with sparse expression, where they lie, and the picture under them.
+
+    Parameters
+    ----------
+    name
+        What errors call it, e.g. ``"slice_a"``.
+    xy
+        (n, 2) coordinates of spots, bins or cells, unit of the frame.
+    values
+        (n, N) CSR float32: raw counts, or already normalised expression.
+    counts
+        Whether `values` are raw counts.
+    library
+        (n,) counts of a spot over all genes that the container has, whatever genes are kept later.
+    genes
+        (N,) names.
+    layout
+        ``"square"`` and ``"hex"`` arrays, or irregular ``"cells"``.
+    pitch
+        Distance between neighbouring spots; for cells the side of a bin that holds about four of them.
+    z
+        Depth of the section where the container tells it, else None.
+    image
+        H&E in the same frame, or None.
+    """
+
+    name: str
+    xy: FloatArray
+    values: sp.csr_array
+    counts: bool
+    library: FloatArray
+    genes: pd.Index
+    layout: Layout
+    pitch: float
+    z: float | None = None
+    image: HEImage | None = None
+
+    @property
+    def reach(self) -> float:
+        """How far from the nearest spot a point may lie and still be tissue.
+
+        Inside a square array the farthest point is 0.71 pitch away, inside a hexagonal one 0.58; cells leave larger
+        gaps.
+        """
+        return self.pitch * (1.0 if self.layout == "cells" else 0.75)
+
+    def covers(self, points: FloatArray) -> NDArray[np.bool_]:
+        """(M,) whether each point lies in this section's tissue."""
+        return KDTree(self.xy).query(points, distance_upper_bound=self.reach)[0] <= self.reach
+
+    def fingerprint(self) -> str:
+        """Hash of coordinates, expression and gene names, to recognise an input by."""
+        digest = hashlib.sha256()
+        for part in (self.xy, self.values.data, self.values.indices, self.values.indptr):
+            digest.update(np.ascontiguousarray(part).tobytes())
+        digest.update("\n".join(self.genes).encode())
+        return digest.hexdigest()
+
+
+def read_slice(
+    slice_: AnnData | SpatialData,
+    *,
+    name: str = "slice",
+    layer: str | None = None,
+    spatial_key: str = _keys.SPATIAL,
+    table_key: str | None = None,
+    image_key: str | None = None,
+    coordinate_system: str = "global",
+) -> SliceGrid:
+    """Read one section from its container.
+
+    Parameters
+    ----------
+    slice_
+        AnnData with coordinates in ``obsm[spatial_key]``, or SpatialData with a table that annotates its spots.
+    name
+        What errors call it.
+    layer
+        Layer with the expression; `X` by default.
+    spatial_key
+        Key of the coordinates in ``obsm`` and, by squidpy's convention, of the images in ``uns``.
+    table_key
+        Table of a SpatialData; may be left out where there is one.
+    image_key
+        Library of ``uns[spatial_key]``; may be left out where there is one.
+    coordinate_system
+        Of a SpatialData, in which the spots are wanted.
+
+    Raises
+    ------
+    KeyError
+        A key is not there; the message lists those that are.
+    ValueError
+        Coordinates, expression or gene names cannot be used; the message says what was found and what to do.
+    """
+    if isinstance(slice_, SpatialData):
+        adata, xy = _from_spatialdata(slice_, name, table_key, coordinate_system)
+        z, image = _depth(adata, xy, name), None
+    elif isinstance(slice_, AnnData):
+        adata, xy = slice_, _coordinates(slice_, name, spatial_key)
+        z, image = _depth(adata, xy, name), read_image(slice_, xy[:, :2], name, spatial_key, image_key)
+    else:
+        raise TypeError(f"{name} is a {type(slice_).__name__}; an AnnData or SpatialData is needed")
+    xy = xy[:, :2]
+    values = _expression(adata, name, layer)
+    genes = _gene_names(adata, name)
+    counts = is_counts(values)
+    library = np.asarray(values.sum(axis=1), dtype=np.float64).ravel() if counts else np.ones(len(xy))
+    layout, pitch = _layout(xy)
+    return SliceGrid(name, xy, values, counts, library, genes, layout, pitch, z, image)
+
+
+def _from_spatialdata(
+    sdata: SpatialData, name: str, table_key: str | None, coordinate_system: str
+) -> tuple[AnnData, FloatArray]:
+    if table_key is None and len(sdata.tables) != 1:
+        raise ValueError(f"{name} has the tables {sorted(sdata.tables)}; choose one with table_key=")
+    key = table_key if table_key is not None else next(iter(sdata.tables))
+    if key not in sdata.tables:
+        raise KeyError(f"{name} has no table {key!r}; its tables are {sorted(sdata.tables)}")
+    if coordinate_system not in sdata.coordinate_systems:
+        raise KeyError(
+            f"{name} has no coordinate system {coordinate_system!r}; it has {sorted(sdata.coordinate_systems)}"
+        )
+    table = sdata.tables[key]
+    region, _, instance_key = sd.models.get_table_keys(table)
+    regions = [region] if isinstance(region, str) else list(region)
+    if len(regions) != 1:
+        raise ValueError(
+            f"table {key!r} of {name} annotates {regions}; a section is one region: subset the table first"
+        )
+    centroids = sd.get_centroids(sdata[regions[0]], coordinate_system=coordinate_system).compute()
+    return table, centroids.loc[table.obs[instance_key].to_numpy(), ["x", "y"]].to_numpy(dtype=np.float64)
+
+
+def _coordinates(adata: AnnData, name: str, spatial_key: str) -> FloatArray:
+    if spatial_key not in adata.obsm:
+        raise KeyError(
+            f"{name} has no coordinates in obsm[{spatial_key!r}]; it has {sorted(adata.obsm)}. Put an (n, 2) array "
+            "there, or name another one with spatial_key="
+        )
+    xy = np.asarray(adata.obsm[spatial_key], dtype=np.float64)
+    if xy.ndim != 2 or xy.shape[1] < 2:
+        raise ValueError(f"obsm[{spatial_key!r}] of {name} has shape {xy.shape}; columns x and y are needed")
+    bad = ~np.isfinite(xy[:, :2]).all(axis=1)
+    if bad.any():
+        raise ValueError(
+            f"obsm[{spatial_key!r}] of {name} is not finite for {bad.sum()} of {len(xy)} spots (first: "
+            f"{adata.obs_names[bad][0]!r}); drop them: adata[np.isfinite(adata.obsm[{spatial_key!r}]).all(1)]"
+        )
+    if len(xy) < LEAST_SPOTS:
+        raise ValueError(f"{name} has {len(xy)} spots; at least {LEAST_SPOTS} are needed to tell tissue from noise")
+    return xy
+
+
+def _depth(adata: AnnData, xy: FloatArray, name: str) -> float | None:
+    for key in (_keys.Z_UM, _keys.Z):
+        if key in adata.obs:
+            depths = np.unique(adata.obs[key].to_numpy(dtype=np.float64))
+            if len(depths) > 1:
+                raise ValueError(
+                    f"obs[{key!r}] of {name} holds {len(depths)} depths; a section has one: split it first"
+                )
+            return float(depths[0]) if np.isfinite(depths[0]) else None
+    if xy.shape[1] > 2 and np.ptp(xy[:, 2]) == 0:
+        return float(xy[0, 2])
+    return None
+
+
+def _expression(adata: AnnData, name: str, layer: str | None) -> sp.csr_array:
+    if layer is not None and layer not in adata.layers:
+        raise KeyError(f"{name} has no layer {layer!r}; its layers are {sorted(adata.layers)}")
+    x = adata.X if layer is None else adata.layers[layer]
+    where = f"X of {name}" if layer is None else f"layer {layer!r} of {name}"
+    if x is None:
+        raise ValueError(f"{where} is empty; put expression there, or name a layer with layer=")
+    if hasattr(x, "compute"):  # dask
+        x = x.compute()
+    elif hasattr(x, "to_memory"):  # sparse matrix of a backed AnnData
+        x = x.to_memory()
+    values = sp.csr_array(x if sp.issparse(x) else np.asarray(x[:]), dtype=np.float32)
+    if not np.isfinite(values.data).all():
+        raise ValueError(f"{where} holds NaN or infinite values; set them to 0 or drop their genes")
+    if values.nnz and values.data.min() < 0:
+        raise ValueError(
+            f"{where} holds negative values (least: {values.data.min():.3g}); c2sti needs counts or log-normalised "
+            "expression, not scaled or centred data: name its layer with layer="
+        )
+    return values
+
+
+def _gene_names(adata: AnnData, name: str) -> pd.Index:
+    if adata.var_names.has_duplicates:
+        twice = adata.var_names[adata.var_names.duplicated()].unique()
+        raise ValueError(
+            f"{name} has {len(twice)} gene names more than once (first: {twice[0]!r}); make them unique first: "
+            "adata.var_names_make_unique()"
+        )
+    return adata.var_names.astype(str)
+
+
+def is_counts(values: sp.csr_array) -> bool:
+    """Whether all values are whole numbers: raw counts rather than normalised expression."""
+    head = values.data[:10_000]
+    return bool((head == np.rint(head)).all() and (values.data == np.rint(values.data)).all())
+
+
+def log_normalise(counts: sp.csr_array, library: FloatArray) -> sp.csr_array:
+    """Counts scaled to 1e4 a spot, then log1p; a spot without counts stays zero. CSR float32 in and out."""
+    factor = TARGET_SUM / np.maximum(library, 1)
+    data = np.log1p(counts.data * np.repeat(factor, np.diff(counts.indptr))).astype(np.float32)
+    return sp.csr_array((data, counts.indices, counts.indptr), shape=counts.shape)
+
+
+def _layout(xy: FloatArray) -> tuple[Layout, float]:
+    """Layout of the points and their pitch.
+
+    In an array the distance to the nearest neighbour hardly varies (in random points its spread is half its mean), and
+    four or six neighbours are about as near as the nearest. The pitch is the median over all of these: printed spots
+    scatter, which makes the nearest of them lie 6 % too near on real arrays.
+    """
+    points = np.unique(xy, axis=0)
+    distance = KDTree(points).query(points, k=7)[0][:, 1:]
+    nearest = np.median(distance[:, 0])
+    if np.std(np.minimum(distance[:, 0], 2 * nearest)) > 0.25 * nearest:
+        # For random points the k-th neighbour lies within a circle that holds k others on average.
+        density = 6 / (np.pi * np.median(distance[:, 5]) ** 2)
+        return "cells", float(np.sqrt(CELLS_PER_BIN / density))
+    layout: Layout = "hex" if np.median((distance < 1.25 * nearest).sum(axis=1)) > 4 else "square"
+    return layout, float(np.median(distance[:, : 6 if layout == "hex" else 4]))

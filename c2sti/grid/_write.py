@@ -1,0 +1,134 @@
+"""Arrays → containers: inserted sections as an AnnData that squidpy draws and that says of itself what it is."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import scipy.sparse as sp
+from anndata import AnnData
+from numpy.typing import NDArray
+
+from c2sti import _keys
+from c2sti._types import FloatArray, InsertedSection, Lattice, Prediction, Section, SlicePair
+from c2sti.grid._lattice import Rows
+from c2sti.ops import nearest_operator
+
+GENE_CHUNK = 1024
+BLANK_PIXELS = 600  # longer side of the blank picture under a result
+WHITE = 255
+
+
+def write_slices(
+    prediction: Prediction,
+    pair: SlicePair,
+    rows: Rows,
+    *,
+    genes: pd.Index,
+    positions: FloatArray,
+    graphs: Sequence[sp.csr_array],
+    provenance: Mapping[str, Any],
+    key_added: str = _keys.RESULT,
+) -> AnnData:
+    """Put the measured pair and the inserted sections side by side, as layers over the same rows.
+
+    Parameters
+    ----------
+    prediction, pair, rows
+        What the interpolator gave, what it was given, and the M points at which it was asked.
+    genes
+        (N,) names.
+    positions
+        (S,) of the inserted sections.
+    graphs
+        S + 2 gene graphs (N, N): of slice_a, the inserted sections, slice_b.
+    provenance
+        Goes into ``uns[key_added]`` beside what is written there in any case; has to survive ``write_h5ad``.
+    key_added
+        Prefix of the inserted layers and key in `uns`.
+    """
+    inserted = _keys.inserted(key_added, len(positions))
+    names = [_keys.SLICE_A, *inserted, _keys.SLICE_B]
+    depths = np.array([0.0, *positions, 1.0])
+    layers = {name: _inserted_layer(s, len(rows.points)) for name, s in zip(inserted, prediction.slices, strict=True)}
+    tissue = {name: rows.inside(p) for name, p in zip(names, depths, strict=True)}
+    for name, section in ((_keys.SLICE_A, pair.a), (_keys.SLICE_B, pair.b)):
+        layers[name] = _measured_layer(section, rows.points, tissue[name])
+    adata = AnnData(
+        X=layers[inserted[(len(inserted) - 1) // 2]].copy(),
+        obs=_obs(rows, pair.lattice, tissue),
+        var=pd.DataFrame(index=genes.copy()),
+        layers={name: layers[name] for name in names},
+        obsm={_keys.SPATIAL: rows.points.copy()},
+        varp={_keys.graph(name): sp.csr_matrix(graph) for name, graph in zip(names, graphs, strict=True)},
+    )
+    adata.uns[_keys.SPATIAL] = {key_added: blank_library(rows.points, pair.lattice.pitch)}
+    adata.uns[key_added] = {
+        "synthetic": True,
+        "sections": names,
+        "inserted": inserted,
+        "positions": depths,
+        "genes": genes.to_numpy(dtype=str),
+        _keys.COEXPRESSION: {name: sp.csr_matrix(graph) for name, graph in zip(names, graphs, strict=True)},
+        "lattice": _lattice_as_dict(pair.lattice),
+        "notes": dict(prediction.notes),
+        **provenance,
+    }
+    return adata
+
+
+def _inserted_layer(section: InsertedSection, n_rows: int) -> NDArray[np.float32]:
+    """Dense (M, N), filled chunk by chunk so that the working copy in double precision stays small."""
+    n_genes = section.basis.shape[1]
+    layer = np.empty((n_rows, n_genes), dtype=np.float32)
+    for first in range(0, n_genes, GENE_CHUNK):
+        chunk = slice(first, min(first + GENE_CHUNK, n_genes))
+        layer[:, chunk] = section.expression(chunk)
+    return layer
+
+
+def _measured_layer(section: Section, points: FloatArray, tissue: NDArray[np.bool_]) -> NDArray[np.float32]:
+    """The nearest spot's expression, NaN outside of the section's tissue.
+
+    Not smoothed: what was measured keeps its noise. Not zero outside: nothing was measured there.
+    """
+    layer = (nearest_operator(section.xy, points) @ section.expression).toarray().astype(np.float32)
+    layer[~tissue] = np.nan
+    return layer
+
+
+def _obs(rows: Rows, lattice: Lattice, tissue: Mapping[str, NDArray[np.bool_]]) -> pd.DataFrame:
+    in_a, in_b = tissue[_keys.SLICE_A], tissue[_keys.SLICE_B]
+    support = np.select([in_a & in_b, in_a, in_b], ["both", "a", "b"], default="none")
+    row, column = np.divmod(rows.bins, lattice.shape[1])
+    obs = pd.DataFrame(
+        {
+            "array_row": np.where(rows.bins >= 0, row, -1),
+            "array_col": np.where(rows.bins >= 0, column, -1),
+            _keys.SUPPORT: pd.Categorical(support, categories=["both", "a", "b", "none"]),
+        },
+        index=pd.Index([f"bin_{i}" for i in range(len(row))]),
+    )
+    for name, inside in tissue.items():
+        obs[_keys.tissue(name)] = inside
+    return obs
+
+
+def _lattice_as_dict(lattice: Lattice) -> dict[str, Any]:
+    return {"origin": np.array(lattice.origin), "pitch": lattice.pitch, "shape": np.array(lattice.shape)}
+
+
+def blank_library(points: FloatArray, pitch: float) -> dict[str, Any]:
+    """A white picture under the points, in squidpy's convention: without one its default plot fails.
+
+    With ``spot_diameter_fullres`` equal to the pitch, ``shape="square"`` draws bins without gaps.
+    """
+    reach = np.maximum(points.max(axis=0) + pitch, pitch)
+    scale = BLANK_PIXELS / float(reach.max())
+    width, height = np.maximum(np.ceil(reach * scale), 1).astype(int)
+    return {
+        "images": {"hires": np.full((height, width, 3), WHITE, dtype=np.uint8)},
+        "scalefactors": {"tissue_hires_scalef": scale, "spot_diameter_fullres": float(pitch)},
+    }

@@ -1,0 +1,97 @@
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import scipy.sparse as sp
+
+from c2sti import metrics
+
+rng = np.random.default_rng(0)
+X = rng.random((30, 6))
+
+
+def test_pcc_is_numpys_signed_and_counts_the_undefined_as_zero() -> None:
+    y = rng.random((30, 6))
+    expected = [np.corrcoef(X[:, j], y[:, j])[0, 1] for j in range(6)]
+    np.testing.assert_allclose(metrics.gene_pcc(X, y), expected, atol=1e-12)
+    assert metrics.pcc(X, -X) == pytest.approx(-1)
+    flat = X.copy()
+    flat[:, :3] = 1.0
+    assert metrics.pcc(flat, X) == pytest.approx(0.5)
+
+
+def test_scores_ignore_shift_and_scale_where_they_should() -> None:
+    assert metrics.pcc(3 * X + 2, X) == pytest.approx(1)
+    assert metrics.rv(3 * X + 2, X) == pytest.approx(1)
+    assert metrics.rmse(X + 2, X) == pytest.approx(2)
+
+
+def test_rv_of_a_broken_graph_is_low() -> None:
+    loadings = np.sign(rng.standard_normal(40))
+    x = rng.standard_normal((200, 1)) * loadings + 0.3 * rng.standard_normal((200, 40))
+    broken = np.stack([rng.permutation(column) for column in x.T], axis=1)
+    assert metrics.rv(x, x) == pytest.approx(1)
+    assert abs(metrics.rv(broken, x)) < 0.2
+    assert metrics.rv(np.zeros_like(x), x) == 0
+
+
+def test_mask_leaves_rows_out() -> None:
+    y = X.copy()
+    y[:10] = 99.0
+    mask = np.arange(30) >= 10
+    assert metrics.rmse(y, X, mask=mask) == 0
+    assert metrics.pcc(y, X, mask=mask) == pytest.approx(1)
+
+
+def test_psnr_by_hand_and_of_identical_matrices() -> None:
+    assert metrics.psnr(np.zeros((4, 4)), np.full((4, 4), 0.1), data_range=1.0) == pytest.approx(20)
+    assert metrics.psnr(X, X, data_range=1.0) == float("inf")
+
+
+def test_psnr_changes_with_the_range_so_it_must_be_given() -> None:
+    y = X + 0.1
+    assert metrics.psnr(X, y, data_range=10.0) - metrics.psnr(X, y, data_range=1.0) == pytest.approx(20)
+    with pytest.raises(TypeError, match="data_range"):
+        metrics.psnr(X, y)  # type: ignore[call-arg]
+
+
+def test_ssim_is_one_for_equal_maps_and_falls_with_noise() -> None:
+    maps = rng.random((3, 16, 16))
+    noisy = maps + 0.3 * rng.standard_normal(maps.shape)
+    assert metrics.ssim(maps, maps, data_range=1.0) == pytest.approx(1)
+    assert metrics.ssim(noisy, maps, data_range=1.0) < 0.9
+    mask = np.zeros((16, 16), dtype=bool)
+    mask[:4] = True
+    half = noisy.copy()
+    half[:, :10] = maps[:, :10]  # the window of the local similarity reaches three rows further
+    assert metrics.ssim(half, maps, data_range=1.0, mask=mask) == pytest.approx(1)
+
+
+def test_shapes_must_agree() -> None:
+    with pytest.raises(ValueError, match=r"\(30, 6\).*\(30, 5\)"):
+        metrics.pcc(X, X[:, :5])
+
+
+def test_log_normalise_by_hand() -> None:
+    counts = sp.csr_array(np.array([[1.0, 3.0], [0.0, 0.0]]))
+    np.testing.assert_allclose(metrics._log_normalise(counts), [[np.log1p(2500), np.log1p(7500)], [0, 0]])
+
+
+def test_ceiling_rises_with_depth_and_bounds_a_perfect_prediction() -> None:
+    rates = np.exp(rng.standard_normal((300, 20)))
+    scores, reached = [], []
+    for depth in (20, 200, 20_000):
+        counts = rng.poisson(rates / rates.sum(axis=1, keepdims=True) * depth)
+        scores.append(metrics.ceiling(counts))
+        truth = np.log1p(rates / rates.sum(axis=1, keepdims=True) * 1e4)
+        reached.append(metrics.pcc(truth, metrics._log_normalise(counts)))
+    assert scores == sorted(scores)
+    assert scores[-1] > 0.97
+    assert all(r < c + 0.03 for r, c in zip(reached, scores, strict=True))
+
+
+def test_ceiling_is_seeded_and_takes_a_choice_of_genes() -> None:
+    counts = rng.poisson(3.0, (50, 8))
+    assert metrics.ceiling(counts, seed=1) == metrics.ceiling(counts, seed=1)
+    assert metrics.ceiling(counts, genes=np.array([0, 1])) != metrics.ceiling(counts)
+    assert metrics.ceiling(np.zeros((20, 3))) == 0

@@ -1,0 +1,117 @@
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import scipy.sparse as sp
+
+from c2sti import ops
+
+from .conftest import square_array
+
+
+def test_spacing_is_the_nearest_distance_and_ignores_coincident_spots() -> None:
+    xy = square_array(5, pitch=3.0)
+    assert ops.spacing(np.concatenate([xy, xy])) == pytest.approx(3.0)
+
+
+def test_gaussian_operator_rows_sum_to_one_and_favour_the_near() -> None:
+    xy = square_array(6)
+    w = ops.gaussian_operator(xy, xy + [0.2, 0.0], 0.6)
+    assert w.shape == (36, 36)
+    np.testing.assert_allclose(w.sum(axis=1), 1)
+    assert (w.toarray().argmax(axis=1) == np.arange(36)).all()
+
+
+def test_gaussian_operator_weights_by_hand() -> None:
+    w = ops.gaussian_operator(np.array([[0.0, 0.0], [2.0, 0.0]]), np.array([[0.5, 0.0]]), 1.0).toarray()[0]
+    near, far = np.exp(-0.125), np.exp(-1.125)
+    np.testing.assert_allclose(w, [near / (near + far), far / (near + far)], rtol=1e-9)
+
+
+def test_gaussian_operator_far_from_everything_is_still_a_mean() -> None:
+    w = ops.gaussian_operator(square_array(3), np.array([[1e6, 1e6]]), 0.6)
+    np.testing.assert_allclose(w.sum(), 1)
+
+
+def test_nearest_operator_copies() -> None:
+    xy = square_array(4)
+    np.testing.assert_array_equal((ops.nearest_operator(xy, xy + 0.3) @ np.arange(16.0)), np.arange(16.0))
+
+
+def test_smoothed_axes_are_those_of_the_dense_matrix() -> None:
+    rng = np.random.default_rng(0)
+    xy = square_array(8)
+    x = [rng.random((64, 30)).astype(np.float32) * 3 for _ in range(2)]
+    smooth = ops.gaussian_operator(xy, xy, 0.6)
+    dense = np.concatenate([smooth @ (v - v.mean(axis=0)) for v in x])
+    expected = np.linalg.svd(dense, full_matrices=False)[2][:4]
+    axes = ops.smoothed_axes([sp.csr_array(v) for v in x], 4, [smooth, smooth])
+    np.testing.assert_allclose(np.abs((axes * expected).sum(axis=1)), 1, atol=1e-5)
+    np.testing.assert_allclose(axes @ axes.T, np.eye(4), atol=1e-8)
+
+
+def test_smoothed_axes_ignore_the_order_of_sections_and_cap_their_number() -> None:
+    rng = np.random.default_rng(0)
+    a, b = (sp.csr_array(rng.random((20, 6)).astype(np.float32)) for _ in range(2))
+    np.testing.assert_allclose(ops.smoothed_axes([a, b], 3), ops.smoothed_axes([b, a], 3), atol=1e-8)
+    assert ops.smoothed_axes([a, b], 50).shape == (5, 6)
+
+
+def test_pearson_graph_is_numpys_correlation() -> None:
+    rng = np.random.default_rng(0)
+    x = rng.random((50, 7))
+    graph = ops.pearson_graph([x], [1.0], n_edges=6).toarray()
+    expected = np.corrcoef(x.T) - np.eye(7)
+    np.testing.assert_allclose(graph, expected, atol=1e-5)
+
+
+def test_pearson_graph_by_hand() -> None:
+    x = np.array([[0.0, 0.0, 3.0], [1.0, 2.0, 3.0], [2.0, 4.0, 3.0], [3.0, 6.0, 3.0]])
+    x = np.column_stack([x, -x[:, 0]])
+    graph = ops.pearson_graph([x], [1.0], n_edges=3).toarray()
+    np.testing.assert_allclose(graph[0], [0, 1, 0, -1], atol=1e-6)
+    np.testing.assert_array_equal(graph[2], 0)  # a gene without variance correlates 0 with all
+
+
+def test_pearson_graph_keeps_the_strongest_and_is_symmetric() -> None:
+    rng = np.random.default_rng(0)
+    x = rng.random((40, 30))
+    graph = ops.pearson_graph([x], [1.0], n_edges=2, chunk=7)
+    assert abs(graph - graph.T).max() == 0
+    assert (np.diff(graph.indptr) >= 2).all()
+    full = np.abs(np.corrcoef(x.T) - np.eye(30))
+    strongest = full.argmax(axis=1)
+    assert (np.abs(graph.toarray()[np.arange(30), strongest]) > 0).all()
+
+
+def test_pearson_graph_mixes_sections_and_does_not_see_batch_shifts() -> None:
+    rng = np.random.default_rng(0)
+    a, b = rng.random((30, 5)), rng.random((60, 5))
+    only_a = ops.pearson_graph([a, b], [1.0, 0.0], n_edges=4).toarray()
+    np.testing.assert_allclose(only_a, ops.pearson_graph([a], [1.0], n_edges=4).toarray(), atol=1e-6)
+    mixed = ops.pearson_graph([a, b], [0.5, 0.5], n_edges=4).toarray()
+    shifted = ops.pearson_graph([a, b + 100.0], [0.5, 0.5], n_edges=4).toarray()
+    np.testing.assert_allclose(mixed, shifted, atol=1e-5)
+    covariance = 0.5 * np.cov(a.T, bias=True) + 0.5 * np.cov(b.T, bias=True)
+    d = 1 / np.sqrt(np.diag(covariance))
+    np.testing.assert_allclose(mixed, covariance * d[:, None] * d - np.eye(5), atol=1e-5)
+
+
+def test_graph_values_smooth_small_sections_and_bound_large_ones() -> None:
+    xy = square_array(40)
+    x = sp.csr_array(np.random.default_rng(0).random((1600, 3)).astype(np.float32))
+    small = ops.graph_values(xy, x, 0.6)
+    assert small.shape == (1600, 3)
+    assert small.std() < x.toarray().std()
+    blocks = ops.graph_values(xy, x, 0.6, most=100)
+    assert len(blocks) <= 110
+    np.testing.assert_allclose(blocks.mean(), x.toarray().mean(), atol=0.02)
+
+
+def test_most_variable_looks_at_all_sections() -> None:
+    a = np.zeros((10, 4))
+    a[:, 0], a[:5, 1], a[0, 2] = 1, 2, 9
+    b = a.copy()
+    sections = [sp.csr_array(v) for v in (a, b)]
+    assert ops.most_variable(sections, 2).tolist() == [2, 1]
+    assert ops.most_variable(sections, 4, detected=0.3).tolist() == [1, 0]
