@@ -1,0 +1,416 @@
+"""Which measured series of serial sections can be had by name, and where does each section come from?
+
+From a folder (`data_dir`, else the one that ``C2STI_DATA`` names) laid out as ``her2st/her2st_C3.h5ad``,
+``dev_heart/heart6.5_5.h5ad``, ``stahl_bc/BC2.h5ad``. What it lacks is downloaded from the authors' repositories
+(`_sources.csv`: files of one commit, each checked against its hash and kept in the user's cache) and takes that form.
+"""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import anndata as ad
+import numpy as np
+import numpy.typing as npt
+import pandas as pd
+from PIL import Image, JpegImagePlugin
+from scanpy import logging as logg
+from scipy import sparse
+
+from c2sti.datasets import _download
+
+_FOLDER_VARIABLE = "C2STI_DATA"
+
+_SPOT_UM, _PITCH_UM = 100.0, 200.0  # the legacy Spatial Transcriptomics array, the platform of all three series
+_LONGEST_SIDE_PX = {"hires": 1700, "lowres": 600}
+_HEART_SECTIONS = tuple("123456789")
+_STAHL_SECTIONS = tuple("1234")
+
+
+def sections(series: str) -> list[str]:
+    """Name the sections of a measured series, in the order of cutting.
+
+    Parameters
+    ----------
+    series
+        ``"her2st_A"`` … ``"her2st_H"`` (one tumour each), ``"her2st"`` (all tumours, one after the other),
+        ``"developing_heart"`` or ``"stahl"``.
+
+    Returns
+    -------
+    Names that :func:`her2st`, :func:`developing_heart` and :func:`stahl` take as `section`.
+
+    Raises
+    ------
+    ValueError
+        If there is no such series.
+
+    Examples
+    --------
+    >>> from c2sti.datasets import sections
+    >>> sections("her2st_C")
+    ['C1', 'C2', 'C3', 'C4', 'C5', 'C6']
+    """
+    known = _series()
+    if series not in known:
+        raise ValueError(f"There is no series {series!r}; those that exist are {', '.join(known)}.")
+    return list(known[series])
+
+
+def her2st(
+    section: str, *, data_dir: str | Path | None = None, download: bool = True, image: bool = True
+) -> ad.AnnData:
+    """Load a section of the HER2-positive breast cancers of Andersson et al. (2021).
+
+    Eight tumours, A–H, of six (A–D) or three (E–H) sections. Sections of one tumour are not in register: they differ by
+    up to 2 mm and 12°.
+
+    Parameters
+    ----------
+    section
+        ``"A1"`` … ``"H3"``: tumour and number, see :func:`sections`.
+    data_dir
+        Folder that holds ``her2st/her2st_<section>.h5ad``. Default: the one that ``C2STI_DATA`` names.
+    download
+        Fetch what the folder lacks (about 1 MB, and 4 MB more for the H&E) and keep it in the user's cache.
+    image
+        Include the H&E. Without it, ``obsm["spatial"]`` stays in pixels of the photograph that is left out.
+
+    Returns
+    -------
+    Spots × genes (A–D: 176–360 × about 15,500):
+
+    - ``X``: raw counts, CSR float32.
+    - ``obs``: ``array_row``, ``array_col``; ``array_x_adj``, ``array_y_adj`` (measured position in pitches);
+      ``pathologist_label`` where the authors give it (A1, B1, C1, D1, E1, F1, G2, H1).
+    - ``obsm["spatial"]``: (spots, 2) x and y in pixels of the full-resolution photograph.
+    - ``uns["spatial"][section]``: the H&E, 1700 and 600 pixels on its longer side, and scale factors; or absent.
+    - ``uns["section"]``: among others ``um_per_px_fullres`` (µm, from the spot pitch), ``spot_diameter_um`` (100),
+      ``spot_pitch_um`` (200), ``section_index``, ``section_thickness_um`` (NaN: not published), ``has_image``,
+      ``licence``.
+
+    Raises
+    ------
+    ValueError
+        If there is no such section.
+    FileNotFoundError
+        If `data_dir` does not exist, or neither folder nor download gives the section.
+    OSError
+        If a file cannot be downloaded or is not the published one; nothing of it stays in the cache.
+
+    Notes
+    -----
+    A file found in a folder is returned with the image it has or lacks; a downloaded section has its photograph.
+    Licence: none is stated in the repository; the paper is CC BY 4.0.
+
+    References
+    ----------
+    Andersson et al. (2021), *Nature Communications* 12, 6012. Data: https://github.com/almaan/her2st
+
+    Examples
+    --------
+    >>> adata = her2st("C3", image=False)  # doctest: +SKIP
+    """
+    _check_section("her2st", section)
+    file = f"her2st/her2st_{section}.h5ad"
+    adata = _from_folder(data_dir, file)
+    if adata is None and not download:
+        raise _not_here(data_dir, file, f'Call her2st("{section}", download=True)')
+    if adata is None:
+        adata = _build_her2st(section, image=image)
+    if not image and adata.uns.pop("spatial", None) is not None:
+        adata.uns["section"].update(has_image=False, image_kind="none")
+    return adata
+
+
+def developing_heart(section: int | str, *, data_dir: str | Path | None = None) -> ad.AnnData:
+    """Load a section of the developing human heart (6.5 weeks) of Asp et al. (2019).
+
+    Nine sections, 18 to 158 µm apart, in register. Read from a folder only: no file per section is published.
+
+    Parameters
+    ----------
+    section
+        1 … 9, along the anterior–posterior axis.
+    data_dir
+        Folder that holds ``dev_heart/heart6.5_<section>.h5ad``. Default: the one that ``C2STI_DATA`` names.
+
+    Returns
+    -------
+    Spots × genes (91–209 × 20,658, Ensembl identifiers):
+
+    - ``X``: raw counts, CSR float32.
+    - ``obs``: ``array_row``, ``array_col``, ``region``, ``n_nuclei``.
+    - ``obsm["spatial"]``: (spots, 2) pixels of the full-resolution image.
+    - ``obsm["spatial_3d"]``: (spots, 3) x, y, z in µm, the frame that the sections share.
+    - ``uns["spatial"]``: an image drawn from the segmented nuclei, not a photograph.
+    - ``uns["section"]``: as in :func:`her2st`, and ``z_um``.
+
+    Raises
+    ------
+    ValueError
+        If there is no such section.
+    FileNotFoundError
+        If no folder is named, or it does not hold the section.
+
+    Notes
+    -----
+    Licence: GPL-3.0 (the repository).
+
+    References
+    ----------
+    Asp et al. (2019), *Cell* 179, 1647–1660. Data: https://github.com/MickanAsp/Developmental_heart
+
+    Examples
+    --------
+    >>> adata = developing_heart(5, data_dir="~/sections")  # doctest: +SKIP
+    """
+    _check_section("developing_heart", str(section))
+    file = f"dev_heart/heart6.5_{section}.h5ad"
+    adata = _from_folder(data_dir, file)
+    if adata is None:
+        origin = "It cannot be downloaded: it was made from github.com/MickanAsp/Developmental_heart (Asp et al. 2019)."
+        raise _not_here(data_dir, file, f'{origin} Call developing_heart({section}, data_dir="<folder>")')
+    return adata
+
+
+def stahl(section: int | str, *, data_dir: str | Path | None = None, download: bool = True) -> ad.AnnData:
+    """Load a layer of the breast cancer of Ståhl et al. (2016), as published with PASTE.
+
+    Four consecutive layers without H&E, not in register: layer 3 is turned by about −136°.
+
+    Parameters
+    ----------
+    section
+        1 … 4.
+    data_dir
+        Folder that holds ``stahl_bc/BC<section>.h5ad``. Default: the one that ``C2STI_DATA`` names.
+    download
+        Fetch what the folder lacks (4 MB) and keep it in the user's cache.
+
+    Returns
+    -------
+    Spots × genes (251–264 × about 7,600; PASTE keeps genes of 15 counts or more):
+
+    - ``X``: raw counts, CSR float32.
+    - ``obs``: ``array_row``, ``array_col`` (measured position in pitches, not integers).
+    - ``obsm["spatial"]``: (spots, 2) x and y in µm.
+    - ``uns["section"]``: as in :func:`her2st`, with ``um_per_px_fullres`` = 1.
+
+    Raises
+    ------
+    ValueError
+        If there is no such layer.
+    FileNotFoundError, OSError
+        As in :func:`her2st`.
+
+    Notes
+    -----
+    Licence: BSD-3 (the PASTE package).
+
+    References
+    ----------
+    Ståhl et al. (2016), *Science* 353, 78–82; Zeira et al. (2022), *Nature Methods* 19, 567–575.
+    Data: https://github.com/raphael-group/paste
+
+    Examples
+    --------
+    >>> adata = stahl(2)  # doctest: +SKIP
+    """
+    _check_section("stahl", str(section))
+    file = f"stahl_bc/BC{section}.h5ad"
+    adata = _from_folder(data_dir, file)
+    if adata is None and not download:
+        raise _not_here(data_dir, file, f"Call stahl({section}, download=True)")
+    if adata is None:
+        adata = _build_stahl(str(section))
+    adata.uns["section"].update(spot_diameter_um=_SPOT_UM, spot_pitch_um=_PITCH_UM)  # files in a folder may lack them
+    return adata
+
+
+# -- which sections there are
+
+
+def _series() -> dict[str, tuple[str, ...]]:
+    names = sorted(
+        Path(path).name.removesuffix(".tsv.gz") for path in _download.published() if path.startswith("data/ST-cnts/")
+    )
+    by_tumour = {f"her2st_{t}": tuple(n for n in names if n[0] == t) for t in sorted({n[0] for n in names})}
+    return {"her2st": tuple(names), **by_tumour, "developing_heart": _HEART_SECTIONS, "stahl": _STAHL_SECTIONS}
+
+
+def _check_section(series: str, section: str) -> None:
+    known = _series()[series]
+    if section not in known:
+        raise ValueError(f"{series} has no section {section!r}; those that exist are {', '.join(known)}.")
+
+
+# -- the folder
+
+
+def _folder(data_dir: str | Path | None) -> Path | None:
+    named = data_dir if data_dir is not None else os.environ.get(_FOLDER_VARIABLE)
+    return Path(named).expanduser() if named else None
+
+
+def _from_folder(data_dir: str | Path | None, file: str) -> ad.AnnData | None:
+    folder = _folder(data_dir)
+    if data_dir is not None and folder is not None and not folder.is_dir():
+        # a mistyped folder must not turn into a silent download
+        raise FileNotFoundError(f"data_dir={str(data_dir)!r} is not a folder; name the one that holds {file}.")
+    if folder is None or not (folder / file).is_file():
+        return None
+    logg.info(f"reading {folder / file}")
+    return ad.read_h5ad(folder / file)
+
+
+def _not_here(data_dir: str | Path | None, file: str, call: str) -> FileNotFoundError:
+    folder, argument = _folder(data_dir), _FOLDER_VARIABLE if data_dir is None else "data_dir"
+    looked = f"no folder is named: data_dir is None and {_FOLDER_VARIABLE} is not set"
+    if folder is not None:
+        looked = f"there is no {file} in {folder} ({argument})"
+    return FileNotFoundError(f"{looked}. {call}, or let {_FOLDER_VARIABLE} name the folder that holds {file}.")
+
+
+# -- from published files to sections
+
+
+def _build_her2st(section: str, *, image: bool) -> ad.AnnData:
+    sources = _download.published()
+    counts = pd.read_csv(_download.fetch(f"data/ST-cnts/{section}.tsv.gz"), sep="\t", index_col=0)
+    spots = _her2st_spots(section)
+    counts = counts.loc[counts.index.isin(spots.index)]
+    spots = spots.loc[counts.index]
+    adata = _section(section, counts, spots[["pixel_x", "pixel_y"]], row=spots["y"], column=spots["x"])
+    adata.obs["array_x_adj"] = spots["new_x"].to_numpy()
+    adata.obs["array_y_adj"] = spots["new_y"].to_numpy()
+    adata.obs["patient"] = pd.Categorical([section[0]] * adata.n_obs)
+    adata.uns["section"] = _her2st_section(section, spots)
+    labels = f"data/ST-pat/lbl/{section}_labeled_coordinates.tsv"
+    if labels in sources:
+        adata.obs["pathologist_label"] = _her2st_labels(_download.fetch(labels), spots)
+    if image:
+        path = next(path for path in sources if path.startswith(f"data/ST-imgs/{section[0]}/{section}/"))
+        _add_photograph(adata, section, path)
+    return adata
+
+
+def _her2st_spots(section: str) -> pd.DataFrame:
+    """Spots under tissue, one row each, indexed ``"<x>x<y>"`` like the counts."""
+    spots = pd.read_csv(_download.fetch(f"data/ST-spotfiles/{section}_selection.tsv"), sep="\t")
+    spots = spots[spots["selected"] == 1].drop_duplicates(["x", "y"])
+    return spots.set_index(spots["x"].astype(str) + "x" + spots["y"].astype(str))
+
+
+def _her2st_labels(file: Path, spots: pd.DataFrame) -> pd.Categorical:
+    """Labels of `spots`, by measured position: the pixels of that table are another image's."""
+    table = pd.read_csv(file, sep="\t").round({"x": 3, "y": 3}).drop_duplicates(["x", "y"])
+    label = table.set_index(["x", "y"])["label"]
+    return pd.Categorical(label.reindex(pd.MultiIndex.from_frame(spots[["new_x", "new_y"]].round(3))))
+
+
+def _her2st_section(section: str, spots: pd.DataFrame) -> dict[str, object]:
+    # the published positions are given both in pitches and in pixels, and their ratio is the only scale there is
+    pixels_per_pitch = [np.polyfit(spots[f"new_{axis}"], spots[f"pixel_{axis}"], 1)[0] for axis in "xy"]
+    return {
+        "dataset": "her2st",
+        "section_id": section,
+        "section_index": int(section[1:]),
+        "n_sections": len(sections(f"her2st_{section[0]}")),
+        "patient": section[0],
+        "registered": False,
+        "um_per_px_fullres": float(_PITCH_UM / np.mean(pixels_per_pitch)),
+        "spot_diameter_um": _SPOT_UM,
+        "spot_pitch_um": _PITCH_UM,
+        "section_thickness_um": float("nan"),
+        "section_spacing_um": float("nan"),
+        "section_spacing_note": "thickness and spacing are not stated in the repository (16 um is usual for this "
+        "protocol, unverified); section_index follows the repository numbering, which follows the slide wells",
+        "has_image": False,
+        "image_kind": "none",
+        "source_file_blob": "",
+        "licence": "none stated in the GitHub repo; paper is CC BY 4.0; the Zenodo record is public",
+    }
+
+
+def _build_stahl(section: str) -> ad.AnnData:
+    counts = pd.read_csv(_download.fetch(f"sample_data/slice{section}.csv"), index_col=0)
+    position = np.loadtxt(_download.fetch(f"sample_data/slice{section}_coor.csv"), delimiter=",")
+    adata = _section(f"BC{section}", counts, position * _PITCH_UM, row=position[:, 1], column=position[:, 0])
+    adata.uns["section"] = {
+        "dataset": "stahl_bc",
+        "section_id": f"BC{section}",
+        "section_index": int(section),
+        "n_sections": len(_STAHL_SECTIONS),
+        "patient": "BC",
+        "registered": False,
+        "um_per_px_fullres": 1.0,
+        "array_step_um": _PITCH_UM,
+        "section_thickness_um": float("nan"),
+        "section_spacing_note": "consecutive; spacing not stated in the repo",
+        "gene_subset": "genes kept by PASTE",
+        "has_image": False,
+        "image_kind": "none",
+        "licence": "BSD-3 (package); data Stahl et al. 2016",
+    }
+    return adata
+
+
+def _section(
+    name: str, counts: pd.DataFrame, xy: npt.ArrayLike, *, row: npt.ArrayLike, column: npt.ArrayLike
+) -> ad.AnnData:
+    obs = pd.DataFrame(
+        {
+            "in_tissue": 1,
+            "array_row": np.asarray(row),
+            "array_col": np.asarray(column),
+            "section": pd.Categorical([name] * len(counts)),
+        },
+        index=[f"{name}_{spot}" for spot in counts.index],
+    )
+    x = sparse.csr_matrix(counts.to_numpy(dtype=np.float32))
+    return ad.AnnData(x, obs=obs, var=pd.DataFrame(index=counts.columns), obsm={"spatial": np.asarray(xy, dtype=float)})
+
+
+def _add_photograph(adata: ad.AnnData, library: str, path: str) -> None:
+    file, section = _download.fetch(path), adata.uns["section"]
+    images, width, height = _photograph(file)
+    scale = {f"tissue_{name}_scalef": pixels.shape[1] / width for name, pixels in images.items()}
+    diameter = section["spot_diameter_um"] / section["um_per_px_fullres"]
+    adata.uns["spatial"] = {
+        library: {
+            "images": images,
+            # the array has no fiducial circles, but readers of Visium expect their key
+            "scalefactors": {**scale, "spot_diameter_fullres": diameter, "fiducial_diameter_fullres": diameter},
+            "metadata": {
+                "chemistry_description": "Spatial Transcriptomics (legacy, 1007 spots)",
+                "source_image_path": path,
+            },
+        }
+    }
+    section.update(
+        has_image=True,
+        image_kind="H&E (full background)",
+        source_file_blob=file.name,
+        fullres_width=width,
+        fullres_height=height,
+        um_per_px_hires=section["um_per_px_fullres"] / scale["tissue_hires_scalef"],
+    )
+
+
+def _photograph(file: Path) -> tuple[dict[str, np.ndarray], int, int]:
+    """Decode a JPEG at reduced sizes: ``{"hires": (h, w, 3), "lowres": (h, w, 3)}`` uint8; full width, full height."""
+    # Not Image.open: it warns of, or refuses, images as large as these. The content is known by its hash.
+    with JpegImagePlugin.JpegImageFile(file) as full:
+        width, height = full.size
+        sizes = {name: _fit(width, height, longest) for name, longest in _LONGEST_SIDE_PX.items()}
+        full.draft("RGB", sizes["hires"])  # the decoder itself reduces by 2, 4 or 8: less time, less memory
+        reduced = full.convert("RGB")
+    images = {name: np.asarray(reduced.resize(size, Image.Resampling.LANCZOS)) for name, size in sizes.items()}
+    return images, width, height
+
+
+def _fit(width: int, height: int, longest: int) -> tuple[int, int]:
+    scale = min(1.0, longest / max(width, height))
+    return round(width * scale), round(height * scale)
