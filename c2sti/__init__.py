@@ -1,0 +1,12 @@
+"""The missing sections of a serial spatial-transcriptomics series, from their neighbours.
+
+``c2sti.tl.interpolate(slice_a, slice_b, n_slices=3)`` is the main call; ``pp`` brings sections into one frame first,
+``pl`` draws, ``datasets`` has made and real series, ``metrics`` the scores.
+"""
+
+from importlib.metadata import version
+
+from c2sti import datasets, metrics, pl, pp, tl
+
+__all__ = ["datasets", "metrics", "pl", "pp", "tl"]
+__version__ = version("c2sti")

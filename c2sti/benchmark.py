@@ -1,0 +1,170 @@
+"""Leave-sections-out: hide measured sections, make them again from their neighbours, score them at their own spots.
+
+The rules: the hidden section touches nothing (genes are chosen from the neighbours alone); every method sees the
+same pair; scores are means over genes, an undefined correlation counts as zero; the ceiling says what the count noise
+of the hidden section leaves to be reached.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import pandas as pd
+import scipy.sparse as sp
+from tqdm.auto import tqdm
+
+from c2sti import grid, metrics, ops
+from c2sti._types import FloatArray, Interpolator, SlicePair
+
+DETECTED = 0.1  # least share of spots of both neighbours in which a scored gene is seen
+
+
+@dataclass(frozen=True)
+class Window:
+    """A run of hidden sections: indices of its neighbours, of itself, of the sections beyond, and all positions."""
+
+    a: int
+    b: int
+    hidden: tuple[int, ...]
+    positions: tuple[float, ...]
+    beyond: Mapping[float, int]
+
+
+def leave_sections_out(
+    slices: Sequence[grid.SliceGrid],
+    *,
+    methods: Mapping[str, Interpolator],
+    n_slices: int = 1,
+    z: Sequence[float] | None = None,
+    context: bool = True,
+    n_genes: int = 1000,
+    device: str = "cpu",
+    seed: int = 0,
+    show_progress_bar: bool = True,
+) -> pd.DataFrame:
+    """Score every method on every run of hidden sections; see :func:`c2sti.tl.evaluate` for parameters and columns."""
+    todo = list(windows(depths(slices, z), n_slices))
+    shared = grid.shared_genes(slices)  # names only: which of them are scored is for each window's neighbours to say
+    rows = []
+    with tqdm(total=len(todo) * len(methods), desc="hidden sections", disable=not show_progress_bar) as bar:
+        for window in todo:
+            around = {q: slices[i] for q, i in window.beyond.items()} if context else {}
+            pair, genes = _pair(slices[window.a], slices[window.b], around, shared, n_genes)
+            targets = [_target(slices[i], pair, genes) for i in window.hidden]
+            for name, method in methods.items():
+                rows += _score(name, method, pair, window, targets, device, seed)
+                bar.update()
+    return pd.DataFrame(rows)
+
+
+def depths(slices: Sequence[grid.SliceGrid], z: Sequence[float] | None) -> FloatArray:
+    """(n_sections,) depths: those given, those that the sections carry, or even steps.
+
+    Raises
+    ------
+    ValueError
+        Not one a section, or not in order.
+    """
+    if z is None:
+        carried = [s.z for s in slices]
+        z = (
+            list(range(len(slices)))
+            if any(c is None for c in carried)
+            else [float(c) for c in carried if c is not None]
+        )
+    found = np.asarray(z, dtype=np.float64)
+    if found.shape != (len(slices),):
+        raise ValueError(f"z has shape {found.shape}; one depth for each of the {len(slices)} sections is needed")
+    steps = np.diff(found)
+    if not ((steps > 0).all() or (steps < 0).all()):
+        raise ValueError(
+            f"the depths of the sections, {found.tolist()}, must run one way; put the slices in their order"
+        )
+    return found
+
+
+def windows(z: FloatArray, n_slices: int) -> Iterator[Window]:
+    """All runs of `n_slices` interior sections.
+
+    Raises
+    ------
+    ValueError
+        The series is too short to hide that many.
+    """
+    if n_slices < 1:
+        raise ValueError(f"n_slices = {n_slices} must be at least 1")
+    if len(z) < n_slices + 2:
+        raise ValueError(
+            f"{len(z)} sections are too few to hide {n_slices} between two others; give {n_slices + 2} or more"
+        )
+    for a in range(len(z) - n_slices - 1):
+        b = a + n_slices + 1
+        scale = (z - z[a]) / (z[b] - z[a])
+        hidden = tuple(range(a + 1, b))
+        beyond = {float(scale[i]): i for i in (a - 1, b + 1) if 0 <= i < len(z)}
+        yield Window(a, b, hidden, tuple(scale[list(hidden)].tolist()), beyond)
+
+
+def _pair(
+    a: grid.SliceGrid, b: grid.SliceGrid, around: Mapping[float, grid.SliceGrid], shared: pd.Index, n_genes: int
+) -> tuple[SlicePair, pd.Index]:
+    whole, names = grid.make_pair(a, b, genes=shared)
+    genes = names[ops.most_variable([whole.a.expression, whole.b.expression], n_genes, DETECTED)]
+    if len(genes) == 0:
+        raise ValueError(f"no gene is detected in {DETECTED:.0%} of the spots of both {a.name} and {b.name}")
+    return grid.make_pair(a, b, context=around, genes=genes)
+
+
+@dataclass(frozen=True)
+class Target:
+    """A hidden section at its own spots: (n, 2) places, (n, N) log1p expression, and the PCC that noise allows."""
+
+    xy: FloatArray
+    expression: FloatArray
+    ceiling: float
+
+
+def _target(hidden: grid.SliceGrid, pair: SlicePair, genes: pd.Index) -> Target:
+    xy, values, library = grid.profiles(hidden, pair.lattice, genes)
+    if not hidden.counts:
+        return Target(xy, values.toarray(), float("nan"))
+    # All other genes count towards the library size only: one column stands for them.
+    rest = np.rint(np.maximum(library - values.sum(axis=1), 0))
+    noise = metrics.ceiling(sp.hstack([values, rest[:, None]], format="csr"), genes=slice(0, len(genes)))
+    return Target(xy, grid.log_normalise(values, library).toarray(), noise)
+
+
+def _score(
+    name: str,
+    method: Interpolator,
+    pair: SlicePair,
+    window: Window,
+    targets: Sequence[Target],
+    device: str,
+    seed: int,
+) -> list[dict[str, float | int | str]]:
+    rows: list[dict[str, float | int | str]] = []
+    for index, position, target in zip(window.hidden, window.positions, targets, strict=True):
+        start = time.perf_counter()
+        answer = method(pair, target.xy, [position], device=device, seed=seed, progress=lambda share: None)
+        predicted = answer.slices[0].expression()
+        pcc = metrics.pcc(predicted, target.expression)
+        rows.append(
+            {
+                "section": index,
+                "position": position,
+                "method": name,
+                "pcc": pcc,
+                "rmse": metrics.rmse(predicted, target.expression),
+                "rv": metrics.rv(predicted, target.expression),
+                "ceiling": target.ceiling,
+                "fraction": pcc / target.ceiling if target.ceiling > 0 else float("nan"),
+                "n_spots": len(target.xy),
+                "n_genes": predicted.shape[1],
+                "seconds": time.perf_counter() - start,
+            }
+        )
+    return rows

@@ -1,0 +1,131 @@
+"""The rules of the house, read from the source: imports point down, faces are complete, calls take keywords."""
+
+from __future__ import annotations
+
+import ast
+import inspect
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+import c2sti
+
+PACKAGE = Path(c2sti.__file__).parent
+LEVEL = {
+    "_keys": 0,
+    "_types": 0,
+    "ops": 0.5,  # ops and metrics speak in the arrays of _types
+    "metrics": 0.5,
+    "grid": 1,
+    "model": 1,
+    "baselines": 1,
+    "datasets": 2,
+    "training": 2,
+    "benchmark": 3,
+    "pp": 4,
+    "tl": 4,
+    "pl": 4,
+    "__init__": 5,
+    "cli": 5,
+}
+FACES = [c2sti.pp, c2sti.tl, c2sti.pl, c2sti.datasets, c2sti.metrics]
+
+
+def imports(path: Path) -> Iterator[tuple[str, ast.stmt, bool]]:
+    """Modules of ours that a file imports, as (first name below c2sti, statement, whether it is at top level)."""
+    tree = ast.parse(path.read_text(encoding="utf-8"))
+    for node in ast.walk(tree):
+        names: list[str] = []
+        if isinstance(node, ast.ImportFrom) and node.module == "c2sti":
+            names = [f"c2sti.{alias.name}" for alias in node.names]
+        elif isinstance(node, ast.ImportFrom) and node.module:
+            names = [node.module]
+        elif isinstance(node, ast.Import):
+            names = [alias.name for alias in node.names]
+        for name in names:
+            if name.startswith("c2sti."):
+                yield name.split(".")[1], node, node in tree.body
+
+
+SOURCES = sorted(PACKAGE.rglob("*.py"))
+
+
+@pytest.mark.parametrize("path", SOURCES, ids=lambda p: str(p.relative_to(PACKAGE)))
+def test_imports_point_down_and_stand_at_the_top(path: Path) -> None:
+    room = path.relative_to(PACKAGE).parts[0].removesuffix(".py")
+    for imported, node, at_top in imports(path):
+        if imported == room:
+            continue  # files of one package know each other
+        assert LEVEL[imported] < LEVEL[room], f"{path.name}:{node.lineno} imports {imported} from below or beside"
+        assert at_top, f"{path.name}:{node.lineno} hides an import of our own inside a function"
+
+
+def test_the_rule_would_catch_a_wrong_arrow(tmp_path: Path) -> None:
+    wrong = tmp_path / "ops.py"
+    wrong.write_text("def f():\n    from c2sti.grid import read_slice\n")
+    ((imported, _, at_top),) = imports(wrong)
+    assert LEVEL[imported] > LEVEL["ops"]
+    assert not at_top
+
+
+def public_functions() -> Iterator[tuple[str, object]]:
+    for face in FACES:
+        for name, value in vars(face).items():
+            if inspect.isfunction(value) and not name.startswith("_") and value.__module__.startswith(face.__name__):
+                yield f"{face.__name__}.{name}", value
+
+
+PUBLIC = dict(public_functions())
+
+
+def test_there_is_a_face() -> None:
+    assert {"c2sti.tl.interpolate", "c2sti.tl.evaluate", "c2sti.pl.sections", "c2sti.metrics.pcc"} <= set(PUBLIC)
+
+
+@pytest.mark.parametrize("name", PUBLIC)
+def test_public_functions_take_two_positional_arguments_at_most(name: str) -> None:
+    kinds = [p.kind for p in inspect.signature(PUBLIC[name]).parameters.values()]
+    assert kinds.count(inspect.Parameter.POSITIONAL_OR_KEYWORD) <= 2
+    assert inspect.Parameter.VAR_KEYWORD not in kinds
+
+
+@pytest.mark.parametrize("name", PUBLIC)
+def test_public_functions_are_documented_and_annotated(name: str) -> None:
+    function = PUBLIC[name]
+    text = inspect.getdoc(function) or ""
+    signature = inspect.signature(function)
+    for part in ("Returns\n---", "Examples\n---"):
+        assert part in text, f"{name} lacks {part.split()[0]}"
+    for parameter in signature.parameters.values():
+        assert parameter.annotation is not inspect.Parameter.empty
+        if len(signature.parameters) > 3:
+            assert parameter.name in text, f"{name} does not say what {parameter.name} is"
+    assert signature.return_annotation is not inspect.Signature.empty
+
+
+def test_all_names_exist() -> None:
+    for module in [c2sti, c2sti.grid, c2sti.datasets, *FACES]:
+        for name in getattr(module, "__all__", []):
+            assert hasattr(module, name)
+    assert set(c2sti.__all__) >= {"pp", "tl", "pl", "datasets", "metrics"}
+
+
+def test_importing_changes_nothing_global() -> None:
+    """No warning filters, no random state, no plotting library until a plot is wanted."""
+    code = """
+import random, sys, warnings
+import numpy, scanpy, spatialdata, torch
+filters, state, seed = list(warnings.filters), random.getstate(), torch.initial_seed()
+numbers = numpy.random.get_state()[1]
+threads = torch.get_num_threads()
+import c2sti
+assert list(warnings.filters) == filters
+assert random.getstate() == state and torch.initial_seed() == seed and (numpy.random.get_state()[1] == numbers).all()
+assert torch.get_num_threads() == threads
+assert "squidpy" not in sys.modules and "SimpleITK" not in sys.modules
+"""
+    done = subprocess.run([sys.executable, "-W", "ignore", "-c", code], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr

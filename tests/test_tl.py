@@ -1,0 +1,365 @@
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import anndata as ad
+import matplotlib.pyplot as plt
+import numpy as np
+import pytest
+import scanpy as sc
+import scipy.sparse as sp
+import squidpy as sq
+from anndata import AnnData
+from scipy.spatial import KDTree
+
+import c2sti
+from c2sti.baselines import METHODS
+from c2sti.datasets import Phantom
+
+
+def interpolate(a: AnnData, b: AnnData, **keywords: object) -> AnnData:
+    return c2sti.tl.interpolate(a, b, show_progress_bar=False, **keywords)
+
+
+# ---- what comes out
+
+
+def test_the_whole_result(pair: tuple[AnnData, AnnData]) -> None:
+    out = interpolate(*pair, n_slices=3)
+    names = ["slice_a", "c2sti_1", "c2sti_2", "c2sti_3", "slice_b"]
+    assert list(out.layers) == names
+    assert all(out.layers[name].dtype == np.float32 for name in names)
+    np.testing.assert_array_equal(out.X, out.layers["c2sti_2"])
+    assert out.X is not out.layers["c2sti_2"]
+    assert (out.X >= 0).all()
+    assert set(out.obs["support"]) <= {"both", "a", "b"}
+    record = out.uns["c2sti"]
+    assert record["synthetic"] is True
+    np.testing.assert_allclose(record["positions"], [0, 0.25, 0.5, 0.75, 1])
+    np.testing.assert_allclose(record["z"], [0, 75, 150, 225, 300])
+    assert record["model"]["name"] == "gp"
+    assert record["expression"] == "log1p of counts scaled to 1e4"
+    assert record["inputs"]["slice_a"]["n_obs"] == pair[0].n_obs
+    assert record["inputs"]["slice_a"]["fingerprint"] != record["inputs"]["slice_b"]["fingerprint"]
+    assert set(out.varp) == {f"coexpression_{name}" for name in names}
+    graph = out.varp["coexpression_c2sti_1"]
+    assert graph.shape == (out.n_vars, out.n_vars)
+    assert abs(graph - graph.T).max() == 0
+    assert graph.diagonal().max() == 0
+    assert (record["coexpression"]["c2sti_1"] != graph).nnz == 0
+
+
+def test_measured_sections_are_passed_on_unchanged_and_nan_where_nothing_was_measured(
+    pair: tuple[AnnData, AnnData],
+) -> None:
+    a, b = pair
+    out = interpolate(a, b)
+    index = KDTree(out.obsm["spatial"]).query(a.obsm["spatial"])[1]
+    expected = a.copy()
+    sc.pp.normalize_total(expected, target_sum=1e4)
+    sc.pp.log1p(expected)
+    # the lattice lies on the array, so a bin is a spot
+    np.testing.assert_allclose(out.obsm["spatial"][index], a.obsm["spatial"], atol=1e-6)
+    np.testing.assert_allclose(out.layers["slice_a"][index], expected.X.toarray(), rtol=1e-4, atol=1e-5)
+    outside = ~out.obs["slice_a_tissue"].to_numpy()
+    assert outside.any()
+    assert np.isnan(out.layers["slice_a"][outside]).all()
+    assert not np.isnan(out.layers["slice_a"][~outside]).any()
+
+
+def test_inputs_are_not_modified(pair: tuple[AnnData, AnnData]) -> None:
+    before = [section.copy() for section in pair]
+    interpolate(*pair, model="lowrank", n_slices=2)
+    for section, old in zip(pair, before, strict=True):
+        assert (section.X != old.X).nnz == 0
+        np.testing.assert_array_equal(section.obsm["spatial"], old.obsm["spatial"])
+        assert list(section.uns) == list(old.uns)
+        assert list(section.layers) == list(old.layers)
+
+
+def test_points_come_back_in_their_order(pair: tuple[AnnData, AnnData], series: list[AnnData]) -> None:
+    at = series[1].obsm["spatial"][::-1]
+    out = interpolate(*pair, at=at, model="linear")
+    np.testing.assert_array_equal(out.obsm["spatial"], at)
+    alone = interpolate(*pair, at=at[5:6], model="linear")
+    np.testing.assert_allclose(alone.layers["c2sti_1"][0], out.layers["c2sti_1"][5], atol=1e-6)
+
+
+def test_depths_and_fractions_are_the_same_positions(pair: tuple[AnnData, AnnData]) -> None:
+    depths = interpolate(*pair, positions=[75.0, 225.0], model="linear")
+    fractions = interpolate(*pair, positions=[0.25, 0.75], model="linear")
+    np.testing.assert_array_equal(depths.layers["c2sti_2"], fractions.layers["c2sti_2"])
+
+
+@pytest.mark.parametrize("model", METHODS)
+def test_swapping_the_sections_mirrors_the_result(pair: tuple[AnnData, AnnData], model: str) -> None:
+    a, b = pair
+    there, back = interpolate(a, b, positions=[0.3], model=model), interpolate(b, a, positions=[0.7], model=model)
+    np.testing.assert_allclose(there.obsm["spatial"], back.obsm["spatial"])
+    np.testing.assert_allclose(there.X, back.X, atol=1e-5)
+    np.testing.assert_array_equal(there.obs["c2sti_1_tissue"], back.obs["c2sti_1_tissue"])
+    difference = there.varp["coexpression_c2sti_1"] - back.varp["coexpression_c2sti_1"]
+    assert abs(difference).max() < 1e-5
+
+
+def test_normalised_input_stays_on_its_scale(pair: tuple[AnnData, AnnData]) -> None:
+    counts = interpolate(*pair, model="linear")
+    for section in pair:
+        sc.pp.normalize_total(section, target_sum=1e4)
+        sc.pp.log1p(section)
+    normalised = interpolate(*pair, model="linear")
+    assert normalised.uns["c2sti"]["expression"] == "as given"
+    np.testing.assert_allclose(normalised.X, counts.X, rtol=1e-4, atol=1e-5)
+
+
+def test_context_is_used_by_the_models_that_can(series: list[AnnData]) -> None:
+    a, b, context = series[0], series[2], {1.5: series[3]}
+    assert np.abs(interpolate(a, b, context=context).X - interpolate(a, b).X).max() > 1e-3
+    plain = interpolate(a, b, context=context, model="linear")
+    np.testing.assert_array_equal(plain.X, interpolate(a, b, model="linear").X)
+
+
+def test_a_model_may_be_any_callable(pair: tuple[AnnData, AnnData]) -> None:
+    out = interpolate(*pair, model=METHODS["copy"])
+    np.testing.assert_array_equal(out.X, interpolate(*pair, model="copy").X)
+    assert out.uns["c2sti"]["model"]["name"] == "copy"
+
+
+def test_it_beats_copying_the_neighbour(tissue: Phantom, pair: tuple[AnnData, AnnData]) -> None:
+    scores = {}
+    for model in METHODS:
+        out = interpolate(*pair, model=model)
+        inside = tissue.inside(out.obsm["spatial"], 150.0)
+        scores[model] = c2sti.metrics.pcc(out.X, tissue.expression(out.obsm["spatial"], 150.0), mask=inside)
+    assert scores["gp"] > scores["linear"] > scores["copy"]
+    assert scores["lowrank"] > scores["linear"]
+
+
+@pytest.mark.parametrize("layout", ["hex", "cells"])
+def test_other_layouts(tissue: Phantom, layout: str) -> None:
+    a, b = tissue.series([0.0, 200.0], layout=layout, image=False)
+    out = interpolate(a, b, n_slices=2)
+    assert (out.obs["support"] == "both").mean() > 0.7
+    truth = tissue.expression(out.obsm["spatial"], 200 / 3)
+    inside = tissue.inside(out.obsm["spatial"], 200 / 3)
+    assert c2sti.metrics.pcc(out.layers["c2sti_1"], truth, mask=inside) > 0.35
+
+
+def test_a_coarser_pitch_gathers_spots(pair: tuple[AnnData, AnnData]) -> None:
+    fine, coarse = interpolate(*pair, model="linear"), interpolate(*pair, model="linear", pitch=200.0)
+    assert coarse.n_obs < 0.4 * fine.n_obs
+    assert coarse.uns["c2sti"]["lattice"]["pitch"] == 200.0
+
+
+@pytest.mark.parametrize("write", ["h5ad", "zarr"])
+def test_it_survives_writing(pair: tuple[AnnData, AnnData], tmp_path: Path, write: str) -> None:
+    out = interpolate(*pair, n_slices=2)
+    path = tmp_path / f"out.{write}"
+    with ad.settings.override(zarr_write_format=3):
+        out.write_h5ad(path) if write == "h5ad" else out.write_zarr(path)
+    back = ad.read_h5ad(path) if write == "h5ad" else ad.read_zarr(path)
+    for name in out.layers:
+        np.testing.assert_array_equal(back.layers[name], out.layers[name])
+    for key in out.varp:
+        assert (back.varp[key] != out.varp[key]).nnz == 0
+    record, old = back.uns["c2sti"], out.uns["c2sti"]
+    assert bool(record["synthetic"]) is True
+    assert list(record["sections"]) == old["sections"]
+    assert (record["coexpression"]["c2sti_1"] != old["coexpression"]["c2sti_1"]).nnz == 0
+    np.testing.assert_array_equal(record["positions"], old["positions"])
+    assert dict(record["inputs"]["slice_a"]) == old["inputs"]["slice_a"]
+    np.testing.assert_array_equal(back.obs["support"], out.obs["support"])
+    stack = c2sti.tl.to_slices(back)
+    assert list(stack.obs["section"].cat.categories) == old["sections"]
+
+
+def test_squidpy_draws_it(pair: tuple[AnnData, AnnData]) -> None:
+    out = interpolate(*pair)
+    ax = sq.pl.spatial_scatter(out, color=out.var_names[3], layer="c2sti_1", shape="square", return_ax=True)
+    assert len(ax.collections[0].get_paths()) == out.n_obs
+    stack = c2sti.tl.to_slices(out)
+    axes = sq.pl.spatial_scatter(stack, color=out.var_names[3], library_key="section", shape="square", return_ax=True)
+    assert len(axes) == 3
+    plt.close("all")
+
+
+def test_squidpy_draws_tissue_at_negative_coordinates(pair: tuple[AnnData, AnnData]) -> None:
+    for section in pair:
+        section.obsm["moved"] = section.obsm["spatial"] - 1500.0
+    out = interpolate(*pair, model="linear", spatial_key="moved")
+    assert out.obsm["spatial"].min() < 0
+    ax = sq.pl.spatial_scatter(out, color=out.var_names[3], layer="c2sti_1", shape="square", return_ax=True)
+    assert len(ax.collections[0].get_paths()) == out.n_obs
+    plt.close("all")
+
+
+# ---- to_slices and coexpression
+
+
+def test_to_slices_keeps_each_section_inside_its_tissue(pair: tuple[AnnData, AnnData]) -> None:
+    out = interpolate(*pair, n_slices=2)
+    stack = c2sti.tl.to_slices(out)
+    for name in ("slice_a", "c2sti_1", "c2sti_2", "slice_b"):
+        rows = (stack.obs["section"] == name).to_numpy()
+        inside = out.obs[f"{name}_tissue"].to_numpy()
+        np.testing.assert_array_equal(stack.X[rows], out.layers[name][inside])
+        assert stack.obs["inserted"][rows].eq(name.startswith("c2sti")).all()
+    assert not np.isnan(stack.X).any()
+    assert stack.obs_names.is_unique
+    np.testing.assert_allclose(np.unique(stack.obsm["spatial_3d"][:, 2]), [0, 100, 200, 300])
+    np.testing.assert_allclose(np.unique(c2sti.tl.to_slices(out, gap=60.0).obs["z"]), [0, 20, 40, 60])
+    assert set(stack.varp) == set(out.varp)
+    with pytest.raises(KeyError, match="does not hold the result of c2sti.tl.interpolate"):
+        c2sti.tl.to_slices(pair[0])
+
+
+def test_coexpression_writes_the_graph_of_a_layer(pair: tuple[AnnData, AnnData]) -> None:
+    out = interpolate(*pair)
+    c2sti.tl.coexpression(out, layer="c2sti_1", n_edges=out.n_vars, key_added="own")
+    expected = np.corrcoef(out.layers["c2sti_1"].T.astype(float)) - np.eye(out.n_vars)
+    np.testing.assert_allclose(out.varp["own"].toarray(), expected, atol=1e-4)
+    copied = c2sti.tl.coexpression(out, layer="slice_a", copy=True)  # rows outside of the tissue hold NaN
+    assert copied is not None
+    assert np.isfinite(copied.varp["coexpression_slice_a"].data).all()
+    with pytest.raises(KeyError, match="no layer 'other'; the layers are"):
+        c2sti.tl.coexpression(out, layer="other")
+
+
+def test_graphs_recover_the_programmes_of_the_tissue(tissue: Phantom, pair: tuple[AnnData, AnnData]) -> None:
+    graph = interpolate(*pair).varp["coexpression_c2sti_1"].tocoo()
+    truth = tissue.coexpression((0.0, 300.0))
+    strong = np.abs(graph.data) > np.quantile(np.abs(graph.data), 0.8)
+    found = np.corrcoef(graph.data[strong], truth[graph.row[strong], graph.col[strong]])[0, 1]
+    assert found > 0.8
+
+
+# ---- what cannot be used is refused, by name
+
+
+def spoil(change: Callable[[AnnData], object]) -> Callable[[AnnData, AnnData], dict]:
+    def apply(a: AnnData, b: AnnData) -> dict:
+        change(b)
+        return {}
+
+    return apply
+
+
+def drop_coordinates(a: AnnData) -> None:
+    del a.obsm["spatial"]
+
+
+def nan_coordinates(a: AnnData) -> None:
+    a.obsm["spatial"][3, 0] = np.nan
+
+
+def one_column(a: AnnData) -> None:
+    a.obsm["spatial"] = a.obsm["spatial"][:, :1]
+
+
+def rename_genes(a: AnnData) -> None:
+    a.var_names = [f"other_{i}" for i in range(a.n_vars)]
+
+
+def duplicate_gene(a: AnnData) -> None:
+    a.var_names = [a.var_names[1], *a.var_names[1:]]
+
+
+def negative(a: AnnData) -> None:
+    a.X = sp.csr_matrix(a.X.toarray() - 0.5)
+
+
+def not_a_number(a: AnnData) -> None:
+    a.X.data[7] = np.nan
+
+
+def move_away(a: AnnData) -> None:
+    del a.uns["spatial"]
+    a.obsm["spatial"] += 1e5
+
+
+def wrong_scale(a: AnnData) -> None:
+    (library,) = a.uns["spatial"].values()
+    library["scalefactors"]["tissue_hires_scalef"] *= 50
+
+
+def second_picture(a: AnnData) -> None:
+    (library,) = a.uns["spatial"].values()
+    a.uns["spatial"]["other"] = library
+
+
+def normalise(a: AnnData) -> None:
+    sc.pp.log1p(a)
+
+
+BAD = {
+    "no coordinates": (spoil(drop_coordinates), KeyError, r"slice_b has no coordinates in obsm\['spatial'\]"),
+    "NaN coordinates": (spoil(nan_coordinates), ValueError, "of slice_b is not finite for 1 of .* drop them"),
+    "one column": (spoil(one_column), ValueError, r"has shape \(\d+, 1\); columns x and y are needed"),
+    "no common gene": (spoil(rename_genes), ValueError, "no gene in common .*slice_b: other_0.* var_names"),
+    "duplicate genes": (spoil(duplicate_gene), ValueError, "gene names more than once .*var_names_make_unique"),
+    "negative": (spoil(negative), ValueError, r"X of slice_b holds negative values \(least: -0.5\).*layer="),
+    "NaN expression": (spoil(not_a_number), ValueError, "X of slice_b holds NaN"),
+    "no overlap": (spoil(move_away), ValueError, "slice_a and slice_b do not overlap .*c2sti.pp.align"),
+    "image off": (spoil(wrong_scale), ValueError, "tissue_hires_scalef = .* sends 1?[0-9]?[0-9]% of the spots off"),
+    "two images": (spoil(second_picture), ValueError, "has pictures of .*choose one with image_key="),
+    "mixed scales": (spoil(normalise), ValueError, "not on one scale .*slice_a: raw counts, slice_b: normalised"),
+    "no layer": (lambda a, b: {"layer": "x"}, KeyError, "slice_a has no layer 'x'; its layers are"),
+    "no spatial key": (lambda a, b: {"spatial_key": "umap"}, KeyError, "name another one with spatial_key="),
+    "no such model": (lambda a, b: {"model": "rife"}, ValueError, "no model 'rife'; those that exist are copy"),
+    "no such gene": (lambda a, b: {"genes": ["gene_001", "xyz"]}, KeyError, "1 of 2 genes= .*'xyz'"),
+    "position 0": (lambda a, b: {"positions": [-0.5]}, ValueError, "strictly between the depths"),
+    "repeated position": (lambda a, b: {"positions": [0.5, 0.5]}, ValueError, "without repeats"),
+    "n_slices 0": (lambda a, b: {"n_slices": 0}, ValueError, "n_slices = 0 must be a whole number of at least 1"),
+    "n_slices 1.5": (lambda a, b: {"n_slices": 1.5}, ValueError, "n_slices = 1.5 must be"),
+    "context inside": (lambda a, b: {"context": {0.5: a}}, ValueError, "at position 0.5; those lie beyond the pair"),
+}
+
+
+@pytest.mark.parametrize("case", BAD)
+@pytest.mark.filterwarnings("ignore:positions = .* are read as fractions")
+def test_bad_input_is_named(pair: tuple[AnnData, AnnData], case: str) -> None:
+    spoiled, error, message = BAD[case]
+    a, b = pair
+    keywords = spoiled(a, b)
+    with pytest.raises(error, match=message):
+        interpolate(a, b, **keywords)
+
+
+def test_too_few_spots(pair: tuple[AnnData, AnnData]) -> None:
+    with pytest.raises(ValueError, match="slice_a has 19 spots; at least 20 are needed"):
+        interpolate(pair[0][:19], pair[1])
+
+
+def test_not_a_section(pair: tuple[AnnData, AnnData]) -> None:
+    with pytest.raises(TypeError, match="slice_b is a ndarray; an AnnData or SpatialData is needed"):
+        interpolate(pair[0], np.zeros((30, 2)))
+
+
+def test_little_overlap_warns_and_names_the_mend(pair: tuple[AnnData, AnnData]) -> None:
+    a, b = pair
+    del b.uns["spatial"]
+    b.obsm["spatial"] += [900.0, 0.0]
+    with pytest.warns(UserWarning, match=r"only \d+% of slice_a and slice_b overlap; .*c2sti.pp.align"):
+        interpolate(a, b, model="linear")
+
+
+def test_views_and_backed_sections_work(pair: tuple[AnnData, AnnData], tmp_path: Path) -> None:
+    a, b = pair
+    expected = interpolate(a, b, model="linear").X
+    b.write_h5ad(tmp_path / "b.h5ad")
+    backed = ad.read_h5ad(tmp_path / "b.h5ad", backed="r")
+    np.testing.assert_array_equal(interpolate(a[:, :], backed, model="linear").X, expected)
+    backed.file.close()
+
+
+# ---- real tissue
+
+
+def test_a_real_pair_of_all_genes(real: Path) -> None:
+    a, b = (c2sti.datasets.her2st(name, data_dir=real) for name in ("C4", "C5"))
+    out = interpolate(a, b, model="lowrank", spatial_key="spatial")
+    assert out.n_vars > 10_000
+    assert np.isfinite(out.X).all()
+    edges = np.diff(out.varp["coexpression_c2sti_1"].indptr)
+    assert (edges > 0).sum() == 2000  # the graph spans the most variable genes
