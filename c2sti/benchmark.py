@@ -8,6 +8,7 @@ of the hidden section leaves to be reached.
 from __future__ import annotations
 
 import time
+import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
@@ -53,6 +54,8 @@ def leave_sections_out(
         for window in todo:
             around = {q: slices[i] for q, i in window.beyond.items()} if context else {}
             pair, genes = _pair(slices[window.a], slices[window.b], around, shared, n_genes)
+            for i in window.hidden:
+                _check_unseen(slices[i], [slices[j] for j in (window.a, window.b, *window.beyond.values())])
             targets = [_target(slices[i], pair, genes) for i in window.hidden]
             for name, method in methods.items():
                 rows += _score(name, method, pair, window, targets, device, seed)
@@ -116,6 +119,19 @@ def _pair(
     if len(genes) == 0:
         raise ValueError(f"no gene is detected in {DETECTED:.0%} of the spots of both {a.name} and {b.name}")
     return grid.make_pair(a, b, context=around, genes=genes)
+
+
+def _check_unseen(hidden: grid.SliceGrid, neighbours: Sequence[grid.SliceGrid]) -> None:
+    """Warn where a neighbour holds spots of the hidden section: copying it would then look like a good method."""
+    for neighbour in neighbours:
+        n = grid.shared_profiles(hidden, neighbour)
+        if n:
+            warnings.warn(
+                f"{n} of {len(hidden.xy)} spots of {hidden.name} are found in {neighbour.name} with the very same "
+                "expression: the hidden section is not hidden. Leave one of the two out",
+                UserWarning,
+                stacklevel=4,
+            )
 
 
 @dataclass(frozen=True)

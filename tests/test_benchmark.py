@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+from pathlib import Path
+
 import numpy as np
 import pytest
 from anndata import AnnData
@@ -61,6 +63,21 @@ def test_the_hidden_section_touches_nothing(series: list[AnnData]) -> None:
     assert (pair.a.expression != pair_spoiled.a.expression).nnz == 0
     assert (pair.b.expression != pair_spoiled.b.expression).nnz == 0
     np.testing.assert_array_equal(answer, answer_spoiled)
+
+
+def test_a_copy_among_the_neighbours_is_noticed(series: list[AnnData]) -> None:
+    copied = series[1].copy()
+    copied.obs["z_um"] = 300.0
+    copied.obsm["spatial"] += 30.0
+    message = r"spots of slices\[1\] are found in slices\[2\] with the very same expression"
+    with pytest.warns(UserWarning, match=message):
+        evaluate([series[0], series[1], copied], methods=["copy"])
+
+
+def test_published_copy_among_the_heart_sections(real: Path) -> None:
+    grids = [c2sti.grid.read_slice(c2sti.datasets.developing_heart(i, data_dir=real)) for i in (1, 2, 3)]
+    assert c2sti.grid.shared_profiles(grids[0], grids[1]) == 85
+    assert c2sti.grid.shared_profiles(grids[1], grids[2]) == 0
 
 
 def test_scores_equal_those_computed_by_hand(series: list[AnnData]) -> None:

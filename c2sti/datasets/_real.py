@@ -156,6 +156,9 @@ def developing_heart(section: int | str, *, data_dir: str | Path | None = None) 
 
     Notes
     -----
+    Sections 1 and 2 share 85 of their 90 spots, count for count, at different places: one of them is a copy of the
+    other. Leave one out before you judge a method; :func:`c2sti.tl.evaluate` warns.
+
     Licence: GPL-3.0 (the repository).
 
     References

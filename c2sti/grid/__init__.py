@@ -15,6 +15,7 @@ from c2sti.grid._lattice import (
     profiles,
     rows_of,
     shared_genes,
+    shared_profiles,
 )
 from c2sti.grid._read import SliceGrid, is_counts, log_normalise, read_slice
 from c2sti.grid._write import blank_library, write_slices
@@ -35,5 +36,6 @@ __all__ = [
     "read_slice",
     "rows_of",
     "shared_genes",
+    "shared_profiles",
     "write_slices",
 ]
