@@ -14,6 +14,8 @@ from skimage.metrics import structural_similarity
 
 from c2sti._types import FloatArray
 
+__all__ = ["ceiling", "gene_pcc", "pcc", "psnr", "rmse", "rv", "ssim"]
+
 _FLAT = 1e-9  # below this product of lengths a correlation is undefined
 
 

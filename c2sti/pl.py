@@ -15,6 +15,8 @@ from matplotlib.lines import Line2D
 
 from c2sti import _keys
 
+__all__ = ["evaluation", "sections"]
+
 INSERTED_COLOUR, MEASURED_COLOUR = "#b5402a", "#333333"
 PANEL = 2.6  # inches
 
@@ -211,6 +213,7 @@ def evaluation(
         handles.append(ax.axhline(ceiling, color=MEASURED_COLOUR, linestyle=":", label="ceiling set by count noise"))
     ax.set_xticks(place, methods)
     ax.set_xlim(-0.5, len(methods) - 0.5)
+    ax.set_ylim(bottom=min(0, ax.get_ylim()[0]))  # or small differences look dramatic
     ax.set_ylabel(
         {"pcc": "PCC", "rmse": "RMSE (log1p)", "rv": "RV", "fraction": "share of the ceiling"}.get(metric, metric)
     )

@@ -21,6 +21,8 @@ from c2sti import _keys, benchmark, grid, ops
 from c2sti._types import FloatArray, Interpolator, SlicePair
 from c2sti.baselines import METHODS, USES_CONTEXT
 
+__all__ = ["coexpression", "evaluate", "interpolate", "to_slices"]
+
 N_EDGES = 30  # co-expression edges kept for each gene
 GRAPH_GENES = 2000  # genes between which edges are sought: correlations of rarely seen genes are noise
 GRAPH_WIDTH = 0.6  # smoothing before correlating, in spot spacings
@@ -82,8 +84,8 @@ def interpolate(
         Which picture of ``uns[spatial_key]`` belongs to the section, where it has several.
     pitch
         Side of a bin of the result, in the unit of the frame. By default the distance between neighbouring spots; for
-        single cells the side of a bin that holds about four. Points finer than two thirds of it are gathered into its
-        bins.
+        single cells (1,000 or more irregular points) the side of a bin that holds about four. Points finer than two
+        thirds of it are gathered into its bins.
     genes
         Names of the genes wanted; by default all that the sections share.
     device
@@ -352,7 +354,7 @@ def to_slices(adata: AnnData, *, key: str = "c2sti", gap: float | None = None) -
 def evaluate(
     slices: Sequence[AnnData | SpatialData],
     *,
-    methods: Sequence[str] = ("gp",),
+    methods: Sequence[str] = (),
     n_slices: int = 1,
     z: Sequence[float] | None = None,
     context: bool = True,
@@ -376,7 +378,7 @@ def evaluate(
     slices
         The series in order of depth, all in one frame (see :func:`c2sti.pp.align_series`); at least ``n_slices + 2``.
     methods
-        Models to judge. ``"copy"``, ``"linear"``, ``"lowrank"`` and ``"gp"`` are always judged beside them.
+        Models to judge beside ``"copy"``, ``"linear"``, ``"lowrank"`` and ``"gp"``, which always are.
     n_slices
         Sections hidden in a row.
     z

@@ -129,3 +129,10 @@ assert "squidpy" not in sys.modules and "SimpleITK" not in sys.modules
 """
     done = subprocess.run([sys.executable, "-W", "ignore", "-c", code], capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
+
+
+@pytest.mark.parametrize("name", PUBLIC)
+def test_public_functions_have_a_page(name: str) -> None:
+    pages = "\n".join(page.read_text(encoding="utf-8") for page in (PACKAGE.parent / "docs" / "api").glob("*.md"))
+    _, room, function = name.split(".")
+    assert f"{room}.{function}\n" in pages, f"{name} is on no page of docs/api"

@@ -65,6 +65,15 @@ def test_cells_get_a_bin_that_holds_about_four() -> None:
     assert section.pitch**2 * 4000 / 100**2 == pytest.approx(4, rel=0.15)
 
 
+def test_few_irregular_points_are_used_one_by_one() -> None:
+    """Spots that were warped into an atlas: gathering four of them at a time would throw their detail away."""
+    xy = np.random.default_rng(0).uniform(0, 100, (200, 2))
+    section = grid.read_slice(spots(xy))
+    assert section.layout == "scattered"
+    assert section.pitch**2 * 200 / 100**2 == pytest.approx(1, rel=0.3)
+    assert not is_gathered(section, grid.common_lattice(section, section))
+
+
 @pytest.mark.parametrize("layout", ["square", "hex", "cells"])
 def test_phantom_layouts_are_recognised(tissue: Phantom, layout: str) -> None:
     section = grid.read_slice(tissue.section(0.0, layout=layout, image=False))

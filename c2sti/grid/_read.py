@@ -22,8 +22,9 @@ from c2sti.grid._histology import HEImage, read_image
 TARGET_SUM = 1e4  # counts a spot are scaled to this before log1p
 LEAST_SPOTS = 20
 CELLS_PER_BIN = 4
+LEAST_CELLS = 1000  # irregular points fewer than this are too few to be gathered into bins
 
-Layout = Literal["square", "hex", "cells"]
+Layout = Literal["square", "hex", "cells", "scattered"]
 
 
 @dataclass(frozen=True)
@@ -45,9 +46,11 @@ class SliceGrid:
     genes
         (N,) names.
     layout
-        ``"square"`` and ``"hex"`` arrays, or irregular ``"cells"``.
+        ``"square"`` and ``"hex"`` arrays, irregular ``"cells"``, or irregular points that are too few to be gathered:
+        ``"scattered"``, such as spots that were warped into an atlas.
     pitch
-        Distance between neighbouring spots; for cells the side of a bin that holds about four of them.
+        Distance between neighbouring spots; for cells the side of a bin that holds about four of them, for scattered
+        points of one that holds one.
     z
         Depth of the section where the container tells it, else None.
     image
@@ -72,7 +75,7 @@ class SliceGrid:
         Inside a square array the farthest point is 0.71 pitch away, inside a hexagonal one 0.58; cells leave larger
         gaps.
         """
-        return self.pitch * (1.0 if self.layout == "cells" else 0.75)
+        return self.pitch * (0.75 if self.layout in ("square", "hex") else 1.0)
 
     def covers(self, points: FloatArray) -> NDArray[np.bool_]:
         """(M,) whether each point lies in this section's tissue."""
@@ -255,6 +258,8 @@ def _layout(xy: FloatArray) -> tuple[Layout, float]:
     if np.std(np.minimum(distance[:, 0], 2 * nearest)) > 0.25 * nearest:
         # For random points the k-th neighbour lies within a circle that holds k others on average.
         density = 6 / (np.pi * np.median(distance[:, 5]) ** 2)
+        if len(points) < LEAST_CELLS:
+            return "scattered", float(np.sqrt(1 / density))
         return "cells", float(np.sqrt(CELLS_PER_BIN / density))
     layout: Layout = "hex" if np.median((distance < 1.25 * nearest).sum(axis=1)) > 4 else "square"
     return layout, float(np.median(distance[:, : 6 if layout == "hex" else 4]))
