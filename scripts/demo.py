@@ -73,7 +73,7 @@ def main() -> None:
     out.write_h5ad(OUT / "sections.h5ad")
     shutil.rmtree(OUT / "sections.zarr", ignore_errors=True)
     with ad.settings.override(zarr_write_format=3), warnings.catch_warnings():
-        warnings.filterwarnings("ignore", message=".*autosharding")  # zarr says so at every write
+        warnings.filterwarnings("ignore", message=".*autosharding|Consolidated metadata")  # zarr, at every write
         out.write_zarr(OUT / "sections.zarr")
     picture(out, tissue, gene=str(tissue.programmes["tumour"].idxmax()))
     print(
