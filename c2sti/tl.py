@@ -125,7 +125,7 @@ def interpolate(
     >>> import c2sti
     >>> a, b = c2sti.datasets.phantom(seed=0, size=12, n_genes=50).series([0.0, 400.0])
     >>> out = c2sti.tl.interpolate(a, b, n_slices=3, show_progress_bar=False)
-    >>> list(out.layers)
+    >>> list(out.uns["c2sti"]["sections"])
     ['slice_a', 'c2sti_1', 'c2sti_2', 'c2sti_3', 'slice_b']
     """
     method = _method(model)
@@ -274,7 +274,7 @@ def coexpression(
     (50, 50)
     """
     if layer is not None and layer not in adata.layers:
-        raise KeyError(f"there is no layer {layer!r}; the layers are {sorted(adata.layers)}")
+        raise KeyError(f"there is no layer {layer!r}; the layers are {grid.layer_names(adata)}")
     values = adata.X if layer is None else adata.layers[layer]
     dense = np.asarray(values.todense() if sp.issparse(values) else values, dtype=np.float32)
     dense = dense[~np.isnan(dense).any(axis=1)]

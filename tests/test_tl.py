@@ -28,7 +28,7 @@ def interpolate(a: AnnData, b: AnnData, **keywords: object) -> AnnData:
 def test_the_whole_result(pair: tuple[AnnData, AnnData]) -> None:
     out = interpolate(*pair, n_slices=3)
     names = ["slice_a", "c2sti_1", "c2sti_2", "c2sti_3", "slice_b"]
-    assert list(out.layers) == names
+    assert [name for name in out.layers if name] == names  # newer anndata list X among them, as None
     assert all(out.layers[name].dtype == np.float32 for name in names)
     np.testing.assert_array_equal(out.X, out.layers["c2sti_2"])
     assert out.X is not out.layers["c2sti_2"]
@@ -159,7 +159,7 @@ def test_it_survives_writing(pair: tuple[AnnData, AnnData], tmp_path: Path, writ
     with ad.settings.override(zarr_write_format=3):
         out.write_h5ad(path) if write == "h5ad" else out.write_zarr(path)
     back = ad.read_h5ad(path) if write == "h5ad" else ad.read_zarr(path)
-    for name in out.layers:
+    for name in out.uns["c2sti"]["sections"]:
         np.testing.assert_array_equal(back.layers[name], out.layers[name])
     for key in out.varp:
         assert (back.varp[key] != out.varp[key]).nnz == 0

@@ -200,9 +200,14 @@ def _depth(adata: AnnData, xy: FloatArray, name: str) -> float | None:
     return None
 
 
+def layer_names(adata: AnnData) -> list[str]:
+    """Sorted names of the layers; from 0.13 on anndata lists X among them, as None."""
+    return sorted(name for name in adata.layers if name is not None)
+
+
 def _expression(adata: AnnData, name: str, layer: str | None) -> sp.csr_array:
     if layer is not None and layer not in adata.layers:
-        raise KeyError(f"{name} has no layer {layer!r}; its layers are {sorted(adata.layers)}")
+        raise KeyError(f"{name} has no layer {layer!r}; its layers are {layer_names(adata)}")
     x = adata.X if layer is None else adata.layers[layer]
     where = f"X of {name}" if layer is None else f"layer {layer!r} of {name}"
     if x is None:
