@@ -9,7 +9,6 @@ import shutil
 import warnings
 from pathlib import Path
 
-import anndata as ad
 import matplotlib
 
 matplotlib.use("Agg")
@@ -72,8 +71,9 @@ def main() -> None:
     out = results["gp"]
     out.write_h5ad(OUT / "sections.h5ad")
     shutil.rmtree(OUT / "sections.zarr", ignore_errors=True)
-    with ad.settings.override(zarr_write_format=3), warnings.catch_warnings():
-        warnings.filterwarnings("ignore", message=".*autosharding|Consolidated metadata")  # zarr, at every write
+    with warnings.catch_warnings():
+        # zarr and anndata, at every write: on formats and shards of theirs
+        warnings.filterwarnings("ignore", message=".*autosharding|Consolidated metadata|Writing zarr v2")
         out.write_zarr(OUT / "sections.zarr")
     picture(out, tissue, gene=str(tissue.programmes["tumour"].idxmax()))
     print(

@@ -156,8 +156,7 @@ def test_a_coarser_pitch_gathers_spots(pair: tuple[AnnData, AnnData]) -> None:
 def test_it_survives_writing(pair: tuple[AnnData, AnnData], tmp_path: Path, write: str) -> None:
     out = interpolate(*pair, n_slices=2)
     path = tmp_path / f"out.{write}"
-    with ad.settings.override(zarr_write_format=3):
-        out.write_h5ad(path) if write == "h5ad" else out.write_zarr(path)
+    out.write_h5ad(path) if write == "h5ad" else out.write_zarr(path)
     back = ad.read_h5ad(path) if write == "h5ad" else ad.read_zarr(path)
     for name in out.uns["c2sti"]["sections"]:
         np.testing.assert_array_equal(back.layers[name], out.layers[name])
