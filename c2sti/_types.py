@@ -7,7 +7,7 @@ columns of a lattice, S inserted sections. Row 0 of a lattice is the top: x runs
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, Protocol
 
 import numpy as np
@@ -114,6 +114,11 @@ class SlicePair:
     def n_genes(self) -> int:
         """N, the number of genes."""
         return self.a.expression.shape[1]
+
+    def subset(self, genes: NDArray[np.intp]) -> SlicePair:
+        """The same pair with some of its genes, by index."""
+        a, b, *context = (replace(section, expression=section.expression[:, genes]) for section in self.sections)
+        return replace(self, a=a, b=b, context=tuple(context))
 
 
 @dataclass(frozen=True)

@@ -114,11 +114,11 @@ def windows(z: FloatArray, n_slices: int) -> Iterator[Window]:
 def _pair(
     a: grid.SliceGrid, b: grid.SliceGrid, around: Mapping[float, grid.SliceGrid], shared: pd.Index, n_genes: int
 ) -> tuple[SlicePair, pd.Index]:
-    whole, names = grid.make_pair(a, b, genes=shared)
-    genes = names[ops.most_variable([whole.a.expression, whole.b.expression], n_genes, DETECTED)]
-    if len(genes) == 0:
+    whole, names = grid.make_pair(a, b, context=around, genes=shared)
+    chosen = ops.most_variable([whole.a.expression, whole.b.expression], n_genes, DETECTED)
+    if len(chosen) == 0:
         raise ValueError(f"no gene is detected in {DETECTED:.0%} of the spots of both {a.name} and {b.name}")
-    return grid.make_pair(a, b, context=around, genes=genes)
+    return whole.subset(chosen), names[chosen]
 
 
 def _check_unseen(hidden: grid.SliceGrid, neighbours: Sequence[grid.SliceGrid]) -> None:
