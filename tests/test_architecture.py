@@ -19,6 +19,7 @@ LEVEL = {
     "_types": 0,
     "ops": 0.5,  # ops and metrics speak in the arrays of _types
     "metrics": 0.5,
+    "field": 0.5,
     "grid": 1,
     "model": 1,
     "baselines": 1,

@@ -5,10 +5,9 @@ import pytest
 import scipy.sparse as sp
 import torch
 
-from c2sti import metrics
+from c2sti import field, metrics
 from c2sti._types import Lattice, Section, SlicePair
-from c2sti.baselines import gp as module
-from c2sti.baselines.gp import Kernel, Observed, gp
+from c2sti.baselines.gp import gp
 from c2sti.baselines.naive import linear, lowrank
 
 from .conftest import array_pair, square_array
@@ -63,48 +62,14 @@ def test_axes_without_tissue_signal_vanish() -> None:
     assert answer.std(axis=0).mean() < 0.25 * np.std(noise[0], axis=0).mean()
 
 
-def test_posterior_solves_the_linear_system_of_every_axis() -> None:
-    kernel = Kernel(1.5, 0.8, 0.7)
-    rng = np.random.default_rng(0)
-    x = torch.as_tensor(rng.random((40, 2)) * 5)
-    z = torch.as_tensor(np.repeat([0.0, 1.0], 20))
-    values, noise = torch.as_tensor(rng.standard_normal((40, 3))), torch.tensor([0.1, 2.0, 0.1], dtype=torch.float64)
-    weights = module._posterior(kernel, Observed(x, z, values), noise)
-    covariance = kernel(x, z, x, z)
-    for k in range(3):
-        restored = (covariance + noise[k] * torch.eye(40)) @ weights[:, k]
-        torch.testing.assert_close(restored, values[:, k])
-
-
-def test_kernel_by_hand() -> None:
-    kernel = Kernel(2.0, 0.5, 0.9)
-    x, z = torch.tensor([[0.0, 0.0], [2.0, 0.0]], dtype=torch.float64), torch.tensor([0.0, 3.0], dtype=torch.float64)
-    expected = [[1.0, 0.5 * 0.9**9 * np.exp(-0.5)], [0.5 * 0.9**9 * np.exp(-0.5), 1.0]]
-    np.testing.assert_allclose(kernel(x, z, x, z).numpy(), expected)
-
-
-def test_evidence_is_that_of_the_dense_gaussian() -> None:
-    kernel = Kernel(1.5, 0.8, 0.7)
-    rng = np.random.default_rng(0)
-    x, z = torch.as_tensor(rng.random((30, 2)) * 5), torch.zeros(30, dtype=torch.float64)
-    values = torch.as_tensor(rng.standard_normal((30, 2)))
-    found = module._misfit(kernel, Observed(x, z, values))
-    for r in (0, 10, 19):
-        covariance = kernel(x, z, x, z) + module.NOISES[r] * torch.eye(30)
-        for k in range(2):
-            f = values[:, k]
-            variance = f @ torch.linalg.solve(covariance, f) / 30
-            expected = 0.5 * 30 * torch.log(variance) + 0.5 * torch.logdet(covariance)
-            torch.testing.assert_close(found[r, k], expected, rtol=1e-6, atol=1e-6)
-
-
 def test_tiles_agree_with_the_exact_answer(monkeypatch: pytest.MonkeyPatch) -> None:
     pair, _ = made_pair(30)
     exact = gp(pair, pair.a.xy, [0.4])
-    kernel = Kernel(exact.notes["length"], exact.notes["shared"], exact.notes["decay"])
+    kernel = field.Kernel(exact.notes["length"], exact.notes["shared"], exact.notes["decay"])
     noise = torch.as_tensor(exact.notes["noise"])
-    monkeypatch.setattr(module, "_learn", lambda *_: (kernel, noise))
-    monkeypatch.setattr(module, "EXACT", 500)
+    monkeypatch.setattr(field, "_best_kernel", lambda *_: kernel)
+    monkeypatch.setattr(field, "_best_noise", lambda *_: noise)
+    monkeypatch.setattr(field, "EXACT", 500)
     tiled = gp(pair, pair.a.xy, [0.4]).slices[0].expression()
     spread = exact.slices[0].expression().std()
     assert np.abs(tiled - exact.slices[0].expression()).max() < 0.05 * spread
@@ -113,18 +78,8 @@ def test_tiles_agree_with_the_exact_answer(monkeypatch: pytest.MonkeyPatch) -> N
 def test_large_sections_learn_from_whole_patches(monkeypatch: pytest.MonkeyPatch) -> None:
     pair, truth = made_pair(30)
     exact = score(gp(pair, pair.a.xy, [0.5]), truth(0.5))
-    monkeypatch.setattr(module, "EXACT", 500)
+    monkeypatch.setattr(field, "EXACT", 500)
     assert score(gp(pair, pair.a.xy, [0.5]), truth(0.5)) > exact - 0.02
-
-
-def test_every_target_is_answered_once(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(module, "EXACT", 10)
-    x = torch.as_tensor(np.random.default_rng(0).random((300, 2)) * 40)
-    observed = Observed(x, torch.zeros(300, dtype=torch.float64), torch.zeros((300, 1), dtype=torch.float64))
-    tiles = list(module._tiles(observed, x, Kernel(1.0, 0.5, 0.5)))
-    assert len(tiles) > 20
-    assert sorted(np.concatenate([here for here, *_ in tiles])) == list(range(300))
-    assert sum(share for *_, share in tiles) == pytest.approx(1)
 
 
 def test_same_seed_same_bytes_and_no_global_state() -> None:

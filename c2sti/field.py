@@ -1,0 +1,219 @@
+"""Component maps of a tissue block as Gaussian fields, seen at noisy spots: what `gp` and the network start from.
+
+Map k of the sections' expression is a field over the block,
+
+    f_k ~ GP(0, σ_k² · exp(-|x - x'|² / 2ℓ²) · B(z, z')),      B = 1 within a section, c · ρ^((z - z')²) between two,
+
+seen through noise of variance σ_k² r_k v_i. ℓ, c and ρ are shared by the maps, r_k is the map's own, v_i the spot's,
+σ_k² drops out; all but v are chosen by the evidence. So there is no smoothing width to set: maps that the tissue does
+not support get a large r_k and vanish, fine-grained ones stay sharp, and 1 - c is what a section shares with no other.
+
+One eigendecomposition of the covariance serves all maps and noise levels. It is exact up to `EXACT` spots; beyond, the
+same is done tile by tile, every tile seeing the spots within a few length scales (the kernel is zero beyond).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from itertools import product
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from scipy.spatial import KDTree
+from threadpoolctl import threadpool_limits
+from torch import Tensor
+
+from c2sti._types import FloatArray
+
+N_LEADING = 8  # maps whose evidence chooses ℓ, c and ρ
+EXACT = 2500
+FIT_SPOTS = 600
+FIT_WINDOWS = 3
+HALO = 2.5  # length scales around a tile that it sees
+TILE = 4.0  # side of a tile, in length scales
+LENGTHS = (1.0, 1.5, 2.2, 3.2, 4.5)  # in spot spacings
+SHARED = (0.5, 0.75, 0.95)
+DECAYS = (0.4, 0.7, 0.9, 0.98)
+NOISES = tuple(np.exp(np.linspace(np.log(0.05), np.log(300), 20)))
+
+
+@dataclass(frozen=True)
+class Kernel:
+    """ℓ in spot spacings, c and ρ of the covariance above."""
+
+    length: float
+    shared: float
+    decay: float
+
+    def __call__(self, x: Tensor, z: Tensor, x2: Tensor, z2: Tensor) -> Tensor:
+        """(n, m) covariance of points at (x, z) with points at (x2, z2); points at one depth are one section's."""
+        gap = (z[:, None] - z2[None]) ** 2
+        between = torch.where(gap > 0, self.shared * self.decay**gap, 1.0)
+        return between * torch.exp(
+            -0.5 * torch.cdist(x, x2, compute_mode="donot_use_mm_for_euclid_dist") ** 2 / self.length**2
+        )
+
+
+@dataclass(frozen=True)
+class Observed:
+    """All spots of all sections.
+
+    Parameters
+    ----------
+    x, z
+        (n, 2) places in spot spacings, (n,) depths.
+    values
+        (n, K) noisy values of the maps.
+    variance
+        (n,) v, how noisy a spot is beside others: 1 on average.
+    """
+
+    x: Tensor
+    z: Tensor
+    values: Tensor
+    variance: Tensor
+
+    def __getitem__(self, index: NDArray[np.intp]) -> Observed:
+        rows = torch.as_tensor(index, device=self.x.device)
+        return Observed(self.x[rows], self.z[rows], self.values[rows], self.variance[rows])
+
+
+def observe(
+    places: Sequence[FloatArray],
+    depths: Sequence[float],
+    values: Sequence[FloatArray],
+    *,
+    variances: Sequence[FloatArray] | None = None,
+    device: str,
+) -> Observed:
+    """Spots of several sections side by side: (n_i, 2) places in spot spacings, depths, (n_i, K) values, (n_i,) v."""
+    z = np.concatenate([np.full(len(x), depth) for x, depth in zip(places, depths, strict=True)])
+    v = np.ones(len(z)) if variances is None else np.concatenate(variances)
+    columns = (np.concatenate(places), z, np.concatenate(values), v)
+    return Observed(*(torch.as_tensor(c, device=device, dtype=torch.float64) for c in columns))
+
+
+@dataclass(frozen=True)
+class Field:
+    """K fields as learnt from spots: their covariance and the noise ratio r of each, (K,)."""
+
+    observed: Observed
+    kernel: Kernel
+    noise: Tensor
+
+    @classmethod
+    def learn(cls, observed: Observed, seed: int) -> Field:
+        """ℓ, c, ρ and r by evidence; `seed` chooses the spots to learn from where there are many."""
+        kernel = _best_kernel(observed, seed)
+        return cls(observed, kernel, _best_noise(observed, kernel, seed))
+
+    @classmethod
+    def with_kernel(cls, observed: Observed, kernel: Kernel, seed: int) -> Field:
+        """Only r by evidence."""
+        return cls(observed, kernel, _best_noise(observed, kernel, seed))
+
+    def at(
+        self, target: FloatArray, depths: Sequence[float], progress: Callable[[float], object] = lambda share: None
+    ) -> FloatArray:
+        """(S, M, K) posterior means at (M, 2) places in spot spacings and S depths; a section's depth means itself."""
+        observed = self.observed
+        places = torch.as_tensor(target, device=observed.x.device, dtype=torch.float64)
+        means = np.zeros((len(depths), len(target), observed.values.shape[1]))
+        for here, spots, share in _tiles(observed, places, self.kernel):
+            near, place = observed[spots], places[torch.as_tensor(here, device=places.device)]
+            weights = _posterior(self.kernel, near, self.noise)
+            for i, depth in enumerate(depths):
+                z = torch.full((len(place),), depth, device=place.device, dtype=torch.float64)
+                means[i, here] = (self.kernel(place, z, near.x, near.z) @ weights).cpu().numpy()
+            progress(share)
+        return means
+
+
+def _best_kernel(observed: Observed, seed: int) -> Kernel:
+    """ℓ first with the others at mid-range, then c and ρ, then ℓ again: as good as the full grid at a third of it."""
+    windows = [observed[index] for index in _windows(observed, seed)]
+
+    def evidence(kernel: Kernel) -> float:
+        return float(sum(_misfit(kernel, window)[:, :N_LEADING].amin(dim=0).sum() for window in windows))
+
+    # Matrices of this size gain nothing from threads, and lose much to them where processes share the cores.
+    with threadpool_limits(1):
+        best = min((Kernel(length, 0.75, 0.7) for length in LENGTHS), key=evidence)
+        best = min((Kernel(best.length, shared, decay) for shared, decay in product(SHARED, DECAYS)), key=evidence)
+        return min((Kernel(length, best.shared, best.decay) for length in LENGTHS), key=evidence)
+
+
+def _best_noise(observed: Observed, kernel: Kernel, seed: int) -> Tensor:
+    whole = len(observed.x) <= EXACT
+    final = [observed] if whole else [observed[index] for index in _windows(observed, seed)]
+    misfit = torch.stack([_misfit(kernel, spots) for spots in final]).sum(dim=0)
+    return torch.tensor(NOISES, device=misfit.device, dtype=misfit.dtype)[misfit.argmin(dim=0)]
+
+
+def _windows(observed: Observed, seed: int) -> Iterator[NDArray[np.intp]]:
+    """Spots to learn from: a thinned sample of small sections, a few whole patches of large ones.
+
+    Thinning a large section would put its spots further apart than they are correlated. Neither choice depends on the
+    order of the sections.
+    """
+    z, x = observed.z.cpu().numpy(), observed.x.cpu().numpy()
+    if len(z) <= EXACT:
+        share = min(1.0, FIT_SPOTS / len(z))
+        members = [np.flatnonzero(z == depth) for depth in np.unique(z)]
+        yield np.concatenate([_sample(m, round(share * len(m)), seed) for m in members])
+        return
+    places = x[np.lexsort(x.T)]
+    for centre in places[_sample(np.arange(len(places)), FIT_WINDOWS, seed)]:
+        yield KDTree(x).query(centre, k=FIT_SPOTS)[1]
+
+
+def _sample(index: NDArray[np.intp], size: int, seed: int) -> NDArray[np.intp]:
+    return np.random.default_rng(seed).permutation(index)[:size]
+
+
+def _misfit(kernel: Kernel, spots: Observed) -> Tensor:
+    """(R, K) negative log evidence of each map at each noise ratio, its variance profiled out; v whitens the noise."""
+    scale = spots.variance.rsqrt()
+    covariance = scale[:, None] * kernel(spots.x, spots.z, spots.x, spots.z) * scale
+    spectrum, vectors = torch.linalg.eigh(covariance)
+    power = (vectors.T @ (scale[:, None] * spots.values)) ** 2
+    ratios = torch.tensor(NOISES, device=power.device, dtype=power.dtype)
+    total = spectrum.clamp_min(0)[:, None] + ratios
+    n = len(spectrum)
+    variance = (1 / total).T @ power / n
+    return 0.5 * n * torch.log(variance + 1e-12) + 0.5 * torch.log(total).sum(dim=0)[:, None]
+
+
+def _posterior(kernel: Kernel, spots: Observed, noise: Tensor) -> Tensor:
+    """(n, K) what a covariance with the spots is multiplied by: (C + r_k V)⁻¹ f_k, one factorisation a noise level."""
+    covariance = kernel(spots.x, spots.z, spots.x, spots.z)
+    weights = torch.empty_like(spots.values)
+    for ratio in noise.unique():
+        maps = noise == ratio
+        factor = torch.linalg.cholesky(covariance + ratio * torch.diag(spots.variance))
+        weights[:, maps] = torch.cholesky_solve(spots.values[:, maps], factor)
+    return weights
+
+
+def _tiles(
+    observed: Observed, target: Tensor, kernel: Kernel
+) -> Iterator[tuple[NDArray[np.intp], NDArray[np.intp], float]]:
+    """Targets, the spots that they see, and their share of all targets; one tile where everything fits.
+
+    Tiles are anchored at 0, so that they do not depend on which points are asked for.
+    """
+    if len(observed.x) <= EXACT:
+        yield np.arange(len(target)), np.arange(len(observed.x)), 1.0
+        return
+    side = TILE * kernel.length
+    places, x = target.cpu().numpy(), observed.x.cpu().numpy()
+    tiles, member = np.unique(np.floor(places / side), axis=0, return_inverse=True)
+    order = np.argsort(member.ravel(), kind="stable")
+    groups = np.split(order, np.cumsum(np.bincount(member.ravel()))[:-1])
+    tree = KDTree(x)
+    for tile, here in zip(tiles, groups, strict=True):
+        near = np.array(tree.query_ball_point((tile + 0.5) * side, side / 2 + HALO * kernel.length, p=np.inf))
+        if len(near):
+            yield here, near, len(here) / len(target)

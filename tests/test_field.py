@@ -1,0 +1,68 @@
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+
+from c2sti import field
+from c2sti.field import Field, Kernel, Observed, observe
+
+
+def test_kernel_by_hand() -> None:
+    kernel = Kernel(2.0, 0.5, 0.9)
+    x, z = torch.tensor([[0.0, 0.0], [2.0, 0.0]], dtype=torch.float64), torch.tensor([0.0, 3.0], dtype=torch.float64)
+    expected = [[1.0, 0.5 * 0.9**9 * np.exp(-0.5)], [0.5 * 0.9**9 * np.exp(-0.5), 1.0]]
+    np.testing.assert_allclose(kernel(x, z, x, z).numpy(), expected)
+
+
+def test_posterior_solves_the_linear_system_of_every_axis() -> None:
+    kernel = Kernel(1.5, 0.8, 0.7)
+    rng = np.random.default_rng(0)
+    x = torch.as_tensor(rng.random((40, 2)) * 5)
+    z = torch.as_tensor(np.repeat([0.0, 1.0], 20))
+    values, noise = torch.as_tensor(rng.standard_normal((40, 3))), torch.tensor([0.1, 2.0, 0.1], dtype=torch.float64)
+    variance = torch.as_tensor(rng.random(40) + 0.5)
+    weights = field._posterior(kernel, Observed(x, z, values, variance), noise)
+    covariance = kernel(x, z, x, z)
+    for k in range(3):
+        restored = (covariance + noise[k] * torch.diag(variance)) @ weights[:, k]
+        torch.testing.assert_close(restored, values[:, k])
+
+
+def test_evidence_is_that_of_the_dense_gaussian() -> None:
+    kernel = Kernel(1.5, 0.8, 0.7)
+    rng = np.random.default_rng(0)
+    x, z = torch.as_tensor(rng.random((30, 2)) * 5), torch.zeros(30, dtype=torch.float64)
+    values = torch.as_tensor(rng.standard_normal((30, 2)))
+    found = field._misfit(kernel, Observed(x, z, values, torch.ones(30, dtype=torch.float64)))
+    for r in (0, 10, 19):
+        covariance = kernel(x, z, x, z) + field.NOISES[r] * torch.eye(30)
+        for k in range(2):
+            f = values[:, k]
+            variance = f @ torch.linalg.solve(covariance, f) / 30
+            expected = 0.5 * 30 * torch.log(variance) + 0.5 * torch.logdet(covariance)
+            torch.testing.assert_close(found[r, k], expected, rtol=1e-6, atol=1e-6)
+
+
+def test_every_target_is_answered_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(field, "EXACT", 10)
+    x = torch.as_tensor(np.random.default_rng(0).random((300, 2)) * 40)
+    observed = Observed(
+        x, torch.zeros(300, dtype=torch.float64), torch.zeros((300, 1), dtype=torch.float64), torch.ones(300)
+    )
+    tiles = list(field._tiles(observed, x, Kernel(1.0, 0.5, 0.5)))
+    assert len(tiles) > 20
+    assert sorted(np.concatenate([here for here, *_ in tiles])) == list(range(300))
+    assert sum(share for *_, share in tiles) == pytest.approx(1)
+
+
+def test_noisier_spots_count_for_less() -> None:
+    x = np.array([[0.0, 0.0], [0.0, 1e-6]] * 8) + np.repeat(np.arange(8), 2)[:, None] * [9.0, 0.0]
+    values = np.tile([[1.0], [-1.0]], (8, 1))
+    made = Field(
+        observe([x], [0.0], [values], variances=[np.tile([0.5, 4.0], 8)], device="cpu"),
+        Kernel(1.0, 0.5, 0.5),
+        torch.ones(1, dtype=torch.float64),
+    )
+    # Two spots at one place: precision-weighted mean (1/0.5 - 1/4) / (1/0.5 + 1/4 + 1) of a unit-variance field.
+    np.testing.assert_allclose(made.at(x[:1], [0.0])[0], (2 - 0.25) / (2 + 0.25 + 1), atol=1e-5)
