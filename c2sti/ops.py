@@ -1,19 +1,24 @@
 """Weightless maths that models, baselines and alignment share.
 
-Spatial kernels as sparse operators, principal axes of smoothed sections without densifying them, and the Pearson gene
-graph (eq. 2 of the paper).
+Spatial kernels as sparse operators, principal axes of smoothed sections without densifying them, the Pearson gene graph
+(eq. 2 of the paper) and how it spreads what genes know (the P of eq. 3), deformable sampling (eq. 5), the gradient of
+the H&E (section 2.3) and total variation (section 2.4).
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from math import ceil, isqrt
 
 import numpy as np
 import scipy.sparse as sp
 import torch
+from kornia.filters import sobel
 from numpy.typing import NDArray
 from scipy.sparse.linalg import LinearOperator, svds
 from scipy.spatial import KDTree
+from torch import Tensor
+from torch.nn import functional
 
 from c2sti._types import FloatArray
 
@@ -192,3 +197,100 @@ def most_variable(expressions: Sequence[sp.csr_array], n: int, detected: float =
     (seen,) = np.nonzero((np.stack(shares) >= detected).all(axis=0))
     order = np.argsort(-np.mean(variances, axis=0)[seen], kind="stable")
     return seen[order[:n]]
+
+
+def propagation(graph: sp.csr_array) -> sp.csr_array:
+    """Spread of one graph convolution, the P of eq. 3: D^-½ (A⁺ + I) D^-½ with A⁺ = max(A, 0) and D its degrees.
+
+    Parameters
+    ----------
+    graph
+        (N, N) symmetric gene graph A with a zero diagonal.
+
+    Returns
+    -------
+    (N, N) symmetric CSR float32, eigenvalues in [-1, 1]. Genes that correlate negatively are not mixed; a gene without
+    positive edges keeps to itself.
+    """
+    looped = graph.maximum(0) + sp.eye_array(graph.shape[0], format="csr")
+    scale = sp.diags_array(1 / np.sqrt(looped.sum(axis=1)))
+    return sp.csr_array(scale @ looped @ scale).astype(np.float32)
+
+
+def deformable_sampling(maps: Tensor, offsets: Tensor, weights: Tensor) -> Tensor:
+    """Sample maps at deformed taps (eq. 5): out(q) = Σₙ wₙ(q) · maps(q + pₙ + Δpₙ(q)), bilinear between bins.
+
+    Parameters
+    ----------
+    maps
+        (K, H, W); all are deformed alike.
+    offsets
+        (T, 2, H, W) shift Δp of each of the T = k·k regular taps (row by row, the centre is T // 2), as (dx, dy) in
+        bins: x runs along W. Beyond the border the nearest bin is taken.
+    weights
+        (T, H, W) weight of each tap: kernel times mask.
+
+    Returns
+    -------
+    (K, H, W)
+    """
+    height, width = maps.shape[1:]
+    y, x = torch.meshgrid(torch.arange(height).to(maps), torch.arange(width).to(maps), indexing="ij")
+    # From bins to grid_sample's scale, on which an axis goes from -1 to 1. An axis of one bin has one place to look.
+    unit = 2 / maps.new_tensor([max(width - 1, 1), max(height - 1, 1)])
+    out = torch.zeros_like(maps)
+    # Tap by tap: sampling all at once would hold T copies of the maps.
+    for tap, offset, weight in zip(taps(weights.shape[0]), offsets, weights, strict=True):
+        at = torch.stack([x + tap[0] + offset[0], y + tap[1] + offset[1]], dim=-1) * unit - 1
+        sampled = functional.grid_sample(maps[None], at[None], padding_mode="border", align_corners=True)
+        out = out + weight * sampled[0]
+    return out
+
+
+def taps(n: int) -> list[tuple[int, int]]:
+    """Places (dx, dy) of the n = k·k taps of a k × k kernel, k odd, row by row."""
+    reach = isqrt(n) // 2
+    return [(dx, dy) for dy in range(-reach, reach + 1) for dx in range(-reach, reach + 1)]
+
+
+def sobel_magnitude(image: Tensor) -> Tensor:
+    """Where a picture changes: amplitude of its Sobel gradient, on a scale that fits every picture.
+
+    Parameters
+    ----------
+    image
+        (C, H, W), NaN where there is no picture.
+
+    Returns
+    -------
+    (H, W) mean amplitude over the channels in [0, 1], where 1 is the 99th percentile over the picture. 0 where the
+    picture is flat, and wherever one of the 3 × 3 bins is unknown: the edge of a picture is no edge of the tissue.
+    """
+    known = image.isfinite().all(dim=0)
+    inside = functional.max_pool2d((~known).to(image)[None], 3, stride=1, padding=1)[0] == 0
+    filled = torch.where(known, image, 0)
+    amplitude = sobel(filled[None], eps=0.0)[0].mean(dim=0)
+    # Rounding leaves a trace on a flat picture, which the scale would blow up to structure.
+    amplitude = torch.where(inside & (amplitude > 1e-6 * filled.abs().max()), amplitude, 0)
+    if not amplitude.any():
+        return amplitude
+    edges = amplitude[inside]
+    # quantile() refuses more than 16 million bins.
+    high = edges.kthvalue(1 + ceil(0.99 * (len(edges) - 1))).values
+    return (amplitude / torch.where(high > 0, high, amplitude.max())).clamp(max=1)
+
+
+def total_variation(field: Tensor) -> Tensor:
+    """Mean absolute difference of neighbouring bins: the mean along W and the mean along H, averaged.
+
+    Parameters
+    ----------
+    field
+        (..., H, W). An axis of one bin has no neighbours and counts as constant.
+
+    Returns
+    -------
+    Scalar ≥ 0.
+    """
+    steps = [field.diff(dim=axis).abs() for axis in (-2, -1)]
+    return 0.5 * torch.stack([step.sum() / max(step.numel(), 1) for step in steps]).sum()

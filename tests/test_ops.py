@@ -3,6 +3,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import scipy.sparse as sp
+import torch
 
 from c2sti import ops
 
@@ -115,3 +116,90 @@ def test_most_variable_looks_at_all_sections() -> None:
     sections = [sp.csr_array(v) for v in (a, b)]
     assert ops.most_variable(sections, 2).tolist() == [2, 1]
     assert ops.most_variable(sections, 4, detected=0.3).tolist() == [1, 0]
+
+
+def test_propagation_by_hand() -> None:
+    a = np.array([[0, 0.5, -0.9, 0], [0.5, 0, 0, 0], [-0.9, 0, 0, 0], [0, 0, 0, 0]], dtype=np.float32)
+    p = ops.propagation(sp.csr_array(a))
+    assert p.format == "csr"
+    assert p.dtype == np.float32
+    expected = np.eye(4)
+    expected[:2, :2] = [[1 / 1.5, 0.5 / 1.5], [0.5 / 1.5, 1 / 1.5]]
+    np.testing.assert_allclose(p.toarray(), expected, rtol=1e-6)
+
+
+def identity_taps(height: int, width: int, k: int = 3) -> tuple[torch.Tensor, torch.Tensor]:
+    weights = torch.zeros(k * k, height, width)
+    weights[k * k // 2] = 1
+    return torch.zeros(k * k, 2, height, width), weights
+
+
+@pytest.mark.parametrize("shape", [(4, 6), (1, 5), (5, 1), (1, 1)])
+def test_deformable_sampling_at_rest_is_the_identity(shape: tuple[int, int], device: str) -> None:
+    maps = torch.rand(3, *shape, device=device)
+    offsets, weights = (x.to(device) for x in identity_taps(*shape))
+    torch.testing.assert_close(ops.deformable_sampling(maps, offsets, weights), maps, atol=1e-5, rtol=0)
+
+
+def test_deformable_sampling_looks_dx_along_columns_and_stops_at_the_border() -> None:
+    maps = torch.arange(12.0).view(1, 3, 4)
+    offsets, weights = identity_taps(3, 4)
+    offsets[:, 0] = 0.5
+    expected = torch.tensor([0.5, 1.5, 2.5, 3.0]) + torch.tensor([0.0, 4.0, 8.0])[:, None]
+    torch.testing.assert_close(ops.deformable_sampling(maps, offsets, weights)[0], expected)
+    offsets[:, 0], offsets[:, 1] = 0, 1
+    expected = torch.arange(4.0) + torch.tensor([4.0, 8.0, 8.0])[:, None]
+    torch.testing.assert_close(ops.deformable_sampling(maps, offsets, weights)[0], expected)
+
+
+def test_deformable_sampling_without_offsets_is_a_convolution() -> None:
+    maps, kernel = torch.rand(2, 5, 6), torch.rand(3, 3)
+    offsets, _ = identity_taps(5, 6)
+    out = ops.deformable_sampling(maps, offsets, kernel.flatten()[:, None, None].expand(9, 5, 6))
+    padded = torch.nn.functional.pad(maps[:, None], (1, 1, 1, 1), mode="replicate")
+    torch.testing.assert_close(out, torch.nn.functional.conv2d(padded, kernel[None, None])[:, 0], atol=1e-5, rtol=1e-5)
+
+
+def test_deformable_sampling_gradients() -> None:
+    generator = torch.Generator().manual_seed(0)
+    maps, offsets, weights = (
+        torch.rand(*shape, generator=generator, dtype=torch.float64) for shape in [(2, 3, 4), (9, 2, 3, 4), (9, 3, 4)]
+    )
+    offsets = 0.2 + 0.6 * offsets  # between bins, where bilinear interpolation has a slope
+    assert torch.autograd.gradcheck(ops.deformable_sampling, [x.requires_grad_() for x in (maps, offsets, weights)])
+
+
+def test_sobel_magnitude_finds_the_step_and_nothing_else() -> None:
+    image = torch.full((3, 8, 10), 0.3)
+    assert (ops.sobel_magnitude(image) == 0).all()
+    image[:, :, 5:] = 0.9
+    expected = torch.zeros(8, 10)
+    expected[:, 4:6] = 1
+    torch.testing.assert_close(ops.sobel_magnitude(image), expected)
+
+
+def test_sobel_magnitude_does_not_take_the_end_of_the_picture_for_an_edge() -> None:
+    image = torch.full((3, 8, 10), 0.3)
+    image[:, :, 7:] = torch.nan
+    assert (ops.sobel_magnitude(image) == 0).all()
+    image[:, 4:] = torch.where(image[:, 4:].isnan(), torch.nan, 0.9)
+    magnitude = ops.sobel_magnitude(image)
+    assert (magnitude[3:5, :6] == 1).all()
+    assert (magnitude[:, 6:] == 0).all()
+    assert (ops.sobel_magnitude(torch.full((3, 4, 4), torch.nan)) == 0).all()
+
+
+def test_sobel_magnitude_is_on_one_scale_for_all_pictures() -> None:
+    image = torch.rand(3, 40, 40, generator=torch.Generator().manual_seed(0))
+    magnitude = ops.sobel_magnitude(image)
+    torch.testing.assert_close(ops.sobel_magnitude(0.1 * image + 0.4), magnitude, atol=1e-5, rtol=0)
+    assert 0.005 < (magnitude == 1).float().mean() < 0.02
+
+
+def test_total_variation_by_hand() -> None:
+    assert ops.total_variation(torch.full((2, 3, 4), 7.0)) == 0
+    assert ops.total_variation(2 * torch.arange(5.0).expand(2, 3, 5)) == 1  # 2 along W, 0 along H
+    assert ops.total_variation(torch.tensor([[0.0, 1.0], [3.0, 0.0]])) == 2  # (1 + 3) / 2 and (3 + 1) / 2
+    assert ops.total_variation(torch.ones(1, 1)) == 0
+    field = torch.rand(2, 3, 4, dtype=torch.float64, generator=torch.Generator().manual_seed(0)).requires_grad_()
+    assert torch.autograd.gradcheck(ops.total_variation, field)

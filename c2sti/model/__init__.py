@@ -1,0 +1,1 @@
+"""The network of the paper, in the paper's order."""

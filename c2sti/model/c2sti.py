@@ -1,0 +1,349 @@
+"""The C2-STi network (Fig. 1 of the paper), its settings, and the interpolator that wraps them.
+
+A pair becomes a scene (what the network looks at) and a basis (the answer from which it starts, training-free). The
+network reads the scene and says where tissue lies in either section (§2.1 to 2.3) and which edges of the gene graph to
+trust; all its heads start at zero, so that untrained it *is* the basis, and what it adds is what training gave.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass, fields
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+from torch import Tensor, nn
+from torch.nn import functional
+
+from c2sti._types import FloatArray, InsertedSection, Lattice, Prediction, SlicePair
+from c2sti.model.cross_modal import CrossModalAlignment, ExpressionStem, HistologyEncoder
+from c2sti.model.dlsm import DLSM, Deformation, fuse, position_map
+from c2sti.model.loadings import EdgeTrust
+from c2sti.model.pyramid import GenePool, MGCGraph, MotionDecoder, PyramidEncoder
+from c2sti.model.scene import Basis, Scene, prepare
+from c2sti.ops import deformable_sampling, sobel_magnitude
+
+FORMAT = 1  # of a checkpoint; raised when old ones can no longer be read
+WEIGHTS, SETTINGS = "model.safetensors", "config.json"
+GENE_CHUNK = 2048
+
+
+@dataclass(frozen=True)
+class C2STiConfig:
+    """Settings of the network; the last group are the paper's ablations and ours.
+
+    Parameters
+    ----------
+    channels, histology_channels
+        C of a gene's features, C_h of the picture's.
+    n_levels
+        Scales of the pyramid.
+    kernel_size
+        Side k of the deformable kernel.
+    embedding
+        Length of the embeddings of a position.
+    reach
+        The farthest that tissue is moved at one level, in its bins.
+    alpha
+        How much the gradient of the H&E counts for positions.
+    panel
+        Genes that the network looks at; the answer is for all genes.
+    n_programmes, n_splits, views
+        The base, see :func:`c2sti.model.programmes.describe`. ``n_splits=0, views=False`` is `gp`.
+    cross_modal
+        Whether H&E gates expression; off is the paper's "w/o Cross-modal".
+    graph
+        Whether genes speak to each other, and edges to programmes are weighed; off is the paper's "w/o MGC-Graph".
+    dlsm
+        Whether positions follow the H&E and modulate the motion; off is the paper's "w/o DLSM", fixed positions.
+    displacement
+        Whether tissue may move at all.
+    """
+
+    channels: int = 8
+    histology_channels: int = 8
+    n_levels: int = 3
+    kernel_size: int = 3
+    embedding: int = 16
+    reach: float = 1.0
+    alpha: float = 1.0
+    panel: int = 64
+    n_programmes: int = 60
+    n_splits: int = 2
+    views: bool = True
+    cross_modal: bool = True
+    graph: bool = True
+    dlsm: bool = True
+    displacement: bool = True
+
+    def __post_init__(self) -> None:
+        for name in ("channels", "histology_channels", "n_levels", "embedding", "panel", "n_programmes"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"{name} = {getattr(self, name)} must be at least 1")
+        if self.kernel_size < 1 or self.kernel_size % 2 == 0:
+            raise ValueError(f"kernel_size = {self.kernel_size} must be odd and positive")
+        if self.alpha < 0 or self.reach < 0 or self.n_splits < 0:
+            raise ValueError("alpha, reach and n_splits must not be negative")
+
+
+class Network(nn.Module):
+    """All that is learnt.
+
+    Parameters
+    ----------
+    config
+        Settings.
+    """
+
+    def __init__(self, config: C2STiConfig) -> None:
+        super().__init__()
+        c = config.channels
+        self.config = config
+        self.stem = ExpressionStem(c)
+        self.histology = HistologyEncoder(config.histology_channels)
+        self.alignment = CrossModalAlignment(c, config.histology_channels)
+        self.encoder = PyramidEncoder(c, config.n_levels)
+        self.graph = nn.ModuleList(MGCGraph(c) for _ in range(config.n_levels))
+        self.pool = nn.ModuleList(GenePool(c) for _ in range(config.n_levels))
+        self.context = nn.Parameter(torch.zeros(config.n_levels))
+        self.decoder = MotionDecoder(c, config.n_levels)
+        self.dlsm = nn.ModuleList(
+            DLSM(c, config.kernel_size, config.embedding, config.reach, config.dlsm) for _ in range(config.n_levels)
+        )
+        self.trust = EdgeTrust()
+
+    def forward(self, scene: Scene, t: float) -> Tensor:
+        """(D·K, H, W) what the network adds to the maps of the programmes at position t.
+
+        The maps of both sections are sampled where the tissue lies in them (eq. 5), and the difference that this makes
+        to each is blended. It fades towards the ends, where a section has been measured.
+        """
+        deformation = self.deformation(scene, t)
+        sides = ((deformation.offsets_0, deformation.weights_0), (deformation.offsets_1, deformation.weights_1))
+        changes = [deformable_sampling(end, *side) - end for end, side in zip(scene.ends, sides, strict=True)]
+        return 4 * t * (1 - t) * fuse(changes[0], changes[1], deformation.p)
+
+    def deformation(self, scene: Scene, t: float) -> Deformation:
+        """Where to look in either section, on the finest level: coarser levels move all taps of a bin together."""
+        f01, f10 = self.motion(scene)
+        p = self.positions(scene, t)
+        levels = []
+        for one, other, level in zip(f01, f10, self.dlsm, strict=True):
+            here = functional.interpolate(p[None, None], size=one.shape[1:], mode="area")[0, 0]
+            levels.append(level(one, other, here))
+        fine, *coarser = levels
+        offsets = [fine.offsets_0, fine.offsets_1]
+        for i, coarse in enumerate(coarser, start=1):
+            for side, moved in enumerate((coarse.offsets_0, coarse.offsets_1)):
+                together = moved.mean(dim=0, keepdim=True)
+                offsets[side] = offsets[side] + 2**i * enlarge(together, p.shape)
+        if not self.config.displacement:
+            offsets = [torch.zeros_like(side) for side in offsets]
+        return Deformation(offsets[0], fine.weights_0, offsets[1], fine.weights_1, p)
+
+    def positions(self, scene: Scene, t: float) -> Tensor:
+        """(H, W) position of each bin: t, pulled on by the gradients of both pictures where there are two."""
+        a, b = scene.pictures[:2]
+        if not self.config.dlsm or not self.config.cross_modal or a is None or b is None:
+            return torch.full(scene.lattice.shape, t, device=scene.propagation.device)
+        return position_map(t, sobel_magnitude(a), sobel_magnitude(b), self.config.alpha)
+
+    def motion(self, scene: Scene) -> tuple[list[Tensor], list[Tensor]]:
+        """F₀→₁ and F₁→₀, (C, h, w) at each level, fine to coarse."""
+        pooled = [self.features(scene, i) for i in range(len(scene.panel))]
+        f0, f1 = self._with_context(pooled, scene.positions)
+        return self.decoder(f0, f1), self.decoder(f1, f0)
+
+    def features(self, scene: Scene, i: int) -> list[Tensor]:
+        """(C, h, w) of section i at each level: its genes aligned with its picture, encoded, mixed, pooled."""
+        expression = self.stem(scene.panel[i])  # M_s
+        picture = scene.pictures[i] if self.config.cross_modal else None
+        if picture is not None:
+            covered = picture.isfinite().all(dim=0)
+            expression = self.alignment(expression, self.histology(picture), covered)  # X
+        levels = []
+        for nodes, graph, pool in zip(self.encoder(expression), self.graph, self.pool, strict=True):
+            levels.append(pool(graph(nodes, scene.propagation) if self.config.graph else nodes))
+        return levels
+
+    def _with_context(
+        self, pooled: list[list[Tensor]], positions: Sequence[float]
+    ) -> tuple[list[Tensor], list[Tensor]]:
+        """Features of the pair, each leaning towards the sections beyond it, by distance."""
+        leaning = []
+        for side in (0, 1):
+            of = [i for i, p in enumerate(positions) if (p < 0 if side == 0 else p > 1)]
+            levels = pooled[side]
+            for i in of:
+                share = float(np.exp(-abs(positions[i] - side))) / len(of)
+                levels = [
+                    f + scale.tanh() * share * (beyond - own)
+                    for f, own, beyond, scale in zip(levels, pooled[side], pooled[i], self.context, strict=True)
+                ]
+            leaning.append(levels)
+        return leaning[0], leaning[1]
+
+    def loadings(self, basis: Basis, genes: slice | Tensor = slice(None)) -> Tensor:
+        """(D·K, n) loadings of the chosen genes, each edge weighed, ready to be multiplied by the maps."""
+        chosen = basis.loadings[:, :, genes]
+        if self.config.graph:
+            chosen = chosen * torch.stack([self.trust(s.genes(genes)) for s in basis.statistics])
+        return chosen.flatten(0, 1) / len(chosen)
+
+
+def enlarge(field: Tensor, shape: Sequence[int]) -> Tensor:
+    """(T, 2, h, w) → (T, 2, H, W), bilinear."""
+    return functional.interpolate(field, size=tuple(shape), mode="bilinear", align_corners=False)
+
+
+def sample(maps: Tensor, lattice: Lattice, points: FloatArray) -> Tensor:
+    """(M, K) bilinear values of (K, H, W) maps at (M, 2) points of the frame; beyond the border that of the border."""
+    height, width = lattice.shape
+    bins = (points - np.asarray(lattice.origin)) / lattice.pitch
+    unit = bins * 2 / np.maximum([width - 1, height - 1], 1) - 1
+    at = torch.as_tensor(unit, dtype=maps.dtype, device=maps.device)
+    return functional.grid_sample(maps[None], at[None, None], padding_mode="border", align_corners=True)[0, :, 0].T
+
+
+class C2STi:
+    """The network as an interpolator: a model for ``c2sti.tl.interpolate(…, model=…)``.
+
+    Parameters
+    ----------
+    config
+        Settings of the network.
+    network
+        Trained weights; an untrained network by default, which answers with its base.
+    card
+        What is known of its training: goes into the checkpoint, and comes back with it.
+    """
+
+    def __init__(
+        self, config: C2STiConfig | None = None, *, network: Network | None = None, card: dict[str, Any] | None = None
+    ) -> None:
+        self.config = config or C2STiConfig()
+        self.network = network or fresh(self.config, seed=0)
+        self.card = dict(card or {})
+
+    def __call__(
+        self,
+        pair: SlicePair,
+        at: FloatArray,
+        positions: Sequence[float],
+        *,
+        device: str = "cpu",
+        seed: int = 0,
+        progress: Callable[[float], object] = lambda share: None,
+    ) -> Prediction:
+        """Insert sections; see :class:`c2sti._types.Interpolator`."""
+        scene, basis = self.prepare(pair, at, positions, device=device, seed=seed)
+        progress(0.8)
+        network = self.network.to(device).eval()
+        with torch.no_grad():
+            n_genes = basis.loadings.shape[2]
+            chunks = [slice(i, i + GENE_CHUNK) for i in range(0, n_genes, GENE_CHUNK)]
+            loadings = torch.cat([network.loadings(basis, chunk) for chunk in chunks], dim=1).cpu().numpy()
+            slices, fields_ = [], []
+            for i, p in enumerate(positions):
+                maps = basis.maps[i] + sample(network(scene, p), scene.lattice, at)
+                slices.append(InsertedSection(maps.cpu().numpy(), loadings, basis.means[i].cpu().numpy()))
+                fields_.append(network.deformation(scene, p).displacement.cpu().numpy())
+                progress(0.2 / len(positions))
+        notes = {"displacement": np.stack(fields_) * scene.lattice.pitch, "weights": self.fingerprint()}
+        return Prediction(tuple(slices), notes)
+
+    def prepare(
+        self, pair: SlicePair, at: FloatArray, positions: Sequence[float], *, device: str, seed: int
+    ) -> tuple[Scene, Basis]:
+        """The scene of a pair and the basis of its answer, by this model's settings."""
+        c = self.config
+        return prepare(
+            pair,
+            at,
+            positions,
+            n_panel=c.panel,
+            n_programmes=c.n_programmes,
+            n_splits=c.n_splits,
+            views=c.views,
+            device=device,
+            seed=seed,
+        )
+
+    def fingerprint(self) -> str:
+        """Hash of the weights."""
+        digest = hashlib.sha256()
+        for name, value in sorted(self.network.state_dict().items()):
+            digest.update(name.encode())
+            digest.update(np.ascontiguousarray(value.cpu().numpy()).tobytes())
+        return digest.hexdigest()
+
+    def save(self, folder: str | Path) -> None:
+        """Write ``model.safetensors`` and ``config.json`` into a folder, which is made where it is not."""
+        folder = Path(folder)
+        folder.mkdir(parents=True, exist_ok=True)
+        state = {name: value.detach().cpu().contiguous() for name, value in self.network.state_dict().items()}
+        settings = {"format": FORMAT, "model": "c2sti", "config": asdict(self.config), "weights": self.fingerprint()}
+        # Both are written aside and moved into place: a reader finds a whole file or none.
+        save_file(state, folder / f"{WEIGHTS}.part")
+        (folder / f"{SETTINGS}.part").write_text(json.dumps({**settings, "card": self.card}, indent=1) + "\n")
+        (folder / f"{WEIGHTS}.part").replace(folder / WEIGHTS)
+        (folder / f"{SETTINGS}.part").replace(folder / SETTINGS)
+
+    @classmethod
+    def load(cls, folder: str | Path) -> C2STi:
+        """Read a model from the folder that :meth:`save` wrote.
+
+        Raises
+        ------
+        FileNotFoundError
+            There is no checkpoint in the folder.
+        ValueError
+            It is truncated, of another version, or not one of ours; the message says which.
+        """
+        folder = Path(folder)
+        settings = _read_settings(folder)
+        config = C2STiConfig(**settings["config"])
+        model = cls(config, card=settings.get("card", {}))
+        try:
+            model.network.load_state_dict(load_file(folder / WEIGHTS))
+        except (SafetensorError, RuntimeError) as error:
+            raise ValueError(f"{folder / WEIGHTS} cannot be read ({error}); copy the checkpoint again") from error
+        if model.fingerprint() != settings["weights"]:
+            raise ValueError(
+                f"{folder / WEIGHTS} does not belong to its {SETTINGS}: the hashes differ; copy both again"
+            )
+        return model
+
+
+def _read_settings(folder: Path) -> dict[str, Any]:
+    for name in (SETTINGS, WEIGHTS):
+        if not (folder / name).is_file():
+            raise FileNotFoundError(f"{folder} holds no {name}; a checkpoint is a folder written by C2STi.save")
+    try:
+        settings = json.loads((folder / SETTINGS).read_text())
+    except (json.JSONDecodeError, UnicodeDecodeError) as error:
+        raise ValueError(f"{folder / SETTINGS} is not JSON ({error}); copy the checkpoint again") from error
+    if not isinstance(settings, dict) or settings.get("model") != "c2sti":
+        raise ValueError(f"{folder / SETTINGS} is not the settings of a c2sti model")
+    if settings.get("format") != FORMAT:
+        raise ValueError(
+            f"{folder} has format {settings.get('format')}, this version reads {FORMAT}; train again, or install the "
+            "version of c2sti that wrote it"
+        )
+    unknown = sorted(set(settings.get("config", {})) - {f.name for f in fields(C2STiConfig)})
+    if unknown:
+        raise ValueError(f"{folder / SETTINGS} has settings that this version does not know: {unknown}")
+    return settings
+
+
+def fresh(config: C2STiConfig, seed: int) -> Network:
+    """An untrained network, the same for the same seed; nobody's random state is touched."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        return Network(config)

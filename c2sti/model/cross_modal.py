@@ -1,0 +1,108 @@
+"""Cross-modal alignment between H&E and expression (section 2.1, eq. 1).
+
+Every gene is a node with its own map. The stem looks at one such map at a time with weights that all genes share, and
+the picture, which they share too, decides by a gate how much of each channel passes on.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+
+def convolution(n_in: int, n_out: int, stride: int = 1) -> nn.Sequential:
+    """3 × 3 convolution and PReLU: (B, n_in, H, W) → (B, n_out, ⌈H/stride⌉, ⌈W/stride⌉)."""
+    return nn.Sequential(nn.Conv2d(n_in, n_out, 3, stride=stride, padding=1), nn.PReLU(n_out))
+
+
+class ExpressionStem(nn.Module):
+    """Features M_s of single-gene maps, by weights that are the same for every gene.
+
+    Parameters
+    ----------
+    channels
+        C, features of a gene.
+    """
+
+    def __init__(self, channels: int) -> None:
+        super().__init__()
+        self.look = convolution(2, channels)
+
+    def forward(self, maps: Tensor) -> Tensor:
+        """Take (N, 2, H, W), standardised expression of each gene beside the mask of the tissue, to (N, C, H, W)."""
+        return self.look(maps)
+
+
+class HistologyEncoder(nn.Module):
+    """Features M_h of the H&E picture on the lattice, by a small encoder that needs no download.
+
+    Parameters
+    ----------
+    channels
+        C_h, features of a bin.
+    n_layers
+        3 × 3 convolutions; each lets a bin see one more bin on every side.
+    """
+
+    def __init__(self, channels: int, n_layers: int = 3) -> None:
+        super().__init__()
+        # Red, green, blue and whether there is a picture.
+        self.layers = nn.Sequential(*(convolution(channels if i else 4, channels) for i in range(n_layers)))
+
+    def forward(self, picture: Tensor) -> Tensor:
+        """Take a (3, H, W) picture in [0, 1], NaN where there is none, to (C_h, H, W)."""
+        covered = picture.isfinite().all(dim=0, keepdim=True)
+        colours = torch.where(covered, picture - 0.5, 0)
+        return self.layers(torch.cat([colours, covered.to(colours)])[None])[0]
+
+
+class CrossModalAlignment(nn.Module):
+    """Keep of the expression features what the picture supports: X = M_s ⊙ G (eq. 1).
+
+    Parameters
+    ----------
+    channels
+        C, features of a gene.
+    histology_channels
+        C_h, features of the picture.
+
+    Notes
+    -----
+    The paper leaves the shape of G open; it has the channels of M_s, which the product needs. No picture means G = 1,
+    not a black picture.
+    """
+
+    def __init__(self, channels: int, histology_channels: int) -> None:
+        super().__init__()
+        # One 1 × 1 convolution of [M_h; M_s] in two parts: M_h is the same for all genes and is convolved once.
+        self.from_histology = nn.Conv2d(histology_channels, channels, 1, bias=False)
+        self.from_expression = nn.Conv2d(channels, channels, 1)
+        self.to_gate = nn.Conv2d(channels, channels, 1)
+        # The gate starts open: what it should hold back is learnt, not what it should let through.
+        nn.init.constant_(self.to_gate.bias, 3.0)  # type: ignore[arg-type]
+
+    def forward(self, expression: Tensor, histology: Tensor | None, covered: Tensor | None) -> Tensor:
+        """Gate the expression features, see :meth:`gate`; returns (N, C, H, W) aligned features X."""
+        return expression * self.gate(expression, histology, covered)
+
+    def gate(self, expression: Tensor, histology: Tensor | None, covered: Tensor | None) -> Tensor:
+        """How much of each feature passes.
+
+        Parameters
+        ----------
+        expression
+            (N, C, H, W) features of the genes, M_s.
+        histology
+            (C_h, H, W) features of the picture, M_h; None without one.
+        covered
+            (H, W) bool, bins that the picture covers; None where it covers all.
+
+        Returns
+        -------
+        (N, C, H, W) gate G in (0, 1), and 1 where there is no picture.
+        """
+        if histology is None:
+            return torch.ones_like(expression)
+        both = self.from_histology(histology[None]) + self.from_expression(expression)
+        gate = self.to_gate(both.relu()).sigmoid()
+        return gate if covered is None else torch.where(covered, gate, 1)

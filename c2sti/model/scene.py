@@ -1,0 +1,228 @@
+"""A pair as the network sees it: tensors on a lattice, made once, whatever position is asked for.
+
+Of all genes the network looks at a panel; the programmes carry what it finds to the rest.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+import numpy as np
+import scipy.sparse as sp
+import torch
+from scipy.spatial import KDTree
+from torch import Tensor
+
+from c2sti._types import FloatArray, Lattice, Section, SlicePair
+from c2sti.model.loadings import EdgeStatistics, edge_statistics
+from c2sti.model.programmes import Programmes, describe, shared_mean
+from c2sti.ops import gaussian_operator, graph_values, most_variable, pearson_graph, propagation
+
+WIDTH = 0.6  # of the Gaussian that brings spots to bins and comes before correlating, in spot spacings
+N_EDGES = 30  # co-expression edges of a gene
+MOST_BINS = 128  # a side of the network's lattice: motion is smooth, and finer bins would cost what they do not tell
+REACH = 1.0  # tissue ends this far from the last spot, in spot spacings
+
+
+@dataclass(frozen=True)
+class Scene:
+    """One pair, and its context, on the network's lattice.
+
+    Parameters
+    ----------
+    lattice
+        H × W bins.
+    positions
+        Of all sections, the pair's 0 and 1 first.
+    panel
+        (N_p, 2, H, W) of each section: standardised expression of the panel's genes beside the mask of the tissue.
+    pictures
+        (3, H, W) H&E of each section, or None.
+    propagation
+        (N_p, N_p) P of eq. 3 over the panel, dense.
+    ends
+        (K, H, W) maps of all programmes in section a, and in section b.
+    """
+
+    lattice: Lattice
+    positions: tuple[float, ...]
+    panel: tuple[Tensor, ...]
+    pictures: tuple[Tensor | None, ...]
+    propagation: Tensor
+    ends: tuple[Tensor, Tensor]
+
+    def to(self, device: str) -> Scene:
+        """The same, elsewhere."""
+        return replace(
+            self,
+            panel=tuple(p.to(device) for p in self.panel),
+            pictures=tuple(None if p is None else p.to(device) for p in self.pictures),
+            propagation=self.propagation.to(device),
+            ends=(self.ends[0].to(device), self.ends[1].to(device)),
+        )
+
+
+@dataclass(frozen=True)
+class Basis:
+    """What an answer is made of before the network has a say.
+
+    Parameters
+    ----------
+    loadings
+        (D, K, N) of the D descriptions of the pair, which are averaged.
+    statistics
+        What is known of their edges, one a description.
+    maps
+        (S, M, D·K) of all descriptions side by side, at the points asked for.
+    means
+        (S, N).
+    """
+
+    loadings: Tensor
+    statistics: tuple[EdgeStatistics, ...]
+    maps: Tensor
+    means: Tensor
+
+    def to(self, device: str) -> Basis:
+        """The same, elsewhere."""
+        return Basis(
+            self.loadings.to(device),
+            tuple(s.to(device) for s in self.statistics),
+            self.maps.to(device),
+            self.means.to(device),
+        )
+
+
+def prepare(
+    pair: SlicePair,
+    at: FloatArray,
+    positions: Sequence[float],
+    *,
+    n_panel: int,
+    n_programmes: int,
+    n_splits: int,
+    views: bool,
+    device: str,
+    seed: int,
+) -> tuple[Scene, Basis]:
+    """Everything that is computed once for a pair: the scene, and the answer from which the network starts.
+
+    Parameters
+    ----------
+    pair, at, positions, device, seed
+        As every interpolator takes them.
+    n_panel
+        Genes that the network looks at, the most variable ones.
+    n_programmes, n_splits, views
+        See :func:`c2sti.model.programmes.describe`.
+    """
+    programmes = describe(pair, n_programmes=n_programmes, n_splits=n_splits, views=views, device=device, seed=seed)
+    lattice = coarse(pair.lattice)
+    places = np.concatenate([lattice.centres, at])
+    # One call for all places and depths: the factorisation is the costly part.
+    found = np.concatenate([p.at(places, [0.0, 1.0, *positions], pair.spacing) for p in programmes], axis=2)
+    n_bins = len(lattice.centres)
+    maps = torch.as_tensor(found.astype(np.float32))
+    ends = (_on_lattice(maps[0, :n_bins], lattice), _on_lattice(maps[1, :n_bins], lattice))
+    scene = _scene(pair, lattice, n_panel, ends)
+    basis = Basis(
+        torch.as_tensor(np.stack([p.loadings for p in programmes]).astype(np.float32)),
+        _statistics(pair, programmes, scene),
+        maps[2:, n_bins:],
+        torch.as_tensor(np.stack([shared_mean(pair.sections, p) for p in positions]).astype(np.float32)),
+    )
+    return scene.to(device), basis.to(device)
+
+
+def _on_lattice(values: Tensor, lattice: Lattice) -> Tensor:
+    """(H·W, K) → (K, H, W)."""
+    return values.T.reshape(-1, *lattice.shape).contiguous()
+
+
+def _statistics(pair: SlicePair, programmes: Sequence[Programmes], scene: Scene) -> tuple[EdgeStatistics, ...]:
+    sections = pair.sections
+    n = [len(s.xy) for s in sections]
+    square = sum(s.expression.multiply(s.expression).sum(axis=0) for s in sections) / sum(n)
+    mean = np.average([s.mean for s in sections], axis=0, weights=n)
+    within = square - np.average([s.mean**2 for s in sections], axis=0, weights=n)
+    detected = sum((s.expression > 0).sum(axis=0) for s in sections) / sum(n)
+    seen, level, variance = (
+        torch.as_tensor(np.asarray(v, dtype=np.float32)) for v in (detected, mean, np.maximum(within, 0))
+    )
+    spreads = _spread(scene).split([len(p.loadings) for p in programmes])
+    return tuple(
+        edge_statistics(
+            torch.as_tensor(p.loadings.astype(np.float32)),
+            spread,
+            p.field.observed.values.std(dim=0, correction=0).float().cpu(),
+            p.field.noise.float().cpu(),
+            seen,
+            level,
+            variance,
+            sum(n),
+        )
+        for p, spread in zip(programmes, spreads, strict=True)
+    )
+
+
+def _spread(scene: Scene) -> Tensor:
+    """(D·K,) root mean square of each map over the tissue of both sections."""
+    inside = [panel[0, 1] > 0 for panel in scene.panel[:2]]
+    values = torch.cat([end[:, mask] for end, mask in zip(scene.ends, inside, strict=True)], dim=1)
+    return values.square().mean(dim=1).sqrt()
+
+
+def coarse(lattice: Lattice) -> Lattice:
+    """The lattice, or one over the same area with at most `MOST_BINS` bins a side."""
+    factor = -(-max(lattice.shape) // MOST_BINS)
+    if factor == 1:
+        return lattice
+    shift = (factor - 1) / 2 * lattice.pitch
+    origin = (lattice.origin[0] + shift, lattice.origin[1] + shift)
+    return Lattice(origin, factor * lattice.pitch, tuple(-(-n // factor) for n in lattice.shape))  # type: ignore[arg-type]
+
+
+def _scene(pair: SlicePair, lattice: Lattice, n_panel: int, ends: tuple[Tensor, Tensor]) -> Scene:
+    genes = np.sort(most_variable([pair.a.expression, pair.b.expression], n_panel))
+    small = pair.subset(genes)
+    values = [graph_values(s.xy, s.expression, WIDTH * pair.spacing) for s in small.sections]
+    shares = _shares([s.position for s in small.sections])
+    graph = (
+        pearson_graph(values, shares, min(N_EDGES, max(len(genes) - 1, 0))) if len(genes) > 1 else sp.csr_array((1, 1))
+    )
+    scale = np.sqrt(np.mean([v.var(axis=0) for v in values[:2]], axis=0))
+    return Scene(
+        lattice,
+        tuple(s.position for s in pair.sections),
+        tuple(_panel(s, lattice, pair.spacing, scale) for s in small.sections),
+        tuple(_picture(s, pair.lattice, lattice) for s in pair.sections),
+        torch.as_tensor(propagation(graph).toarray()),
+        ends,
+    )
+
+
+def _shares(positions: Sequence[float]) -> list[float]:
+    """Weight of each section in the graph: the pair's are equal, a context section counts by its distance."""
+    return [float(np.exp(-max(0.0, -p, p - 1))) if not 0 <= p <= 1 else 1.0 for p in positions]
+
+
+def _panel(section: Section, lattice: Lattice, spacing: float, scale: FloatArray) -> Tensor:
+    """(N, 2, H, W) standardised maps of the section's genes, 0 outside of its tissue, beside the mask of the tissue."""
+    centres = lattice.centres
+    inside = KDTree(section.xy).query(centres)[0] <= REACH * max(spacing, lattice.pitch)
+    width = WIDTH * max(spacing, lattice.pitch)
+    maps = np.asarray((gaussian_operator(section.xy, centres, width) @ section.expression).todense()) - section.mean
+    maps = np.where(inside[:, None], maps / np.where(scale > 0, scale, 1), 0)
+    both = np.stack([maps.T, np.broadcast_to(inside, maps.T.shape)], axis=1)
+    return torch.as_tensor(both.reshape(maps.shape[1], 2, *lattice.shape).astype(np.float32))
+
+
+def _picture(section: Section, fine: Lattice, lattice: Lattice) -> Tensor | None:
+    """(3, H, W) H&E of the section on the network's lattice: the nearest bin of the finer one."""
+    if section.histology is None:
+        return None
+    index = fine.bins(lattice.centres)
+    flat = np.asarray(section.histology).reshape(3, -1)
+    picture = np.where(index >= 0, flat[:, np.maximum(index, 0)], np.nan)
+    return torch.as_tensor(picture.reshape(3, *lattice.shape).astype(np.float32))

@@ -1,0 +1,383 @@
+"""Training the network on hidden sections: what is costly is made once, what is random is drawn anew at every step.
+
+A case is a pair, and a section between them that was measured. Its example (scene, basis, truth) does not change while
+the network learns; every step turns it, takes some of its genes and compares. Random numbers of a step depend on the
+seed and the step alone, so a run that was killed goes on as if nothing had happened.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass, replace
+from math import cos, isfinite, pi
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import scipy.sparse as sp
+import torch
+from safetensors.torch import load_file, save_file
+from torch import Tensor, nn
+from tqdm.auto import tqdm
+
+from c2sti._types import FloatArray, Lattice, SlicePair
+from c2sti.model.c2sti import C2STi, C2STiConfig, Network, fresh, sample
+from c2sti.model.loss import coexpression, correlation, paper_loss, relative_error, smoothness
+from c2sti.model.scene import Basis, Scene
+
+STATE = "training.safetensors"
+
+
+@dataclass(frozen=True)
+class Case:
+    """A pair and one measured section between its two, which the pair does not know.
+
+    Parameters
+    ----------
+    pair
+        What the network is given.
+    points
+        (M, 2) spots of the hidden section, in the frame of the pair.
+    position
+        Of the hidden section, in (0, 1).
+    truth
+        (M, N) log1p expression, CSR, genes as in the pair.
+    name
+        What errors call it.
+    """
+
+    pair: SlicePair
+    points: FloatArray
+    position: float
+    truth: sp.csr_array
+    name: str = "case"
+
+
+@dataclass(frozen=True)
+class Example:
+    """A case made ready: scene, basis at the hidden spots, and the truth there as (M, N) float32."""
+
+    scene: Scene
+    basis: Basis
+    points: FloatArray
+    position: float
+    truth: Tensor
+    name: str
+
+
+@dataclass(frozen=True)
+class TrainConfig:
+    """How to train.
+
+    Parameters
+    ----------
+    steps
+        Optimisation steps.
+    batch
+        Examples a step and process.
+    genes, panel
+        Genes compared in a step, and genes of the panel that the network looks at, drawn at random.
+    learning_rate, final_learning_rate
+        Of AdamW, from the first to the second along half a cosine.
+    weight_decay
+        Of AdamW.
+    objective
+        ``"scores"``: correlation, relative error and co-expression, as sections are judged. ``"paper"``: mean absolute
+        difference and smoothness, 1 : 1 (section 2.4).
+    error, structure, smooth
+        Weights of relative error, co-expression and smoothness beside correlation.
+    clip
+        Largest norm of a gradient.
+    seed
+        Of the first weights and of every draw.
+    save_every
+        Steps between two states on disk.
+    """
+
+    steps: int = 600
+    batch: int = 2
+    genes: int = 500
+    panel: int = 48
+    learning_rate: float = 2e-3
+    final_learning_rate: float = 2e-5
+    weight_decay: float = 1e-3
+    objective: str = "scores"
+    error: float = 0.3
+    structure: float = 0.3
+    smooth: float = 0.02
+    clip: float = 1.0
+    seed: int = 0
+    save_every: int = 50
+
+    def __post_init__(self) -> None:
+        if self.objective not in ("scores", "paper"):
+            raise ValueError(f"objective = {self.objective!r}; those that exist are 'scores' and 'paper'")
+        for name in ("steps", "batch", "genes", "panel", "save_every"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"{name} = {getattr(self, name)} must be at least 1")
+
+    @classmethod
+    def paper(cls, **settings: Any) -> TrainConfig:
+        """The paper's settings: L1 and smoothness, 1e-4 to 1e-6, weight decay 1e-4."""
+        given = {"objective": "paper", "learning_rate": 1e-4, "final_learning_rate": 1e-6, "weight_decay": 1e-4}
+        return cls(**{**given, **settings})
+
+    def rate(self, step: int) -> float:
+        """Learning rate of a step."""
+        share = 0.5 * (1 + cos(pi * step / self.steps))
+        return self.final_learning_rate + share * (self.learning_rate - self.final_learning_rate)
+
+
+def make_example(case: Case, config: C2STiConfig, *, device: str = "cpu", seed: int = 0) -> Example:
+    """Compute what does not change while the network learns."""
+    scene, basis = C2STi(config, network=_no_network()).prepare(
+        case.pair, case.points, [case.position], device=device, seed=seed
+    )
+    truth = torch.as_tensor(case.truth.toarray().astype(np.float32), device=device)
+    return Example(scene, basis, case.points, case.position, truth, case.name)
+
+
+def _no_network() -> Network:
+    """A stand-in where only settings are needed; the smallest that can be built."""
+    return fresh(C2STiConfig(channels=1, histology_channels=1, n_levels=1, embedding=1), seed=0)
+
+
+class Objective(nn.Module):
+    """Loss of one example, as a module: what is wrapped for several processes.
+
+    Parameters
+    ----------
+    network
+        To be trained.
+    config
+        Weights of the loss.
+    """
+
+    def __init__(self, network: Network, config: TrainConfig) -> None:
+        super().__init__()
+        self.network, self.config = network, config
+
+    def forward(self, example: Example, genes: Tensor) -> Tensor:
+        """Scalar loss on the chosen genes."""
+        scene, basis = example.scene, example.basis
+        change = sample(self.network(scene, example.position), scene.lattice, example.points)
+        predicted = (basis.maps[0] + change) @ self.network.loadings(basis, genes) + basis.means[0, genes]
+        truth = example.truth[:, genes]
+        displacement = self.network.deformation(scene, example.position).displacement
+        if self.config.objective == "paper":
+            return paper_loss(predicted, truth, [displacement])
+        loss = -correlation(predicted, truth) + self.config.error * relative_error(predicted, truth)
+        loss = loss - self.config.structure * coexpression(predicted, truth)
+        return loss + self.config.smooth * smoothness([displacement])
+
+
+def train(
+    examples: Sequence[Example],
+    *,
+    config: C2STiConfig | None = None,
+    how: TrainConfig | None = None,
+    start: C2STi | None = None,
+    folder: str | Path | None = None,
+    device: str = "cpu",
+    progress: Callable[[int, float], object] = lambda step, loss: None,
+    show_progress_bar: bool = True,
+) -> C2STi:
+    """Train a network on examples.
+
+    Parameters
+    ----------
+    examples
+        Hidden sections made ready, all by the same `config`.
+    config
+        Settings of the network, where it does not go on from `start`.
+    how
+        Settings of the training.
+    start
+        A trained model to go on from.
+    folder
+        Where the state is kept; a run that finds a state of its own there goes on from it. None keeps nothing.
+    device
+        Where the work is done.
+    progress
+        Called with step and loss after every step.
+    show_progress_bar
+        Whether to show one.
+
+    Returns
+    -------
+    The trained model.
+
+    Raises
+    ------
+    ValueError
+        No examples; or the folder holds the state of a run with other settings.
+    FloatingPointError
+        The loss is not a number; the message names the examples, and the last good state stays in the folder.
+    """
+    if not examples:
+        raise ValueError("there is no example to train on; a series needs three sections or more")
+    how = how or TrainConfig()
+    settings = start.config if start is not None else (config or C2STiConfig())
+    network = fresh(settings, how.seed)
+    if start is not None:
+        network.load_state_dict(start.network.state_dict())
+    accelerator = _accelerator(device)
+    objective = Objective(network, how)
+    optimiser = torch.optim.AdamW(network.parameters(), lr=how.learning_rate, weight_decay=how.weight_decay)
+    keep = None if folder is None else TrainingState(Path(folder), {"how": asdict(how), "network": asdict(settings)})
+    first = 0 if keep is None else keep.restore(network, optimiser)
+    wrapped, optimiser = accelerator.prepare(objective, optimiser)
+    placed = [_placed(example, accelerator.device) for example in examples]
+    bar = tqdm(
+        range(first, how.steps),
+        initial=first,
+        total=how.steps,
+        desc="training",
+        disable=not (show_progress_bar and accelerator.is_main_process),
+    )
+    for step in bar:
+        for group in optimiser.param_groups:
+            group["lr"] = how.rate(step)
+        drawn, loss = _step_loss(wrapped, placed, how, step, accelerator.process_index)
+        if not isfinite(float(loss.detach())):
+            kept = "" if keep is None else f"; the last good state is in {keep.folder}"
+            raise FloatingPointError(f"the loss is {float(loss)} at step {step}, on {', '.join(drawn)}{kept}")
+        optimiser.zero_grad()
+        accelerator.backward(loss)
+        accelerator.clip_grad_norm_(network.parameters(), how.clip)
+        optimiser.step()
+        progress(step, float(loss.detach()))
+        bar.set_postfix(loss=f"{float(loss.detach()):.4f}")
+        if keep is not None and accelerator.is_main_process and (step + 1) % how.save_every == 0:
+            keep.save(network, optimiser, step + 1)
+    return C2STi(settings, network=network.cpu().eval(), card={"training": asdict(how), "examples": len(examples)})
+
+
+def _accelerator(device: str) -> Any:
+    try:
+        import accelerate  # noqa: PLC0415 - heavy, and only training needs it
+    except ImportError as error:
+        raise ImportError('training needs accelerate: pip install "c2sti[train]"') from error
+    # Without H&E a step leaves the picture's encoder untouched, which processes have to expect of each other.
+    unused = accelerate.DistributedDataParallelKwargs(find_unused_parameters=True)
+    return accelerate.Accelerator(cpu=device == "cpu", kwargs_handlers=[unused])
+
+
+def _placed(example: Example, device: torch.device) -> Example:
+    where = str(device)
+    return replace(
+        example, scene=example.scene.to(where), basis=example.basis.to(where), truth=example.truth.to(device)
+    )
+
+
+def _step_loss(
+    objective: nn.Module, examples: Sequence[Example], how: TrainConfig, step: int, process: int
+) -> tuple[list[str], Tensor]:
+    rng = np.random.default_rng([how.seed, step, process])
+    chosen = [examples[i] for i in rng.choice(len(examples), how.batch, replace=how.batch > len(examples))]
+    losses = []
+    for example in chosen:
+        n_genes = example.truth.shape[1]
+        genes = np.sort(rng.permutation(n_genes)[: how.genes])
+        turned = turn(_fewer(example, how.panel, rng), int(rng.integers(4)), bool(rng.integers(2)))
+        losses.append(objective(turned, torch.as_tensor(genes, device=example.truth.device)))
+    return [example.name for example in chosen], torch.stack(losses).mean()
+
+
+def _fewer(example: Example, n_panel: int, rng: np.random.Generator) -> Example:
+    """The example with some of the panel's genes."""
+    scene = example.scene
+    n_genes = scene.propagation.shape[0]
+    genes = torch.as_tensor(np.sort(rng.permutation(n_genes)[:n_panel]), device=scene.propagation.device)
+    fewer = replace(scene, panel=tuple(p[genes] for p in scene.panel), propagation=scene.propagation[genes][:, genes])
+    return replace(example, scene=fewer)
+
+
+def turn(example: Example, quarters: int, mirrored: bool) -> Example:
+    """The example turned by quarters of a circle (and mirrored first): same tissue, another slide.
+
+    Parameters
+    ----------
+    example
+        To be turned; it stays as it is.
+    quarters
+        Quarter turns, as ``torch.rot90`` counts them: each takes +x to -y, up the slide.
+    mirrored
+        Whether to mirror x first.
+    """
+    scene = example.scene
+
+    def moved(maps: Tensor) -> Tensor:
+        maps = maps.flip(-1) if mirrored else maps
+        return torch.rot90(maps, quarters, dims=(-2, -1)).contiguous()
+
+    points = (example.points - np.asarray(scene.lattice.origin)) / scene.lattice.pitch
+    height, width = scene.lattice.shape
+    if mirrored:
+        points = np.column_stack([width - 1 - points[:, 0], points[:, 1]])
+    for _ in range(quarters % 4):
+        points = np.column_stack([points[:, 1], width - 1 - points[:, 0]])
+        height, width = width, height
+    turned = replace(
+        scene,
+        lattice=Lattice((0.0, 0.0), 1.0, (height, width)),
+        panel=tuple(moved(p) for p in scene.panel),
+        pictures=tuple(None if p is None else moved(p) for p in scene.pictures),
+        ends=(moved(scene.ends[0]), moved(scene.ends[1])),
+    )
+    return replace(example, scene=turned, points=points)
+
+
+@dataclass(frozen=True)
+class TrainingState:
+    """State of a run on disk: weights and moments by safetensors, step and settings by JSON.
+
+    Parameters
+    ----------
+    folder
+        Where it is kept.
+    settings
+        Of the run; a state with others is refused.
+    """
+
+    folder: Path
+    settings: dict[str, Any]
+
+    def save(self, network: Network, optimiser: torch.optim.Optimizer, step: int) -> None:
+        """Write the state after `step` steps; the file is whole or not there."""
+        self.folder.mkdir(parents=True, exist_ok=True)
+        tensors = {f"weights.{name}": value.detach().cpu().contiguous() for name, value in network.state_dict().items()}
+        for name, parameter in network.named_parameters():
+            for key, value in optimiser.state.get(parameter, {}).items():
+                tensors[f"{key}.{name}"] = torch.as_tensor(value).detach().cpu().contiguous()
+        # Step and settings travel inside the one file, so that they cannot belong to other weights.
+        metadata = {"progress": json.dumps({"step": step, **self.settings})}
+        save_file(tensors, self.folder / f"{STATE}.part", metadata=metadata)
+        (self.folder / f"{STATE}.part").replace(self.folder / STATE)
+
+    def restore(self, network: Network, optimiser: torch.optim.Optimizer) -> int:
+        """Take up the state that is there, and say after how many steps it was written; 0 where there is none."""
+        path = self.folder / STATE
+        if not path.is_file():
+            return 0
+        progress = _metadata(path)
+        step = int(progress.pop("step"))
+        if progress != json.loads(json.dumps(self.settings)):
+            raise ValueError(f"{path} is the state of a run with other settings; train into another folder")
+        tensors = load_file(path)
+        network.load_state_dict({k.removeprefix("weights."): v for k, v in tensors.items() if k.startswith("weights.")})
+        for name, parameter in network.named_parameters():
+            moments = {
+                key: tensors[f"{key}.{name}"] for key in ("step", "exp_avg", "exp_avg_sq") if f"{key}.{name}" in tensors
+            }
+            if moments:
+                optimiser.state[parameter] = moments
+        return step
+
+
+def _metadata(path: Path) -> dict[str, Any]:
+    with path.open("rb") as file:
+        length = int.from_bytes(file.read(8), "little")
+        header = json.loads(file.read(length))
+    return json.loads(header["__metadata__"]["progress"])
