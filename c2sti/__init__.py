@@ -7,6 +7,8 @@
 from importlib.metadata import version
 
 from c2sti import datasets, metrics, pl, pp, tl
+from c2sti.model import C2STi, C2STiConfig
+from c2sti.training import TrainConfig
 
-__all__ = ["datasets", "metrics", "pl", "pp", "tl"]
+__all__ = ["C2STi", "C2STiConfig", "TrainConfig", "datasets", "metrics", "pl", "pp", "tl"]
 __version__ = version("c2sti")

@@ -19,6 +19,7 @@ from tqdm.auto import tqdm
 
 from c2sti import grid, metrics, ops
 from c2sti._types import FloatArray, Interpolator, SlicePair
+from c2sti.training import Case
 
 DETECTED = 0.1  # least share of spots of both neighbours in which a scored gene is seen
 
@@ -132,6 +133,28 @@ def _check_unseen(hidden: grid.SliceGrid, neighbours: Sequence[grid.SliceGrid]) 
                 UserWarning,
                 stacklevel=4,
             )
+
+
+def hidden_cases(
+    slices: Sequence[grid.SliceGrid], *, most: int, z: Sequence[float] | None = None, n_genes: int = 1000
+) -> list[Case]:
+    """Every run of 1 to `most` interior sections as cases to train on, with and without the sections beyond.
+
+    Genes are chosen from the neighbours alone, as for an evaluation.
+    """
+    found = depths(slices, z)
+    shared = grid.shared_genes(slices)
+    cases = []
+    for n_slices in range(1, most + 1):
+        for window in windows(found, n_slices):
+            for beyond in ({}, window.beyond) if window.beyond else ({},):
+                around = {q: slices[i] for q, i in beyond.items()}
+                pair, genes = _pair(slices[window.a], slices[window.b], around, shared, n_genes)
+                for i, position in zip(window.hidden, window.positions, strict=True):
+                    xy, values, library = grid.profiles(slices[i], pair.lattice, genes)
+                    truth = grid.log_normalise(values, library) if slices[i].counts else values
+                    cases.append(Case(pair, xy, position, truth, slices[i].name))
+    return cases
 
 
 @dataclass(frozen=True)

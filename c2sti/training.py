@@ -240,15 +240,16 @@ def train(
         for group in optimiser.param_groups:
             group["lr"] = how.rate(step)
         drawn, loss = _step_loss(wrapped, placed, how, step, accelerator.process_index)
-        if not isfinite(float(loss.detach())):
+        value = float(loss.detach())
+        if not isfinite(value):
             kept = "" if keep is None else f"; the last good state is in {keep.folder}"
-            raise FloatingPointError(f"the loss is {float(loss)} at step {step}, on {', '.join(drawn)}{kept}")
+            raise FloatingPointError(f"the loss is {value} at step {step}, on {', '.join(drawn)}{kept}")
         optimiser.zero_grad()
         accelerator.backward(loss)
         accelerator.clip_grad_norm_(network.parameters(), how.clip)
         optimiser.step()
-        progress(step, float(loss.detach()))
-        bar.set_postfix(loss=f"{float(loss.detach()):.4f}")
+        progress(step, value)
+        bar.set_postfix(loss=f"{value:.4f}")
         if keep is not None and accelerator.is_main_process and (step + 1) % how.save_every == 0:
             keep.save(network, optimiser, step + 1)
     return C2STi(settings, network=network.cpu().eval(), card={"training": asdict(how), "examples": len(examples)})

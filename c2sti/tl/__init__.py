@@ -1,0 +1,9 @@
+"""Tools: make the missing sections, take the result apart, learn from a series, and measure how well it works."""
+
+from c2sti.tl._coexpression import coexpression
+from c2sti.tl._evaluate import evaluate
+from c2sti.tl._interpolate import interpolate
+from c2sti.tl._to_slices import to_slices
+from c2sti.tl._train import train
+
+__all__ = ["coexpression", "evaluate", "interpolate", "to_slices", "train"]

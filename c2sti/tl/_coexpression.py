@@ -1,0 +1,88 @@
+"""Gene co-expression graphs (eq. 2): those that come with a result, and that of any section."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+import scipy.sparse as sp
+from anndata import AnnData
+from numpy.typing import NDArray
+
+from c2sti import _keys, grid, ops
+from c2sti._types import SlicePair
+
+N_EDGES = 30  # co-expression edges kept for each gene
+GRAPH_GENES = 2000  # genes between which edges are sought: correlations of rarely seen genes are noise
+GRAPH_WIDTH = 0.6  # smoothing before correlating, in spot spacings
+
+
+def graphs(pair: SlicePair, positions: Sequence[float]) -> list[sp.csr_array]:
+    """Gene graph of each position, N × N; edges between the most variable genes."""
+    genes = np.sort(ops.most_variable([pair.a.expression, pair.b.expression], GRAPH_GENES))
+    values = [ops.graph_values(s.xy, s.expression[:, genes], GRAPH_WIDTH * pair.spacing) for s in (pair.a, pair.b)]
+    found = (ops.pearson_graph(values, (1 - p, p), N_EDGES) for p in positions)
+    return [_spread_out(graph, genes, pair.n_genes) for graph in found]
+
+
+def _spread_out(graph: sp.csr_array, genes: NDArray[np.intp], n_genes: int) -> sp.csr_array:
+    """The graph of some genes as one of all genes."""
+    coo = graph.tocoo()
+    return sp.coo_array((coo.data, (genes[coo.row], genes[coo.col])), shape=(n_genes, n_genes)).tocsr()
+
+
+def coexpression(
+    adata: AnnData,
+    *,
+    layer: str | None = None,
+    n_edges: int = N_EDGES,
+    key_added: str | None = None,
+    copy: bool = False,
+) -> AnnData | None:
+    """Gene co-expression graph of a section by Pearson correlation (eq. 2).
+
+    Of a measured section, or of a layer of :func:`interpolate`'s result. The graphs which that result brings along are
+    made from the measured neighbours; this one is of the layer's own values, which an interpolation has smoothed:
+    expect stronger correlations.
+
+    Parameters
+    ----------
+    adata
+        M spots × N genes, log1p expression.
+    layer
+        Layer to use; `X` by default. Rows that hold NaN (outside of a section's tissue) are left out.
+    n_edges
+        Strongest correlations, by absolute value, kept for each gene; an edge that either end keeps is kept.
+    key_added
+        Key in ``varp``; ``"coexpression"`` or ``"coexpression_<layer>"`` by default.
+    copy
+        Return a changed copy instead of writing into `adata`.
+
+    Returns
+    -------
+    None or, with `copy`, AnnData. Writes ``varp[key_added]``: CSR float32 (N, N), symmetric, zero diagonal.
+
+    Raises
+    ------
+    KeyError
+        There is no such layer.
+
+    Examples
+    --------
+    >>> import c2sti, scanpy as sc
+    >>> section = c2sti.datasets.phantom(seed=0, size=12, n_genes=50).section(0.0)
+    >>> sc.pp.normalize_total(section, target_sum=1e4)
+    >>> sc.pp.log1p(section)
+    >>> c2sti.tl.coexpression(section)
+    >>> section.varp["coexpression"].shape
+    (50, 50)
+    """
+    if layer is not None and layer not in adata.layers:
+        raise KeyError(f"there is no layer {layer!r}; the layers are {grid.layer_names(adata)}")
+    values = adata.X if layer is None else adata.layers[layer]
+    dense = np.asarray(values.todense() if sp.issparse(values) else values, dtype=np.float32)
+    dense = dense[~np.isnan(dense).any(axis=1)]
+    adata = adata.copy() if copy else adata
+    key = key_added or (_keys.COEXPRESSION if layer is None else _keys.graph(layer))
+    adata.varp[key] = sp.csr_matrix(ops.pearson_graph([dense], [1.0], n_edges))
+    return adata if copy else None

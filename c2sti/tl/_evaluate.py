@@ -1,0 +1,102 @@
+"""Hide measured sections of one's own series, make them again, and compare."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from functools import partial
+
+import pandas as pd
+from anndata import AnnData
+from spatialdata import SpatialData
+
+from c2sti import benchmark, grid
+from c2sti.baselines import METHODS
+from c2sti.tl._models import available, resolve
+
+
+def evaluate(
+    slices: Sequence[AnnData | SpatialData],
+    *,
+    methods: Sequence[str] = (),
+    n_slices: int = 1,
+    z: Sequence[float] | None = None,
+    context: bool = True,
+    n_genes: int = 1000,
+    layer: str | None = None,
+    spatial_key: str = "spatial",
+    table_key: str | None = None,
+    image_key: str | None = None,
+    coordinate_system: str = "global",
+    device: str | None = None,
+    seed: int = 0,
+    show_progress_bar: bool = True,
+) -> pd.DataFrame:
+    """Hide measured sections of one's own series, make them again, and compare.
+
+    Every run of `n_slices` interior sections is hidden in turn and made from its two neighbours (and their neighbours,
+    as context). The hidden section touches nothing: genes are chosen from the neighbours alone.
+
+    Parameters
+    ----------
+    slices
+        The series in order of depth, all in one frame (see :func:`c2sti.pp.align_series`); at least ``n_slices + 2``.
+    methods
+        Models to judge beside ``"copy"``, ``"linear"``, ``"lowrank"`` and ``"gp"``, which always are.
+    n_slices
+        Sections hidden in a row.
+    z
+        Depths of the sections; by default ``obs["z_um"]`` or ``obs["z"]`` where all sections carry one, else even
+        steps.
+    context
+        Whether models that can use them see the series' sections beyond the pair.
+    n_genes
+        The most variable genes among those detected in at least 10 % of the spots of both neighbours are scored.
+    layer, spatial_key, table_key, image_key, coordinate_system, device, seed, show_progress_bar
+        As in :func:`interpolate`.
+
+    Returns
+    -------
+    One row per method and hidden section: ``section`` (its place in `slices`), ``position``, ``method``, ``pcc`` (mean
+    over genes of the correlation over spots), ``rmse`` (log1p), ``rv`` (co-expression kept, 1 is perfect), ``ceiling``
+    (the PCC that the section's own count noise allows; NaN without counts), ``fraction`` (pcc / ceiling), ``n_spots``,
+    ``n_genes``, ``seconds``.
+
+    Raises
+    ------
+    ValueError
+        Too few sections, or one that cannot be used.
+
+    Warns
+    -----
+    UserWarning
+        A neighbour of a hidden section holds some of its spots, with the very same expression. It happens: two of the
+        nine published sections of the developing heart share 85 of their 90 spots, and copying looks brilliant there.
+
+    Examples
+    --------
+    >>> import c2sti
+    >>> series = c2sti.datasets.phantom(seed=0, size=12, n_genes=50).series([0.0, 200.0, 400.0])
+    >>> table = c2sti.tl.evaluate(series, show_progress_bar=False)
+    >>> sorted(table["method"])
+    ['copy', 'gp', 'linear', 'lowrank']
+    """
+    read = partial(
+        grid.read_slice,
+        layer=layer,
+        spatial_key=spatial_key,
+        table_key=table_key,
+        image_key=image_key,
+        coordinate_system=coordinate_system,
+    )
+    grids = [read(s, name=f"slices[{i}]") for i, s in enumerate(slices)]
+    return benchmark.leave_sections_out(
+        grids,
+        methods={name: resolve(name) for name in dict.fromkeys([*METHODS, *methods])},
+        n_slices=n_slices,
+        z=z,
+        context=context,
+        n_genes=n_genes,
+        device=available(device),
+        seed=seed,
+        show_progress_bar=show_progress_bar,
+    )

@@ -1,0 +1,50 @@
+"""What the `model=` of a tool may be: the name of a method, a folder with a checkpoint, or a method itself."""
+
+from __future__ import annotations
+
+from functools import cache
+from pathlib import Path
+
+import torch
+
+from c2sti._types import Interpolator
+from c2sti.baselines import METHODS
+from c2sti.model import C2STi
+
+BUNDLED = Path(__file__).parents[1] / "weights"
+C2STI = "c2sti"  # name of the bundled checkpoint
+
+
+def resolve(model: str | Path | Interpolator) -> Interpolator:
+    """The method of that name, the model of that folder, or what was given.
+
+    Raises
+    ------
+    ValueError
+        There is no such method; the message lists those that exist. Or a checkpoint cannot be read.
+    """
+    if model == C2STI:
+        return bundled()
+    if isinstance(model, str) and model in METHODS:
+        return METHODS[model]
+    if isinstance(model, str | Path):
+        if not Path(model).is_dir():
+            raise ValueError(
+                f"there is no model {str(model)!r}; those that exist are {', '.join([C2STI, *METHODS])}, and folders "
+                "written by C2STi.save"
+            )
+        return C2STi.load(model)
+    return model
+
+
+@cache
+def bundled() -> C2STi:
+    """The checkpoint that comes with the package."""
+    return C2STi.load(BUNDLED)
+
+
+def available(device: str | None) -> str:
+    """The device asked for, or a GPU where there is one."""
+    if device is not None:
+        return device
+    return "cuda" if torch.cuda.is_available() else "cpu"

@@ -1,0 +1,76 @@
+"""Take a result apart: one row per section and bin."""
+
+from __future__ import annotations
+
+import numpy as np
+import pandas as pd
+from anndata import AnnData
+
+from c2sti import _keys, grid
+
+
+def to_slices(adata: AnnData, *, key: str = "c2sti", gap: float | None = None) -> AnnData:
+    """One row per section and bin, instead of one layer per section.
+
+    What tools that expect a stack of sections want: ``sc.pl.embedding(stack, "spatial_3d", projection="3d")``,
+    ``sq.pl.spatial_scatter(stack, library_key="section")``. A section keeps the rows inside its own tissue.
+
+    Parameters
+    ----------
+    adata
+        Result of :func:`interpolate`.
+    key
+        The `key_added` that it was made with.
+    gap
+        Distance from slice_a to slice_b in the unit of the coordinates, where the sections carry no depth. Left out, z
+        runs from 0 to 1.
+
+    Returns
+    -------
+    AnnData: ``X`` expression; ``obs["section"]`` (ordered from slice_a to slice_b), ``obs["inserted"]`` (True where
+    nothing was measured), ``obs["z"]``, ``obs["support"]``; ``obsm["spatial"]`` and ``obsm["spatial_3d"]``;
+    ``uns["spatial"]`` with one library a section; `varp` and ``uns[key]`` as they were.
+
+    Raises
+    ------
+    KeyError
+        ``uns[key]`` is missing: this is not a result of `interpolate`, or it had another `key_added`.
+
+    Examples
+    --------
+    >>> import c2sti
+    >>> a, b = c2sti.datasets.phantom(seed=0, size=12, n_genes=50).series([0.0, 400.0])
+    >>> stack = c2sti.tl.to_slices(c2sti.tl.interpolate(a, b, show_progress_bar=False))
+    >>> list(stack.obs["section"].cat.categories)
+    ['slice_a', 'c2sti_1', 'slice_b']
+    """
+    if key not in adata.uns or "sections" not in adata.uns[key]:
+        raise KeyError(f"uns[{key!r}] does not hold the result of c2sti.tl.interpolate; uns has {sorted(adata.uns)}")
+    record = adata.uns[key]
+    names = [str(name) for name in record["sections"]]
+    depths = np.asarray(record["z"] if "z" in record and gap is None else record["positions"] * (gap or 1.0))
+    rows = [np.flatnonzero(adata.obs[_keys.tissue(name)].to_numpy()) for name in names]
+    label = np.repeat(names, [len(r) for r in rows])
+    taken = np.concatenate(rows)
+    z = np.repeat(depths, [len(r) for r in rows])
+    xy = np.asarray(adata.obsm[_keys.SPATIAL])[taken]
+    obs = pd.DataFrame(
+        {
+            _keys.SECTION: pd.Categorical(label, categories=names, ordered=True),
+            _keys.INSERTED: np.isin(label, [str(name) for name in record["inserted"]]),
+            _keys.Z: z,
+            _keys.SUPPORT: adata.obs[_keys.SUPPORT].to_numpy()[taken],
+        },
+        index=pd.Index([f"{name}_{row}" for name, row in zip(label, adata.obs_names[taken], strict=True)]),
+    )
+    stack = AnnData(
+        X=np.concatenate([np.asarray(adata.layers[name])[r] for name, r in zip(names, rows, strict=True)]),
+        obs=obs,
+        var=adata.var.copy(),
+        obsm={_keys.SPATIAL: xy, _keys.SPATIAL_3D: np.column_stack([xy, z])},
+        varp={k: graph.copy() for k, graph in adata.varp.items()},
+    )
+    blank = grid.blank_library(np.asarray(adata.obsm[_keys.SPATIAL]), float(record["lattice"]["pitch"]))
+    stack.uns[_keys.SPATIAL] = dict.fromkeys(names, blank)
+    stack.uns[key] = record
+    return stack

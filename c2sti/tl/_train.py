@@ -1,0 +1,125 @@
+"""Learn from a series of one's own."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from functools import partial
+from pathlib import Path
+
+from anndata import AnnData
+from scanpy import logging
+from spatialdata import SpatialData
+from tqdm.auto import tqdm
+
+from c2sti import benchmark, grid
+from c2sti.model import C2STi, C2STiConfig
+from c2sti.tl._models import available, resolve
+from c2sti.training import TrainConfig, make_example
+from c2sti.training import train as train_on
+
+
+def train(
+    series: Sequence[AnnData | SpatialData],
+    *,
+    model: str | Path | C2STi | None = "c2sti",
+    config: C2STiConfig | None = None,
+    how: TrainConfig | None = None,
+    n_slices: int = 4,
+    z: Sequence[float] | None = None,
+    n_genes: int = 1000,
+    folder: str | Path | None = None,
+    layer: str | None = None,
+    spatial_key: str = "spatial",
+    table_key: str | None = None,
+    image_key: str | None = None,
+    coordinate_system: str = "global",
+    device: str | None = None,
+    seed: int = 0,
+    show_progress_bar: bool = True,
+) -> C2STi:
+    """Train the network on the hidden sections of one's own series.
+
+    Every run of 1 to `n_slices` interior sections is hidden in turn, with and without the sections beyond its
+    neighbours, and the network learns to make it again. What comes out is for other series of the same kind, or for the
+    gaps of this one; judging it by :func:`evaluate` on the sections that it was trained on would be judging its memory.
+
+    Parameters
+    ----------
+    series
+        Three sections or more in order of depth, all in one frame (see :func:`c2sti.pp.align_series`).
+    model
+        What to go on from: the bundled checkpoint, a folder with another, a model; None starts anew.
+    config
+        Settings of the network, where `model` is None.
+    how
+        Settings of the training; by default 200 gentle steps from a model, 600 anew.
+    n_slices
+        Most sections hidden in a row.
+    z
+        Depths of the sections; by default ``obs["z_um"]`` or ``obs["z"]`` where all sections carry one, else even
+        steps.
+    n_genes
+        Genes learnt from, as :func:`evaluate` chooses them. The model is for any genes.
+    folder
+        Where the state is kept while training. A run that was stopped goes on from there when called again.
+    layer, spatial_key, table_key, image_key, coordinate_system, device, show_progress_bar
+        As in :func:`interpolate`.
+    seed
+        Of every random choice.
+
+    Returns
+    -------
+    The trained model: give it to :func:`interpolate` as `model`, keep it by ``save(folder)``.
+
+    Raises
+    ------
+    ValueError
+        Fewer than three sections, or one that cannot be used.
+    FloatingPointError
+        The loss is not a number.
+    ImportError
+        accelerate is not installed: ``pip install "c2sti[train]"``.
+
+    Examples
+    --------
+    >>> import c2sti
+    >>> series = c2sti.datasets.phantom(seed=0, size=8, n_genes=30).series([0.0, 150.0, 300.0])
+    >>> small = c2sti.C2STiConfig(channels=4, n_programmes=8, n_splits=0)
+    >>> how = c2sti.TrainConfig(steps=2)
+    >>> model = c2sti.tl.train(series, model=None, config=small, how=how, show_progress_bar=False)
+    >>> out = c2sti.tl.interpolate(series[0], series[2], model=model, show_progress_bar=False)
+    """
+    if len(series) < 3:
+        raise ValueError(
+            f"series has {len(series)} section(s); training hides one between two others, so three or more are needed"
+        )
+    start = resolve(model) if model is not None else None
+    if start is not None and not isinstance(start, C2STi):
+        raise ValueError(
+            f'model = {model!r} has nothing to train; give "c2sti", a folder written by C2STi.save, or None'
+        )
+    settings = start.config if start is not None else (config or C2STiConfig())
+    how = how or (TrainConfig(seed=seed) if start is None else TrainConfig(steps=200, learning_rate=5e-4, seed=seed))
+    read = partial(
+        grid.read_slice,
+        layer=layer,
+        spatial_key=spatial_key,
+        table_key=table_key,
+        image_key=image_key,
+        coordinate_system=coordinate_system,
+    )
+    grids = [read(s, name=f"series[{i}]") for i, s in enumerate(series)]
+    cases = benchmark.hidden_cases(grids, most=min(n_slices, len(grids) - 2), z=z, n_genes=n_genes)
+    bar = tqdm(cases, desc="looking at hidden sections", disable=not show_progress_bar)
+    examples = [make_example(case, settings, device=available(device), seed=seed) for case in bar]
+    trained = train_on(
+        examples,
+        config=settings,
+        how=how,
+        start=start,
+        folder=folder,
+        device=available(device),
+        show_progress_bar=show_progress_bar,
+    )
+    logging.info(f"trained on {len(examples)} hidden sections, {how.steps} steps")
+    return trained

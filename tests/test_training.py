@@ -1,0 +1,155 @@
+from __future__ import annotations
+
+import dataclasses
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from c2sti import grid, training
+from c2sti.datasets import phantom
+from c2sti.model.c2sti import C2STi, C2STiConfig, sample
+from c2sti.training import Case, Example, TrainConfig, make_example, train, turn
+
+NETWORK = C2STiConfig(n_programmes=8, n_splits=0, panel=16, channels=4, histology_channels=4)
+QUICK = TrainConfig(steps=6, genes=20, panel=12, save_every=2)
+
+
+@pytest.fixture(scope="module")
+def examples() -> list[Example]:
+    """Two hidden sections of a made tissue."""
+    tissue = phantom(seed=2, size=8, n_genes=30)
+    grids = [grid.read_slice(s) for s in tissue.series([0.0, 150.0, 300.0, 450.0])]
+    made = []
+    for i in (1, 2):
+        pair, genes = grid.make_pair(grids[i - 1], grids[i + 1])
+        xy, values, library = grid.profiles(grids[i], pair.lattice, genes)
+        made.append(Case(pair, xy, 0.5, grid.log_normalise(values, library), f"section {i}"))
+    return [make_example(case, NETWORK) for case in made]
+
+
+def run(examples: list[Example], **settings: object) -> C2STi:
+    return train(examples, config=NETWORK, how=QUICK, show_progress_bar=False, **settings)
+
+
+def test_training_lowers_the_loss(examples: list[Example]) -> None:
+    losses = []
+    how = TrainConfig(steps=40, genes=30, panel=16, learning_rate=5e-3)
+    train(examples, config=NETWORK, how=how, show_progress_bar=False, progress=lambda step, loss: losses.append(loss))
+    assert len(losses) == 40
+    assert np.mean(losses[-10:]) < np.mean(losses[:10])
+
+
+def test_same_seed_same_weights_another_seed_others(examples: list[Example]) -> None:
+    torch.manual_seed(3)
+    before = torch.random.get_rng_state()
+    first = run(examples).fingerprint()
+    assert (torch.random.get_rng_state() == before).all()
+    assert run(examples).fingerprint() == first
+    other = train(examples, config=NETWORK, how=dataclasses.replace(QUICK, seed=1), show_progress_bar=False)
+    assert other.fingerprint() != first
+
+
+def test_a_killed_run_goes_on_as_if_nothing_had_happened(examples: list[Example], tmp_path: Path) -> None:
+    class Killed(Exception):
+        pass
+
+    def kill(step: int, loss: float) -> None:
+        if step == 4:
+            raise Killed
+
+    with pytest.raises(Killed):
+        run(examples, folder=tmp_path, progress=kill)
+    steps: list[int] = []
+    resumed = run(examples, folder=tmp_path, progress=lambda step, loss: steps.append(step))
+    assert steps == [4, 5]
+    assert resumed.fingerprint() == run(examples).fingerprint()
+
+
+def test_a_folder_of_another_run_is_refused(examples: list[Example], tmp_path: Path) -> None:
+    run(examples, folder=tmp_path)
+    with pytest.raises(ValueError, match="other settings"):
+        train(
+            examples, config=NETWORK, how=dataclasses.replace(QUICK, seed=1), folder=tmp_path, show_progress_bar=False
+        )
+
+
+def test_a_loss_that_is_not_a_number_stops_and_names_the_example(examples: list[Example], tmp_path: Path) -> None:
+    broken = dataclasses.replace(examples[1], truth=torch.full_like(examples[1].truth, float("nan")))
+    with pytest.raises(FloatingPointError, match="section 2.*last good state"):
+        run([examples[0], broken], folder=tmp_path)
+
+
+def test_nothing_to_train_on() -> None:
+    with pytest.raises(ValueError, match="three sections or more"):
+        train([])
+
+
+def test_training_goes_on_from_a_model(examples: list[Example]) -> None:
+    first = run(examples)
+    second = train(examples, start=first, how=QUICK, show_progress_bar=False)
+    assert second.config == first.config
+    assert second.fingerprint() != first.fingerprint()
+
+
+@pytest.mark.parametrize("mirrored", [False, True])
+@pytest.mark.parametrize("quarters", [0, 1, 2, 3])
+def test_turned_tissue_is_the_same_at_its_spots(examples: list[Example], quarters: int, mirrored: bool) -> None:
+    example = examples[0]
+    turned = turn(example, quarters, mirrored)
+    one = sample(example.scene.ends[0], example.scene.lattice, example.points)
+    other = sample(turned.scene.ends[0], turned.scene.lattice, turned.points)
+    torch.testing.assert_close(one, other, atol=1e-4, rtol=1e-4)
+
+
+def test_rate_runs_along_half_a_cosine() -> None:
+    how = TrainConfig.paper(steps=10)
+    assert how.rate(0) == pytest.approx(1e-4)
+    assert how.rate(5) == pytest.approx((1e-4 + 1e-6) / 2)
+    assert how.rate(10) == pytest.approx(1e-6)
+    assert (how.weight_decay, how.objective) == (1e-4, "paper")
+
+
+def test_the_papers_loss_trains_too(examples: list[Example]) -> None:
+    how = TrainConfig.paper(steps=3, genes=20, panel=12)
+    assert (
+        train(examples, config=NETWORK, how=how, show_progress_bar=False).fingerprint() != C2STi(NETWORK).fingerprint()
+    )
+
+
+def test_settings_are_checked() -> None:
+    with pytest.raises(ValueError, match="'scores' and 'paper'"):
+        TrainConfig(objective="vgg")
+    with pytest.raises(ValueError, match="steps = 0"):
+        TrainConfig(steps=0)
+
+
+TWO = """
+import sys, torch
+sys.path.insert(0, sys.argv[1])
+from tests import test_training as t
+model = t.run(t.examples.__wrapped__())
+import torch.distributed as dist
+assert dist.get_world_size() == 2
+prints = [None, None]
+dist.all_gather_object(prints, model.fingerprint())
+assert prints[0] == prints[1], prints
+if dist.get_rank() == 0:
+    print("both", prints[0])
+dist.destroy_process_group()
+"""
+
+
+def test_two_processes_learn_one_model(tmp_path: Path) -> None:
+    script = tmp_path / "two.py"
+    script.write_text(TWO)
+    command = [sys.executable, "-W", "ignore", "-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2"]
+    root = str(Path(training.__file__).parents[1])
+    done = subprocess.run(
+        [*command, str(script), root], capture_output=True, text=True, check=False, timeout=240, cwd=root
+    )
+    assert done.returncode == 0, done.stderr[-3000:]
+    assert "both" in done.stdout
