@@ -17,7 +17,7 @@ from typing import Any
 import numpy as np
 import scipy.sparse as sp
 import torch
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file, save
 from torch import Tensor, nn
 from tqdm.auto import tqdm
 
@@ -104,7 +104,7 @@ class TrainConfig:
     weight_decay: float = 1e-3
     objective: str = "scores"
     error: float = 0.3
-    structure: float = 0.3
+    structure: float = 0.05
     smooth: float = 0.02
     clip: float = 1.0
     seed: int = 0
@@ -161,10 +161,11 @@ class Objective(nn.Module):
     def forward(self, example: Example, genes: Tensor) -> Tensor:
         """Scalar loss on the chosen genes."""
         scene, basis = example.scene, example.basis
-        change = sample(self.network(scene, example.position), scene.lattice, example.points)
-        predicted = (basis.maps[0] + change) @ self.network.loadings(basis, genes) + basis.means[0, genes]
+        change, deformation = self.network(scene, example.position)
+        maps = basis.maps[0] + sample(change, scene.lattice, example.points)
+        predicted = maps @ self.network.loadings(basis, genes) + basis.means[0, genes]
         truth = example.truth[:, genes]
-        displacement = self.network.deformation(scene, example.position).displacement
+        displacement = deformation.displacement
         if self.config.objective == "paper":
             return paper_loss(predicted, truth, [displacement])
         loss = -correlation(predicted, truth) + self.config.error * relative_error(predicted, truth)
@@ -354,7 +355,7 @@ class TrainingState:
                 tensors[f"{key}.{name}"] = torch.as_tensor(value).detach().cpu().contiguous()
         # Step and settings travel inside the one file, so that they cannot belong to other weights.
         metadata = {"progress": json.dumps({"step": step, **self.settings})}
-        save_file(tensors, self.folder / f"{STATE}.part", metadata=metadata)
+        (self.folder / f"{STATE}.part").write_bytes(save(tensors, metadata=metadata))
         (self.folder / f"{STATE}.part").replace(self.folder / STATE)
 
     def restore(self, network: Network, optimiser: torch.optim.Optimizer) -> int:

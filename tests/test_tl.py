@@ -362,3 +362,31 @@ def test_a_real_pair_of_all_genes(real: Path) -> None:
     assert np.isfinite(out.X).all()
     edges = np.diff(out.varp["coexpression_c2sti_1"].indptr)
     assert (edges > 0).sum() == 2000  # the graph spans the most variable genes
+
+
+# ---- the network
+
+
+def test_a_model_of_ones_own_is_trained_kept_and_used(series: list[AnnData], tmp_path: Path) -> None:
+    config = c2sti.C2STiConfig(channels=4, panel=12, n_programmes=8, n_splits=0)
+    how = c2sti.TrainConfig(steps=3, genes=20, panel=8)
+    model = c2sti.tl.train(series, model=None, config=config, how=how, n_slices=1, show_progress_bar=False)
+    assert model.card["examples"] == 4  # two hidden sections, with and without the section beyond
+    model.save(tmp_path / "mine")
+    a, b = series[0], series[2]
+    out = interpolate(a, b, model=model)
+    again = interpolate(a, b, model=tmp_path / "mine")
+    np.testing.assert_array_equal(out.X, again.X)
+    assert out.uns["c2sti"]["notes"]["weights"] == model.fingerprint()
+    out.write_h5ad(tmp_path / "out.h5ad")
+    back = ad.read_h5ad(tmp_path / "out.h5ad")
+    displacement = out.uns["c2sti"]["notes"]["displacement"]
+    np.testing.assert_array_equal(back.uns["c2sti"]["notes"]["displacement"], displacement)
+    assert displacement.shape == (1, 2, *out.uns["c2sti"]["lattice"]["shape"])
+
+
+def test_training_needs_three_sections_and_something_to_train(series: list[AnnData]) -> None:
+    with pytest.raises(ValueError, match="series has 2 section"):
+        c2sti.tl.train(series[:2])
+    with pytest.raises(ValueError, match="'gp' has nothing to train"):
+        c2sti.tl.train(series, model="gp")

@@ -17,7 +17,7 @@ from typing import Any
 import numpy as np
 import torch
 from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file, save
 from torch import Tensor, nn
 from torch.nn import functional
 
@@ -118,8 +118,8 @@ class Network(nn.Module):
         )
         self.trust = EdgeTrust()
 
-    def forward(self, scene: Scene, t: float) -> Tensor:
-        """(D·K, H, W) what the network adds to the maps of the programmes at position t.
+    def forward(self, scene: Scene, t: float) -> tuple[Tensor, Deformation]:
+        """What the network adds to the maps of the programmes at t, (D·K, H, W), and the deformation behind it.
 
         The maps of both sections are sampled where the tissue lies in them (eq. 5), and the difference that this makes
         to each is blended. It fades towards the ends, where a section has been measured.
@@ -127,7 +127,7 @@ class Network(nn.Module):
         deformation = self.deformation(scene, t)
         sides = ((deformation.offsets_0, deformation.weights_0), (deformation.offsets_1, deformation.weights_1))
         changes = [deformable_sampling(end, *side) - end for end, side in zip(scene.ends, sides, strict=True)]
-        return 4 * t * (1 - t) * fuse(changes[0], changes[1], deformation.p)
+        return 4 * t * (1 - t) * fuse(changes[0], changes[1], deformation.p), deformation
 
     def deformation(self, scene: Scene, t: float) -> Deformation:
         """Where to look in either section, on the finest level: coarser levels move all taps of a bin together."""
@@ -251,9 +251,10 @@ class C2STi:
             loadings = torch.cat([network.loadings(basis, chunk) for chunk in chunks], dim=1).cpu().numpy()
             slices, fields_ = [], []
             for i, p in enumerate(positions):
-                maps = basis.maps[i] + sample(network(scene, p), scene.lattice, at)
+                change, deformation = network(scene, p)
+                maps = basis.maps[i] + sample(change, scene.lattice, at)
                 slices.append(InsertedSection(maps.cpu().numpy(), loadings, basis.means[i].cpu().numpy()))
-                fields_.append(network.deformation(scene, p).displacement.cpu().numpy())
+                fields_.append(deformation.displacement.cpu().numpy())
                 progress(0.2 / len(positions))
         notes = {"displacement": np.stack(fields_) * scene.lattice.pitch, "weights": self.fingerprint()}
         return Prediction(tuple(slices), notes)
@@ -290,7 +291,7 @@ class C2STi:
         state = {name: value.detach().cpu().contiguous() for name, value in self.network.state_dict().items()}
         settings = {"format": FORMAT, "model": "c2sti", "config": asdict(self.config), "weights": self.fingerprint()}
         # Both are written aside and moved into place: a reader finds a whole file or none.
-        save_file(state, folder / f"{WEIGHTS}.part")
+        (folder / f"{WEIGHTS}.part").write_bytes(save(state))
         (folder / f"{SETTINGS}.part").write_text(json.dumps({**settings, "card": self.card}, indent=1) + "\n")
         (folder / f"{WEIGHTS}.part").replace(folder / WEIGHTS)
         (folder / f"{SETTINGS}.part").replace(folder / SETTINGS)
