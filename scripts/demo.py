@@ -21,7 +21,7 @@ from c2sti.datasets import Phantom
 
 OUT = Path("demo")
 DEPTHS = (0.0, 100.0, 200.0, 300.0, 400.0)  # µm; only the first and the last are measured
-METHODS = ("copy", "linear", "lowrank", "gp")
+METHODS = ("copy", "linear", "lowrank", "gp", "c2sti")
 
 
 def closeness(out: AnnData, tissue: Phantom) -> list[float]:
@@ -64,11 +64,11 @@ def main() -> None:
     print("\ncorrelation with the hidden truth, mean over genes:")
     print(f"{'':10}" + "".join(f"{z:>9.0f} µm" for z in DEPTHS[1:-1]))
     for method, result in results.items():
-        note = "   <- default" if method == "gp" else ""
+        note = "   <- default" if method == "c2sti" else ""
         print(f"{method:10}" + "".join(f"{r:12.3f}" for r in closeness(result, tissue)) + note)
 
     OUT.mkdir(exist_ok=True)
-    out = results["gp"]
+    out = results["c2sti"]
     out.write_h5ad(OUT / "sections.h5ad")
     shutil.rmtree(OUT / "sections.zarr", ignore_errors=True)
     with warnings.catch_warnings():

@@ -38,7 +38,7 @@ def test_the_whole_result(pair: tuple[AnnData, AnnData]) -> None:
     assert record["synthetic"] is True
     np.testing.assert_allclose(record["positions"], [0, 0.25, 0.5, 0.75, 1])
     np.testing.assert_allclose(record["z"], [0, 75, 150, 225, 300])
-    assert record["model"]["name"] == "gp"
+    assert record["model"]["name"] == "c2sti"
     assert record["expression"] == "log1p of counts scaled to 1e4"
     assert record["inputs"]["slice_a"]["n_obs"] == pair[0].n_obs
     assert record["inputs"]["slice_a"]["fingerprint"] != record["inputs"]["slice_b"]["fingerprint"]

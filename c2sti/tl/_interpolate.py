@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from functools import partial
 from importlib.metadata import version
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -31,7 +32,7 @@ def interpolate(
     positions: Sequence[float] | None = None,
     at: FloatArray | None = None,
     context: Mapping[float, AnnData | SpatialData] | None = None,
-    model: str | Interpolator = "gp",
+    model: str | Path | Interpolator = "c2sti",
     layer: str | None = None,
     spatial_key: str = "spatial",
     table_key: str | None = None,
@@ -66,7 +67,8 @@ def interpolate(
         `slice_b` is 1): ``{-1.0: before, 2.0: after}``. Worth having: on real series they raise the correlation with
         the hidden section by several per cent. ``"copy"`` and ``"linear"`` ignore them.
     model
-        ``"gp"`` (Gaussian process on each principal axis), ``"lowrank"``, ``"linear"``, ``"copy"``, or any
+        ``"c2sti"`` (the checkpoint that comes with the package), a folder with another, or a model of
+        :func:`train`; ``"gp"`` (Gaussian process on each principal axis), ``"lowrank"``, ``"linear"``, ``"copy"``; any
         callable of the same form.
     layer
         Layer that holds the expression; `X` by default.
@@ -149,7 +151,7 @@ def interpolate(
             progress=lambda share: bar.update(100 * share),
         )
     provenance = {
-        "model": {"name": model if isinstance(model, str) else getattr(model, "__name__", type(model).__name__)},
+        "model": {"name": _name(model)},
         "expression": "log1p of counts scaled to 1e4" if a.counts else "as given",
         "parameters": _without_none({"pitch": lattice.pitch, "seed": seed, "layer": layer, "spatial_key": spatial_key}),
         "inputs": {g.name: _input(g) for g in (a, b, *around.values())},
@@ -169,6 +171,10 @@ def interpolate(
     added = ", ".join(_keys.inserted(key_added, len(fractions)))
     logging.info(f"inserted {added} into `.layers` ({out.n_obs} bins x {out.n_vars} genes)")
     return out
+
+
+def _name(model: str | Path | Interpolator) -> str:
+    return str(model) if isinstance(model, str | Path) else getattr(model, "__name__", type(model).__name__)
 
 
 def _fractions(n_slices: int, positions: Sequence[float] | None, z_a: float | None, z_b: float | None) -> FloatArray:
