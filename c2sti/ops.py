@@ -7,7 +7,7 @@ the H&E (section 2.3) and total variation (section 2.4).
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from math import ceil, isqrt
 
 import numpy as np
@@ -21,6 +21,8 @@ from torch import Tensor
 from torch.nn import functional
 
 from c2sti._types import FloatArray
+
+GRAM = 3000  # spots up to which principal axes come from their inner products
 
 
 def spacing(xy: FloatArray) -> float:
@@ -96,14 +98,43 @@ def smoothed_axes(
 
     shape = (stacked.shape[0], n_genes)
     rank = min(min(shape) - 1, n_axes)
-    operator = LinearOperator(
-        shape, matvec=forward, rmatvec=backward, matmat=forward, rmatmat=backward, dtype=np.float64
-    )
-    # A fixed start makes Lanczos deterministic without touching anybody's random state.
-    start = np.random.default_rng(0).standard_normal(min(shape))
-    _, strength, axes = svds(operator, k=rank, v0=start, solver="arpack")
+    if shape[0] <= min(GRAM, n_genes):
+        strength, axes = _axes_by_gram(backward, stacked, means, labels, smooth, rank)
+    else:
+        operator = LinearOperator(
+            shape, matvec=forward, rmatvec=backward, matmat=forward, rmatmat=backward, dtype=np.float64
+        )
+        # A fixed start makes Lanczos deterministic without touching anybody's random state.
+        start = np.random.default_rng(0).standard_normal(min(shape))
+        _, strength, axes = svds(operator, k=rank, v0=start, solver="arpack")
     axes = axes[np.argsort(-strength)]
     return axes * np.sign(axes[np.arange(rank), np.abs(axes).argmax(axis=1)])[:, None]
+
+
+def _axes_by_gram(
+    backward: Callable[[FloatArray], FloatArray],
+    stacked: sp.csr_array,
+    means: FloatArray,
+    labels: NDArray[np.intp],
+    smooth: sp.csr_array | None,
+    rank: int,
+    chunk: int = 2048,
+) -> tuple[FloatArray, FloatArray]:
+    """Strengths (K,) and axes (K, N) of few spots and many genes, from the inner products of the spots."""
+    columns = stacked.tocsc()
+    gram = np.zeros((stacked.shape[0],) * 2)
+    for first in range(0, stacked.shape[1], chunk):
+        block = columns[:, first : first + chunk].toarray() - means[labels, first : first + chunk]
+        block = block if smooth is None else smooth @ block
+        gram += block @ block.T
+    power, vectors = np.linalg.eigh(gram)
+    strength = np.sqrt(np.maximum(power[-rank:], 0))
+    axes = backward(vectors[:, -rank:]).T
+    # Scaled by their own length and not by the strength: an axis without variance is then zero, not noise over zero.
+    length = np.linalg.norm(axes, axis=1, keepdims=True)
+    return strength, np.where(
+        strength[:, None] > 1e-7 * strength.max(initial=0), axes / np.where(length > 0, length, 1), 0
+    )
 
 
 def centred(values: FloatArray) -> FloatArray:

@@ -203,3 +203,12 @@ def test_total_variation_by_hand() -> None:
     assert ops.total_variation(torch.ones(1, 1)) == 0
     field = torch.rand(2, 3, 4, dtype=torch.float64, generator=torch.Generator().manual_seed(0)).requires_grad_()
     assert torch.autograd.gradcheck(ops.total_variation, field)
+
+
+def test_axes_from_inner_products_are_those_of_lanczos(monkeypatch: pytest.MonkeyPatch) -> None:
+    rng = np.random.default_rng(0)
+    sections = [sp.random_array((30, 90), density=0.4, rng=rng, format="csr") for _ in range(2)]
+    smoothers = [sp.csr_array(rng.random((30, 30))) for _ in range(2)]
+    by_gram = ops.smoothed_axes(sections, 6, smoothers)
+    monkeypatch.setattr(ops, "GRAM", 0)
+    np.testing.assert_allclose(by_gram, ops.smoothed_axes(sections, 6, smoothers), atol=1e-8)
