@@ -64,8 +64,8 @@ def smoothed_axes(
 ) -> FloatArray:
     """Principal axes of several sections' (smoothed) expression, each section centred by its own mean.
 
-    Neither the centring nor the smoothing is carried out on the matrix: both are applied inside matrix-vector products,
-    so sparse sections of any size stay sparse.
+    Of many spots, neither the centring nor the smoothing is carried out on the matrix: both are applied inside
+    matrix-vector products, so sparse sections stay sparse. Of few (`GRAM`), genes are made dense a chunk at a time.
 
     Parameters
     ----------
@@ -78,7 +78,7 @@ def smoothed_axes(
 
     Returns
     -------
-    (K, N) orthonormal rows, strongest first; the largest loading of each is positive.
+    (K, N) orthonormal rows, strongest first; the largest loading of each is positive. One without variance may be zero.
     """
     n_genes = expressions[0].shape[1]
     stacked = sp.vstack([x.astype(np.float64) for x in expressions], format="csr")

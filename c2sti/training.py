@@ -22,7 +22,7 @@ from torch import Tensor, nn
 from tqdm.auto import tqdm
 
 from c2sti._types import FloatArray, Lattice, SlicePair
-from c2sti.model.c2sti import C2STi, C2STiConfig, Network, fresh, sample
+from c2sti.model.c2sti import C2STi, C2STiConfig, Network, fresh, look, sample
 from c2sti.model.loss import coexpression, correlation, paper_loss, relative_error, smoothness
 from c2sti.model.scene import Basis, Scene
 
@@ -131,16 +131,9 @@ class TrainConfig:
 
 def make_example(case: Case, config: C2STiConfig, *, device: str = "cpu", seed: int = 0) -> Example:
     """Compute what does not change while the network learns."""
-    scene, basis = C2STi(config, network=_no_network()).prepare(
-        case.pair, case.points, [case.position], device=device, seed=seed
-    )
+    scene, basis = look(config, case.pair, case.points, [case.position], device=device, seed=seed)
     truth = torch.as_tensor(case.truth.toarray().astype(np.float32), device=device)
     return Example(scene, basis, case.points, case.position, truth, case.name)
-
-
-def _no_network() -> Network:
-    """A stand-in where only settings are needed; the smallest that can be built."""
-    return fresh(C2STiConfig(channels=1, histology_channels=1, n_levels=1, embedding=1), seed=0)
 
 
 class Objective(nn.Module):

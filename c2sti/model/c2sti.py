@@ -263,18 +263,7 @@ class C2STi:
         self, pair: SlicePair, at: FloatArray, positions: Sequence[float], *, device: str, seed: int
     ) -> tuple[Scene, Basis]:
         """The scene of a pair and the basis of its answer, by this model's settings."""
-        c = self.config
-        return prepare(
-            pair,
-            at,
-            positions,
-            n_panel=c.panel,
-            n_programmes=c.n_programmes,
-            n_splits=c.n_splits,
-            views=c.views,
-            device=device,
-            seed=seed,
-        )
+        return look(self.config, pair, at, positions, device=device, seed=seed)
 
     def fingerprint(self) -> str:
         """Hash of the weights."""
@@ -341,6 +330,23 @@ def _read_settings(folder: Path) -> dict[str, Any]:
     if unknown:
         raise ValueError(f"{folder / SETTINGS} has settings that this version does not know: {unknown}")
     return settings
+
+
+def look(
+    config: C2STiConfig, pair: SlicePair, at: FloatArray, positions: Sequence[float], *, device: str, seed: int
+) -> tuple[Scene, Basis]:
+    """The scene of a pair and the basis of its answer; needs settings, but no weights."""
+    return prepare(
+        pair,
+        at,
+        positions,
+        n_panel=config.panel,
+        n_programmes=config.n_programmes,
+        n_splits=config.n_splits,
+        views=config.views,
+        device=device,
+        seed=seed,
+    )
 
 
 def fresh(config: C2STiConfig, seed: int) -> Network:
