@@ -2,11 +2,13 @@
 
 Map k of the sections' expression is a field over the block,
 
-    f_k ~ GP(0, σ_k² · exp(-|x - x'|² / 2ℓ²) · B(z, z')),      B = 1 within a section, c · ρ^((z - z')²) between two,
+    f_k ~ GP(0, σ_k² · S(|x - x'| / ℓ) · B(z, z')),      B = 1 within a section, c · ρ^((z - z')²) between two,
 
-seen through noise of variance σ_k² r_k v_i. ℓ, c and ρ are shared by the maps, r_k is the map's own, v_i the spot's,
-σ_k² drops out; all but v are chosen by the evidence. So there is no smoothing width to set: maps that the tissue does
-not support get a large r_k and vanish, fine-grained ones stay sharp, and 1 - c is what a section shares with no other.
+with S a Gaussian, exp(-u²/2), or Matérn's of order 3/2, (1 + √3 u) exp(-√3 u), whose fields have one derivative and not
+infinitely many; seen through noise of variance σ_k² r_k v_i. ℓ, c and ρ are shared by the maps, r_k is the map's own,
+v_i the spot's, σ_k² drops out; all but v are chosen by the evidence. So there is no smoothing width to set: maps that
+the tissue does not support get a large r_k and vanish, fine-grained ones stay sharp, and 1 - c is what a section shares
+with no other.
 
 One eigendecomposition of the covariance serves all maps and noise levels. It is exact up to `EXACT` spots; beyond, the
 same is done tile by tile, every tile seeing the spots within a few length scales (the kernel is zero beyond).
@@ -15,7 +17,7 @@ same is done tile by tile, every tile seeing the spots within a few length scale
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import product
 
 import numpy as np
@@ -41,19 +43,19 @@ NOISES = tuple(np.exp(np.linspace(np.log(0.05), np.log(300), 20)))
 
 @dataclass(frozen=True)
 class Kernel:
-    """ℓ in spot spacings, c and ρ of the covariance above."""
+    """ℓ in spot spacings, c and ρ of the covariance above, and whether S is a Gaussian."""
 
     length: float
     shared: float
     decay: float
+    gaussian: bool = True
 
     def __call__(self, x: Tensor, z: Tensor, x2: Tensor, z2: Tensor) -> Tensor:
         """(n, m) covariance of points at (x, z) with points at (x2, z2); points at one depth are one section's."""
         gap = (z[:, None] - z2[None]) ** 2
         between = torch.where(gap > 0, self.shared * self.decay**gap, 1.0)
-        return between * torch.exp(
-            -0.5 * torch.cdist(x, x2, compute_mode="donot_use_mm_for_euclid_dist") ** 2 / self.length**2
-        )
+        u = torch.cdist(x, x2, compute_mode="donot_use_mm_for_euclid_dist") / self.length
+        return between * (torch.exp(-0.5 * u**2) if self.gaussian else (1 + 3**0.5 * u) * torch.exp(-(3**0.5) * u))
 
 
 @dataclass(frozen=True)
@@ -104,9 +106,9 @@ class Field:
     noise: Tensor
 
     @classmethod
-    def learn(cls, observed: Observed, seed: int) -> Field:
+    def learn(cls, observed: Observed, seed: int, *, gaussian: bool = True) -> Field:
         """ℓ, c, ρ and r by evidence; `seed` chooses the spots to learn from where there are many."""
-        kernel = _best_kernel(observed, seed)
+        kernel = _best_kernel(observed, seed, gaussian)
         return cls(observed, kernel, _best_noise(observed, kernel, seed))
 
     @classmethod
@@ -131,7 +133,7 @@ class Field:
         return means
 
 
-def _best_kernel(observed: Observed, seed: int) -> Kernel:
+def _best_kernel(observed: Observed, seed: int, gaussian: bool) -> Kernel:
     """ℓ first with the others at mid-range, then c and ρ, then ℓ again: as good as the full grid at a third of it."""
     windows = [observed[index] for index in _windows(observed, seed)]
 
@@ -140,9 +142,9 @@ def _best_kernel(observed: Observed, seed: int) -> Kernel:
 
     # Matrices of this size gain nothing from threads, and lose much to them where processes share the cores.
     with threadpool_limits(1):
-        best = min((Kernel(length, 0.75, 0.7) for length in LENGTHS), key=evidence)
-        best = min((Kernel(best.length, shared, decay) for shared, decay in product(SHARED, DECAYS)), key=evidence)
-        return min((Kernel(length, best.shared, best.decay) for length in LENGTHS), key=evidence)
+        best = min((Kernel(length, 0.75, 0.7, gaussian) for length in LENGTHS), key=evidence)
+        best = min((replace(best, shared=c, decay=rho) for c, rho in product(SHARED, DECAYS)), key=evidence)
+        return min((replace(best, length=length) for length in LENGTHS), key=evidence)
 
 
 def _best_noise(observed: Observed, kernel: Kernel, seed: int) -> Tensor:

@@ -18,12 +18,14 @@ import numpy as np
 import scipy.sparse as sp
 import torch
 from safetensors.torch import load_file, save
+from scipy.ndimage import map_coordinates
+from scipy.spatial import KDTree
 from torch import Tensor, nn
 from tqdm.auto import tqdm
 
-from c2sti._types import FloatArray, Lattice, SlicePair
-from c2sti.model.c2sti import C2STi, C2STiConfig, Network, fresh, look, sample
-from c2sti.model.loss import coexpression, correlation, paper_loss, relative_error, smoothness
+from c2sti._types import FloatArray, Lattice, Section, SlicePair
+from c2sti.model.c2sti import C2STi, C2STiConfig, Network, describe_pair, fresh, look, sample
+from c2sti.model.loss import coexpression, correlation, endpoint_error, paper_loss, relative_error, smoothness
 from c2sti.model.scene import Basis, Scene
 
 STATE = "training.safetensors"
@@ -45,6 +47,9 @@ class Case:
         (M, N) log1p expression, CSR, genes as in the pair.
     name
         What errors call it.
+    motion
+        Where it is known, a function of (m, 2) points of the hidden section: how far (m, 2) from there the same
+        material lies in section a, and in section b. Made tissue knows, and so does tissue moved by :func:`elastic`.
     """
 
     pair: SlicePair
@@ -52,11 +57,15 @@ class Case:
     position: float
     truth: sp.csr_array
     name: str = "case"
+    motion: Callable[[FloatArray], tuple[FloatArray, FloatArray]] | None = None
 
 
 @dataclass(frozen=True)
 class Example:
-    """A case made ready: scene, basis at the hidden spots, and the truth there as (M, N) float32."""
+    """A case made ready: scene, basis at the hidden spots, and the truth there as (M, N) float32.
+
+    Where motion is known it is (4, H, W): (dx, dy) in bins to section a, then to section b; NaN off the tissue.
+    """
 
     scene: Scene
     basis: Basis
@@ -64,6 +73,7 @@ class Example:
     position: float
     truth: Tensor
     name: str
+    motion: Tensor | None = None
 
 
 @dataclass(frozen=True)
@@ -85,8 +95,9 @@ class TrainConfig:
     objective
         ``"scores"``: correlation, relative error and co-expression, as sections are judged. ``"paper"``: mean absolute
         difference and smoothness, 1 : 1 (section 2.4).
-    error, structure, smooth
-        Weights of relative error, co-expression and smoothness beside correlation.
+    error, structure, smooth, motion
+        Weights of relative error, co-expression, smoothness, and of the error of a known motion in bins, beside
+        correlation.
     clip
         Largest norm of a gradient.
     seed
@@ -106,6 +117,7 @@ class TrainConfig:
     error: float = 0.3
     structure: float = 0.05
     smooth: float = 0.02
+    motion: float = 0.1
     clip: float = 1.0
     seed: int = 0
     save_every: int = 50
@@ -129,11 +141,112 @@ class TrainConfig:
         return self.final_learning_rate + share * (self.learning_rate - self.final_learning_rate)
 
 
-def make_example(case: Case, config: C2STiConfig, *, device: str = "cpu", seed: int = 0) -> Example:
-    """Compute what does not change while the network learns."""
-    scene, basis = look(config, case.pair, case.points, [case.position], device=device, seed=seed)
-    truth = torch.as_tensor(case.truth.toarray().astype(np.float32), device=device)
-    return Example(scene, basis, case.points, case.position, truth, case.name)
+def make_examples(
+    cases: Sequence[Case],
+    config: C2STiConfig,
+    *,
+    device: str = "cpu",
+    seed: int = 0,
+    progress: Callable[[Case], object] = lambda case: None,
+) -> list[Example]:
+    """Compute what does not change while the network learns; cases of one pair that follow each other share most of it.
+
+    Parameters
+    ----------
+    cases
+        Hidden sections.
+    config
+        Settings of the network.
+    device
+        Where the work is done, and the examples live.
+    seed
+        Of the descriptions of a pair.
+    progress
+        Called with each case when it is done.
+    """
+    examples, last, programmes = [], None, None
+    for case in cases:
+        if case.pair is not last:
+            last, programmes = case.pair, describe_pair(config, case.pair, device=device, seed=seed)
+        scene, basis = look(
+            config, case.pair, case.points, [case.position], device=device, seed=seed, programmes=programmes
+        )
+        truth = torch.as_tensor(case.truth.toarray().astype(np.float32), device=device)
+        motion = None if case.motion is None else _known_motion(case, scene).to(device)
+        examples.append(Example(scene, basis, case.points, case.position, truth, case.name, motion))
+        progress(case)
+    return examples
+
+
+def _known_motion(case: Case, scene: Scene) -> Tensor:
+    assert case.motion is not None
+    lattice = scene.lattice
+    moves = np.concatenate(case.motion(lattice.centres), axis=1) / lattice.pitch
+    far = KDTree(case.points).query(lattice.centres)[0] > lattice.pitch
+    moves[far] = np.nan
+    return torch.as_tensor(moves.T.reshape(4, *lattice.shape).astype(np.float32))
+
+
+def elastic(case: Case, seed: int, amount: float = 0.7, width: float = 6.0) -> Case:
+    """The case with the tissue of its sections moved a little, smoothly and each on its own; the hidden one stays.
+
+    What was cut never lies as it lay in the block. Here it is known how far it does not, so motion can be learnt from
+    tissue that was measured.
+
+    Parameters
+    ----------
+    case
+        To be changed; it stays as it is.
+    seed
+        Of the moves.
+    amount
+        Root mean square of a move of either section of the pair at a distance of half the gap, in spot spacings.
+    width
+        Length scale of the moves, in spot spacings.
+    """
+    pair, t = case.pair, case.position
+    rng = np.random.default_rng(seed)
+    waves = _waves(rng, width * pair.spacing)
+
+    def shift(xy: FloatArray, position: float) -> FloatArray:
+        return 2 * (position - t) * amount * pair.spacing * waves(xy)
+
+    def moved(section: Section) -> Section:
+        xy = section.xy + shift(section.xy, section.position)
+        picture = section.histology
+        if picture is not None:
+            picture = _warped(picture, shift(pair.lattice.centres, section.position), pair.lattice)
+        return replace(section, xy=xy, histology=picture)
+
+    a, b, *context = (moved(section) for section in pair.sections)
+
+    def motion(points: FloatArray) -> tuple[FloatArray, FloatArray]:
+        still = np.zeros_like(points)
+        known = case.motion(points) if case.motion is not None else (still, still)
+        # A point that lay at x, and was there in a at x + known, is now at x + known + the shift at that place.
+        there = [points + k for k in known]
+        moves = [k + shift(x, q) for k, x, q in zip(known, there, (0.0, 1.0), strict=True)]
+        return moves[0], moves[1]
+
+    return replace(case, pair=replace(pair, a=a, b=b, context=tuple(context)), motion=motion, name=f"{case.name} moved")
+
+
+def _waves(rng: np.random.Generator, width: float, n_waves: int = 24) -> Callable[[FloatArray], FloatArray]:
+    """A random smooth field of vectors, (n, 2) → (n, 2), of length 1 (root mean square): Fourier features of an RBF."""
+    frequency = rng.standard_normal((2, n_waves)) / width
+    phase = rng.uniform(0, 2 * pi, (2, n_waves))
+
+    def field(xy: FloatArray) -> FloatArray:
+        return np.stack([np.cos(xy @ frequency + p).sum(axis=1) for p in phase], axis=1) / n_waves**0.5
+
+    return field
+
+
+def _warped(picture: FloatArray, moves: FloatArray, lattice: Lattice) -> FloatArray:
+    """(C, H, W) picture whose tissue was moved by (H·W, 2): what is at x now lay at about x minus the move."""
+    x, y = ((lattice.centres - moves - np.asarray(lattice.origin)) / lattice.pitch).T
+    layers = [map_coordinates(layer, [y, x], order=1, cval=np.nan).reshape(lattice.shape) for layer in picture]
+    return np.stack(layers).astype(picture.dtype)
 
 
 class Objective(nn.Module):
@@ -163,7 +276,10 @@ class Objective(nn.Module):
             return paper_loss(predicted, truth, [displacement])
         loss = -correlation(predicted, truth) + self.config.error * relative_error(predicted, truth)
         loss = loss - self.config.structure * coexpression(predicted, truth)
-        return loss + self.config.smooth * smoothness([displacement])
+        loss = loss + self.config.smooth * smoothness([displacement])
+        if example.motion is not None:
+            loss = loss + self.config.motion * endpoint_error(deformation.shifts, example.motion)
+        return loss
 
 
 def train(
@@ -314,6 +430,13 @@ def turn(example: Example, quarters: int, mirrored: bool) -> Example:
     for _ in range(quarters % 4):
         points = np.column_stack([points[:, 1], width - 1 - points[:, 0]])
         height, width = width, height
+    motion = example.motion
+    if motion is not None:
+        dx, dy = motion[0::2], motion[1::2]
+        dx = -dx if mirrored else dx
+        for _ in range(quarters % 4):
+            dx, dy = dy, -dx
+        motion = moved(torch.stack([dx, dy], dim=1).flatten(0, 1))
     turned = replace(
         scene,
         lattice=Lattice((0.0, 0.0), 1.0, (height, width)),
@@ -321,7 +444,7 @@ def turn(example: Example, quarters: int, mirrored: bool) -> Example:
         pictures=tuple(None if p is None else moved(p) for p in scene.pictures),
         ends=(moved(scene.ends[0]), moved(scene.ends[1])),
     )
-    return replace(example, scene=turned, points=points)
+    return replace(example, scene=turned, points=points, motion=motion)
 
 
 @dataclass(frozen=True)

@@ -26,7 +26,7 @@ from tqdm.auto import tqdm
 import c2sti
 from c2sti import benchmark, grid
 from c2sti.model import C2STi, C2STiConfig
-from c2sti.training import Case, TrainConfig, make_example, train
+from c2sti.training import Case, TrainConfig, make_examples, train
 
 WEIGHTS = Path(c2sti.__file__).parent / "weights"
 MOST = 2  # sections hidden in a row
@@ -100,7 +100,9 @@ def main() -> None:
     )
     start = time.perf_counter()
     series = made() if given.quick else measured(given.data, given.series, given.without)
-    examples = [make_example(c, config, device=given.device) for c in tqdm(cases(series), desc="looking at sections")]
+    hidden = cases(series)
+    with tqdm(total=len(hidden), desc="looking at sections") as bar:
+        examples = make_examples(hidden, config, device=given.device, progress=lambda case: bar.update())
     model = train(examples, config=config, how=how, folder=out / "state", device=given.device)
     model.card |= {
         "series": ["made tissue"] if given.quick else given.series,

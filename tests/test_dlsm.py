@@ -118,7 +118,7 @@ def test_displacement_by_hand() -> None:
     """Tissue that moves by (2, 0): a quarter of the way in one section, three quarters back in the other."""
     to_0 = torch.tensor([0.5, 0.0])[None, :, None, None].expand(9, 2, 5, 6)
     to_1 = torch.tensor([-1.5, 0.0])[None, :, None, None].expand(9, 2, 5, 6)
-    weights = torch.zeros(9, 5, 6)
+    weights = torch.full((9, 5, 6), 1 / 9)
     deformation = Deformation(to_0, weights, to_1, weights, torch.full((5, 6), 0.25))
     torch.testing.assert_close(deformation.displacement, torch.tensor([0.75, 0.0])[:, None, None].expand(2, 5, 6))
     dlsm, (f01, f10, _) = awake(DLSM(4)), features()

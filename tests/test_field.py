@@ -13,6 +13,9 @@ def test_kernel_by_hand() -> None:
     x, z = torch.tensor([[0.0, 0.0], [2.0, 0.0]], dtype=torch.float64), torch.tensor([0.0, 3.0], dtype=torch.float64)
     expected = [[1.0, 0.5 * 0.9**9 * np.exp(-0.5)], [0.5 * 0.9**9 * np.exp(-0.5), 1.0]]
     np.testing.assert_allclose(kernel(x, z, x, z).numpy(), expected)
+    rough = Kernel(2.0, 0.5, 0.9, gaussian=False)
+    between = 0.5 * 0.9**9 * (1 + 3**0.5) * np.exp(-(3**0.5))
+    np.testing.assert_allclose(rough(x, z, x, z).numpy(), [[1.0, between], [between, 1.0]])
 
 
 def test_posterior_solves_the_linear_system_of_every_axis() -> None:

@@ -67,7 +67,7 @@ def test_residuals_by_hand() -> None:
 
 def test_without_views_it_is_gp(tissue: Phantom) -> None:
     pair = pair_of(tissue)
-    (only,) = describe(pair, views=False)
+    (only,) = describe(pair, views=False, rough=False)
     maps = only.at(pair.a.xy, [0.4], pair.spacing)[0]
     answer = np.maximum(maps @ only.loadings + shared_mean(pair.sections, 0.4), 0)
     np.testing.assert_allclose(answer, gp(pair, pair.a.xy, [0.4]).slices[0].expression(), atol=1e-5)

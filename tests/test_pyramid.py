@@ -5,7 +5,7 @@ import pytest
 import scipy.sparse as sp
 import torch
 
-from c2sti.model.pyramid import GenePool, MGCGraph, MotionDecoder, PyramidEncoder
+from c2sti.model.pyramid import GenePool, MGCGraph, MotionDecoder, PyramidEncoder, agreement
 from c2sti.ops import propagation
 
 
@@ -25,7 +25,8 @@ def test_sizes_halve_rounding_up_and_come_back(height: int, width: int) -> None:
     sizes = [(height, width), (-(-height // 2), -(-width // 2)), (-(-height // 4), -(-width // 4))]
     assert [tuple(x.shape) for x in levels] == [(2, 4, *size) for size in sizes]
     pooled = [x.mean(dim=0) for x in levels]
-    assert [tuple(x.shape) for x in MotionDecoder(4)(pooled, pooled)] == [(4, *size) for size in sizes]
+    alike = [agreement(x, x) for x in levels]
+    assert [tuple(x.shape) for x in MotionDecoder(4)(pooled, pooled, alike)] == [(4, *size) for size in sizes]
 
 
 def test_permuted_genes_give_permuted_nodes_and_the_same_pool() -> None:
@@ -80,7 +81,8 @@ def test_pool_takes_mean_and_standard_deviation_and_has_a_slope_where_genes_agre
 def test_decoder_looks_at_every_level_of_both_sections() -> None:
     decoder, sizes = MotionDecoder(4), [(7, 5), (4, 3), (2, 2)]
     f0, f1 = ([torch.randn(4, *size, requires_grad=True) for size in sizes] for _ in range(2))
-    slopes = torch.autograd.grad(decoder(f0, f1)[0].sum(), [*f0, *f1])
+    alike = [torch.randn(9, *size, requires_grad=True) for size in sizes]
+    slopes = torch.autograd.grad(decoder(f0, f1, alike)[0].sum(), [*f0, *f1, *alike])
     assert all(slope.abs().max() > 0 for slope in slopes)
 
 
@@ -88,3 +90,18 @@ def test_gradients_in_double() -> None:
     graph, pool = MGCGraph(2).double(), GenePool(2).double()
     nodes, p = torch.randn(3, 2, 2, 2, dtype=torch.float64, requires_grad=True), some_graph(3).double()
     assert torch.autograd.gradcheck(lambda x: pool(graph(x, p)), nodes)
+
+
+def test_agreement_is_one_where_the_genes_have_gone() -> None:
+    one = torch.randn(6, 4, 7, 8)
+    moved = torch.roll(one, 1, dims=3)  # one bin to the right: dy = 0, dx = 1, the sixth of nine
+    alike = agreement(one, moved)
+    torch.testing.assert_close(alike[5, :, :-1], torch.ones(7, 7))
+    assert alike.abs().max() <= 1 + 1e-6
+    assert (alike[:, 1:-1, 1:-1].argmax(dim=0) == 5).all()
+
+
+def test_agreement_knows_no_order_and_no_gene_that_all_are() -> None:
+    one, other, order = torch.randn(5, 2, 3, 4), torch.randn(5, 2, 3, 4), torch.randperm(5)
+    torch.testing.assert_close(agreement(one[order], other[order]), agreement(one, other))
+    assert (agreement(torch.ones(5, 2, 3, 4), other) == 0).all()

@@ -7,15 +7,32 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import scipy.sparse as sp
 import torch
 
 from c2sti import grid, training
+from c2sti._types import Lattice
 from c2sti.datasets import phantom
 from c2sti.model.c2sti import C2STi, C2STiConfig, sample
-from c2sti.training import Case, Example, TrainConfig, make_example, train, turn
+from c2sti.model.loss import endpoint_error
+from c2sti.training import Case, Example, TrainConfig, elastic, make_examples, train, turn
 
 NETWORK = C2STiConfig(n_programmes=8, n_splits=0, panel=16, channels=4, histology_channels=4)
 QUICK = TrainConfig(steps=6, genes=20, panel=12, save_every=2)
+
+
+def known() -> Case:
+    """A hidden section of a made tissue, whose motion is known, and so is expression without noise."""
+    tissue = phantom(seed=2, size=8, n_genes=30)
+    a, hidden, b = tissue.series([0.0, 150.0, 300.0])
+    pair, genes = grid.make_pair(grid.read_slice(a), grid.read_slice(b))
+    xy = hidden.obsm["spatial"]
+    truth = sp.csr_array(tissue.expression(xy, 150.0)[:, hidden.var_names.get_indexer(genes)])
+
+    def motion(points: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        return tissue.displacement(points, 150.0, 0.0), tissue.displacement(points, 150.0, 300.0)
+
+    return Case(pair, xy, 0.5, truth, "made", motion)
 
 
 @pytest.fixture(scope="module")
@@ -28,7 +45,7 @@ def examples() -> list[Example]:
         pair, genes = grid.make_pair(grids[i - 1], grids[i + 1])
         xy, values, library = grid.profiles(grids[i], pair.lattice, genes)
         made.append(Case(pair, xy, 0.5, grid.log_normalise(values, library), f"section {i}"))
-    return [make_example(case, NETWORK) for case in made]
+    return make_examples(made, NETWORK)
 
 
 def run(examples: list[Example], **settings: object) -> C2STi:
@@ -103,6 +120,56 @@ def test_turned_tissue_is_the_same_at_its_spots(examples: list[Example], quarter
     one = sample(example.scene.ends[0], example.scene.lattice, example.points)
     other = sample(turned.scene.ends[0], turned.scene.lattice, turned.points)
     torch.testing.assert_close(one, other, atol=1e-4, rtol=1e-4)
+
+
+def test_motion_turns_with_the_tissue() -> None:
+    """Material found at x + motion in the section stays the same material when all is turned."""
+    (example,) = make_examples([known()], NETWORK)
+    assert example.motion is not None
+    shape = example.scene.lattice.shape
+    rows, columns = np.indices(shape).reshape(2, -1)
+    there = torch.as_tensor(np.stack([columns, rows])) + example.motion[:2].reshape(2, -1)
+    turned = turn(example, 1, True)
+    # x is mirrored, then each quarter takes (x, y) to (y, W - 1 - x).
+    mirrored = torch.stack([shape[1] - 1 - there[0], there[1]])
+    expected = torch.stack([mirrored[1], shape[1] - 1 - mirrored[0]])
+    new_x, new_y = rows, shape[1] - 1 - (shape[1] - 1 - columns)
+    assert turned.motion is not None
+    found = torch.as_tensor(np.stack([new_x, new_y])) + turned.motion[:2, new_y, new_x]
+    torch.testing.assert_close(found, expected, equal_nan=True, check_dtype=False)
+
+
+def test_known_motion_is_learnt() -> None:
+    examples = make_examples([known()], NETWORK)
+    errors = []
+    how = TrainConfig(steps=40, genes=30, panel=16, learning_rate=2e-2, motion=1.0, smooth=0.0)
+    trained = train(examples, config=NETWORK, how=how, show_progress_bar=False)
+    for network in (C2STi(NETWORK).network, trained.network):
+        with torch.no_grad():
+            deformation = network(examples[0].scene, 0.5)[1]
+        errors.append(float(endpoint_error(deformation.shifts, examples[0].motion)))
+    assert errors[1] < 0.9 * errors[0]
+
+
+def test_elastic_moves_are_where_the_tissue_went() -> None:
+    case = dataclasses.replace(known(), motion=None)
+    moved = elastic(case, seed=0)
+    assert moved.motion is not None
+    to_a, to_b = moved.motion(case.pair.a.xy)
+    np.testing.assert_allclose(case.pair.a.xy + to_a, moved.pair.a.xy)
+    np.testing.assert_allclose(to_a, -to_b)  # halfway, both go as far
+    assert 0.3 < np.sqrt((to_a**2).sum(axis=1).mean()) / case.pair.spacing < 1.4
+    assert (moved.points == case.points).all()
+    # Where the tissue went, the picture shows what it showed.
+    lattice = case.pair.lattice
+    middle = lattice.centres[[lattice.shape[0] // 2 * lattice.shape[1] + lattice.shape[1] // 2]]
+    before = case.pair.a.histology[:, *lattice_index(lattice, middle)]
+    after = moved.pair.a.histology[:, *lattice_index(lattice, middle + moved.motion(middle)[0])]
+    assert np.abs(before - after).max() < 0.15
+
+
+def lattice_index(lattice: Lattice, points: np.ndarray) -> tuple[int, int]:
+    return tuple(int(i) for i in np.unravel_index(lattice.bins(points)[0], lattice.shape))
 
 
 def test_rate_runs_along_half_a_cosine() -> None:

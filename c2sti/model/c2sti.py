@@ -25,13 +25,16 @@ from c2sti._types import FloatArray, InsertedSection, Lattice, Prediction, Slice
 from c2sti.model.cross_modal import CrossModalAlignment, ExpressionStem, HistologyEncoder
 from c2sti.model.dlsm import DLSM, Deformation, fuse, position_map
 from c2sti.model.loadings import EdgeTrust
-from c2sti.model.pyramid import GenePool, MGCGraph, MotionDecoder, PyramidEncoder
+from c2sti.model.programmes import Programmes, describe
+from c2sti.model.pyramid import GenePool, MGCGraph, MotionDecoder, PyramidEncoder, agreement
 from c2sti.model.scene import Basis, Scene, prepare
 from c2sti.ops import deformable_sampling, sobel_magnitude
 
 FORMAT = 1  # of a checkpoint; raised when old ones can no longer be read
 WEIGHTS, SETTINGS = "model.safetensors", "config.json"
 GENE_CHUNK = 2048
+
+Motion = tuple[list[Tensor], list[Tensor]]
 
 
 @dataclass(frozen=True)
@@ -54,8 +57,8 @@ class C2STiConfig:
         How much the gradient of the H&E counts for positions.
     panel
         Genes that the network looks at; the answer is for all genes.
-    n_programmes, n_splits, views
-        The base, see :func:`c2sti.model.programmes.describe`. ``n_splits=0, views=False`` is `gp`.
+    n_programmes, n_splits, views, rough
+        The base, see :func:`c2sti.model.programmes.describe`. ``n_splits=0, views=False, rough=False`` is `gp`.
     cross_modal
         Whether H&E gates expression; off is the paper's "w/o Cross-modal".
     graph
@@ -77,6 +80,7 @@ class C2STiConfig:
     n_programmes: int = 60
     n_splits: int = 2
     views: bool = True
+    rough: bool = True
     cross_modal: bool = True
     graph: bool = True
     dlsm: bool = True
@@ -118,20 +122,21 @@ class Network(nn.Module):
         )
         self.trust = EdgeTrust()
 
-    def forward(self, scene: Scene, t: float) -> tuple[Tensor, Deformation]:
+    def forward(self, scene: Scene, t: float, motion: Motion | None = None) -> tuple[Tensor, Deformation]:
         """What the network adds to the maps of the programmes at t, (D·K, H, W), and the deformation behind it.
 
         The maps of both sections are sampled where the tissue lies in them (eq. 5), and the difference that this makes
-        to each is blended. It fades towards the ends, where a section has been measured.
+        to each is blended. It fades towards the ends, where a section has been measured. `motion` is that of the scene,
+        where it is known already.
         """
-        deformation = self.deformation(scene, t)
+        deformation = self.deformation(scene, t, self.motion(scene) if motion is None else motion)
         sides = ((deformation.offsets_0, deformation.weights_0), (deformation.offsets_1, deformation.weights_1))
         changes = [deformable_sampling(end, *side) - end for end, side in zip(scene.ends, sides, strict=True)]
         return 4 * t * (1 - t) * fuse(changes[0], changes[1], deformation.p), deformation
 
-    def deformation(self, scene: Scene, t: float) -> Deformation:
+    def deformation(self, scene: Scene, t: float, motion: Motion) -> Deformation:
         """Where to look in either section, on the finest level: coarser levels move all taps of a bin together."""
-        f01, f10 = self.motion(scene)
+        f01, f10 = motion
         p = self.positions(scene, t)
         levels = []
         for one, other, level in zip(f01, f10, self.dlsm, strict=True):
@@ -154,23 +159,26 @@ class Network(nn.Module):
             return torch.full(scene.lattice.shape, t, device=scene.propagation.device)
         return position_map(t, sobel_magnitude(a), sobel_magnitude(b), self.config.alpha)
 
-    def motion(self, scene: Scene) -> tuple[list[Tensor], list[Tensor]]:
-        """F₀→₁ and F₁→₀, (C, h, w) at each level, fine to coarse."""
-        pooled = [self.features(scene, i) for i in range(len(scene.panel))]
+    def motion(self, scene: Scene) -> Motion:
+        """F₀→₁ and F₁→₀, (C, h, w) at each level, fine to coarse; the same for every position."""
+        nodes = [self.nodes(scene, i) for i in range(len(scene.panel))]
+        pooled = [[pool(level) for pool, level in zip(self.pool, levels, strict=True)] for levels in nodes]
         f0, f1 = self._with_context(pooled, scene.positions)
-        return self.decoder(f0, f1), self.decoder(f1, f0)
+        there = [agreement(one, other) for one, other in zip(*nodes[:2], strict=True)]
+        back = [agreement(other, one) for one, other in zip(*nodes[:2], strict=True)]
+        return self.decoder(f0, f1, there), self.decoder(f1, f0, back)
 
-    def features(self, scene: Scene, i: int) -> list[Tensor]:
-        """(C, h, w) of section i at each level: its genes aligned with its picture, encoded, mixed, pooled."""
+    def nodes(self, scene: Scene, i: int) -> list[Tensor]:
+        """(N_p, C, h, w) of section i at each level: its genes aligned with its picture, encoded, mixed."""
         expression = self.stem(scene.panel[i])  # M_s
         picture = scene.pictures[i] if self.config.cross_modal else None
         if picture is not None:
             covered = picture.isfinite().all(dim=0)
             expression = self.alignment(expression, self.histology(picture), covered)  # X
-        levels = []
-        for nodes, graph, pool in zip(self.encoder(expression), self.graph, self.pool, strict=True):
-            levels.append(pool(graph(nodes, scene.propagation) if self.config.graph else nodes))
-        return levels
+        levels = self.encoder(expression)
+        if not self.config.graph:
+            return levels
+        return [graph(level, scene.propagation) for level, graph in zip(levels, self.graph, strict=True)]
 
     def _with_context(
         self, pooled: list[list[Tensor]], positions: Sequence[float]
@@ -250,8 +258,9 @@ class C2STi:
             chunks = [slice(i, i + GENE_CHUNK) for i in range(0, n_genes, GENE_CHUNK)]
             loadings = torch.cat([network.loadings(basis, chunk) for chunk in chunks], dim=1).cpu().numpy()
             slices, fields_ = [], []
+            motion = network.motion(scene)
             for i, p in enumerate(positions):
-                change, deformation = network(scene, p)
+                change, deformation = network(scene, p, motion)
                 maps = basis.maps[i] + sample(change, scene.lattice, at)
                 slices.append(InsertedSection(maps.cpu().numpy(), loadings, basis.means[i].cpu().numpy()))
                 fields_.append(deformation.displacement.cpu().numpy())
@@ -333,17 +342,31 @@ def _read_settings(folder: Path) -> dict[str, Any]:
 
 
 def look(
-    config: C2STiConfig, pair: SlicePair, at: FloatArray, positions: Sequence[float], *, device: str, seed: int
+    config: C2STiConfig,
+    pair: SlicePair,
+    at: FloatArray,
+    positions: Sequence[float],
+    *,
+    device: str,
+    seed: int,
+    programmes: Sequence[Programmes] | None = None,
 ) -> tuple[Scene, Basis]:
-    """The scene of a pair and the basis of its answer; needs settings, but no weights."""
-    return prepare(
+    """The scene of a pair and the basis of its answer; needs settings, but no weights.
+
+    `programmes` are those of the pair, where they are known already.
+    """
+    programmes = programmes or describe_pair(config, pair, device=device, seed=seed)
+    return prepare(pair, programmes, at, positions, n_panel=config.panel, device=device)
+
+
+def describe_pair(config: C2STiConfig, pair: SlicePair, *, device: str, seed: int) -> list[Programmes]:
+    """Programmes of a pair by the settings of a network: the costly part, whatever is asked of the pair."""
+    return describe(
         pair,
-        at,
-        positions,
-        n_panel=config.panel,
         n_programmes=config.n_programmes,
         n_splits=config.n_splits,
         views=config.views,
+        rough=config.rough,
         device=device,
         seed=seed,
     )

@@ -163,13 +163,23 @@ class Deformation(NamedTuple):
     p: Tensor
 
     @property
+    def shifts(self) -> Tensor:
+        """(4, h, w) where the material of a bin lies in the first section, then in the second: (dx, dy) in bins.
+
+        Means over the taps by their weights: what a tap that counts for nothing does is not motion.
+        """
+        sides = ((self.offsets_0, self.weights_0), (self.offsets_1, self.weights_1))
+        return torch.cat([(offsets * weights[:, None]).sum(dim=0) for offsets, weights in sides])
+
+    @property
     def displacement(self) -> Tensor:
         """(2, h, w) motion of the tissue, (dx, dy) in bins: 0 at both ends and where a = b, reversed by swapping them.
 
-        Means over the taps, each with the share that its section has in the bin. The second counts negatively: what
-        moves is met from opposite sides in the two sections, and the sum would cancel it.
+        The shifts to both sections, each with the share that its section has in the bin. The second counts negatively:
+        what moves is met from opposite sides in the two sections, and the sum would cancel it.
         """
-        return fuse(self.offsets_0.mean(dim=0), -self.offsets_1.mean(dim=0), self.p)
+        first, second = self.shifts.split(2)
+        return fuse(first, -second, self.p)
 
 
 class DLSM(nn.Module):

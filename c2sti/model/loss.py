@@ -80,6 +80,17 @@ def coexpression(predicted: Tensor, truth: Tensor) -> Tensor:
     return torch.where(defined, (a * b).sum(), 0) / torch.where(defined, square, 1).sqrt()
 
 
+def endpoint_error(shifts: Tensor, truth: Tensor) -> Tensor:
+    """Mean distance in bins between found and known motion, both (4, h, w): (dx, dy) to the first, then to the second.
+
+    Bins of unknown motion, NaN, do not count. Below a tenth of a bin the distance counts by its square.
+    """
+    known = truth.isfinite().all(dim=0)
+    missed = (shifts - torch.where(known, truth, shifts.detach())).unflatten(0, (2, 2))
+    distance = (missed.square().sum(dim=1) + 0.1**2).sqrt() - 0.1
+    return distance.sum() / (2 * known.sum().clamp(min=1))
+
+
 def gene_correlations(values: Tensor) -> Tensor:
     """(N, N) Pearson correlations of the columns of (M, N), with a zero diagonal."""
     unit = unit_columns(values)

@@ -1,16 +1,17 @@
 """What the network starts from: the sections as programmes of genes, each a map over the tissue with its loadings.
 
 The paper's graph A (eq. 2) says which genes vary together; its leading directions are programmes, and a gene belongs
-to each by a loading. `gp` takes them from log expression alone. Three things make them better without any training,
-all of them about counts, which are what was measured:
+to each by a loading. `gp` takes them from log expression alone, with maps that are smooth without end. Four things make
+them better without any training, the last three about counts, which are what was measured:
 
+- **roughness**: maps are Matérn fields, with one derivative; tissue has borders;
 - **views**: counts say more than their normalised logarithm, in which one molecule is 0.7 in a deep spot and 3 in a
   shallow one. Programmes are principal axes of three views side by side, of which the loadings on log expression stay;
 - **variance**: shallow spots are noisier and count for less, both for the programmes and for their maps;
 - **splits**: a programme found in the very counts that are then projected on it carries their noise twice. Counts are
   thinned into two independent halves, one gives the loadings, the other the maps, and several halvings are averaged.
 
-Where the input is not made of counts (or they cannot be told from it), none of this applies, and what is left is `gp`.
+Where the input is not made of counts (or they cannot be told from it), only the first of them applies.
 """
 
 from __future__ import annotations
@@ -117,6 +118,7 @@ def describe(
     n_programmes: int = 60,
     n_splits: int = 2,
     views: bool = True,
+    rough: bool = True,
     device: str = "cpu",
     seed: int = 0,
 ) -> list[Programmes]:
@@ -132,14 +134,16 @@ def describe(
         Halvings of the counts, two descriptions each. Sections of more than 2,500 spots together are not halved: they
         have less noise to lose and more time to cost.
     views
-        Whether to look at counts at all; without, the one description is that of `gp`.
+        Whether to look at counts at all.
+    rough
+        Whether maps are Matérn fields. ``views=False, rough=False`` is `gp`.
     seed
         Of the halvings, and of the spots to learn from.
     """
     sections = pair.sections
     expressions = [s.expression for s in sections]
     axes = smoothed_axes(expressions, n_programmes)
-    plain = Field.learn(_observe(pair, expressions, axes, None, device), seed)
+    plain = Field.learn(_observe(pair, expressions, axes, None, device), seed, gaussian=not rough)
     counts = [recover_counts(s.expression) for s in sections] if views else [None]
     measured = [c for c in counts if c is not None]
     if len(measured) < len(sections):

@@ -1,8 +1,9 @@
 """Pyramid gene co-expression correlation (section 2.2, eq. 3).
 
 A pyramid of features for every gene, one graph convolution that lets co-expressed genes speak to each other, a pool
-that forgets which genes there were, and a decoder that reads from two sections how the tissue moves between them. No
-weight depends on which genes there are or how many: permuting them permutes the nodes and leaves the motion as it is.
+and an agreement that forget which genes there were, and a decoder that reads from two sections how the tissue moves
+between them. No weight depends on which genes there are or how many: permuting them permutes the nodes and leaves the
+motion as it is.
 """
 
 from __future__ import annotations
@@ -11,6 +12,7 @@ from math import log
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional
 
 from c2sti.model.cross_modal import convolution
 
@@ -109,6 +111,40 @@ class GenePool(nn.Module):
         return self.join(torch.cat([mean, (variance + self.eps).sqrt()])[None])[0]
 
 
+AROUND = 1  # bins on every side in which a bin of one section is looked for in the other
+N_SHIFTS = (2 * AROUND + 1) ** 2
+
+
+def agreement(one: Tensor, other: Tensor) -> Tensor:
+    """How alike the genes of each bin of one section are to those of the bins around it in the other.
+
+    Parameters
+    ----------
+    one, other
+        (N, C, h, w) features of the genes of two sections, one level of the pyramid.
+
+    Returns
+    -------
+    (9, h, w) cosine between the N·C features of the bin and those of the bin shifted by (dx, dy), dy slowest, both -1,
+    0, 1; each channel minus its mean over the genes; 0 beyond the border, and where all genes are alike.
+
+    Notes
+    -----
+    Not in the paper, whose decoder has to find out what moved from two pooled maps. A profile of many genes tells a bin
+    from its neighbours better than any one of them, in whatever order they stand.
+    """
+    left, right = (_unit(section) for section in (one, other))
+    height, width = left.shape[1:]
+    padded = functional.pad(right, [AROUND] * 4)
+    shifts = [(dy, dx) for dy in range(2 * AROUND + 1) for dx in range(2 * AROUND + 1)]
+    return torch.stack([(left * padded[:, dy : dy + height, dx : dx + width]).sum(dim=0) for dy, dx in shifts])
+
+
+def _unit(nodes: Tensor) -> Tensor:
+    """(N·C, h, w), of length 1 in every bin."""
+    return functional.normalize((nodes - nodes.mean(dim=0)).flatten(0, 1), dim=0, eps=1e-6)
+
+
 class ResidualBlock(nn.Module):
     """Two 3 × 3 convolutions beside a straight way through.
 
@@ -143,12 +179,12 @@ class DecoderLevel(nn.Module):
         self.enlarge = None
         if not coarsest:
             self.enlarge = nn.Sequential(nn.Conv2d(channels, 4 * channels, 3, padding=1), nn.PixelShuffle(2))
-        self.join = convolution((2 if coarsest else 3) * channels, channels)
+        self.join = convolution((2 if coarsest else 3) * channels + N_SHIFTS, channels)
         self.refine = nn.Sequential(ResidualBlock(channels), ResidualBlock(channels))
 
-    def forward(self, f0: Tensor, f1: Tensor, coarser: Tensor | None) -> Tensor:
-        """Take two (C, h, w) and the (C, ⌈h/2⌉, ⌈w/2⌉) of the coarser level, where there is one, to (C, h, w)."""
-        given = [f0, f1]
+    def forward(self, f0: Tensor, f1: Tensor, alike: Tensor, coarser: Tensor | None) -> Tensor:
+        """Take two (C, h, w), their (9, h, w) agreement and the coarser level's (C, ⌈h/2⌉, ⌈w/2⌉) to (C, h, w)."""
+        given = [f0, f1, alike]
         if self.enlarge is not None and coarser is not None:
             # Halving rounded up, so doubling may give a row or column too many.
             given.append(self.enlarge(coarser[None])[0][:, : f0.shape[1], : f0.shape[2]])
@@ -175,19 +211,22 @@ class MotionDecoder(nn.Module):
         super().__init__()
         self.levels = nn.ModuleList(DecoderLevel(channels, coarsest=i == n_levels - 1) for i in range(n_levels))
 
-    def forward(self, f0: list[Tensor], f1: list[Tensor]) -> list[Tensor]:
+    def forward(self, f0: list[Tensor], f1: list[Tensor], alike: list[Tensor]) -> list[Tensor]:
         """Decode one direction.
 
         Parameters
         ----------
         f0, f1
             (C, h, w) pooled features of the two sections at each level, fine to coarse.
+        alike
+            (9, h, w) :func:`agreement` of the first with the second at each level.
 
         Returns
         -------
         F₀→₁, (C, h, w) at each level, fine to coarse. F₁→₀ comes from the arguments swapped.
         """
         motion: list[Tensor] = []
-        for level, one, other in zip(reversed(self.levels), reversed(f0), reversed(f1), strict=True):
-            motion.append(level(one, other, motion[-1] if motion else None))
+        levels = zip(reversed(self.levels), reversed(f0), reversed(f1), reversed(alike), strict=True)
+        for level, one, other, shifted in levels:
+            motion.append(level(one, other, shifted, motion[-1] if motion else None))
         return motion[::-1]

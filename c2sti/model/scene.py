@@ -16,7 +16,7 @@ from torch import Tensor
 
 from c2sti._types import FloatArray, Lattice, Section, SlicePair
 from c2sti.model.loadings import EdgeStatistics, edge_statistics
-from c2sti.model.programmes import Programmes, describe, shared_mean
+from c2sti.model.programmes import Programmes, shared_mean
 from c2sti.ops import gaussian_operator, graph_values, most_variable, pearson_graph, propagation
 
 WIDTH = 0.6  # of the Gaussian that brings spots to bins and comes before correlating, in spot spacings
@@ -96,28 +96,24 @@ class Basis:
 
 def prepare(
     pair: SlicePair,
+    programmes: Sequence[Programmes],
     at: FloatArray,
     positions: Sequence[float],
     *,
     n_panel: int,
-    n_programmes: int,
-    n_splits: int,
-    views: bool,
     device: str,
-    seed: int,
 ) -> tuple[Scene, Basis]:
     """Everything that is computed once for a pair: the scene, and the answer from which the network starts.
 
     Parameters
     ----------
-    pair, at, positions, device, seed
+    pair, at, positions, device
         As every interpolator takes them.
+    programmes
+        Descriptions of the pair.
     n_panel
         Genes that the network looks at, the most variable ones.
-    n_programmes, n_splits, views
-        See :func:`c2sti.model.programmes.describe`.
     """
-    programmes = describe(pair, n_programmes=n_programmes, n_splits=n_splits, views=views, device=device, seed=seed)
     lattice = coarse(pair.lattice)
     places = np.concatenate([lattice.centres, at])
     # One call for all places and depths: the factorisation is the costly part.

@@ -14,7 +14,7 @@ from tqdm.auto import tqdm
 from c2sti import benchmark, grid
 from c2sti.model import C2STi, C2STiConfig
 from c2sti.tl._models import available, resolve
-from c2sti.training import TrainConfig, make_example
+from c2sti.training import TrainConfig, make_examples
 from c2sti.training import train as train_on
 
 
@@ -110,8 +110,10 @@ def train(
     )
     grids = [read(s, name=f"series[{i}]") for i, s in enumerate(series)]
     cases = benchmark.hidden_cases(grids, most=min(n_slices, len(grids) - 2), z=z, n_genes=n_genes)
-    bar = tqdm(cases, desc="looking at hidden sections", disable=not show_progress_bar)
-    examples = [make_example(case, settings, device=available(device), seed=seed) for case in bar]
+    with tqdm(total=len(cases), desc="looking at hidden sections", disable=not show_progress_bar) as bar:
+        examples = make_examples(
+            cases, settings, device=available(device), seed=seed, progress=lambda case: bar.update()
+        )
     trained = train_on(
         examples,
         config=settings,
