@@ -6,7 +6,7 @@ columns of a lattice, S inserted sections. Row 0 of a lattice is the top: x runs
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, Protocol
 
@@ -70,12 +70,15 @@ class Section:
     histology
         (3, H, W) mean H&E colour in [0, 1] of each bin of the pair's lattice, NaN where no image covers it; None
         where the section has no image.
+    features
+        (C_h, H, W) what an encoder of the user's says of that image, bin by bin; None without one.
     """
 
     xy: FloatArray
     expression: sp.csr_array
     position: float
     histology: FloatArray | None = None
+    features: FloatArray | None = None
 
     @property
     def mean(self) -> FloatArray:
@@ -97,6 +100,8 @@ class SlicePair:
         Where results are wanted by default, and where histology lives.
     context
         Sections beyond the pair, any number.
+    targets
+        H&E of missing sections that were stained though not sequenced, by position: (3, H, W) as in a section.
     """
 
     a: Section
@@ -104,6 +109,7 @@ class SlicePair:
     spacing: float
     lattice: Lattice
     context: tuple[Section, ...] = ()
+    targets: Mapping[float, FloatArray] = field(default_factory=dict)
 
     @property
     def sections(self) -> tuple[Section, ...]:
@@ -164,6 +170,12 @@ class Prediction:
 
     slices: tuple[InsertedSection, ...]
     notes: dict[str, Any] = field(default_factory=dict)
+
+
+class PictureEncoder(Protocol):
+    """Describes a picture: (3, h, w) colour in [0, 1], NaN where unknown, to (C_h, H, W) features of bins."""
+
+    def __call__(self, picture: FloatArray, shape: tuple[int, int]) -> FloatArray: ...
 
 
 class Interpolator(Protocol):

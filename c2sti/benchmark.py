@@ -18,7 +18,7 @@ import scipy.sparse as sp
 from tqdm.auto import tqdm
 
 from c2sti import grid, metrics, ops
-from c2sti._types import FloatArray, Interpolator, SlicePair
+from c2sti._types import FloatArray, Interpolator, PictureEncoder, SlicePair
 from c2sti.training import Case
 
 DETECTED = 0.1  # least share of spots of both neighbours in which a scored gene is seen
@@ -113,9 +113,14 @@ def windows(z: FloatArray, n_slices: int) -> Iterator[Window]:
 
 
 def _pair(
-    a: grid.SliceGrid, b: grid.SliceGrid, around: Mapping[float, grid.SliceGrid], shared: pd.Index, n_genes: int
+    a: grid.SliceGrid,
+    b: grid.SliceGrid,
+    around: Mapping[float, grid.SliceGrid],
+    shared: pd.Index,
+    n_genes: int,
+    encoder: PictureEncoder | None = None,
 ) -> tuple[SlicePair, pd.Index]:
-    whole, names = grid.make_pair(a, b, context=around, genes=shared)
+    whole, names = grid.make_pair(a, b, context=around, genes=shared, encoder=encoder)
     chosen = ops.most_variable([whole.a.expression, whole.b.expression], n_genes, DETECTED)
     if len(chosen) == 0:
         raise ValueError(f"no gene is detected in {DETECTED:.0%} of the spots of both {a.name} and {b.name}")
@@ -136,11 +141,16 @@ def _check_unseen(hidden: grid.SliceGrid, neighbours: Sequence[grid.SliceGrid]) 
 
 
 def hidden_cases(
-    slices: Sequence[grid.SliceGrid], *, most: int, z: Sequence[float] | None = None, n_genes: int = 1000
+    slices: Sequence[grid.SliceGrid],
+    *,
+    most: int,
+    z: Sequence[float] | None = None,
+    n_genes: int = 1000,
+    encoder: PictureEncoder | None = None,
 ) -> list[Case]:
     """Every run of 1 to `most` interior sections as cases to train on, with and without the sections beyond.
 
-    Genes are chosen from the neighbours alone, as for an evaluation.
+    Genes are chosen from the neighbours alone, as for an evaluation. `encoder` describes their pictures.
     """
     found = depths(slices, z)
     shared = grid.shared_genes(slices)
@@ -149,7 +159,7 @@ def hidden_cases(
         for window in windows(found, n_slices):
             for beyond in ({}, window.beyond) if window.beyond else ({},):
                 around = {q: slices[i] for q, i in beyond.items()}
-                pair, genes = _pair(slices[window.a], slices[window.b], around, shared, n_genes)
+                pair, genes = _pair(slices[window.a], slices[window.b], around, shared, n_genes, encoder)
                 for i, position in zip(window.hidden, window.positions, strict=True):
                     xy, values, library = grid.profiles(slices[i], pair.lattice, genes)
                     truth = grid.log_normalise(values, library) if slices[i].counts else values

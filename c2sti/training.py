@@ -213,10 +213,12 @@ def elastic(case: Case, seed: int, amount: float = 0.7, width: float = 6.0) -> C
 
     def moved(section: Section) -> Section:
         xy = section.xy + shift(section.xy, section.position)
-        picture = section.histology
-        if picture is not None:
-            picture = _warped(picture, shift(pair.lattice.centres, section.position), pair.lattice)
-        return replace(section, xy=xy, histology=picture)
+        at_bins = shift(pair.lattice.centres, section.position)
+        histology, features = (
+            None if maps is None else _warped(maps, at_bins, pair.lattice)
+            for maps in (section.histology, section.features)
+        )
+        return replace(section, xy=xy, histology=histology, features=features)
 
     a, b, *context = (moved(section) for section in pair.sections)
 
@@ -437,13 +439,7 @@ def turn(example: Example, quarters: int, mirrored: bool) -> Example:
         for _ in range(quarters % 4):
             dx, dy = dy, -dx
         motion = moved(torch.stack([dx, dy], dim=1).flatten(0, 1))
-    turned = replace(
-        scene,
-        lattice=Lattice((0.0, 0.0), 1.0, (height, width)),
-        panel=tuple(moved(p) for p in scene.panel),
-        pictures=tuple(None if p is None else moved(p) for p in scene.pictures),
-        ends=(moved(scene.ends[0]), moved(scene.ends[1])),
-    )
+    turned = replace(scene.each(moved), lattice=Lattice((0.0, 0.0), 1.0, (height, width)))
     return replace(example, scene=turned, points=points, motion=motion)
 
 

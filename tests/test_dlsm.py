@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from c2sti.model.dlsm import DLSM, Deformation, Estimators, Modulation, fuse, position_map
+from c2sti.model.dlsm import DLSM, Deformation, Estimators, Modulation, differences, fuse, position_map
 from c2sti.ops import deformable_sampling
 
 
@@ -137,3 +137,13 @@ def test_gradients_in_double() -> None:
     f01, f10 = (torch.randn(2, 2, 3, dtype=torch.float64, requires_grad=True) for _ in range(2))
     p = torch.full((2, 3), 0.4, dtype=torch.float64)
     assert torch.autograd.gradcheck(lambda a, b: tuple(dlsm(a, b, p))[:4], (f01, f10))
+
+
+def test_a_bin_that_looks_like_the_second_section_is_nearer_to_it() -> None:
+    first, second, target = torch.zeros(3, 1, 3), torch.ones(3, 1, 3), torch.tensor([0.0, 0.5, 1.0]).expand(3, 1, 3)
+    to_first, to_second = differences(target, first, second)
+    torch.testing.assert_close(to_first, torch.tensor([[0.0, 0.5, 1.0]]))
+    p = position_map(0.5, to_first, to_second, alpha=1.0)
+    torch.testing.assert_close(p, torch.tensor([[1 / 3, 0.5, 2 / 3]]))
+    unknown = torch.full((3, 1, 3), float("nan"))
+    assert all((d == 0).all() for d in differences(target, unknown, second))

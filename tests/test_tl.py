@@ -10,12 +10,14 @@ import pytest
 import scanpy as sc
 import scipy.sparse as sp
 import squidpy as sq
+import torch
 from anndata import AnnData
 from scipy.spatial import KDTree
 
 import c2sti
+from c2sti import C2STiConfig, TrainConfig
 from c2sti.baselines import METHODS
-from c2sti.datasets import Phantom
+from c2sti.datasets import Phantom, phantom
 
 
 def interpolate(a: AnnData, b: AnnData, **keywords: object) -> AnnData:
@@ -390,3 +392,47 @@ def test_training_needs_three_sections_and_something_to_train(series: list[AnnDa
         c2sti.tl.train(series[:2])
     with pytest.raises(ValueError, match="'gp' has nothing to train"):
         c2sti.tl.train(series, model="gp")
+
+
+# ---- pictures
+
+
+class Describes(torch.nn.Module):
+    """An encoder of two channels: how dark a bin is, and how much darker its darkest pixel."""
+
+    def forward(self, picture: torch.Tensor, shape: tuple[int, int]) -> torch.Tensor:
+        dark = (1 - picture.nan_to_num(1.0)).mean(dim=0, keepdim=True)
+        mean = torch.nn.functional.adaptive_avg_pool2d(dark, shape)
+        return torch.cat([mean, torch.nn.functional.adaptive_max_pool2d(dark, shape) - mean])
+
+
+def test_a_network_may_see_pictures_through_an_encoder_of_ones_own() -> None:
+    series = phantom(seed=0, size=8, n_genes=30).series([0.0, 150.0, 300.0])
+    settings = C2STiConfig(channels=4, n_programmes=6, n_splits=0, panel=12, picture_channels=2)
+    how = TrainConfig(steps=3, panel=12, learning_rate=5e-2)
+    quiet = {"show_progress_bar": False, "histology_encoder": Describes()}
+    model = c2sti.tl.train(series, model=None, config=settings, how=how, **quiet)
+    with_picture = c2sti.tl.interpolate(series[0], series[2], model=model, **quiet)
+    blind = [s.copy() for s in (series[0], series[2])]
+    for section in blind:
+        del section.uns["spatial"]
+    without = c2sti.tl.interpolate(*blind, model=model, **quiet)
+    assert np.abs(with_picture.layers["c2sti_1"] - without.layers["c2sti_1"]).max() > 0
+    with pytest.raises(ValueError, match="histology_encoder="):
+        c2sti.tl.interpolate(series[0], series[2], model=model, show_progress_bar=False)
+
+
+def test_the_picture_of_the_missing_section_says_which_neighbour_is_nearer() -> None:
+    a, hidden, b = phantom(seed=0, size=8, n_genes=30).series([0.0, 150.0, 300.0])
+    settings = C2STiConfig(channels=4, n_programmes=6, n_splits=0, panel=12)
+    how = TrainConfig(steps=20, panel=12, learning_rate=5e-2, motion=1.0)
+    quiet = {"show_progress_bar": False}
+    model = c2sti.tl.train([a, hidden, b], model=None, config=settings, how=how, **quiet)
+    picture = next(iter(hidden.uns["spatial"].values()))
+    plain = c2sti.tl.interpolate(a, b, model=model, **quiet)
+    seen = c2sti.tl.interpolate(a, b, model=model, target_images=[picture], **quiet)
+    assert np.abs(plain.layers["c2sti_1"] - seen.layers["c2sti_1"]).max() > 0
+    with pytest.raises(ValueError, match="target_images holds 1"):
+        c2sti.tl.interpolate(a, b, n_slices=2, model=model, target_images=[picture], **quiet)
+    with pytest.raises(ValueError, match="is no picture"):
+        c2sti.tl.interpolate(a, b, model=model, target_images=[{"images": {}}], **quiet)

@@ -6,7 +6,7 @@ other file knows where a container keeps anything.
 """
 
 from c2sti.grid._depth import position_of
-from c2sti.grid._histology import HEImage, histology_on
+from c2sti.grid._histology import HEImage, histology_on, image_of
 from c2sti.grid._lattice import (
     Rows,
     common_lattice,
@@ -27,6 +27,7 @@ __all__ = [
     "blank_library",
     "common_lattice",
     "histology_on",
+    "image_of",
     "is_counts",
     "layer_names",
     "log_normalise",

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import scipy.sparse as sp
 from anndata import AnnData
 
-from c2sti._types import FloatArray, Lattice
+from c2sti._types import FloatArray, Lattice, PictureEncoder
 
 
 @dataclass(frozen=True)
@@ -43,25 +45,46 @@ def read_image(adata: AnnData, xy: FloatArray, name: str, spatial_key: str, libr
     if not libraries:
         return None
     key = library if library is not None else next(iter(libraries))
+    image = _largest(libraries[key])
+    if image is not None:
+        _check_on_image(image, xy, f"uns[{spatial_key!r}][{key!r}] of {name}")
+    return image
+
+
+def image_of(library: Mapping[str, Any], name: str) -> HEImage:
+    """Picture of one library, ``{"images": {"hires": …}, "scalefactors": {"tissue_hires_scalef": …}}``.
+
+    Raises
+    ------
+    ValueError
+        It is not one.
+    """
+    image = _largest(library) if {"images", "scalefactors"} <= set(library) else None
+    if image is None:
+        raise ValueError(
+            f'{name} is no picture; give a library of uns["spatial"], {{"images": {{"hires": array}}, "scalefactors": '
+            '{"tissue_hires_scalef": pixels per unit}}'
+        )
+    return image
+
+
+def _largest(library: Mapping[str, Any]) -> HEImage | None:
     for resolution in ("hires", "lowres"):
         factor = f"tissue_{resolution}_scalef"
-        if resolution in libraries[key]["images"] and factor in libraries[key]["scalefactors"]:
-            pixels = np.asarray(libraries[key]["images"][resolution])
-            image = HEImage(pixels, float(libraries[key]["scalefactors"][factor]))
-            _check_on_image(image, xy, f"uns[{spatial_key!r}][{key!r}] of {name}", factor)
-            return image
+        if resolution in library["images"] and factor in library["scalefactors"]:
+            return HEImage(np.asarray(library["images"][resolution]), float(library["scalefactors"][factor]))
     return None
 
 
-def _check_on_image(image: HEImage, xy: FloatArray, where: str, factor: str) -> None:
+def _check_on_image(image: HEImage, xy: FloatArray, where: str) -> None:
     height, width = image.pixels.shape[:2]
     pixel = xy * image.scale
     inside = ((pixel >= 0) & (pixel < (width, height))).all(axis=1).mean()
     if inside < 0.5:
         raise ValueError(
-            f"{where}: {factor} = {image.scale:.4g} sends {1 - inside:.0%} of the spots off the picture (they reach "
-            f"pixel {pixel.max(axis=0).round().astype(int).tolist()}, the picture is {width} x {height}); correct "
-            "the scale factor, or delete the picture from uns"
+            f"{where}: a scale factor of {image.scale:.4g} sends {1 - inside:.0%} of the spots off the picture "
+            f"(they reach pixel {pixel.max(axis=0).round().astype(int).tolist()}, the picture is {width} x "
+            f"{height}); correct the scale factor, or delete the picture from uns"
         )
 
 
@@ -78,6 +101,19 @@ def histology_on(image: HEImage, lattice: Lattice) -> FloatArray:
     total = np.stack([down @ rgb[..., c] @ across.T for c in range(rgb.shape[2])])
     area = np.outer(down.sum(axis=1), across.sum(axis=1))
     return np.where(area > 0.5, total / np.maximum(area, 1e-6), np.nan).astype(np.float32)
+
+
+MOST_PIXELS = 1024  # a side of a picture that an encoder is given
+
+
+def features_on(image: HEImage, lattice: Lattice, encoder: PictureEncoder) -> FloatArray:
+    """(C_h, H, W) what an encoder says of every bin; it sees the lattice edge to edge, pixel by pixel or so."""
+    most = max(MOST_PIXELS // max(lattice.shape), 1)
+    n = int(np.clip(round(lattice.pitch * image.scale), 1, most))
+    shift = lattice.pitch * (n - 1) / (2 * n)
+    origin = (lattice.origin[0] - shift, lattice.origin[1] - shift)
+    fine = Lattice(origin, lattice.pitch / n, (lattice.shape[0] * n, lattice.shape[1] * n))
+    return np.asarray(encoder(histology_on(image, fine), lattice.shape), dtype=np.float32)
 
 
 def _overlap(origin: float, pitch: float, n_bins: int, scale: float, n_pixels: int) -> sp.csr_array:

@@ -13,8 +13,8 @@ from numpy.typing import NDArray
 from scanpy import logging
 from scipy.ndimage import distance_transform_edt
 
-from c2sti._types import FloatArray, Lattice, Section, SlicePair
-from c2sti.grid._histology import histology_on
+from c2sti._types import FloatArray, Lattice, PictureEncoder, Section, SlicePair
+from c2sti.grid._histology import HEImage, features_on, histology_on
 from c2sti.grid._read import SliceGrid, log_normalise
 
 POOR_OVERLAP, NO_OVERLAP = 0.5, 0.02
@@ -148,6 +148,8 @@ def make_pair(
     context: Mapping[float, SliceGrid] | None = None,
     lattice: Lattice | None = None,
     genes: Sequence[str] | pd.Index | None = None,
+    encoder: PictureEncoder | None = None,
+    targets: Mapping[float, HEImage] | None = None,
 ) -> tuple[SlicePair, pd.Index]:
     """Lay two sections and their context on one lattice, as plain arrays.
 
@@ -161,6 +163,10 @@ def make_pair(
         Made by :func:`common_lattice` by default.
     genes
         Names to keep; by default all that the sections share.
+    encoder
+        Describes the pictures of the sections, beside their colour.
+    targets
+        Pictures of missing sections, by position.
 
     Returns
     -------
@@ -185,10 +191,12 @@ def make_pair(
     lattice = common_lattice(a, b) if lattice is None else lattice
     names = shared_genes(grids, genes)
     sections = [
-        _section(grid, position, lattice, names) for grid, position in zip(grids, [0.0, 1.0, *around], strict=True)
+        _section(grid, position, lattice, names, encoder)
+        for grid, position in zip(grids, [0.0, 1.0, *around], strict=True)
     ]
+    stained = {position: histology_on(image, lattice) for position, image in (targets or {}).items()}
     spacing = float(np.mean([_spot_spacing(g, lattice) for g in (a, b)]))
-    return SlicePair(sections[0], sections[1], spacing, lattice, tuple(sections[2:])), names
+    return SlicePair(sections[0], sections[1], spacing, lattice, tuple(sections[2:]), stained), names
 
 
 def _check_scale(grids: Sequence[SliceGrid]) -> None:
@@ -209,11 +217,15 @@ def _spot_spacing(grid: SliceGrid, lattice: Lattice) -> float:
     return lattice.pitch if is_gathered(grid, lattice) else grid.pitch
 
 
-def _section(grid: SliceGrid, position: float, lattice: Lattice, genes: pd.Index) -> Section:
+def _section(
+    grid: SliceGrid, position: float, lattice: Lattice, genes: pd.Index, encoder: PictureEncoder | None
+) -> Section:
     xy, values, library = profiles(grid, lattice, genes)
     expression = log_normalise(values, library) if grid.counts else values
-    histology = None if grid.image is None else histology_on(grid.image, lattice)
-    return Section(xy, expression, position, histology)
+    if grid.image is None:
+        return Section(xy, expression, position)
+    features = None if encoder is None else features_on(grid.image, lattice, encoder)
+    return Section(xy, expression, position, histology_on(grid.image, lattice), features)
 
 
 def profiles(grid: SliceGrid, lattice: Lattice, genes: pd.Index) -> tuple[FloatArray, sp.csr_array, FloatArray]:

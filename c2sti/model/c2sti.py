@@ -23,7 +23,7 @@ from torch.nn import functional
 
 from c2sti._types import FloatArray, InsertedSection, Lattice, Prediction, SlicePair
 from c2sti.model.cross_modal import CrossModalAlignment, ExpressionStem, HistologyEncoder
-from c2sti.model.dlsm import DLSM, Deformation, fuse, position_map
+from c2sti.model.dlsm import DLSM, Deformation, differences, fuse, position_map
 from c2sti.model.loadings import EdgeTrust
 from c2sti.model.programmes import Programmes, describe
 from c2sti.model.pyramid import GenePool, MGCGraph, MotionDecoder, PyramidEncoder, agreement
@@ -59,6 +59,8 @@ class C2STiConfig:
         Genes that the network looks at; the answer is for all genes.
     n_programmes, n_splits, views, rough
         The base, see :func:`c2sti.model.programmes.describe`. ``n_splits=0, views=False, rough=False`` is `gp`.
+    picture_channels
+        Of what the network's own encoder looks at: the 3 colours of the H&E, or what a `histology_encoder` gives.
     cross_modal
         Whether H&E gates expression; off is the paper's "w/o Cross-modal".
     graph
@@ -81,6 +83,7 @@ class C2STiConfig:
     n_splits: int = 2
     views: bool = True
     rough: bool = True
+    picture_channels: int = 3
     cross_modal: bool = True
     graph: bool = True
     dlsm: bool = True
@@ -110,7 +113,7 @@ class Network(nn.Module):
         c = config.channels
         self.config = config
         self.stem = ExpressionStem(c)
-        self.histology = HistologyEncoder(config.histology_channels)
+        self.histology = HistologyEncoder(config.histology_channels, n_given=config.picture_channels)
         self.alignment = CrossModalAlignment(c, config.histology_channels)
         self.encoder = PyramidEncoder(c, config.n_levels)
         self.graph = nn.ModuleList(MGCGraph(c) for _ in range(config.n_levels))
@@ -153,10 +156,15 @@ class Network(nn.Module):
         return Deformation(offsets[0], fine.weights_0, offsets[1], fine.weights_1, p)
 
     def positions(self, scene: Scene, t: float) -> Tensor:
-        """(H, W) position of each bin: t, pulled on by the gradients of both pictures where there are two."""
+        """(H, W) position of each bin: t, pulled on by what both pictures show, where there are two.
+
+        Where the missing section has been stained, by how much either differs from it; else by their gradients.
+        """
         a, b = scene.pictures[:2]
         if not self.config.dlsm or not self.config.cross_modal or a is None or b is None:
             return torch.full(scene.lattice.shape, t, device=scene.propagation.device)
+        if t in scene.targets:
+            return position_map(t, *differences(scene.targets[t], a, b), self.config.alpha)
         return position_map(t, sobel_magnitude(a), sobel_magnitude(b), self.config.alpha)
 
     def motion(self, scene: Scene) -> Motion:
@@ -171,7 +179,7 @@ class Network(nn.Module):
     def nodes(self, scene: Scene, i: int) -> list[Tensor]:
         """(N_p, C, h, w) of section i at each level: its genes aligned with its picture, encoded, mixed."""
         expression = self.stem(scene.panel[i])  # M_s
-        picture = scene.pictures[i] if self.config.cross_modal else None
+        picture = self._picture(scene, i) if self.config.cross_modal else None
         if picture is not None:
             covered = picture.isfinite().all(dim=0)
             expression = self.alignment(expression, self.histology(picture), covered)  # X
@@ -179,6 +187,21 @@ class Network(nn.Module):
         if not self.config.graph:
             return levels
         return [graph(level, scene.propagation) for level, graph in zip(levels, self.graph, strict=True)]
+
+    def _picture(self, scene: Scene, i: int) -> Tensor | None:
+        """(C_h, H, W) what the network's encoder looks at: the picture of a section, or its description."""
+        n = self.config.picture_channels
+        given = scene.pictures[i] if n == 3 else scene.features[i]
+        if given is None and scene.pictures[i] is not None:
+            raise ValueError(
+                f"this network was trained on pictures described by an encoder of {n} channels; give it as "
+                "histology_encoder="
+            )
+        if given is not None and len(given) != n:
+            raise ValueError(
+                f"this network was trained on pictures described in {n} channels; histology_encoder gives {len(given)}"
+            )
+        return given
 
     def _with_context(
         self, pooled: list[list[Tensor]], positions: Sequence[float]

@@ -42,17 +42,20 @@ class HistologyEncoder(nn.Module):
         C_h, features of a bin.
     n_layers
         3 × 3 convolutions; each lets a bin see one more bin on every side.
+    n_given
+        Channels of what it looks at: the 3 of a picture, or those of an encoder that has described it.
     """
 
-    def __init__(self, channels: int, n_layers: int = 3) -> None:
+    def __init__(self, channels: int, n_layers: int = 3, n_given: int = 3) -> None:
         super().__init__()
+        self.middle = 0.5 if n_given == 3 else 0.0  # of a colour
         # Red, green, blue and whether there is a picture.
-        self.layers = nn.Sequential(*(convolution(channels if i else 4, channels) for i in range(n_layers)))
+        self.layers = nn.Sequential(*(convolution(channels if i else n_given + 1, channels) for i in range(n_layers)))
 
     def forward(self, picture: Tensor) -> Tensor:
-        """Take a (3, H, W) picture in [0, 1], NaN where there is none, to (C_h, H, W)."""
+        """Take a (3, H, W) picture in [0, 1] (or its description), NaN where there is none, to (C_h, H, W)."""
         covered = picture.isfinite().all(dim=0, keepdim=True)
-        colours = torch.where(covered, picture - 0.5, 0)
+        colours = torch.where(covered, picture - self.middle, 0)
         return self.layers(torch.cat([colours, covered.to(colours)])[None])[0]
 
 

@@ -5,8 +5,8 @@ Of all genes the network looks at a panel; the programmes carry what it finds to
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 import scipy.sparse as sp
@@ -39,6 +39,10 @@ class Scene:
         (N_p, 2, H, W) of each section: standardised expression of the panel's genes beside the mask of the tissue.
     pictures
         (3, H, W) H&E of each section, or None.
+    features
+        (C_h, H, W) of each section what an encoder of the user's says of its H&E, or None.
+    targets
+        (3, H, W) H&E of missing sections, by position, where they were stained.
     propagation
         (N_p, N_p) P of eq. 3 over the panel, dense.
     ends
@@ -51,15 +55,22 @@ class Scene:
     pictures: tuple[Tensor | None, ...]
     propagation: Tensor
     ends: tuple[Tensor, Tensor]
+    features: tuple[Tensor | None, ...] = ()
+    targets: Mapping[float, Tensor] = field(default_factory=dict)
 
     def to(self, device: str) -> Scene:
         """The same, elsewhere."""
+        return replace(self.each(lambda maps: maps.to(device)), propagation=self.propagation.to(device))
+
+    def each(self, change: Callable[[Tensor], Tensor]) -> Scene:
+        """The same with every map, (…, H, W), changed."""
         return replace(
             self,
-            panel=tuple(p.to(device) for p in self.panel),
-            pictures=tuple(None if p is None else p.to(device) for p in self.pictures),
-            propagation=self.propagation.to(device),
-            ends=(self.ends[0].to(device), self.ends[1].to(device)),
+            panel=tuple(change(p) for p in self.panel),
+            pictures=tuple(None if p is None else change(p) for p in self.pictures),
+            ends=(change(self.ends[0]), change(self.ends[1])),
+            features=tuple(None if f is None else change(f) for f in self.features),
+            targets={position: change(picture) for position, picture in self.targets.items()},
         )
 
 
@@ -192,9 +203,11 @@ def _scene(pair: SlicePair, lattice: Lattice, n_panel: int, ends: tuple[Tensor, 
         lattice,
         tuple(s.position for s in pair.sections),
         tuple(_panel(s, lattice, pair.spacing, scale) for s in small.sections),
-        tuple(_picture(s, pair.lattice, lattice) for s in pair.sections),
+        tuple(_picture(s.histology, pair.lattice, lattice) for s in pair.sections),
         torch.as_tensor(propagation(graph).toarray()),
         ends,
+        tuple(_picture(s.features, pair.lattice, lattice) for s in pair.sections),
+        {p: _nearest(picture, pair.lattice, lattice) for p, picture in pair.targets.items()},
     )
 
 
@@ -214,11 +227,13 @@ def _panel(section: Section, lattice: Lattice, spacing: float, scale: FloatArray
     return torch.as_tensor(both.reshape(maps.shape[1], 2, *lattice.shape).astype(np.float32))
 
 
-def _picture(section: Section, fine: Lattice, lattice: Lattice) -> Tensor | None:
-    """(3, H, W) H&E of the section on the network's lattice: the nearest bin of the finer one."""
-    if section.histology is None:
-        return None
+def _picture(maps: FloatArray | None, fine: Lattice, lattice: Lattice) -> Tensor | None:
+    return None if maps is None else _nearest(maps, fine, lattice)
+
+
+def _nearest(maps: FloatArray, fine: Lattice, lattice: Lattice) -> Tensor:
+    """(C, H, W) maps on the network's lattice: the nearest bin of the finer one."""
     index = fine.bins(lattice.centres)
-    flat = np.asarray(section.histology).reshape(3, -1)
-    picture = np.where(index >= 0, flat[:, np.maximum(index, 0)], np.nan)
-    return torch.as_tensor(picture.reshape(3, *lattice.shape).astype(np.float32))
+    flat = np.asarray(maps).reshape(len(maps), -1)
+    found = np.where(index >= 0, flat[:, np.maximum(index, 0)], np.nan)
+    return torch.as_tensor(found.reshape(-1, *lattice.shape).astype(np.float32))

@@ -13,13 +13,14 @@ import pandas as pd
 from anndata import AnnData
 from scanpy import logging
 from spatialdata import SpatialData
+from torch import nn
 from tqdm.auto import tqdm
 
 from c2sti import _keys, grid
 from c2sti._types import FloatArray, Interpolator
 from c2sti.baselines import METHODS, USES_CONTEXT
 from c2sti.tl._coexpression import graphs
-from c2sti.tl._models import available, resolve
+from c2sti.tl._models import available, picture_encoder, resolve
 
 LIBRARIES = ("c2sti", "anndata", "numpy", "scipy", "torch")
 
@@ -38,6 +39,8 @@ def interpolate(
     table_key: str | None = None,
     image_key: str | None = None,
     coordinate_system: str = "global",
+    target_images: Sequence[Mapping[str, Any] | None] | None = None,
+    histology_encoder: nn.Module | None = None,
     pitch: float | None = None,
     genes: Sequence[str] | pd.Index | None = None,
     device: str | None = None,
@@ -78,6 +81,12 @@ def interpolate(
         Table and coordinate system of a SpatialData.
     image_key
         Which picture of ``uns[spatial_key]`` belongs to the section, where it has several.
+    target_images
+        H&E of the missing sections themselves, where they were stained though not sequenced: one a section, in order,
+        each as a library of ``uns["spatial"]`` (``{"images": {"hires": …}, "scalefactors": {…}}``) in the common frame,
+        None where there is none. ``"c2sti"`` lets it decide which neighbour a place is nearer to.
+    histology_encoder
+        Describes the H&E for a network that was trained with one, see :func:`train`.
     pitch
         Side of a bin of the result, in the unit of the frame. By default the distance between neighbouring spots; for
         single cells (1,000 or more irregular points) the side of a bin that holds about four. Points finer than two
@@ -139,7 +148,15 @@ def interpolate(
         logging.warning(f"model={model!r} looks at two sections only; context is ignored")
     fractions = _fractions(n_slices, positions, a.z, b.z)
     lattice = grid.common_lattice(a, b, pitch=pitch)
-    pair, names = grid.make_pair(a, b, context=around, lattice=lattice, genes=genes)
+    pair, names = grid.make_pair(
+        a,
+        b,
+        context=around,
+        lattice=lattice,
+        genes=genes,
+        encoder=picture_encoder(histology_encoder),
+        targets=_targets(target_images, fractions),
+    )
     rows = grid.rows_of(a, b, lattice, at)
     with tqdm(total=100, desc=f"inserting {len(fractions)} section(s)", disable=not show_progress_bar) as bar:
         prediction = method(
@@ -183,6 +200,20 @@ def _fractions(n_slices: int, positions: Sequence[float] | None, z_a: float | No
     if n_slices < 1 or n_slices != int(n_slices):
         raise ValueError(f"n_slices = {n_slices} must be a whole number of at least 1")
     return np.arange(1, int(n_slices) + 1) / (int(n_slices) + 1)
+
+
+def _targets(
+    images: Sequence[Mapping[str, Any] | None] | None, fractions: FloatArray
+) -> dict[float, grid.HEImage] | None:
+    if images is None:
+        return None
+    if len(images) != len(fractions):
+        raise ValueError(
+            f"target_images holds {len(images)} picture(s) for {len(fractions)} section(s); give one a section, None "
+            "where there is none"
+        )
+    pairs = zip(fractions.tolist(), images, strict=True)
+    return {p: grid.image_of(image, f"target_images[{i}]") for i, (p, image) in enumerate(pairs) if image is not None}
 
 
 def _depths(a: grid.SliceGrid, b: grid.SliceGrid, fractions: FloatArray) -> dict[str, FloatArray]:

@@ -6,8 +6,9 @@ from functools import cache
 from pathlib import Path
 
 import torch
+from torch import nn
 
-from c2sti._types import Interpolator
+from c2sti._types import FloatArray, Interpolator, PictureEncoder
 from c2sti.baselines import METHODS
 from c2sti.model import C2STi
 
@@ -48,3 +49,15 @@ def available(device: str | None) -> str:
     if device is not None:
         return device
     return "cuda" if torch.cuda.is_available() else "cpu"
+
+
+def picture_encoder(encoder: nn.Module | None) -> PictureEncoder | None:
+    """An encoder of tensors, such as :class:`c2sti.model.histology.ResNet50Features`, as one of arrays."""
+    if encoder is None:
+        return None
+
+    def describe(picture: FloatArray, shape: tuple[int, int]) -> FloatArray:
+        with torch.no_grad():
+            return encoder(torch.as_tensor(picture), shape).cpu().numpy()
+
+    return describe

@@ -9,11 +9,12 @@ from pathlib import Path
 from anndata import AnnData
 from scanpy import logging
 from spatialdata import SpatialData
+from torch import nn
 from tqdm.auto import tqdm
 
 from c2sti import benchmark, grid
 from c2sti.model import C2STi, C2STiConfig
-from c2sti.tl._models import available, resolve
+from c2sti.tl._models import available, picture_encoder, resolve
 from c2sti.training import TrainConfig, make_examples
 from c2sti.training import train as train_on
 
@@ -33,6 +34,7 @@ def train(
     table_key: str | None = None,
     image_key: str | None = None,
     coordinate_system: str = "global",
+    histology_encoder: nn.Module | None = None,
     device: str | None = None,
     seed: int = 0,
     show_progress_bar: bool = True,
@@ -64,6 +66,9 @@ def train(
         Where the state is kept while training. A run that was stopped goes on from there when called again.
     layer, spatial_key, table_key, image_key, coordinate_system, device, show_progress_bar
         As in :func:`interpolate`.
+    histology_encoder
+        Describes the H&E in place of its colours, as :func:`c2sti.model.histology.load_resnet50` makes one; for a
+        network whose `config` has as many ``picture_channels``. :func:`interpolate` needs it again.
     seed
         Of every random choice.
 
@@ -109,7 +114,8 @@ def train(
         coordinate_system=coordinate_system,
     )
     grids = [read(s, name=f"series[{i}]") for i, s in enumerate(series)]
-    cases = benchmark.hidden_cases(grids, most=min(n_slices, len(grids) - 2), z=z, n_genes=n_genes)
+    encoder, most = picture_encoder(histology_encoder), min(n_slices, len(grids) - 2)
+    cases = benchmark.hidden_cases(grids, most=most, z=z, n_genes=n_genes, encoder=encoder)
     with tqdm(total=len(cases), desc="looking at hidden sections", disable=not show_progress_bar) as bar:
         examples = make_examples(
             cases, settings, device=available(device), seed=seed, progress=lambda case: bar.update()
