@@ -19,8 +19,8 @@ def evaluate(series: list[AnnData], **keywords: object):
 
 def test_the_table(series: list[AnnData]) -> None:
     table = evaluate(series)
-    assert len(table) == 2 * len(METHODS)
-    assert set(table["method"]) == {"copy", "linear", "lowrank", "gp"}
+    assert len(table) == 2 * (len(METHODS) + 1)
+    assert set(table["method"]) == {"copy", "linear", "lowrank", "gp", "c2sti"}
     assert sorted(set(table["section"])) == [1, 2]
     np.testing.assert_allclose(table["position"], 0.5)
     assert table[["pcc", "rmse", "rv", "ceiling", "fraction"]].notna().all(axis=None)

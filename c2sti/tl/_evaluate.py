@@ -4,20 +4,22 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from functools import partial
+from pathlib import Path
 
 import pandas as pd
 from anndata import AnnData
 from spatialdata import SpatialData
 
 from c2sti import benchmark, grid
+from c2sti._types import Interpolator
 from c2sti.baselines import METHODS
-from c2sti.tl._models import available, resolve
+from c2sti.tl._models import available, name_of, resolve
 
 
 def evaluate(
     slices: Sequence[AnnData | SpatialData],
     *,
-    methods: Sequence[str] = (),
+    methods: Sequence[str | Path | Interpolator] = ("c2sti",),
     n_slices: int = 1,
     z: Sequence[float] | None = None,
     context: bool = True,
@@ -41,7 +43,8 @@ def evaluate(
     slices
         The series in order of depth, all in one frame (see :func:`c2sti.pp.align_series`); at least ``n_slices + 2``.
     methods
-        Models to judge beside ``"copy"``, ``"linear"``, ``"lowrank"`` and ``"gp"``, which always are.
+        Models to judge beside ``"copy"``, ``"linear"``, ``"lowrank"`` and ``"gp"``, which always are: whatever
+        :func:`interpolate` takes as `model`.
     n_slices
         Sections hidden in a row.
     z
@@ -78,7 +81,7 @@ def evaluate(
     >>> series = c2sti.datasets.phantom(seed=0, size=12, n_genes=50).series([0.0, 200.0, 400.0])
     >>> table = c2sti.tl.evaluate(series, show_progress_bar=False)
     >>> sorted(table["method"])
-    ['copy', 'gp', 'linear', 'lowrank']
+    ['c2sti', 'copy', 'gp', 'linear', 'lowrank']
     """
     read = partial(
         grid.read_slice,
@@ -91,7 +94,7 @@ def evaluate(
     grids = [read(s, name=f"slices[{i}]") for i, s in enumerate(slices)]
     return benchmark.leave_sections_out(
         grids,
-        methods={name: resolve(name) for name in dict.fromkeys([*METHODS, *methods])},
+        methods={name_of(model): resolve(model) for model in dict.fromkeys([*METHODS, *methods])},
         n_slices=n_slices,
         z=z,
         context=context,

@@ -20,7 +20,7 @@ from c2sti import _keys, grid
 from c2sti._types import FloatArray, Interpolator
 from c2sti.baselines import METHODS, USES_CONTEXT
 from c2sti.tl._coexpression import graphs
-from c2sti.tl._models import available, picture_encoder, resolve
+from c2sti.tl._models import available, name_of, picture_encoder, resolve
 
 LIBRARIES = ("c2sti", "anndata", "numpy", "scipy", "torch")
 
@@ -168,7 +168,7 @@ def interpolate(
             progress=lambda share: bar.update(100 * share),
         )
     provenance = {
-        "model": {"name": _name(model)},
+        "model": {"name": name_of(model)},
         "expression": "log1p of counts scaled to 1e4" if a.counts else "as given",
         "parameters": _without_none({"pitch": lattice.pitch, "seed": seed, "layer": layer, "spatial_key": spatial_key}),
         "inputs": {g.name: _input(g) for g in (a, b, *around.values())},
@@ -188,10 +188,6 @@ def interpolate(
     added = ", ".join(_keys.inserted(key_added, len(fractions)))
     logging.info(f"inserted {added} into `.layers` ({out.n_obs} bins x {out.n_vars} genes)")
     return out
-
-
-def _name(model: str | Path | Interpolator) -> str:
-    return str(model) if isinstance(model, str | Path) else getattr(model, "__name__", type(model).__name__)
 
 
 def _fractions(n_slices: int, positions: Sequence[float] | None, z_a: float | None, z_b: float | None) -> FloatArray:

@@ -38,6 +38,11 @@ def resolve(model: str | Path | Interpolator) -> Interpolator:
     return model
 
 
+def name_of(model: str | Path | Interpolator) -> str:
+    """What provenance and tables call a model."""
+    return str(model) if isinstance(model, str | Path) else getattr(model, "__name__", type(model).__name__)
+
+
 @cache
 def bundled() -> C2STi:
     """The checkpoint that comes with the package."""
