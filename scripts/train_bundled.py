@@ -4,8 +4,9 @@
     python scripts/train_bundled.py --data DIR --without A --out folds/A --series her2st
     python scripts/train_bundled.py --quick                       a small one on made tissue, to see that all works
 
-DIR holds the sections as `c2sti.datasets` stores them, `her2st/her2st_A1.h5ad` and so on. A run that was stopped goes
-on when the same command is given again.
+Besides hidden sections as they were measured, it learns from the same with their tissue moved a little, and from made
+tissue, whose motion is known. DIR holds the sections as `c2sti.datasets` stores them, `her2st/her2st_A1.h5ad` and so
+on. A run that was stopped goes on when the same command is given again.
 """
 
 from __future__ import annotations
@@ -19,6 +20,8 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import anndata as ad
+import numpy as np
+import scipy.sparse as sp
 import torch
 from anndata import AnnData
 from tqdm.auto import tqdm
@@ -26,10 +29,11 @@ from tqdm.auto import tqdm
 import c2sti
 from c2sti import benchmark, grid
 from c2sti.model import C2STi, C2STiConfig
-from c2sti.training import Case, TrainConfig, make_examples, train
+from c2sti.training import Case, TrainConfig, elastic, make_examples, train
 
 WEIGHTS = Path(c2sti.__file__).parent / "weights"
 MOST = 2  # sections hidden in a row
+N_MADE = 32  # made tissues
 QUICK = C2STiConfig(channels=4, panel=24, n_programmes=12, n_splits=1)
 
 
@@ -61,23 +65,40 @@ def registered(section: AnnData) -> AnnData:
     return section
 
 
-def made() -> Iterator[tuple[str, list[AnnData]]]:
-    """A small made series, for --quick."""
-    sections = c2sti.datasets.phantom(seed=0, size=10, n_genes=60).series([0.0, 100.0, 200.0, 300.0])
-    for section in sections:
-        section.obsm["spatial_aligned"] = section.obsm["spatial"]
-    yield "made tissue", sections
+def cases(name: str, sections: list[AnnData]) -> list[Case]:
+    """Hidden sections of a series."""
+    grids = [grid.read_slice(s, name=f"{name} {i + 1}", spatial_key="spatial_aligned") for i, s in enumerate(sections)]
+    return benchmark.hidden_cases(grids, most=MOST)
 
 
-def cases(series: Iterator[tuple[str, list[AnnData]]]) -> list[Case]:
-    """Hidden sections of all series."""
-    found = []
-    for name, sections in series:
-        grids = [
-            grid.read_slice(s, name=f"{name} {i + 1}", spatial_key="spatial_aligned") for i, s in enumerate(sections)
-        ]
-        found += benchmark.hidden_cases(grids, most=MOST)
-    return found
+def moved(hidden: list[Case]) -> list[Case]:
+    """The cases without context, each with its tissue moved twice."""
+    alone = [case for case in hidden if not case.pair.context]
+    return [elastic(case, seed=2 * i + again) for i, case in enumerate(alone) for again in (0, 1)]
+
+
+def made(seed: int, size: tuple[int, int] = (14, 22), n_genes: int = 200) -> Case:
+    """A section of a made tissue: how big it is, how fast it moves and changes, and where it was cut, by the seed."""
+    rng = np.random.default_rng([7, seed])
+    tissue = c2sti.datasets.phantom(
+        seed=1000 + seed,
+        n_genes=n_genes,
+        size=int(rng.integers(*size)),
+        motion=float(rng.uniform(0.3, 1.0)),
+        change=float(rng.uniform(0.3, 1.0)),
+    )
+    gap, t = float(rng.uniform(150, 500)), float(rng.choice([1 / 4, 1 / 3, 1 / 2, 2 / 3, 3 / 4]))
+    layout = str(rng.choice(["square", "hex"]))
+    a, hidden, b = (tissue.section(z, layout=layout) for z in (0.0, t * gap, gap))
+    pair, genes = grid.make_pair(grid.read_slice(a), grid.read_slice(b))
+    xy = hidden.obsm["spatial"]
+    # The truth without noise, which only made tissue has.
+    truth = sp.csr_array(tissue.expression(xy, t * gap)[:, hidden.var_names.get_indexer(genes)])
+
+    def motion(points: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        return tissue.displacement(points, t * gap, 0.0), tissue.displacement(points, t * gap, gap)
+
+    return Case(pair, xy, t, truth, f"made tissue {seed}", motion)
 
 
 def main() -> None:
@@ -96,16 +117,23 @@ def main() -> None:
     out = given.out or (Path("quick") if given.quick else WEIGHTS)
     config = QUICK if given.quick else C2STiConfig()
     how = TrainConfig(
-        steps=given.steps or (60 if given.quick else 600), seed=given.seed, structure=given.structure, save_every=10
+        steps=given.steps or (60 if given.quick else 700),
+        learning_rate=4e-3,
+        seed=given.seed,
+        structure=given.structure,
+        save_every=10,
     )
     start = time.perf_counter()
-    series = made() if given.quick else measured(given.data, given.series, given.without)
-    hidden = cases(series)
+    if given.quick:
+        hidden = [made(seed, size=(8, 11), n_genes=60) for seed in range(4)]
+    else:
+        found = [c for name, s in measured(given.data, given.series, given.without) for c in cases(name, s)]
+        hidden = [*found, *moved(found), *(made(seed) for seed in range(N_MADE))]
     with tqdm(total=len(hidden), desc="looking at sections") as bar:
         examples = make_examples(hidden, config, device=given.device, progress=lambda case: bar.update())
     model = train(examples, config=config, how=how, folder=out / "state", device=given.device)
     model.card |= {
-        "series": ["made tissue"] if given.quick else given.series,
+        "series": ["made tissue"] if given.quick else [*given.series, "made tissue"],
         "without": sorted(given.without),
         "seconds": round(time.perf_counter() - start),
         "machine": f"{platform.machine()}, {os.cpu_count()} cores, {given.device}",
