@@ -214,7 +214,7 @@ def test_two_processes_learn_one_model(tmp_path: Path) -> None:
     script = tmp_path / "two.py"
     script.write_text(TWO)
     command = [sys.executable, "-W", "ignore", "-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2"]
-    root = str(Path(training.__file__).parents[1])
+    root = str(Path(training.__file__).parents[2])
     done = subprocess.run(
         [*command, str(script), root], capture_output=True, text=True, check=False, timeout=240, cwd=root
     )
