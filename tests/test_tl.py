@@ -302,7 +302,7 @@ BAD = {
     "negative": (spoil(negative), ValueError, r"X of slice_b holds negative values \(least: -0.5\).*layer="),
     "NaN expression": (spoil(not_a_number), ValueError, "X of slice_b holds NaN"),
     "no overlap": (spoil(move_away), ValueError, "slice_a and slice_b do not overlap .*c2sti.pp.align"),
-    "image off": (spoil(wrong_scale), ValueError, "a scale factor of .* sends 1?[0-9]?[0-9]% of the spots off"),
+    "image off": (spoil(wrong_scale), ValueError, "tissue_hires_scalef = .* sends 1?[0-9]?[0-9]% of the spots off"),
     "two images": (spoil(second_picture), ValueError, "has pictures of .*choose one with image_key="),
     "mixed scales": (spoil(normalise), ValueError, "not on one scale .*slice_a: raw counts, slice_b: normalised"),
     "no layer": (lambda a, b: {"layer": "x"}, KeyError, "slice_a has no layer 'x'; its layers are"),

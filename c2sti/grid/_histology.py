@@ -45,9 +45,11 @@ def read_image(adata: AnnData, xy: FloatArray, name: str, spatial_key: str, libr
     if not libraries:
         return None
     key = library if library is not None else next(iter(libraries))
-    image = _largest(libraries[key])
-    if image is not None:
-        _check_on_image(image, xy, f"uns[{spatial_key!r}][{key!r}] of {name}")
+    found = _largest(libraries[key])
+    if found is None:
+        return None
+    factor, image = found
+    _check_on_image(image, xy, f"uns[{spatial_key!r}][{key!r}] of {name}", factor)
     return image
 
 
@@ -59,30 +61,31 @@ def image_of(library: Mapping[str, Any], name: str) -> HEImage:
     ValueError
         It is not one.
     """
-    image = _largest(library) if {"images", "scalefactors"} <= set(library) else None
-    if image is None:
+    found = _largest(library) if {"images", "scalefactors"} <= set(library) else None
+    if found is None:
         raise ValueError(
             f'{name} is no picture; give a library of uns["spatial"], {{"images": {{"hires": array}}, "scalefactors": '
             '{"tissue_hires_scalef": pixels per unit}}'
         )
-    return image
+    return found[1]
 
 
-def _largest(library: Mapping[str, Any]) -> HEImage | None:
+def _largest(library: Mapping[str, Any]) -> tuple[str, HEImage] | None:
+    """Name of the scale factor, and the picture that it belongs to."""
     for resolution in ("hires", "lowres"):
         factor = f"tissue_{resolution}_scalef"
         if resolution in library["images"] and factor in library["scalefactors"]:
-            return HEImage(np.asarray(library["images"][resolution]), float(library["scalefactors"][factor]))
+            return factor, HEImage(np.asarray(library["images"][resolution]), float(library["scalefactors"][factor]))
     return None
 
 
-def _check_on_image(image: HEImage, xy: FloatArray, where: str) -> None:
+def _check_on_image(image: HEImage, xy: FloatArray, where: str, factor: str) -> None:
     height, width = image.pixels.shape[:2]
     pixel = xy * image.scale
     inside = ((pixel >= 0) & (pixel < (width, height))).all(axis=1).mean()
     if inside < 0.5:
         raise ValueError(
-            f"{where}: a scale factor of {image.scale:.4g} sends {1 - inside:.0%} of the spots off the picture "
+            f"{where}: {factor} = {image.scale:.4g} sends {1 - inside:.0%} of the spots off the picture "
             f"(they reach pixel {pixel.max(axis=0).round().astype(int).tolist()}, the picture is {width} x "
             f"{height}); correct the scale factor, or delete the picture from uns"
         )
