@@ -192,10 +192,11 @@ class Deformation(NamedTuple):
 
     @property
     def displacement(self) -> Tensor:
-        """(2, h, w) motion of the tissue, (dx, dy) in bins: 0 at both ends and where a = b, reversed by swapping them.
+        """(2, h, w) displacement, (dx, dy) in bins: 0 at both ends and where a = b, reversed by swapping them.
 
-        The shifts to both sections, each with the share that its section has in the bin. The second counts negatively:
-        what moves is met from opposite sides in the two sections, and the sum would cancel it.
+        It points from a bin towards where its material lies in the first section, against the motion from the first to
+        the second. The shifts to both sections, each with the share that its section has in the bin; the second counts
+        negatively, for what moves is met from opposite sides in the two sections, and the sum would cancel it.
         """
         first, second = self.shifts.split(2)
         return fuse(first, -second, self.p)
