@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from functools import partial
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -19,10 +18,8 @@ from tqdm.auto import tqdm
 from c2sti import _keys, grid
 from c2sti._types import FloatArray, Interpolator
 from c2sti.baselines import METHODS, USES_CONTEXT
-from c2sti.tl._coexpression import graphs
+from c2sti.tl._insert import insert
 from c2sti.tl._models import available, name_of, picture_encoder, resolve
-
-LIBRARIES = ("c2sti", "anndata", "numpy", "scipy", "torch")
 
 
 def interpolate(
@@ -147,44 +144,25 @@ def interpolate(
     if around and model in METHODS and model not in USES_CONTEXT:
         logging.warning(f"model={model!r} looks at two sections only; context is ignored")
     fractions = _fractions(n_slices, positions, a.z, b.z)
-    lattice = grid.common_lattice(a, b, pitch=pitch)
-    pair, names = grid.make_pair(
-        a,
-        b,
-        context=around,
-        lattice=lattice,
-        genes=genes,
-        encoder=picture_encoder(histology_encoder),
-        targets=_targets(target_images, fractions),
-    )
-    rows = grid.rows_of(a, b, lattice, at)
     with tqdm(total=100, desc=f"inserting {len(fractions)} section(s)", disable=not show_progress_bar) as bar:
-        prediction = method(
-            pair,
-            rows.points,
-            fractions.tolist(),
+        out = insert(
+            a,
+            b,
+            fractions,
+            context=around,
+            method=method,
+            method_name=name_of(model),
+            lattice=grid.common_lattice(a, b, pitch=pitch),
+            at=at,
+            genes=genes,
+            encoder=picture_encoder(histology_encoder),
+            targets=_targets(target_images, fractions),
+            parameters={"layer": layer, "spatial_key": spatial_key},
             device=available(device),
             seed=seed,
+            key_added=key_added,
             progress=lambda share: bar.update(100 * share),
         )
-    provenance = {
-        "model": {"name": name_of(model)},
-        "expression": "log1p of counts scaled to 1e4" if a.counts else "as given",
-        "parameters": _without_none({"pitch": lattice.pitch, "seed": seed, "layer": layer, "spatial_key": spatial_key}),
-        "inputs": {g.name: _input(g) for g in (a, b, *around.values())},
-        "versions": {name: version(name) for name in LIBRARIES},
-        **_depths(a, b, fractions),
-    }
-    out = grid.write_slices(
-        prediction,
-        pair,
-        rows,
-        genes=names,
-        positions=fractions,
-        graphs=graphs(pair, [0.0, *fractions, 1.0]),
-        provenance=provenance,
-        key_added=key_added,
-    )
     added = ", ".join(_keys.inserted(key_added, len(fractions)))
     logging.info(f"inserted {added} into `.layers` ({out.n_obs} bins x {out.n_vars} genes)")
     return out
@@ -210,17 +188,3 @@ def _targets(
         )
     pairs = zip(fractions.tolist(), images, strict=True)
     return {p: grid.image_of(image, f"target_images[{i}]") for i, (p, image) in enumerate(pairs) if image is not None}
-
-
-def _depths(a: grid.SliceGrid, b: grid.SliceGrid, fractions: FloatArray) -> dict[str, FloatArray]:
-    if a.z is None or b.z is None:
-        return {}
-    return {"z": a.z + np.array([0.0, *fractions, 1.0]) * (b.z - a.z)}
-
-
-def _input(g: grid.SliceGrid) -> dict[str, Any]:
-    return {"fingerprint": g.fingerprint(), "n_obs": len(g.xy), "n_vars": len(g.genes), "layout": g.layout}
-
-
-def _without_none(parameters: Mapping[str, Any]) -> dict[str, Any]:
-    return {key: value for key, value in parameters.items() if value is not None}

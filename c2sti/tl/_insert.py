@@ -1,0 +1,94 @@
+"""One gap between two sections that have been read: what :func:`interpolate` and a whole series have in common."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from importlib.metadata import version
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from anndata import AnnData
+
+from c2sti import _keys, grid
+from c2sti._types import FloatArray, Interpolator, Lattice, PictureEncoder
+from c2sti.tl._coexpression import graphs
+
+LIBRARIES = ("c2sti", "anndata", "numpy", "scipy", "torch")
+
+
+def insert(
+    a: grid.SliceGrid,
+    b: grid.SliceGrid,
+    fractions: FloatArray,
+    *,
+    context: Mapping[float, grid.SliceGrid],
+    method: Interpolator,
+    method_name: str,
+    lattice: Lattice,
+    device: str,
+    at: FloatArray | None = None,
+    genes: Sequence[str] | pd.Index | None = None,
+    encoder: PictureEncoder | None = None,
+    targets: Mapping[float, grid.HEImage] | None = None,
+    parameters: Mapping[str, Any] | None = None,
+    seed: int = 0,
+    key_added: str = _keys.RESULT,
+    progress: Callable[[float], object] = lambda share: None,
+) -> AnnData:
+    """Insert sections between two, and put all of them side by side, as :func:`interpolate` returns them.
+
+    Parameters
+    ----------
+    a, b
+        Sections at positions 0 and 1.
+    fractions
+        (S,) positions in (0, 1), increasing.
+    context
+        Further sections by position, beyond the pair.
+    method, method_name
+        The interpolator, and what provenance calls it.
+    lattice
+        Its bins inside the union of both tissues are the rows, if `at` names no points.
+    encoder, targets
+        As in :func:`c2sti.grid.make_pair`.
+    parameters
+        Of the caller, for the provenance; those that are None are left out.
+    progress
+        Is told each share of the work that has been done.
+    """
+    pair, names = grid.make_pair(a, b, context=context, lattice=lattice, genes=genes, encoder=encoder, targets=targets)
+    rows = grid.rows_of(a, b, lattice, at)
+    prediction = method(pair, rows.points, fractions.tolist(), device=device, seed=seed, progress=progress)
+    provenance = {
+        "model": {"name": method_name},
+        "expression": "log1p of counts scaled to 1e4" if a.counts else "as given",
+        "parameters": _without_none({"pitch": lattice.pitch, "seed": seed, **(parameters or {})}),
+        "inputs": {g.name: _input(g) for g in (a, b, *context.values())},
+        "versions": {name: version(name) for name in LIBRARIES},
+        **_depths(a, b, fractions),
+    }
+    return grid.write_slices(
+        prediction,
+        pair,
+        rows,
+        genes=names,
+        positions=fractions,
+        graphs=graphs(pair, [0.0, *fractions, 1.0]),
+        provenance=provenance,
+        key_added=key_added,
+    )
+
+
+def _depths(a: grid.SliceGrid, b: grid.SliceGrid, fractions: FloatArray) -> dict[str, FloatArray]:
+    if a.z is None or b.z is None:
+        return {}
+    return {"z": a.z + np.array([0.0, *fractions, 1.0]) * (b.z - a.z)}
+
+
+def _input(g: grid.SliceGrid) -> dict[str, Any]:
+    return {"fingerprint": g.fingerprint(), "n_obs": len(g.xy), "n_vars": len(g.genes), "layout": g.layout}
+
+
+def _without_none(parameters: Mapping[str, Any]) -> dict[str, Any]:
+    return {key: value for key, value in parameters.items() if value is not None}
