@@ -10,7 +10,6 @@ from __future__ import annotations
 import numpy as np
 import scipy.sparse as sp
 from numpy.typing import NDArray
-from skimage.metrics import structural_similarity
 
 from c2sti._types import FloatArray
 
@@ -195,6 +194,8 @@ def ssim(
     >>> ssim(maps, maps, data_range=1.0)
     1.0
     """
+    from skimage.metrics import structural_similarity  # noqa: PLC0415 - seldom wanted, and slow to import
+
     _check(predicted, measured)
     mask = np.ones(predicted.shape[1:], dtype=bool) if mask is None else mask
     local = [

@@ -13,7 +13,6 @@ from math import ceil, isqrt
 import numpy as np
 import scipy.sparse as sp
 import torch
-from kornia.filters import sobel
 from numpy.typing import NDArray
 from scipy.sparse.linalg import LinearOperator, svds
 from scipy.spatial import KDTree
@@ -297,6 +296,8 @@ def sobel_magnitude(image: Tensor) -> Tensor:
     (H, W) mean amplitude over the channels in [0, 1], where 1 is the 99th percentile over the picture. 0 where the
     picture is flat, and wherever one of the 3 × 3 bins is unknown: the edge of a picture is no edge of the tissue.
     """
+    from kornia.filters import sobel  # noqa: PLC0415 - it brings all of kornia, half a second
+
     known = image.isfinite().all(dim=0)
     inside = functional.max_pool2d((~known).to(image)[None], 3, stride=1, padding=1)[0] == 0
     filled = torch.where(known, image, 0)

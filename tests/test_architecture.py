@@ -16,6 +16,7 @@ import c2sti
 PACKAGE = Path(c2sti.__file__).parent
 LEVEL = {
     "_keys": 0,
+    "_log": 0,
     "_types": 0,
     "ops": 0.5,  # ops and metrics speak in the arrays of _types
     "metrics": 0.5,
@@ -114,22 +115,63 @@ def test_all_names_exist() -> None:
     assert set(c2sti.__all__) >= {"pp", "tl", "pl", "datasets", "metrics"}
 
 
-def test_importing_changes_nothing_global() -> None:
-    """No warning filters, no random state, no plotting library until a plot is wanted."""
-    code = """
-import random, sys, warnings
-import numpy, scanpy, spatialdata, torch
-filters, state, seed = list(warnings.filters), random.getstate(), torch.initial_seed()
-numbers = numpy.random.get_state()[1]
-threads = torch.get_num_threads()
-import c2sti
-assert list(warnings.filters) == filters
-assert random.getstate() == state and torch.initial_seed() == seed and (numpy.random.get_state()[1] == numbers).all()
-assert torch.get_num_threads() == threads
-assert "squidpy" not in sys.modules and "SimpleITK" not in sys.modules
-"""
+def run(code: str) -> str:
+    """What a fresh interpreter prints that runs this."""
     done = subprocess.run([sys.executable, "-W", "ignore", "-c", code], capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
+    return done.stdout
+
+
+def test_importing_changes_nothing_global() -> None:
+    """No filters, seeds, threads, print options, styles or handlers; what others set when imported was there before."""
+    run("""
+import logging, random, sys, warnings
+import anndata, matplotlib, matplotlib.pyplot, numpy, pandas, scanpy, spatialdata, torch
+
+def state():
+    yield list(warnings.filters)
+    yield random.getstate()
+    yield numpy.random.get_state()[1].tolist()
+    yield torch.initial_seed()
+    yield torch.get_num_threads()
+    yield torch.get_default_dtype()
+    yield torch.is_grad_enabled()
+    yield numpy.get_printoptions()
+    yield numpy.geterr()
+    yield pandas.get_option("display.max_rows")
+    yield dict(matplotlib.rcParams)
+    yield matplotlib.get_backend()
+    yield scanpy.settings.verbosity
+    yield [(logger, list(logging.getLogger(logger).handlers)) for logger in (None, "scanpy", "anndata", "c2sti")]
+
+before = list(state())
+import c2sti
+for i, (was, is_now) in enumerate(zip(before, state(), strict=True)):
+    assert was == is_now, (i, was, is_now)
+""")
+
+
+LATER = [
+    "accelerate",
+    "kornia",
+    "monai",
+    "ome_zarr",
+    "scanpy",
+    "SimpleITK",
+    "skimage",
+    "spatialdata",
+    "spatialdata_io",
+    "spatialdata_plot",
+    "squidpy",
+    "torchmetrics",
+]
+
+
+def test_importing_is_quick() -> None:
+    """Seconds depend on the machine; the libraries that would cost them do not. Import these where they are used."""
+    loaded = run("import sys, c2sti; print(*sys.modules)").split()
+    assert "torch" in loaded
+    assert not set(LATER) & set(loaded)
 
 
 @pytest.mark.parametrize("name", PUBLIC)

@@ -281,7 +281,7 @@ def test_written_keys_survive_h5ad(fixed: AnnData, moved: AnnData, tmp_path: Pat
 
 def test_the_outcome_is_logged(fixed: AnnData, moved: AnnData, monkeypatch: pytest.MonkeyPatch) -> None:
     lines: list[str] = []
-    monkeypatch.setattr(align_module.logging, "info", lines.append)
+    monkeypatch.setattr(align_module._log, "info", lines.append)
     align(fixed, moved, matrix=truth(fixed, moved))
     assert lines[-1].startswith("moving on reference: turned by -37.0°, fit 0.")
 

@@ -15,9 +15,9 @@ import numpy as np
 import numpy.typing as npt
 import pandas as pd
 from PIL import Image, JpegImagePlugin
-from scanpy import logging as logg
 from scipy import sparse
 
+from c2sti import _log
 from c2sti.datasets import _download
 
 _FOLDER_VARIABLE = "C2STI_DATA"
@@ -264,7 +264,7 @@ def _from_folder(data_dir: str | Path | None, file: str) -> ad.AnnData | None:
         raise FileNotFoundError(f"data_dir={str(data_dir)!r} is not a folder; name the one that holds {file}.")
     if folder is None or not (folder / file).is_file():
         return None
-    logg.info(f"reading {folder / file}")
+    _log.info(f"reading {folder / file}")
     return ad.read_h5ad(folder / file)
 
 

@@ -17,7 +17,7 @@ from c2sti.grid._lattice import (
     shared_genes,
     shared_profiles,
 )
-from c2sti.grid._read import SliceGrid, is_counts, layer_names, log_normalise, read_slice
+from c2sti.grid._read import SliceGrid, is_counts, is_spatialdata, layer_names, log_normalise, read_slice
 from c2sti.grid._write import blank_library, write_slices
 
 __all__ = [
@@ -29,6 +29,7 @@ __all__ = [
     "histology_on",
     "image_of",
     "is_counts",
+    "is_spatialdata",
     "layer_names",
     "log_normalise",
     "make_pair",

@@ -10,9 +10,9 @@ import numpy as np
 import pandas as pd
 import scipy.sparse as sp
 from numpy.typing import NDArray
-from scanpy import logging
 from scipy.ndimage import distance_transform_edt
 
+from c2sti import _log
 from c2sti._types import FloatArray, Lattice, PictureEncoder, Section, SlicePair
 from c2sti.grid._histology import HEImage, features_on, histology_on
 from c2sti.grid._read import SliceGrid, log_normalise
@@ -135,9 +135,7 @@ def shared_genes(grids: Sequence[SliceGrid], genes: Sequence[str] | pd.Index | N
             raise KeyError(f"{len(missing)} of {len(wanted)} genes= are not in all sections (first: {missing[0]!r})")
         return wanted
     if len(common) < max(len(g.genes) for g in grids):
-        logging.info(
-            f"{len(common)} genes are in all sections ({', '.join(f'{g.name}: {len(g.genes)}' for g in grids)})"
-        )
+        _log.info(f"{len(common)} genes are in all sections ({', '.join(f'{g.name}: {len(g.genes)}' for g in grids)})")
     return common
 
 

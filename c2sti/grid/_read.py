@@ -3,21 +3,23 @@
 from __future__ import annotations
 
 import hashlib
+import sys
 from dataclasses import dataclass
-from typing import Literal
+from typing import TYPE_CHECKING, Any, Literal, TypeGuard
 
 import numpy as np
 import pandas as pd
 import scipy.sparse as sp
-import spatialdata as sd
 from anndata import AnnData
 from numpy.typing import NDArray
 from scipy.spatial import KDTree
-from spatialdata import SpatialData
 
 from c2sti import _keys
 from c2sti._types import FloatArray
 from c2sti.grid._histology import HEImage, read_image
+
+if TYPE_CHECKING:
+    from spatialdata import SpatialData
 
 TARGET_SUM = 1e4  # counts a spot are scaled to this before log1p
 LEAST_SPOTS = 20
@@ -90,6 +92,11 @@ class SliceGrid:
         return digest.hexdigest()
 
 
+def is_spatialdata(slice_: Any) -> TypeGuard[SpatialData]:
+    """Whether a section is a SpatialData, without importing that library: who holds one has imported it."""
+    return "spatialdata" in sys.modules and isinstance(slice_, sys.modules["spatialdata"].SpatialData)
+
+
 def read_slice(
     slice_: AnnData | SpatialData,
     *,
@@ -126,7 +133,7 @@ def read_slice(
     ValueError
         Coordinates, expression or gene names cannot be used; the message says what was found and what to do.
     """
-    if isinstance(slice_, SpatialData):
+    if is_spatialdata(slice_):
         adata, xy = _from_spatialdata(slice_, name, table_key, coordinate_system)
         z, image = _depth(adata, xy, name), None
     elif isinstance(slice_, AnnData):
@@ -146,6 +153,8 @@ def read_slice(
 def _from_spatialdata(
     sdata: SpatialData, name: str, table_key: str | None, coordinate_system: str
 ) -> tuple[AnnData, FloatArray]:
+    import spatialdata as sd  # noqa: PLC0415 - half a second that a caller with AnnData should not pay
+
     if table_key is None and len(sdata.tables) != 1:
         raise ValueError(f"{name} has the tables {sorted(sdata.tables)}; choose one with table_key=")
     key = table_key if table_key is not None else next(iter(sdata.tables))

@@ -4,20 +4,21 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Sequence
-from typing import get_args
+from typing import TYPE_CHECKING, get_args
 
 import numpy as np
 from anndata import AnnData
-from scanpy import logging
-from spatialdata import SpatialData
 
-from c2sti import _keys
+from c2sti import _keys, _log
 from c2sti._types import FloatArray
-from c2sti.grid import SliceGrid, read_slice
+from c2sti.grid import SliceGrid, is_spatialdata, read_slice
 from c2sti.pp._estimate import Placement, estimate, given
 from c2sti.pp._maps import Use, apply
 from c2sti.pp._refine import Method, simpleitk
 from c2sti.pp._write import Slice, Where, copied, libraries, picture_end, stage
+
+if TYPE_CHECKING:
+    from spatialdata import SpatialData
 
 POOR_FIT = 0.35  # 27 pairs of unrelated real sections reach 0.32 at best, the least of 31 pairs of neighbours has 0.41
 
@@ -247,11 +248,11 @@ def _where(
 ) -> Where:
     if len({id(s) for s in sections}) < len(sections):
         raise ValueError("one object is given as two sections; pass a copy of it: adata.copy()")
-    for kind, name, key in (
-        (AnnData, "spatial_key", spatial_key),
-        (SpatialData, "coordinate_system", coordinate_system),
+    for of_spatialdata, name, key in (
+        (False, "spatial_key", spatial_key),
+        (True, "coordinate_system", coordinate_system),
     ):
-        if key_added == key and any(isinstance(s, kind) for s in sections):
+        if key_added == key and any(is_spatialdata(s) == of_spatialdata for s in sections):
             raise ValueError(
                 f"key_added={key_added!r} is {name}: the measured coordinates would be lost; choose another"
             )
@@ -271,7 +272,7 @@ def _read(section: AnnData | SpatialData, name: str, layer: str | None, where: W
 
 
 def _judge(placement: Placement, reference: SliceGrid, moving: SliceGrid) -> None:
-    logging.info(
+    _log.info(
         f"{moving.name} on {reference.name}: turned by {placement.angle_deg:.1f}°"
         f"{', mirrored' if placement.flipped else ''}, fit {placement.fit:.2f}"
     )

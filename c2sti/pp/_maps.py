@@ -15,7 +15,6 @@ import scipy.sparse as sp
 from numpy.typing import NDArray
 from scipy.ndimage import gaussian_filter, map_coordinates
 from scipy.spatial import KDTree
-from skimage.color import rgb2hed
 
 from c2sti._types import FloatArray, Lattice
 from c2sti.grid import HEImage, SliceGrid, histology_on, log_normalise, profiles, shared_genes
@@ -226,6 +225,8 @@ def _components(
 
 def _stain(image: HEImage, scale: float, lattice: Lattice, tissue: NDArray[np.bool_]) -> FloatArray:
     """(3, H, W) haematoxylin, eosin and brightness, each of mean 0 and variance 1 over the tissue."""
+    from skimage.color import rgb2hed  # noqa: PLC0415 - slow to import, and only pictures need it
+
     x, y = (o / scale for o in lattice.origin)
     rgb = np.nan_to_num(histology_on(image, Lattice((x, y), lattice.pitch / scale, lattice.shape)), nan=1.0)
     haematoxylin, eosin, _ = np.moveaxis(rgb2hed(np.moveaxis(rgb, 0, -1)), -1, 0)

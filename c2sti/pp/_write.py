@@ -8,20 +8,20 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import numpy as np
-import spatialdata as sd
 from anndata import AnnData
-from skimage.transform import AffineTransform, warp
-from spatialdata import SpatialData
-from spatialdata.transformations import Affine, Sequence, get_transformation, set_transformation
 
 from c2sti import _keys
 from c2sti._types import FloatArray
+from c2sti.grid import is_spatialdata
 from c2sti.pp._maps import apply
 
-Slice = TypeVar("Slice", AnnData, SpatialData, AnnData | SpatialData)
+if TYPE_CHECKING:
+    from spatialdata import SpatialData
+
+Slice = TypeVar("Slice", AnnData, "SpatialData", "AnnData | SpatialData")
 
 BORDER = 0.02  # of a picture's sides: where its background is looked for
 MOST_LARGER = 4  # times the side of a picture that the moved one may have, wherever the tissue is moved to
@@ -60,14 +60,18 @@ def stage(
     canvas
         (2,) right and lower end of the frame that a moved picture has to show, unit of the reference.
     """
-    if isinstance(section, SpatialData):
+    if is_spatialdata(section):
         return _stage_spatialdata(section, matrix, record, where)
     return _stage_anndata(section, matrix, record, where, canvas)
 
 
 def copied(section: Slice) -> Slice:
     """A copy that can be written into without touching the original."""
-    return sd.deepcopy(section) if isinstance(section, SpatialData) else section.copy()
+    if is_spatialdata(section):
+        from spatialdata import deepcopy  # noqa: PLC0415
+
+        return deepcopy(section)
+    return section.copy()
 
 
 def _stage_anndata(
@@ -96,6 +100,8 @@ def _stage_anndata(
 def _stage_spatialdata(
     sdata: SpatialData, matrix: FloatArray, record: Mapping[str, Any] | None, where: Where
 ) -> Callable[[], None]:
+    from spatialdata.transformations import Affine, Sequence, get_transformation, set_transformation  # noqa: PLC0415
+
     move = Affine(matrix, input_axes=("x", "y"), output_axes=("x", "y"))
     still = np.array_equal(matrix, np.eye(3))
     moved = []
@@ -155,6 +161,8 @@ def warped(library: Mapping[str, Any], matrix: FloatArray, canvas: FloatArray) -
 
 
 def _warped(pixels: np.ndarray, matrix: FloatArray, old: float, new: float, canvas: FloatArray) -> np.ndarray:
+    from skimage.transform import AffineTransform, warp  # noqa: PLC0415 - slow to import, and only pictures need it
+
     # Pixel i covers [i, i + 1) / scale, so its centre lies half a pixel further on; warp counts centres.
     centre = np.array([[1, 0, 0.5], [0, 1, 0.5], [0, 0, 1]])
     forward = np.linalg.inv(centre) @ np.diag([new, new, 1]) @ matrix @ np.diag([1 / old, 1 / old, 1]) @ centre

@@ -5,15 +5,18 @@ from __future__ import annotations
 from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import pandas as pd
 from anndata import AnnData
-from spatialdata import SpatialData
 
 from c2sti import benchmark, grid
 from c2sti._types import Interpolator
 from c2sti.baselines import METHODS
 from c2sti.tl._models import available, name_of, resolve
+
+if TYPE_CHECKING:
+    from spatialdata import SpatialData
 
 
 def evaluate(

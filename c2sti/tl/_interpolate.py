@@ -5,21 +5,22 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pandas as pd
 from anndata import AnnData
-from scanpy import logging
-from spatialdata import SpatialData
 from torch import nn
 from tqdm.auto import tqdm
 
-from c2sti import _keys, grid
+from c2sti import _keys, _log, grid
 from c2sti._types import FloatArray, Interpolator
 from c2sti.baselines import METHODS, USES_CONTEXT
 from c2sti.tl._insert import insert
 from c2sti.tl._models import available, name_of, picture_encoder, resolve
+
+if TYPE_CHECKING:
+    from spatialdata import SpatialData
 
 
 def interpolate(
@@ -142,7 +143,7 @@ def interpolate(
     a, b = read(slice_a, name=_keys.SLICE_A), read(slice_b, name=_keys.SLICE_B)
     around = {float(q): read(s, name=f"context[{q}]") for q, s in (context or {}).items()}
     if around and model in METHODS and model not in USES_CONTEXT:
-        logging.warning(f"model={model!r} looks at two sections only; context is ignored")
+        _log.warning(f"model={model!r} looks at two sections only; context is ignored")
     fractions = _fractions(n_slices, positions, a.z, b.z)
     with tqdm(total=100, desc=f"inserting {len(fractions)} section(s)", disable=not show_progress_bar) as bar:
         out = insert(
@@ -164,7 +165,7 @@ def interpolate(
             progress=lambda share: bar.update(100 * share),
         )
     added = ", ".join(_keys.inserted(key_added, len(fractions)))
-    logging.info(f"inserted {added} into `.layers` ({out.n_obs} bins x {out.n_vars} genes)")
+    _log.info(f"inserted {added} into `.layers` ({out.n_obs} bins x {out.n_vars} genes)")
     return out
 
 

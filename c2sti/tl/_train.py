@@ -5,18 +5,20 @@ from __future__ import annotations
 from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from anndata import AnnData
-from scanpy import logging
-from spatialdata import SpatialData
 from torch import nn
 from tqdm.auto import tqdm
 
-from c2sti import benchmark, grid
+from c2sti import _log, benchmark, grid
 from c2sti.model import C2STi, C2STiConfig
 from c2sti.tl._models import available, picture_encoder, resolve
 from c2sti.training import TrainConfig, make_examples
 from c2sti.training import train as train_on
+
+if TYPE_CHECKING:
+    from spatialdata import SpatialData
 
 
 def train(
@@ -129,5 +131,5 @@ def train(
         device=available(device),
         show_progress_bar=show_progress_bar,
     )
-    logging.info(f"trained on {len(examples)} hidden sections, {how.steps} steps")
+    _log.info(f"trained on {len(examples)} hidden sections, {how.steps} steps")
     return trained
