@@ -5,7 +5,7 @@ import pytest
 import scipy.sparse as sp
 import torch
 
-from c2sti.model.pyramid import GenePool, MGCGraph, MotionDecoder, PyramidEncoder, agreement
+from c2sti.model.pyramid import GenePool, MGCGraph, MotionDecoder, PyramidEncoder, agreement, profiles
 from c2sti.ops import propagation
 
 
@@ -25,7 +25,7 @@ def test_sizes_halve_rounding_up_and_come_back(height: int, width: int) -> None:
     sizes = [(height, width), (-(-height // 2), -(-width // 2)), (-(-height // 4), -(-width // 4))]
     assert [tuple(x.shape) for x in levels] == [(2, 4, *size) for size in sizes]
     pooled = [x.mean(dim=0) for x in levels]
-    alike = [agreement(x, x) for x in levels]
+    alike = [agreement(profiles(x), profiles(x)) for x in levels]
     assert [tuple(x.shape) for x in MotionDecoder(4)(pooled, pooled, alike)] == [(4, *size) for size in sizes]
 
 
@@ -95,7 +95,7 @@ def test_gradients_in_double() -> None:
 def test_agreement_is_one_where_the_genes_have_gone() -> None:
     one = torch.randn(6, 4, 7, 8)
     moved = torch.roll(one, 1, dims=3)  # one bin to the right: dy = 0, dx = 1, the sixth of nine
-    alike = agreement(one, moved)
+    alike = agreement(profiles(one), profiles(moved))
     torch.testing.assert_close(alike[5, :, :-1], torch.ones(7, 7))
     assert alike.abs().max() <= 1 + 1e-6
     assert (alike[:, 1:-1, 1:-1].argmax(dim=0) == 5).all()
@@ -103,5 +103,6 @@ def test_agreement_is_one_where_the_genes_have_gone() -> None:
 
 def test_agreement_knows_no_order_and_no_gene_that_all_are() -> None:
     one, other, order = torch.randn(5, 2, 3, 4), torch.randn(5, 2, 3, 4), torch.randperm(5)
-    torch.testing.assert_close(agreement(one[order], other[order]), agreement(one, other))
-    assert (agreement(torch.ones(5, 2, 3, 4), other) == 0).all()
+    turned = agreement(profiles(one[order]), profiles(other[order]))
+    torch.testing.assert_close(turned, agreement(profiles(one), profiles(other)))
+    assert (agreement(profiles(torch.ones(5, 2, 3, 4)), profiles(other)) == 0).all()

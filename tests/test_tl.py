@@ -18,6 +18,7 @@ import c2sti
 from c2sti import C2STiConfig, TrainConfig
 from c2sti.baselines import METHODS
 from c2sti.datasets import Phantom, phantom
+from c2sti.tl._models import named
 
 
 def interpolate(a: AnnData, b: AnnData, **keywords: object) -> AnnData:
@@ -436,3 +437,9 @@ def test_the_picture_of_the_missing_section_says_which_neighbour_is_nearer() -> 
         c2sti.tl.interpolate(a, b, n_slices=2, model=model, target_images=[picture], **quiet)
     with pytest.raises(ValueError, match="is no picture"):
         c2sti.tl.interpolate(a, b, model=model, target_images=[{"images": {}}], **quiet)
+
+
+def test_two_models_of_one_name_are_both_judged() -> None:
+    one, other = c2sti.C2STi(), c2sti.C2STi(c2sti.C2STiConfig(n_splits=0))
+    assert list(named(["copy", one, "copy", other])) == ["copy", "C2STi", "C2STi 2"]
+    assert named([one, other])["C2STi 2"] is other

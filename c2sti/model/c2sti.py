@@ -25,8 +25,9 @@ from c2sti._types import FloatArray, InsertedSection, Lattice, Prediction, Slice
 from c2sti.model.cross_modal import CrossModalAlignment, ExpressionStem, HistologyEncoder
 from c2sti.model.dlsm import DLSM, Deformation, differences, fuse, position_map
 from c2sti.model.loadings import EdgeTrust
+from c2sti.model.pieces import in_pieces
 from c2sti.model.programmes import Programmes, describe
-from c2sti.model.pyramid import GenePool, MGCGraph, MotionDecoder, PyramidEncoder, agreement
+from c2sti.model.pyramid import GenePool, MGCGraph, MotionDecoder, PyramidEncoder, agreement, profiles
 from c2sti.model.scene import Basis, Scene, prepare
 from c2sti.ops import deformable_sampling, sobel_magnitude
 
@@ -172,21 +173,29 @@ class Network(nn.Module):
         nodes = [self.nodes(scene, i) for i in range(len(scene.panel))]
         pooled = [[pool(level) for pool, level in zip(self.pool, levels, strict=True)] for levels in nodes]
         f0, f1 = self._with_context(pooled, scene.positions)
-        there = [agreement(one, other) for one, other in zip(*nodes[:2], strict=True)]
-        back = [agreement(other, one) for one, other in zip(*nodes[:2], strict=True)]
-        return self.decoder(f0, f1, there), self.decoder(f1, f0, back)
+        a, b = ([profiles(level) for level in levels] for levels in nodes[:2])
+        there, back = map(agreement, a, b), map(agreement, b, a)
+        return self.decoder(f0, f1, list(there)), self.decoder(f1, f0, list(back))
 
     def nodes(self, scene: Scene, i: int) -> list[Tensor]:
         """(N_p, C, h, w) of section i at each level: its genes aligned with its picture, encoded, mixed."""
-        expression = self.stem(scene.panel[i])  # M_s
-        picture = self._picture(scene, i) if self.config.cross_modal else None
-        if picture is not None:
-            covered = picture.isfinite().all(dim=0)
-            expression = self.alignment(expression, self.histology(picture), covered)  # X
-        levels = self.encoder(expression)
+        panel = scene.panel[i]
+        pieces = in_pieces(self._encoding(scene, i), len(panel), len(panel), "genes of the panel")
+        levels = [torch.cat(level) for level in zip(*pieces, strict=True)]
         if not self.config.graph:
             return levels
         return [graph(level, scene.propagation) for level, graph in zip(levels, self.graph, strict=True)]
+
+    def _encoding(self, scene: Scene, i: int) -> Callable[[slice], list[Tensor]]:
+        """What takes some genes of section i to their (n, C, h, w) at each level; genes do not see each other yet."""
+        picture = self._picture(scene, i) if self.config.cross_modal else None
+        told = None if picture is None else (self.histology(picture), picture.isfinite().all(dim=0))
+
+        def encode(genes: slice) -> list[Tensor]:
+            expression = self.stem(scene.panel[i][genes])  # M_s
+            return self.encoder(expression if told is None else self.alignment(expression, *told))  # of X
+
+        return encode
 
     def _picture(self, scene: Scene, i: int) -> Tensor | None:
         """(C_h, H, W) what the network's encoder looks at: the picture of a section, or its description."""
@@ -277,9 +286,10 @@ class C2STi:
         progress(0.8)
         network = self.network.to(device).eval()
         with torch.no_grad():
-            n_genes = basis.loadings.shape[2]
-            chunks = [slice(i, i + GENE_CHUNK) for i in range(0, n_genes, GENE_CHUNK)]
-            loadings = torch.cat([network.loadings(basis, chunk) for chunk in chunks], dim=1).cpu().numpy()
+            pieces = in_pieces(
+                lambda some: network.loadings(basis, some).cpu(), basis.loadings.shape[2], GENE_CHUNK, "genes"
+            )
+            loadings = torch.cat(pieces, dim=1).numpy()
             slices, fields_ = [], []
             motion = network.motion(scene)
             for i, p in enumerate(positions):

@@ -115,34 +115,43 @@ AROUND = 1  # bins on every side in which a bin of one section is looked for in 
 N_SHIFTS = (2 * AROUND + 1) ** 2
 
 
+def profiles(nodes: Tensor) -> Tensor:
+    """What :func:`agreement` compares: the genes of each bin as one direction.
+
+    Parameters
+    ----------
+    nodes
+        (N, C, h, w) features of the genes of a section, one level of the pyramid.
+
+    Returns
+    -------
+    (N·C, h, w), of length 1 in every bin, each channel minus its mean over the genes; 0 where all genes are alike.
+    """
+    return functional.normalize((nodes - nodes.mean(dim=0)).flatten(0, 1), dim=0, eps=1e-6)
+
+
 def agreement(one: Tensor, other: Tensor) -> Tensor:
     """How alike the genes of each bin of one section are to those of the bins around it in the other.
 
     Parameters
     ----------
     one, other
-        (N, C, h, w) features of the genes of two sections, one level of the pyramid.
+        (N·C, h, w) :func:`profiles` of two sections.
 
     Returns
     -------
-    (9, h, w) cosine between the N·C features of the bin and those of the bin shifted by (dx, dy), dy slowest, both -1,
-    0, 1; each channel minus its mean over the genes; 0 beyond the border, and where all genes are alike.
+    (9, h, w) cosine between the profile of the bin and that of the bin shifted by (dx, dy), dy slowest, both -1, 0, 1;
+    0 beyond the border.
 
     Notes
     -----
     Not in the paper, whose decoder has to find out what moved from two pooled maps. A profile of many genes tells a bin
     from its neighbours better than any one of them, in whatever order they stand.
     """
-    left, right = (_unit(section) for section in (one, other))
-    height, width = left.shape[1:]
-    padded = functional.pad(right, [AROUND] * 4)
+    height, width = one.shape[1:]
+    padded = functional.pad(other, [AROUND] * 4)
     shifts = [(dy, dx) for dy in range(2 * AROUND + 1) for dx in range(2 * AROUND + 1)]
-    return torch.stack([(left * padded[:, dy : dy + height, dx : dx + width]).sum(dim=0) for dy, dx in shifts])
-
-
-def _unit(nodes: Tensor) -> Tensor:
-    """(N·C, h, w), of length 1 in every bin."""
-    return functional.normalize((nodes - nodes.mean(dim=0)).flatten(0, 1), dim=0, eps=1e-6)
+    return torch.stack([(one * padded[:, dy : dy + height, dx : dx + width]).sum(dim=0) for dy, dx in shifts])
 
 
 class ResidualBlock(nn.Module):

@@ -13,7 +13,7 @@ from anndata import AnnData
 from c2sti import benchmark, grid
 from c2sti._types import Interpolator
 from c2sti.baselines import METHODS
-from c2sti.tl._models import available, name_of, resolve
+from c2sti.tl._models import available, named
 
 if TYPE_CHECKING:
     from spatialdata import SpatialData
@@ -97,7 +97,7 @@ def evaluate(
     grids = [read(s, name=f"slices[{i}]") for i, s in enumerate(slices)]
     return benchmark.leave_sections_out(
         grids,
-        methods={name_of(model): resolve(model) for model in dict.fromkeys([*METHODS, *methods])},
+        methods=named([*METHODS, *methods]),
         n_slices=n_slices,
         z=z,
         context=context,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from functools import cache
 from pathlib import Path
 
@@ -41,6 +42,17 @@ def resolve(model: str | Path | Interpolator) -> Interpolator:
 def name_of(model: str | Path | Interpolator) -> str:
     """What provenance and tables call a model."""
     return str(model) if isinstance(model, str | Path) else getattr(model, "__name__", type(model).__name__)
+
+
+def named(models: Iterable[str | Path | Interpolator]) -> dict[str, Interpolator]:
+    """Methods by their names, each once; models that would share a name are numbered: ``"C2STi"``, ``"C2STi 2"``."""
+    found: dict[str, Interpolator] = {}
+    for model in dict.fromkeys(models):
+        name, n = name_of(model), 2
+        while name in found:
+            name, n = f"{name_of(model)} {n}", n + 1
+        found[name] = resolve(model)
+    return found
 
 
 @cache
