@@ -15,6 +15,8 @@ SECTION = "section"  # obs of tl.to_slices: which section a row belongs to
 INSERTED = "inserted"  # obs of tl.to_slices: False for the measured sections
 COEXPRESSION = "coexpression"  # varp and uns: gene graphs
 ALIGNMENT = "alignment"  # uns: how a section was brought into the frame of another
+OBS_KEYS = "obs_keys"  # uns of a result: the annotations that were carried along
+TAKEN = frozenset({"tissue", "array_row", "array_col", SUPPORT, SECTION, INSERTED, Z})  # no annotation may be called so
 
 
 def inserted(key_added: str, n: int) -> list[str]:
@@ -30,3 +32,18 @@ def tissue(section: str) -> str:
 def graph(section: str) -> str:
     """`varp` key of a section's gene co-expression graph."""
     return f"{COEXPRESSION}_{section}"
+
+
+def annotation(section: str, key: str) -> str:
+    """`obs` column (and, of labels, `obsm` key of the probabilities) of a section's annotation."""
+    return f"{section}_{key}"
+
+
+def colours(key: str) -> str:
+    """`uns` key of the colours of labels, by scanpy's convention."""
+    return f"{key}_colors"
+
+
+def label_column(label: str) -> str:
+    """Column of a label's probabilities: files take "/" for a folder."""
+    return label.replace("/", "|")

@@ -5,6 +5,7 @@ common lattice as the arrays that interpolators take, and `write_slices` turns w
 other file knows where a container keeps anything.
 """
 
+from c2sti.grid._annotations import Annotations, is_labels
 from c2sti.grid._depth import position_of
 from c2sti.grid._histology import HEImage, histology_on, image_of
 from c2sti.grid._lattice import (
@@ -17,10 +18,12 @@ from c2sti.grid._lattice import (
     shared_genes,
     shared_profiles,
 )
+from c2sti.grid._material import material_places
 from c2sti.grid._read import SliceGrid, is_counts, is_spatialdata, layer_names, log_normalise, read_slice
 from c2sti.grid._write import blank_library, write_slices
 
 __all__ = [
+    "Annotations",
     "HEImage",
     "Rows",
     "SliceGrid",
@@ -29,10 +32,12 @@ __all__ = [
     "histology_on",
     "image_of",
     "is_counts",
+    "is_labels",
     "is_spatialdata",
     "layer_names",
     "log_normalise",
     "make_pair",
+    "material_places",
     "overlap",
     "position_of",
     "profiles",

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import hashlib
 import sys
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Literal, TypeGuard
 
 import numpy as np
@@ -16,6 +17,7 @@ from scipy.spatial import KDTree
 
 from c2sti import _keys
 from c2sti._types import FloatArray
+from c2sti.grid._annotations import Annotations, read_annotations
 from c2sti.grid._histology import HEImage, read_image
 
 if TYPE_CHECKING:
@@ -57,6 +59,8 @@ class SliceGrid:
         Depth of the section where the container tells it, else None.
     image
         H&E in the same frame, or None.
+    annotations
+        Labels and numbers of the points, those that were asked for.
     """
 
     name: str
@@ -69,6 +73,7 @@ class SliceGrid:
     pitch: float
     z: float | None = None
     image: HEImage | None = None
+    annotations: Annotations = field(default_factory=Annotations)
 
     @property
     def reach(self) -> float:
@@ -106,6 +111,7 @@ def read_slice(
     table_key: str | None = None,
     image_key: str | None = None,
     coordinate_system: str = "global",
+    obs_keys: str | Sequence[str] = (),
 ) -> SliceGrid:
     """Read one section from its container.
 
@@ -125,6 +131,8 @@ def read_slice(
         Library of ``uns[spatial_key]``; may be left out where there is one.
     coordinate_system
         Of a SpatialData, in which the spots are wanted.
+    obs_keys
+        Columns of `obs` to bring along: labels or numbers.
 
     Raises
     ------
@@ -147,7 +155,9 @@ def read_slice(
     counts = is_counts(values)
     library = np.asarray(values.sum(axis=1), dtype=np.float64).ravel() if counts else np.ones(len(xy))
     layout, pitch = _layout(xy)
-    return SliceGrid(name, xy, values, counts, library, genes, layout, pitch, z, image)
+    keys = [obs_keys] if isinstance(obs_keys, str) else list(dict.fromkeys(obs_keys))
+    annotations = read_annotations(adata, name, keys)
+    return SliceGrid(name, xy, values, counts, library, genes, layout, pitch, z, image, annotations)
 
 
 def _from_spatialdata(

@@ -13,6 +13,7 @@ from anndata import AnnData
 from c2sti import _keys, grid
 from c2sti._types import FloatArray, Interpolator, Lattice, PictureEncoder
 from c2sti.tl._coexpression import graphs
+from c2sti.tl._labels import carry, shared_labels
 
 LIBRARIES = ("c2sti", "anndata", "numpy", "scipy", "torch")
 
@@ -57,6 +58,7 @@ def insert(
     progress
         Is told each share of the work that has been done.
     """
+    labels = shared_labels(a, b)
     pair, names = grid.make_pair(a, b, context=context, lattice=lattice, genes=genes, encoder=encoder, targets=targets)
     rows = grid.rows_of(a, b, lattice, at)
     prediction = method(pair, rows.points, fractions.tolist(), device=device, seed=seed, progress=progress)
@@ -68,7 +70,7 @@ def insert(
         "versions": {name: version(name) for name in LIBRARIES},
         **_depths(a, b, fractions),
     }
-    return grid.write_slices(
+    out = grid.write_slices(
         prediction,
         pair,
         rows,
@@ -78,6 +80,17 @@ def insert(
         provenance=provenance,
         key_added=key_added,
     )
+    carry(
+        out,
+        a,
+        b,
+        labels,
+        displacement=prediction.notes.get("displacement"),
+        lattice=pair.lattice,
+        spacing=pair.spacing,
+        key_added=key_added,
+    )
+    return out
 
 
 def _depths(a: grid.SliceGrid, b: grid.SliceGrid, fractions: FloatArray) -> dict[str, FloatArray]:

@@ -41,6 +41,7 @@ def interpolate(
     histology_encoder: nn.Module | None = None,
     pitch: float | None = None,
     genes: Sequence[str] | pd.Index | None = None,
+    obs_keys: str | Sequence[str] = (),
     device: str | None = None,
     seed: int = 0,
     key_added: str = "c2sti",
@@ -91,6 +92,9 @@ def interpolate(
         thirds of it are gathered into its bins.
     genes
         Names of the genes wanted; by default all that the sections share.
+    obs_keys
+        Columns of `obs` to carry into the inserted sections: labels (cell types, domains, a pathologist's) or numbers.
+        They move with the tissue, are averaged as ``"linear"`` averages expression, and context is not used for them.
     device
         Where the work is done, ``"cpu"`` or ``"cuda"``; by default a GPU where there is one.
     seed
@@ -108,8 +112,11 @@ def interpolate(
     - ``layers["c2sti_1"]`` …: the inserted sections, ≥ 0. ``X`` is the middle one.
     - ``obsm["spatial"]``: (M, 2) in the unit of the frame.
     - ``obs["support"]``: which measured section covers a row. ``obs["c2sti_1_tissue"]`` …: whether the row lies inside
-      the
-      outline of that section.
+      the outline of that section.
+    - with `obs_keys`, for each of them, say "domain": ``obs["c2sti_1_domain"]`` …, the most probable label (or the
+      number), NaN where no spot within two spot spacings has one; ``obsm["c2sti_1_domain"]``, probabilities of labels,
+      (M, labels) float32, rows add up to 1, "|" for "/" in the columns; ``obs["slice_a_domain"]``,
+      ``obs["slice_b_domain"]``, of the nearest spot; ``uns["c2sti_1_domain_colors"]`` … where a section has colours.
     - ``varp["coexpression_c2sti_1"]`` …, ``uns["c2sti"]["coexpression"]``: gene graph of each section, CSR (N, N), the
       30
       strongest Pearson correlations a gene, made from the measured sections weighted by 1 − p and p (eq. 2). Among more
@@ -140,7 +147,7 @@ def interpolate(
         image_key=image_key,
         coordinate_system=coordinate_system,
     )
-    a, b = read(slice_a, name=_keys.SLICE_A), read(slice_b, name=_keys.SLICE_B)
+    a, b = (read(s, name=n, obs_keys=obs_keys) for s, n in ((slice_a, _keys.SLICE_A), (slice_b, _keys.SLICE_B)))
     around = {float(q): read(s, name=f"context[{q}]") for q, s in (context or {}).items()}
     if around and model in METHODS and model not in USES_CONTEXT:
         _log.warning(f"model={model!r} looks at two sections only; context is ignored")

@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import numpy as np
 import pandas as pd
 from anndata import AnnData
+from numpy.typing import NDArray
+from pandas.api.types import union_categoricals
 
 from c2sti import _keys, grid
 
@@ -28,7 +32,8 @@ def to_slices(adata: AnnData, *, key: str = "c2sti", gap: float | None = None) -
     Returns
     -------
     AnnData: ``X`` expression; ``obs["section"]`` (ordered from slice_a to slice_b), ``obs["inserted"]`` (True where
-    nothing was measured), ``obs["z"]``, ``obs["support"]``; ``obsm["spatial"]`` and ``obsm["spatial_3d"]``;
+    nothing was measured), ``obs["z"]``, ``obs["support"]``; each annotation carried along as ``obs["domain"]``, with
+    ``obsm["domain"]`` and ``uns["domain_colors"]`` if it is a label; ``obsm["spatial"]`` and ``obsm["spatial_3d"]``;
     ``uns["spatial"]`` with one library a section; `varp` and ``uns[key]`` as they were.
 
     Raises
@@ -73,4 +78,35 @@ def to_slices(adata: AnnData, *, key: str = "c2sti", gap: float | None = None) -
     blank = grid.blank_library(np.asarray(adata.obsm[_keys.SPATIAL]), float(record["lattice"]["pitch"]))
     stack.uns[_keys.SPATIAL] = dict.fromkeys(names, blank)
     stack.uns[key] = record
+    for annotation in map(str, record.get(_keys.OBS_KEYS, ())):
+        _add_annotation(adata, stack, annotation, names, rows)
     return stack
+
+
+def _add_annotation(
+    adata: AnnData, stack: AnnData, key: str, names: Sequence[str], rows: Sequence[NDArray[np.intp]]
+) -> None:
+    """One column for all sections; of labels also the probabilities, which are 0 or 1 where measured."""
+    columns = [adata.obs[_keys.annotation(name, key)].iloc[r] for name, r in zip(names, rows, strict=True)]
+    stack.obs[key] = pd.concat(columns).to_numpy() if columns[0].dtype == float else union_categoricals(columns)
+    if not isinstance(stack.obs[key].dtype, pd.CategoricalDtype):
+        return
+    tables = [
+        adata.obsm[_keys.annotation(name, key)].iloc[r].to_numpy()
+        if _keys.annotation(name, key) in adata.obsm
+        else _certain(column)
+        for name, r, column in zip(names, rows, columns, strict=True)
+    ]
+    labels = [_keys.label_column(str(label)) for label in columns[0].cat.categories]
+    stack.obsm[key] = pd.DataFrame(np.concatenate(tables), index=stack.obs_names, columns=labels)
+    colours = _keys.colours(_keys.annotation(names[0], key))
+    if colours in adata.uns:
+        stack.uns[_keys.colours(key)] = np.array(adata.uns[colours])
+
+
+def _certain(column: pd.Series) -> NDArray[np.float32]:
+    """(n, C) 1 for the label of each row and 0 for the others; NaN where unknown."""
+    code = column.cat.codes.to_numpy()
+    table = (code[:, None] == np.arange(len(column.cat.categories))).astype(np.float32)
+    table[code < 0] = np.nan
+    return table
