@@ -24,6 +24,11 @@ def inserted(key_added: str, n: int) -> list[str]:
     return [f"{key_added}_{i}" for i in range(1, n + 1)]
 
 
+def measured(place: int) -> str:
+    """Name of a measured section of a series, by its place in it: ``slice_0``, ``slice_1`` …."""
+    return f"slice_{place}"
+
+
 def tissue(section: str) -> str:
     """`obs` column that says which rows lie inside a section's tissue."""
     return f"{section}_tissue"

@@ -112,8 +112,8 @@ def test_categories_are_united_in_order_and_colours_completed(labelled: tuple[An
         section.obs["domain"] = section.obs["domain"].cat.rename_categories({first: "T/B", second: "other"})
     with LogOf() as said:
         out = interpolate(a, b, obs_keys="domain")
-    assert "only slice_a has T/B" in said.text
-    assert "only slice_b has other" in said.text
+    assert "only slice_a has 'T/B'" in said.text
+    assert "only slice_b has 'other'" in said.text
     assert list(out.obs["c2sti_1_domain"].cat.categories)[:2] == ["T/B", "other"]
     assert list(out.obs["slice_a_domain"].cat.categories) == list(out.obs["c2sti_1_domain"].cat.categories)
     colours = list(out.uns["slice_b_domain_colors"])

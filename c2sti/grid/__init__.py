@@ -20,7 +20,7 @@ from c2sti.grid._lattice import (
 )
 from c2sti.grid._material import material_places
 from c2sti.grid._read import SliceGrid, is_counts, is_spatialdata, layer_names, log_normalise, read_slice
-from c2sti.grid._write import blank_library, write_slices
+from c2sti.grid._write import blank_library, lattice_as_dict, write_slices
 
 __all__ = [
     "Annotations",
@@ -34,6 +34,7 @@ __all__ = [
     "is_counts",
     "is_labels",
     "is_spatialdata",
+    "lattice_as_dict",
     "layer_names",
     "log_normalise",
     "make_pair",

@@ -22,46 +22,46 @@ MOST_BINS = 20_000_000
 LEAST_TELLING = 20  # genes that a spot expresses, below which two may be equal by chance
 
 
-def common_lattice(a: SliceGrid, b: SliceGrid, *, pitch: float | None = None) -> Lattice:
-    """The lattice over the union of two sections, its bins centred on the spots of the more regular one.
+def common_lattice(*grids: SliceGrid, pitch: float | None = None) -> Lattice:
+    """The lattice over the union of some sections, its bins centred on the spots of the most regular one.
 
     Parameters
     ----------
-    a, b
-        Sections in one frame.
+    grids
+        Sections in one frame, two or more.
     pitch
-        Side of a bin; by default the mean of the two sections' pitches.
+        Side of a bin; by default the mean of the sections' pitches.
 
     Raises
     ------
     ValueError
         The pitch is not positive, or so small that the lattice would not fit into memory.
     """
-    side = (a.pitch + b.pitch) / 2 if pitch is None else float(pitch)
+    side = float(np.mean([grid.pitch for grid in grids]) if pitch is None else pitch)
     if not side > 0:
         raise ValueError(f"pitch = {pitch} must be positive")
-    phase = _phase(a, b, side)
-    both = np.concatenate([a.xy, b.xy])
-    first = np.floor((both.min(axis=0) - phase) / side + 0.5)
-    last = np.floor((both.max(axis=0) - phase) / side + 0.5)
+    phase = _phase(grids, side)
+    every = np.concatenate([grid.xy for grid in grids])
+    first = np.floor((every.min(axis=0) - phase) / side + 0.5)
+    last = np.floor((every.max(axis=0) - phase) / side + 0.5)
     width, height = (last - first + 1).astype(int).tolist()
     if width * height > MOST_BINS:
         raise ValueError(
-            f"pitch = {side:.4g} makes {width} x {height} bins over {np.ptp(both, axis=0).round(1).tolist()}; spots "
-            f"are about {a.pitch:.4g} apart: choose pitch= near that"
+            f"pitch = {side:.4g} makes {width} x {height} bins over {np.ptp(every, axis=0).round(1).tolist()}; spots "
+            f"are about {grids[0].pitch:.4g} apart: choose pitch= near that"
         )
     x, y = (phase + first * side).tolist()
     return Lattice((x, y), side, (height, width))
 
 
-def _phase(a: SliceGrid, b: SliceGrid, side: float) -> FloatArray:
+def _phase(grids: Sequence[SliceGrid], side: float) -> FloatArray:
     """Offset (x, y) in [0, side) that puts bin centres on spots.
 
     The circular mean of the coordinates modulo the pitch, of the section whose spots agree best on it: a section that
     was turned agrees on nothing. The choice does not depend on which section comes first, so neither does the lattice.
     """
     votes = []
-    for grid in (a, b):
+    for grid in grids:
         mean = np.exp(2j * np.pi * grid.xy / side).mean(axis=0)
         offset = np.angle(mean) / (2 * np.pi) * side % side
         votes.append((round(float(np.abs(mean).min()), 3), len(grid.xy), *offset.tolist()))

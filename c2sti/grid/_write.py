@@ -28,7 +28,7 @@ def write_slices(
     *,
     genes: pd.Index,
     positions: FloatArray,
-    graphs: Sequence[sp.csr_array],
+    graphs: Sequence[sp.csr_array] | None,
     provenance: Mapping[str, Any],
     key_added: str = _keys.RESULT,
 ) -> AnnData:
@@ -43,7 +43,7 @@ def write_slices(
     positions
         (S,) of the inserted sections.
     graphs
-        S + 2 gene graphs (N, N): of slice_a, the inserted sections, slice_b.
+        S + 2 gene graphs (N, N): of slice_a, the inserted sections, slice_b; None for none.
     provenance
         Goes into ``uns[key_added]`` beside what is written there in any case; has to survive ``write_h5ad``.
     key_added
@@ -56,13 +56,14 @@ def write_slices(
     tissue = {name: rows.inside(p) for name, p in zip(names, depths, strict=True)}
     for name, section in ((_keys.SLICE_A, pair.a), (_keys.SLICE_B, pair.b)):
         layers[name] = _measured_layer(section, rows.points, tissue[name])
+    made = {} if graphs is None else dict(zip(names, map(sp.csr_matrix, graphs), strict=True))
     adata = AnnData(
         X=layers[inserted[(len(inserted) - 1) // 2]].copy(),
         obs=_obs(rows, pair.lattice, tissue),
         var=pd.DataFrame(index=genes.copy()),
         layers={name: layers[name] for name in names},
         obsm={_keys.SPATIAL: rows.points.copy()},
-        varp={_keys.graph(name): sp.csr_matrix(graph) for name, graph in zip(names, graphs, strict=True)},
+        varp={_keys.graph(name): graph for name, graph in made.items()},
     )
     adata.uns[_keys.SPATIAL] = {key_added: blank_library(rows.points, pair.lattice.pitch)}
     adata.uns[key_added] = {
@@ -71,8 +72,8 @@ def write_slices(
         "inserted": inserted,
         "positions": depths,
         "genes": genes.to_numpy(dtype=str),
-        _keys.COEXPRESSION: {name: sp.csr_matrix(graph) for name, graph in zip(names, graphs, strict=True)},
-        "lattice": _lattice_as_dict(pair.lattice),
+        _keys.COEXPRESSION: {name: graph.copy() for name, graph in made.items()},
+        "lattice": lattice_as_dict(pair.lattice),
         "notes": dict(prediction.notes),
         **provenance,
     }
@@ -116,7 +117,8 @@ def _obs(rows: Rows, lattice: Lattice, tissue: Mapping[str, NDArray[np.bool_]]) 
     return obs
 
 
-def _lattice_as_dict(lattice: Lattice) -> dict[str, Any]:
+def lattice_as_dict(lattice: Lattice) -> dict[str, Any]:
+    """A lattice as it stands in `uns`."""
     return {"origin": np.array(lattice.origin), "pitch": lattice.pitch, "shape": np.array(lattice.shape)}
 
 

@@ -35,6 +35,8 @@ def insert(
     parameters: Mapping[str, Any] | None = None,
     seed: int = 0,
     key_added: str = _keys.RESULT,
+    labels: Mapping[str, pd.CategoricalDtype | None] | None = None,
+    with_graphs: bool = True,
     progress: Callable[[float], object] = lambda share: None,
 ) -> AnnData:
     """Insert sections between two, and put all of them side by side, as :func:`interpolate` returns them.
@@ -55,29 +57,26 @@ def insert(
         As in :func:`c2sti.grid.make_pair`.
     parameters
         Of the caller, for the provenance; those that are None are left out.
+    labels
+        What :func:`c2sti.tl._labels.shared_labels` says of the series, where the two are part of one.
+    with_graphs
+        Whether to make the gene graph of each section.
     progress
         Is told each share of the work that has been done.
     """
-    labels = shared_labels(a, b)
+    labels = shared_labels([a, b]) if labels is None else labels
     pair, names = grid.make_pair(a, b, context=context, lattice=lattice, genes=genes, encoder=encoder, targets=targets)
     rows = grid.rows_of(a, b, lattice, at)
     prediction = method(pair, rows.points, fractions.tolist(), device=device, seed=seed, progress=progress)
-    provenance = {
-        "model": {"name": method_name},
-        "expression": "log1p of counts scaled to 1e4" if a.counts else "as given",
-        "parameters": _without_none({"pitch": lattice.pitch, "seed": seed, **(parameters or {})}),
-        "inputs": {g.name: _input(g) for g in (a, b, *context.values())},
-        "versions": {name: version(name) for name in LIBRARIES},
-        **_depths(a, b, fractions),
-    }
+    record = provenance((a, b, *context.values()), method_name, lattice, seed, parameters or {})
     out = grid.write_slices(
         prediction,
         pair,
         rows,
         genes=names,
         positions=fractions,
-        graphs=graphs(pair, [0.0, *fractions, 1.0]),
-        provenance=provenance,
+        graphs=graphs(pair, [0.0, *fractions, 1.0]) if with_graphs else None,
+        provenance={**record, **_depths(a, b, fractions)},
         key_added=key_added,
     )
     carry(
@@ -91,6 +90,19 @@ def insert(
         key_added=key_added,
     )
     return out
+
+
+def provenance(
+    grids: Sequence[grid.SliceGrid], method_name: str, lattice: Lattice, seed: int, parameters: Mapping[str, Any]
+) -> dict[str, Any]:
+    """What a result says of how it was made."""
+    return {
+        "model": {"name": method_name},
+        "expression": "log1p of counts scaled to 1e4" if grids[0].counts else "as given",
+        "parameters": _without_none({"pitch": lattice.pitch, "seed": seed, **parameters}),
+        "inputs": {g.name: _input(g) for g in grids},
+        "versions": {name: version(name) for name in LIBRARIES},
+    }
 
 
 def _depths(a: grid.SliceGrid, b: grid.SliceGrid, fractions: FloatArray) -> dict[str, FloatArray]:

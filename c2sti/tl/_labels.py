@@ -8,6 +8,7 @@ gives probabilities.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from functools import reduce
 
 import numpy as np
 import pandas as pd
@@ -25,19 +26,18 @@ GREY = "#bbbbbb"
 DECIMALS = 6  # of probabilities that are compared: rounding must not choose between equal ones
 
 
-def shared_labels(a: grid.SliceGrid, b: grid.SliceGrid) -> dict[str, pd.CategoricalDtype | None]:
-    """By key, the labels that an annotation of two sections may have; None where it holds numbers.
+def shared_labels(grids: Sequence[grid.SliceGrid]) -> dict[str, pd.CategoricalDtype | None]:
+    """By key, the labels that an annotation of some sections may have; None where it holds numbers.
 
     Raises
     ------
     ValueError
-        An annotation is a label in one section and a number in the other.
+        An annotation is a label in one section and a number in another.
     """
-    for key in a.annotations.columns:
-        _check_kind(key, a, b)
-    return {
-        key: _categories(key, a, b) if grid.is_labels(column) else None for key, column in a.annotations.columns.items()
-    }
+    keys = list(grids[0].annotations.columns)
+    for key in keys:
+        _check_kind(key, grids)
+    return {key: _categories(key, grids) if grid.is_labels(grids[0].annotations.columns[key]) else None for key in keys}
 
 
 def carry(
@@ -78,18 +78,16 @@ def carry(
     for key, kind in labels.items():
         for name, g in ((_keys.SLICE_A, a), (_keys.SLICE_B, b)):
             tissue = out.obs[_keys.tissue(name)].to_numpy()
-            obs[_keys.annotation(name, key)] = _measured(g.xy, g.annotations.columns[key], points, tissue, kind)
+            obs[_keys.annotation(name, key)] = measured(g, key, points, tissue, kind)
         for name, where, p in zip(names, places, positions, strict=True):
             known = _annotation_at(key, kind, (a, b), where, p, spacing)
             obs[_keys.annotation(name, key)] = known[:, 0] if kind is None else most_probable(known, kind)
             if kind is not None:
-                columns = [_keys.label_column(label) for label in kind.categories]
-                table = pd.DataFrame(known.astype(np.float32), index=out.obs_names, columns=columns)
-                out.obsm[_keys.annotation(name, key)] = table
-        palette = [] if kind is None else _palette(kind, a, b, key)
-        if palette:
+                out.obsm[_keys.annotation(name, key)] = table(known, kind, out.obs_names)
+        colours = [] if kind is None else palette(kind, (a, b), key)
+        if colours:
             for name in record["sections"]:
-                out.uns[_keys.colours(_keys.annotation(name, key))] = np.array(palette)
+                out.uns[_keys.colours(_keys.annotation(name, key))] = np.array(colours)
     out.obs = pd.concat([out.obs, pd.DataFrame(obs, index=out.obs_names)], axis=1)
     record[_keys.OBS_KEYS] = np.array(list(labels))
 
@@ -110,24 +108,30 @@ def _annotation_at(
     return blend(sides[0], sides[1], p)
 
 
-def _check_kind(key: str, a: grid.SliceGrid, b: grid.SliceGrid) -> None:
-    kinds = ["labels" if grid.is_labels(g.annotations.columns[key]) else "numbers" for g in (a, b)]
-    if kinds[0] != kinds[1]:
-        raise ValueError(
-            f"obs[{key!r}] holds {kinds[0]} in {a.name} and {kinds[1]} in {b.name}; make both of one kind: "
-            f"adata.obs[{key!r}] = adata.obs[{key!r}].astype('category'), or .astype(float)"
-        )
+def _check_kind(key: str, grids: Sequence[grid.SliceGrid]) -> None:
+    kinds = {g.name: "labels" if grid.is_labels(g.annotations.columns[key]) else "numbers" for g in grids}
+    first, *others = kinds
+    for other in others:
+        if kinds[other] != kinds[first]:
+            raise ValueError(
+                f"obs[{key!r}] holds {kinds[first]} in {first} and {kinds[other]} in {other}; make both of one kind: "
+                f"adata.obs[{key!r}] = adata.obs[{key!r}].astype('category'), or .astype(float)"
+            )
 
 
-def _categories(key: str, a: grid.SliceGrid, b: grid.SliceGrid) -> pd.CategoricalDtype:
-    """Labels that either section uses, in the order in which they are declared."""
-    columns = [g.annotations.columns[key] for g in (a, b)]
-    declared = [list(column.cat.categories) for column in columns]
-    used = [set(column.dropna()) for column in columns]
-    for g, mine, others in ((a, used[0], used[1]), (b, used[1], used[0])):
-        if mine - others:
-            _log.info(f"obs[{key!r}]: only {g.name} has {', '.join(sorted(mine - others))}")
-    merged = [label for label in merge(*declared) if label in used[0] | used[1]]
+def _categories(key: str, grids: Sequence[grid.SliceGrid]) -> pd.CategoricalDtype:
+    """Labels that some section uses, in the order in which they are declared."""
+    columns = [g.annotations.columns[key] for g in grids]
+    used = {g.name: set(column.dropna()) for g, column in zip(grids, columns, strict=True)}
+    merged = [
+        label
+        for label in reduce(merge, (list(column.cat.categories) for column in columns))
+        if any(label in labels for labels in used.values())
+    ]
+    for label in merged:
+        having = [name for name, labels in used.items() if label in labels]
+        if len(having) < len(grids):
+            _log.info(f"obs[{key!r}]: only {', '.join(having)} {'has' if len(having) == 1 else 'have'} {label!r}")
     return pd.CategoricalDtype(merged, ordered=all(column.cat.ordered for column in columns))
 
 
@@ -167,30 +171,40 @@ def blend(from_a: FloatArray, from_b: FloatArray, p: float) -> FloatArray:
     return np.where(total > 0, mixed / np.where(total > 0, total, 1), np.nan)
 
 
+def table(probabilities: FloatArray, labels: pd.CategoricalDtype, index: pd.Index) -> pd.DataFrame:
+    """(M, C) probabilities as they are written."""
+    columns = [_keys.label_column(label) for label in labels.categories]
+    return pd.DataFrame(probabilities.astype(np.float32), index=index, columns=columns)
+
+
 def most_probable(probabilities: FloatArray, labels: pd.CategoricalDtype) -> pd.Categorical:
     """(M,) labels of (M, C) probabilities; of equal ones the first, unknown where they are NaN."""
     code = np.nan_to_num(probabilities).round(DECIMALS).argmax(axis=1)
     return pd.Categorical.from_codes(np.where(np.isnan(probabilities[:, 0]), -1, code), dtype=labels)
 
 
-def _measured(
-    xy: FloatArray,
-    column: pd.Series,
-    points: FloatArray,
-    tissue: NDArray[np.bool_],
-    labels: pd.CategoricalDtype | None,
+def measured(
+    g: grid.SliceGrid, key: str, points: FloatArray, tissue: NDArray[np.bool_], labels: pd.CategoricalDtype | None
 ) -> pd.Categorical | FloatArray:
-    """The nearest spot's annotation, unknown outside of the section's tissue."""
-    nearest = KDTree(xy).query(points)[1]
+    """(M,) the nearest spot's annotation, unknown outside of the section's tissue."""
+    column, nearest = g.annotations.columns[key], KDTree(g.xy).query(points)[1]
     if labels is None:
         return np.where(tissue, column.to_numpy()[nearest], np.nan)
     code = pd.Categorical(column, dtype=labels).codes[nearest]
     return pd.Categorical.from_codes(np.where(tissue, code, -1), dtype=labels)
 
 
-def _palette(labels: pd.CategoricalDtype, a: grid.SliceGrid, b: grid.SliceGrid, key: str) -> list[str]:
-    """Colour of each label: that of slice_a, else that of slice_b, else one not yet used; none if both have none."""
-    known = {**b.annotations.colours.get(key, {}), **a.annotations.colours.get(key, {})}
+def certain(labels: pd.Categorical) -> NDArray[np.float32]:
+    """(M, C) probabilities of what was measured: 1 for the label of each row, 0 for the others, NaN where unknown."""
+    code = np.asarray(labels.codes)
+    table = (code[:, None] == np.arange(len(labels.categories))).astype(np.float32)
+    table[code < 0] = np.nan
+    return table
+
+
+def palette(labels: pd.CategoricalDtype, grids: Sequence[grid.SliceGrid], key: str) -> list[str]:
+    """Colour of each label: that of the first section that has one, else one not yet used; none if no section has."""
+    known = {label: colour for g in reversed(grids) for label, colour in g.annotations.colours.get(key, {}).items()}
     if not known:
         return []
     from scanpy.plotting.palettes import default_102  # noqa: PLC0415 - scanpy takes a second to import

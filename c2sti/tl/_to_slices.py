@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 from pandas.api.types import union_categoricals
 
 from c2sti import _keys, grid
+from c2sti.tl._labels import certain, table
 
 
 def to_slices(adata: AnnData, *, key: str = "c2sti", gap: float | None = None) -> AnnData:
@@ -40,6 +41,8 @@ def to_slices(adata: AnnData, *, key: str = "c2sti", gap: float | None = None) -
     ------
     KeyError
         ``uns[key]`` is missing: this is not a result of `interpolate`, or it had another `key_added`.
+    ValueError
+        `adata` is a stack already.
 
     Examples
     --------
@@ -49,6 +52,8 @@ def to_slices(adata: AnnData, *, key: str = "c2sti", gap: float | None = None) -
     >>> list(stack.obs["section"].cat.categories)
     ['slice_a', 'c2sti_1', 'slice_b']
     """
+    if _keys.SECTION in adata.obs:
+        raise ValueError("adata has one row per section and bin already")
     if key not in adata.uns or "sections" not in adata.uns[key]:
         raise KeyError(f"uns[{key!r}] does not hold the result of c2sti.tl.interpolate; uns has {sorted(adata.uns)}")
     record = adata.uns[key]
@@ -94,19 +99,10 @@ def _add_annotation(
     tables = [
         adata.obsm[_keys.annotation(name, key)].iloc[r].to_numpy()
         if _keys.annotation(name, key) in adata.obsm
-        else _certain(column)
+        else certain(column.array)
         for name, r, column in zip(names, rows, columns, strict=True)
     ]
-    labels = [_keys.label_column(str(label)) for label in columns[0].cat.categories]
-    stack.obsm[key] = pd.DataFrame(np.concatenate(tables), index=stack.obs_names, columns=labels)
+    stack.obsm[key] = table(np.concatenate(tables), columns[0].dtype, stack.obs_names)
     colours = _keys.colours(_keys.annotation(names[0], key))
     if colours in adata.uns:
         stack.uns[_keys.colours(key)] = np.array(adata.uns[colours])
-
-
-def _certain(column: pd.Series) -> NDArray[np.float32]:
-    """(n, C) 1 for the label of each row and 0 for the others; NaN where unknown."""
-    code = column.cat.codes.to_numpy()
-    table = (code[:, None] == np.arange(len(column.cat.categories))).astype(np.float32)
-    table[code < 0] = np.nan
-    return table

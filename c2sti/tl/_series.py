@@ -1,0 +1,361 @@
+"""Fill a whole series of sections: to an even spacing, or at given depths.
+
+Every depth lies in one gap between two measured sections. These two are the pair, the sections around them are context,
+and all depths of a gap are made at once. All sections come on one lattice, so that the stack is a volume.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import anndata as ad
+import numpy as np
+import pandas as pd
+from anndata import AnnData
+from tqdm.auto import tqdm
+
+from c2sti import _keys, _log, grid, ops
+from c2sti._types import FloatArray, Interpolator, Lattice
+from c2sti.baselines import METHODS, USES_CONTEXT
+from c2sti.tl._insert import insert, provenance
+from c2sti.tl._labels import certain, measured, palette, shared_labels, table
+from c2sti.tl._models import available, name_of, resolve
+from c2sti.tl._to_slices import to_slices
+
+if TYPE_CHECKING:
+    from spatialdata import SpatialData
+
+SAME = 1e-6  # of the series' thickness: nearer to a measured section, a depth is that section's
+MOST_SECTIONS = 10_000  # more are a spacing in the wrong unit
+SUPPORTS = ["measured", "both", "a", "b", "none"]
+
+
+def interpolate_series(
+    slices: Sequence[AnnData | SpatialData],
+    *,
+    z: Sequence[float] | None = None,
+    at_z: Sequence[float] | None = None,
+    spacing: float | None = None,
+    n_context: int = 2,
+    model: str | Path | Interpolator = "c2sti",
+    layer: str | None = None,
+    spatial_key: str = "spatial",
+    table_key: str | None = None,
+    image_key: str | None = None,
+    coordinate_system: str = "global",
+    pitch: float | None = None,
+    genes: Sequence[str] | pd.Index | None = None,
+    obs_keys: str | Sequence[str] = (),
+    device: str | None = None,
+    seed: int = 0,
+    key_added: str = "c2sti",
+    show_progress_bar: bool = True,
+) -> AnnData:
+    """Fill a series of sections to an even spacing, or make it at given depths.
+
+    A depth that is a measured section's gives that section as it was measured; any other is inserted between its two
+    measured neighbours, with the sections around these as context.
+
+    Parameters
+    ----------
+    slices
+        Two sections or more in order of depth, all in one frame (see :func:`c2sti.pp.align_series`).
+    z
+        Depth of each section, increasing, µm; by default ``obs["z_um"]`` or ``obs["z"]`` of the sections.
+    at_z
+        Depths wanted, increasing, from that of the first section to that of the last.
+    spacing
+        Or their distance: depths from the first section on, as far as they lie within the series.
+    n_context
+        Sections on either side of a pair that are used as its context.
+    model, layer, spatial_key, table_key, image_key, coordinate_system, device, seed, show_progress_bar
+        As in :func:`interpolate`.
+    pitch
+        Side of a bin, in the unit of the frame; by default the mean of the sections' pitches.
+    genes
+        Names of the genes wanted; by default all that the sections share. The stack is dense: bins of all sections ×
+        genes × 4 bytes, and twice that while it is made.
+    obs_keys
+        Labels and numbers in `obs` to carry along, as in :func:`interpolate`; every section needs them.
+    key_added
+        Prefix of the inserted sections' names, and key of the provenance in `uns`.
+
+    Returns
+    -------
+    AnnData of M rows × N genes, one row per section and bin of its tissue, float32 log1p expression in ``X``, in the
+    layout of :func:`to_slices`:
+
+    - ``obs["section"]``: ``"slice_0"`` … for a measured section by its place in `slices`, ``"c2sti_1"`` … for an
+      inserted one, in order of depth; ``obs["inserted"]``; ``obs["z"]``; ``obs["array_row"]``, ``obs["array_col"]``:
+      the bin of the common lattice.
+    - ``obs["support"]``: which of its two neighbours cover the bin (``"a"`` is the upper one), ``"measured"`` if its
+      section was.
+    - ``obsm["spatial"]`` (M, 2) and ``obsm["spatial_3d"]`` (M, 3), unit of the frame and of the depths.
+    - annotations of `obs_keys` under their own names: `obs`, and of labels also ``obsm`` and ``uns["<key>_colors"]``.
+    - ``uns["c2sti"]``: names and depths of the sections, ``"neighbours"`` (of each inserted section the places of its
+      neighbours in `slices`, and its position between them), model, parameters, versions, fingerprints of the inputs,
+      ``synthetic: True``. ``uns["spatial"]``: a blank picture a section. Gene graphs are not made: see
+      :func:`coexpression`.
+
+    Raises
+    ------
+    KeyError, ValueError
+        A section cannot be used, or depths are missing, out of order or outside of the series; the message says what
+        was found and what to do.
+
+    Examples
+    --------
+    >>> import c2sti
+    >>> series = c2sti.datasets.phantom(seed=0, size=12, n_genes=50).series([0.0, 100.0, 250.0])
+    >>> stack = c2sti.tl.interpolate_series(series, spacing=50.0, model="linear", show_progress_bar=False)
+    >>> list(stack.obs["section"].cat.categories)
+    ['slice_0', 'c2sti_1', 'slice_1', 'c2sti_2', 'c2sti_3', 'slice_2']
+    >>> stack.uns["c2sti"]["z"].tolist()
+    [0.0, 50.0, 100.0, 150.0, 200.0, 250.0]
+    """
+    method = resolve(model)
+    _check_slices(slices)
+    grids = [
+        grid.read_slice(
+            section,
+            name=f"slices[{i}]",
+            layer=layer,
+            spatial_key=spatial_key,
+            table_key=table_key,
+            image_key=image_key,
+            coordinate_system=coordinate_system,
+            obs_keys=obs_keys,
+        )
+        for i, section in enumerate(slices)
+    ]
+    depths = _depths(grids, z)
+    grids = [replace(g, z=depth) for g, depth in zip(grids, depths.tolist(), strict=True)]
+    wanted = _wanted(depths, at_z, spacing)
+    places = list(_places(depths, wanted, key_added))
+    lattice = grid.common_lattice(*grids, pitch=pitch)
+    names, labels = grid.shared_genes(grids, genes), shared_labels(grids)
+    if model in METHODS and model not in USES_CONTEXT:
+        n_context = 0
+    gaps = sorted({place.first for place in places if place.inserted})
+    parts = {
+        place.name: _measured_part(grids[place.first], lattice, names, labels) for place in places if not place.inserted
+    }
+    n_inserted = sum(place.inserted for place in places)
+    with tqdm(total=100 * len(gaps), desc=f"inserting {n_inserted} section(s)", disable=not show_progress_bar) as bar:
+        for first in gaps:
+            inside = [place for place in places if place.inserted and place.first == first]
+            out = insert(
+                grids[first],
+                grids[first + 1],
+                np.array([place.position for place in inside]),
+                context=_context(grids, depths, first, n_context),
+                method=method,
+                method_name=name_of(model),
+                lattice=lattice,
+                genes=names,
+                device=available(device),
+                seed=seed,
+                key_added=key_added,
+                labels=labels,
+                with_graphs=False,
+                progress=lambda share: bar.update(100 * share),
+            )
+            parts |= _inserted_parts(out, inside, key_added)
+    parameters = {"layer": layer, "spatial_key": spatial_key, "n_context": n_context, "spacing": spacing}
+    record = provenance(grids, name_of(model), lattice, seed, parameters)
+    stack = _stack(parts, places, lattice, key_added, record)
+    for key, kind in labels.items():
+        colours = [] if kind is None else palette(kind, grids, key)
+        if colours:
+            stack.uns[_keys.colours(key)] = np.array(colours)
+    if labels:
+        stack.uns[key_added][_keys.OBS_KEYS] = np.array(list(labels))
+    _log.info(f"inserted {n_inserted} section(s) beside {len(places) - n_inserted} measured ({stack.n_obs} bins)")
+    return stack
+
+
+# ---- which depths, and where they lie
+
+
+def _check_slices(slices: Sequence[AnnData | SpatialData]) -> None:
+    if isinstance(slices, AnnData) or grid.is_spatialdata(slices):
+        raise ValueError(
+            "slices is one container; give a list, one AnnData or SpatialData a section: "
+            "[adata[adata.obs['section'] == s] for s in names]"
+        )
+    if len(slices) < 2:
+        raise ValueError(f"slices holds {len(slices)} section(s); two or more are needed to insert others between them")
+
+
+def _depths(grids: Sequence[grid.SliceGrid], z: Sequence[float] | None) -> FloatArray:
+    if z is None:
+        without = [g.name for g in grids if g.z is None]
+        if without:
+            raise ValueError(
+                f"{', '.join(without)} carry no depth; give one a section with z=[…] in µm, or put it into obs['z_um']"
+            )
+        z = [g.z for g in grids if g.z is not None]
+    depths = np.asarray(z, dtype=np.float64)
+    if depths.shape != (len(grids),):
+        raise ValueError(f"z has shape {depths.shape}; one depth for each of the {len(grids)} sections is needed")
+    _check_increasing(depths, "the depths of the sections", "put slices (and z) in order, and leave out what is twice")
+    return depths
+
+
+def _check_increasing(depths: FloatArray, what: str, mend: str) -> None:
+    if not np.isfinite(depths).all() or (np.diff(depths) <= 0).any():
+        raise ValueError(f"{what}, {depths.tolist()}, must increase without repeats; {mend}")
+
+
+def _wanted(depths: FloatArray, at_z: Sequence[float] | None, spacing: float | None) -> FloatArray:
+    top, bottom = depths[[0, -1]]
+    if (at_z is None) == (spacing is None):
+        gaps = np.diff(depths)
+        raise ValueError(
+            f"give either spacing= (the sections are {gaps.min():g} to {gaps.max():g} apart) or at_z= (depths from "
+            f"{top:g} to {bottom:g})"
+        )
+    if spacing is not None:
+        if not 0 < spacing <= bottom - top:
+            raise ValueError(f"spacing = {spacing:g} must be positive and at most {bottom - top:g}, the whole series")
+        if (bottom - top) / spacing > MOST_SECTIONS:
+            raise ValueError(
+                f"spacing = {spacing:g} makes {(bottom - top) / spacing:.0f} sections between {top:g} and {bottom:g}; "
+                "is it in the unit of the depths?"
+            )
+        return top + spacing * np.arange(int((bottom - top) / spacing * (1 + SAME)) + 1)
+    wanted = np.atleast_1d(np.asarray(at_z, dtype=np.float64))
+    if wanted.ndim != 1 or len(wanted) == 0:
+        raise ValueError(f"at_z has shape {wanted.shape}; a list of depths is needed")
+    _check_increasing(wanted, "at_z", f"try {np.unique(wanted).tolist()}")
+    slack = SAME * (bottom - top)
+    outside = wanted[(wanted < top - slack) | (wanted > bottom + slack)]
+    if len(outside):
+        raise ValueError(
+            f"at_z = {outside.tolist()} lie outside of the series, which runs from {top:g} to {bottom:g}; sections can "
+            "be inserted between measured ones only"
+        )
+    return wanted
+
+
+@dataclass(frozen=True)
+class Place:
+    """Where one section of the answer lies: `position` of the way from the measured section `first` to the next."""
+
+    name: str
+    z: float
+    first: int
+    position: float
+
+    @property
+    def inserted(self) -> bool:
+        """Whether the section has to be made."""
+        return self.position > 0
+
+
+def _places(depths: FloatArray, wanted: FloatArray, key_added: str) -> Iterator[Place]:
+    n = 0
+    for depth in wanted.tolist():
+        nearest = int(np.abs(depths - depth).argmin())
+        if abs(depths[nearest] - depth) <= SAME * np.ptp(depths):
+            yield Place(_keys.measured(nearest), float(depths[nearest]), nearest, 0.0)
+            continue
+        n += 1
+        first = int(np.searchsorted(depths, depth)) - 1
+        position = (depth - depths[first]) / (depths[first + 1] - depths[first])
+        yield Place(_keys.inserted(key_added, n)[-1], depth, first, float(position))
+
+
+def _context(
+    grids: Sequence[grid.SliceGrid], depths: FloatArray, first: int, n_context: int
+) -> dict[float, grid.SliceGrid]:
+    """Sections around the pair that starts at `first`, by their position on its scale."""
+    scale = (depths - depths[first]) / (depths[first + 1] - depths[first])
+    around = range(max(first - n_context, 0), min(first + 2 + n_context, len(grids)))
+    return {float(scale[i]): grids[i] for i in around if i not in (first, first + 1)}
+
+
+# ---- the sections, and the stack of them
+
+
+def _measured_part(
+    g: grid.SliceGrid, lattice: Lattice, genes: pd.Index, labels: Mapping[str, pd.CategoricalDtype | None]
+) -> AnnData:
+    """A measured section on the bins of its tissue: each holds its nearest spot, noise included."""
+    xy, values, library = grid.profiles(g, lattice, genes)
+    expression = grid.log_normalise(values, library) if g.counts else values
+    points = lattice.centres[g.covers(lattice.centres)]
+    part = AnnData(
+        X=(ops.nearest_operator(xy, points) @ expression).toarray().astype(np.float32),
+        obs=pd.DataFrame({_keys.SUPPORT: "measured"}, index=pd.RangeIndex(len(points)).astype(str)),
+        var=pd.DataFrame(index=genes.copy()),
+        obsm={_keys.SPATIAL: points},
+    )
+    for key, kind in labels.items():
+        known = measured(g, key, points, np.ones(len(points), dtype=bool), kind)
+        part.obs[key] = known
+        if kind is not None:
+            part.obsm[key] = table(certain(known), kind, part.obs_names)
+    part.uns[_keys.SPATIAL] = grid.blank_library(lattice.centres, lattice.pitch)
+    return part
+
+
+def _inserted_parts(out: AnnData, places: Sequence[Place], key: str) -> dict[str, AnnData]:
+    """The inserted sections of one gap, each by its name in the whole series."""
+    sections = to_slices(out, key=key)
+    parts = {}
+    for name, place in zip(_keys.inserted(key, len(places)), places, strict=True):
+        part = sections[(sections.obs[_keys.SECTION] == name).to_numpy()].copy()
+        part.obs = part.obs.drop(columns=[_keys.SECTION, _keys.INSERTED, _keys.Z]).astype({_keys.SUPPORT: str})
+        part.uns = {_keys.SPATIAL: part.uns[_keys.SPATIAL][name]}
+        del part.obsm[_keys.SPATIAL_3D]
+        parts[place.name] = part
+    return parts
+
+
+def _stack(
+    parts: Mapping[str, AnnData], places: Sequence[Place], lattice: Lattice, key: str, record: Mapping[str, Any]
+) -> AnnData:
+    """All sections in order of depth, one row per section and bin."""
+    names = [place.name for place in places]
+    lengths = [parts[name].n_obs for name in names]
+    stack = ad.concat({name: parts[name] for name in names}, index_unique="-")
+    xy, z = np.asarray(stack.obsm[_keys.SPATIAL]), np.repeat([place.z for place in places], lengths)
+    row, column = np.divmod(lattice.bins(xy), lattice.shape[1])
+    front = pd.DataFrame(
+        {
+            _keys.SECTION: pd.Categorical(np.repeat(names, lengths), categories=names, ordered=True),
+            _keys.INSERTED: np.repeat([place.inserted for place in places], lengths),
+            _keys.Z: z,
+            "array_row": row,
+            "array_col": column,
+            _keys.SUPPORT: pd.Categorical(stack.obs[_keys.SUPPORT], categories=SUPPORTS),
+        },
+        index=stack.obs_names,
+    )
+    stack.obs = front.join(stack.obs.drop(columns=_keys.SUPPORT))
+    stack.obs_names = [f"{name}_{r}_{c}" for name, r, c in zip(stack.obs[_keys.SECTION], row, column, strict=True)]
+    stack.obsm[_keys.SPATIAL_3D] = np.column_stack([xy, z])
+    inserted = [place for place in places if place.inserted]
+    stack.uns[_keys.SPATIAL] = {name: parts[name].uns[_keys.SPATIAL] for name in names}
+    stack.uns[key] = {
+        "synthetic": bool(inserted),
+        "sections": names,
+        "inserted": [place.name for place in inserted],
+        "z": np.array([place.z for place in places]),
+        "neighbours": pd.DataFrame(
+            {
+                "a": [place.first for place in inserted],
+                "b": [place.first + 1 for place in inserted],
+                "position": [place.position for place in inserted],
+            },
+            index=[place.name for place in inserted],
+        ),
+        "genes": stack.var_names.to_numpy(dtype=str),
+        "lattice": grid.lattice_as_dict(lattice),
+        **record,
+    }
+    return stack

@@ -1,0 +1,186 @@
+"""A whole series, filled to an even spacing."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import anndata as ad
+import matplotlib.pyplot as plt
+import numpy as np
+import pandas as pd
+import pytest
+import scanpy as sc
+from anndata import AnnData
+
+import c2sti
+from c2sti.datasets import Phantom
+from c2sti.tl._series import Place, _places
+
+
+def fill(slices: list[AnnData], **keywords: object) -> AnnData:
+    return c2sti.tl.interpolate_series(slices, **{"model": "linear", "show_progress_bar": False, **keywords})
+
+
+def values_of(stack: AnnData, name: str) -> AnnData:
+    return stack[(stack.obs["section"] == name).to_numpy()]
+
+
+@pytest.fixture
+def uneven(series: list[AnnData]) -> list[AnnData]:
+    """Three sections at 0, 150 and 450 µm, with labels."""
+    for section in series:
+        section.uns["domain_colors"] = [f"#{40 * i:02x}4080" for i in range(len(section.obs["domain"].cat.categories))]
+    return [series[0], series[1], series[3]]
+
+
+def test_the_whole_stack(uneven: list[AnnData]) -> None:
+    stack = fill(uneven, spacing=75.0, obs_keys=("domain",))
+    record = stack.uns["c2sti"]
+    names = ["slice_0", "c2sti_1", "slice_1", "c2sti_2", "c2sti_3", "c2sti_4", "slice_2"]
+    assert list(stack.obs["section"].cat.categories) == list(record["sections"]) == names
+    np.testing.assert_allclose(record["z"], np.arange(7) * 75.0)
+    assert record["synthetic"] is True
+    assert list(record["inserted"]) == [name for name in names if name.startswith("c2sti")]
+    np.testing.assert_allclose(record["neighbours"]["position"], [0.5, 0.25, 0.5, 0.75])
+    assert record["neighbours"]["a"].tolist() == [0, 1, 1, 1]
+    assert set(record["inputs"]) == {"slices[0]", "slices[1]", "slices[2]"}
+    assert stack.X.dtype == np.float32
+    assert np.isfinite(stack.X).all()
+    assert stack.obs_names.is_unique
+    np.testing.assert_array_equal(stack.obs["inserted"], stack.obs["section"].astype(str).str.startswith("c2sti"))
+    np.testing.assert_array_equal(stack.obs["support"] == "measured", ~stack.obs["inserted"])
+    np.testing.assert_array_equal(stack.obsm["spatial_3d"][:, :2], stack.obsm["spatial"])
+    np.testing.assert_array_equal(stack.obsm["spatial_3d"][:, 2], stack.obs["z"])
+    # one lattice through all sections
+    lattice = record["lattice"]
+    at = np.column_stack([stack.obs["array_col"], stack.obs["array_row"]]) * lattice["pitch"] + lattice["origin"]
+    np.testing.assert_allclose(at, stack.obsm["spatial"])
+    np.testing.assert_allclose(stack.obsm["domain"].sum(axis=1), 1, atol=1e-5)
+    assert list(stack.uns["domain_colors"]) == list(uneven[0].uns["domain_colors"])
+    assert list(stack.uns["spatial"]) == names
+
+
+def test_a_section_is_that_of_interpolate_and_a_measured_one_is_passed_on(uneven: list[AnnData]) -> None:
+    stack = fill(uneven, at_z=[150.0, 210.0], model="lowrank", n_context=1, obs_keys="domain")
+    pair = c2sti.tl.interpolate(
+        uneven[1],
+        uneven[2],
+        positions=[0.2],
+        context={-0.5: uneven[0]},
+        at=values_of(stack, "c2sti_1").obsm["spatial"],
+        model="lowrank",
+        obs_keys="domain",
+        show_progress_bar=False,
+    )
+    np.testing.assert_allclose(values_of(stack, "c2sti_1").X, pair.X, atol=1e-4)
+    assert (values_of(stack, "c2sti_1").obs["domain"].to_numpy() == pair.obs["c2sti_1_domain"].to_numpy()).all()
+    measured = uneven[1]
+    sc.pp.normalize_total(measured, target_sum=1e4)
+    sc.pp.log1p(measured)
+    found = values_of(stack, "slice_1")
+    # the lattice lies on the array, so a bin of the tissue is a spot
+    order, spots = np.lexsort(found.obsm["spatial"].T.round()), np.lexsort(measured.obsm["spatial"].T.round())
+    where = pd.MultiIndex.from_arrays(found.obsm["spatial"][order].T.round(3))
+    keep = where.isin(pd.MultiIndex.from_arrays(measured.obsm["spatial"][spots].T.round(3)))
+    np.testing.assert_allclose(found.X[order][keep], measured.X.toarray()[spots], rtol=1e-4, atol=1e-5)
+    assert (found.obs["domain"].to_numpy()[order][keep] == measured.obs["domain"].to_numpy()[spots]).all()
+
+
+def test_the_rest_of_the_series_is_context(series: list[AnnData]) -> None:
+    alone, around = (fill(series, at_z=[225.0], model="lowrank", n_context=n) for n in (0, 1))
+    assert np.abs(alone.X - around.X).max() > 1e-3
+    np.testing.assert_array_equal(fill(series, at_z=[225.0]).X, fill(series[1:3], at_z=[225.0], pitch=100.0).X)
+
+
+def test_it_follows_the_tissue_through_depth(tissue: Phantom, uneven: list[AnnData]) -> None:
+    stack = fill(uneven, at_z=[75.0, 300.0], model="lowrank")
+    for name, z in (("c2sti_1", 75.0), ("c2sti_2", 300.0)):
+        section = values_of(stack, name)
+        inside = tissue.inside(section.obsm["spatial"], z)
+        assert inside.mean() > 0.85
+        truth = tissue.expression(section.obsm["spatial"], z)
+        assert c2sti.metrics.pcc(section.X, truth, mask=inside) > 0.35
+
+
+def test_depths_may_be_given(uneven: list[AnnData]) -> None:
+    expected = fill(uneven, spacing=225.0)
+    for section in uneven:
+        del section.obs["z_um"]
+    given = fill(uneven, z=[0.0, 150.0, 450.0], spacing=225.0)
+    np.testing.assert_array_equal(given.X, expected.X)
+    np.testing.assert_array_equal(given.uns["c2sti"]["z"], [0, 225, 450])
+
+
+def test_places_are_those_of_the_gaps() -> None:
+    depths = np.array([0.0, 10.0, 30.0])
+    assert list(_places(depths, np.array([0.0, 4.0, 10.0 + 1e-9, 25.0, 30.0]), "x")) == [
+        Place("slice_0", 0.0, 0, 0.0),
+        Place("x_1", 4.0, 0, 0.4),
+        Place("slice_1", 10.0, 1, 0.0),
+        Place("x_2", 25.0, 1, 0.75),
+        Place("slice_2", 30.0, 2, 0.0),
+    ]
+
+
+@pytest.mark.parametrize("depths", [[75.0, 225.0], [0.0, 450.0]])
+def test_it_survives_writing_and_is_drawn(uneven: list[AnnData], tmp_path: Path, depths: list[float]) -> None:
+    stack = fill(uneven, at_z=depths, obs_keys=("domain",))
+    stack.write_h5ad(tmp_path / "stack.h5ad")
+    stack.write_zarr(tmp_path / "stack.zarr")
+    for back in (ad.read_h5ad(tmp_path / "stack.h5ad"), ad.read_zarr(tmp_path / "stack.zarr")):
+        np.testing.assert_array_equal(back.X, stack.X)
+        pd.testing.assert_frame_equal(back.uns["c2sti"]["neighbours"], stack.uns["c2sti"]["neighbours"])
+        assert list(back.obs["section"].cat.categories) == list(stack.obs["section"].cat.categories)
+    axes = sc.pl.embedding(stack, basis="spatial_3d", projection="3d", color=["domain", stack.var_names[0]], show=False)
+    assert [len(ax.collections[0]._offsets3d[2]) for ax in axes] == [stack.n_obs] * 2
+    plt.close("all")
+
+
+def without_depth(slices: list[AnnData]) -> dict:
+    del slices[1].obs["z_um"]
+    return {"spacing": 50.0}
+
+
+BAD = {
+    "one": (lambda s: s.__delitem__(slice(1, None)) or {"spacing": 1.0}, "slices holds 1 section"),
+    "no depth": (without_depth, r"slices\[1\] carry no depth; give one a section with z="),
+    "depths short": (lambda s: {"z": [0.0, 1.0], "spacing": 1.0}, r"z has shape \(2,\); one depth for each of the 3"),
+    "depths unsorted": (lambda s: s.reverse() or {"spacing": 1.0}, r"\[450.0, 150.0, 0.0\], must increase"),
+    "depths twice": (lambda s: {"z": [0.0, 0.0, 1.0], "spacing": 1.0}, "must increase without repeats; put slices"),
+    "nothing asked": (lambda s: {}, r"either spacing= \(the sections are 150 to 300 apart\) or at_z="),
+    "both asked": (lambda s: {"spacing": 1.0, "at_z": [1.0]}, "give either spacing="),
+    "spacing 0": (lambda s: {"spacing": 0.0}, "spacing = 0 must be positive and at most 450"),
+    "spacing wide": (lambda s: {"spacing": 451.0}, "at most 450, the whole series"),
+    "spacing in mm": (lambda s: {"spacing": 0.001}, "makes 450000 sections.*unit of the depths"),
+    "unsorted": (lambda s: {"at_z": [20.0, 10.0]}, r"at_z, \[20.0, 10.0\], must increase.*try \[10.0, 20.0\]"),
+    "twice": (lambda s: {"at_z": [10.0, 10.0]}, "must increase without repeats"),
+    "outside": (lambda s: {"at_z": [10.0, 500.0]}, r"at_z = \[500.0\] lie outside of the series, .* from 0 to 450"),
+    "NaN": (lambda s: {"at_z": [np.nan]}, "must increase"),
+    "empty": (lambda s: {"at_z": []}, r"at_z has shape \(0,\)"),
+}
+
+
+@pytest.mark.parametrize("case", BAD)
+def test_what_cannot_be_filled_is_named(uneven: list[AnnData], case: str) -> None:
+    spoil, message = BAD[case]
+    spoil: Callable[[list[AnnData]], dict]
+    keywords = spoil(uneven)
+    with pytest.raises(ValueError, match=message):
+        fill(uneven, **keywords)
+
+
+def test_one_container_is_no_series(uneven: list[AnnData]) -> None:
+    with pytest.raises(ValueError, match="slices is one container; give a list"):
+        fill(uneven[0], spacing=10.0)
+
+
+def test_labels_are_needed_in_every_section(uneven: list[AnnData]) -> None:
+    del uneven[2].obs["domain"]
+    with pytest.raises(KeyError, match=r"slices\[2\] has no obs\['domain'\]"):
+        fill(uneven, spacing=75.0, obs_keys="domain")
+
+
+def test_a_stack_is_not_stacked_again(uneven: list[AnnData]) -> None:
+    with pytest.raises(ValueError, match="one row per section and bin already"):
+        c2sti.tl.to_slices(fill(uneven, at_z=[75.0]))
