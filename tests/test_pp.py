@@ -412,14 +412,14 @@ def test_spatialdata_gets_a_coordinate_system(fixed: AnnData, moved: AnnData) ->
     before = get_transformation(second["he"], get_all=True)
     assert align(first, second) is None
     matrix = second.tables["table"].uns["alignment"]["matrix"]
-    align(fixed, moved, use="expression")
-    np.testing.assert_allclose(matrix, matrix_of(moved), atol=1e-6)
+    align(fixed, moved)
+    np.testing.assert_allclose(matrix, matrix_of(moved), atol=1e-3 * np.abs(matrix).max())
 
     for sdata, section in ((first, fixed), (second, moved)):
         centroids = sd.get_centroids(sdata["spots"], coordinate_system="spatial_aligned").compute()
-        np.testing.assert_allclose(centroids[["x", "y"]], section.obsm["spatial_aligned"], atol=1e-6)
+        np.testing.assert_allclose(centroids[["x", "y"]], section.obsm["spatial_aligned"], atol=0.5)
         grid = read_slice(sdata, coordinate_system="spatial_aligned")
-        np.testing.assert_allclose(grid.xy, section.obsm["spatial_aligned"], atol=1e-6)
+        np.testing.assert_allclose(grid.xy, section.obsm["spatial_aligned"], atol=0.5)
     after = get_transformation(second["he"], get_all=True)
     old, new = (t.to_affine_matrix(("x", "y"), ("x", "y")) for t in (after["global"], after["spatial_aligned"]))
     np.testing.assert_allclose(new, matrix @ old)
@@ -442,7 +442,8 @@ def test_spatialdata_refuses_what_it_cannot_do(fixed: AnnData, moved: AnnData) -
     first, second = as_spatialdata(fixed), as_spatialdata(moved)
     with pytest.raises(ValueError, match="key_added='global' is coordinate_system"):
         align(first, second, key_added="global")
-    with pytest.raises(ValueError, match="images of a SpatialData are not read yet"):
+    del second.images["he"]
+    with pytest.raises(ValueError, match="and moving has none"):
         align(first, second, use="histology")
 
 

@@ -7,7 +7,7 @@ other file knows where a container keeps anything.
 
 from c2sti.grid._annotations import Annotations, is_labels
 from c2sti.grid._depth import position_of
-from c2sti.grid._histology import HEImage, histology_on, image_of
+from c2sti.grid._histology import HEImage, Picture, SlideImage, histology_on, image_of
 from c2sti.grid._lattice import (
     Rows,
     common_lattice,
@@ -20,15 +20,19 @@ from c2sti.grid._lattice import (
 )
 from c2sti.grid._material import material_places
 from c2sti.grid._read import SliceGrid, is_counts, is_spatialdata, layer_names, log_normalise, read_slice
+from c2sti.grid._spatialdata import frame_of, table_of
 from c2sti.grid._write import blank_library, lattice_as_dict, write_slices
 
 __all__ = [
     "Annotations",
     "HEImage",
+    "Picture",
     "Rows",
     "SliceGrid",
+    "SlideImage",
     "blank_library",
     "common_lattice",
+    "frame_of",
     "histology_on",
     "image_of",
     "is_counts",
@@ -46,5 +50,6 @@ __all__ = [
     "rows_of",
     "shared_genes",
     "shared_profiles",
+    "table_of",
     "write_slices",
 ]

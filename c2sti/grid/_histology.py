@@ -1,16 +1,24 @@
-"""H&E of a section: found in its container, and averaged over the bins of a lattice."""
+"""H&E of a section: a picture in memory or one that stays on disk, averaged over the bins of a lattice."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import scipy.sparse as sp
 from anndata import AnnData
+from scipy.ndimage import affine_transform
 
 from c2sti._types import FloatArray, Lattice, PictureEncoder
+
+if TYPE_CHECKING:
+    from xarray import DataArray
+
+FINER = 4  # pixels along a bin that a level of a pyramid needs at least to be read
+BAND = 1024  # rows of pixels that are held at a time
+MOST_POINTS = 2**22  # at which an oblique picture is sampled at a time
 
 
 @dataclass(frozen=True)
@@ -27,6 +35,101 @@ class HEImage:
 
     pixels: np.ndarray
     scale: float
+
+    @property
+    def to_pixel(self) -> FloatArray:
+        """(3, 3) from homogeneous (x, y, 1) of the frame to (column, row, 1)."""
+        return np.diag([self.scale, self.scale, 1.0])
+
+
+@dataclass(frozen=True)
+class SlideImage:
+    """A picture that may be larger than memory and lie anyhow in the frame: only what is asked for is read.
+
+    Parameters
+    ----------
+    levels
+        (3, h, w) uint8, or float in [0, 1], at falling resolutions; all show the same rectangle.
+    to_pixel
+        (3, 3) from homogeneous (x, y, 1) of the frame to (column, row, 1) of the first level, in which pixel (row,
+        column) covers [column, column + 1) × [row, row + 1).
+    name
+        What errors call it.
+    """
+
+    levels: tuple[DataArray, ...]
+    to_pixel: FloatArray
+    name: str
+
+    @property
+    def scale(self) -> float:
+        """Pixels of the first level per unit of the frame."""
+        return _stretch(self.to_pixel)
+
+    def near(self, lattice: Lattice) -> tuple[np.ndarray, FloatArray] | None:
+        """What of the picture lies under a lattice, at about a quarter of its pitch; None where nothing does.
+
+        Returns
+        -------
+        (h, w, 3) pixels, uint8 or float32 in [0, 1], and the (3, 3) matrix from the frame to them.
+        """
+        level, to_level = self._level(lattice.pitch)
+        corners = np.array([[x, y, 1.0] for x in _ends(lattice, 0) for y in _ends(lattice, 1)]) @ to_level.T
+        factor = max(int(lattice.pitch * _stretch(to_level) / FINER), 1)
+        columns, rows = (_cut(corners[:, axis], level.sizes[dim], factor) for axis, dim in enumerate(("x", "y")))
+        if columns.stop <= columns.start or rows.stop <= rows.start:
+            return None
+        pixels = _means(level.isel(x=columns, y=rows).transpose("y", "x", "c"), factor)
+        if level.dtype == np.uint8 and factor > 1:
+            pixels /= 255
+        elif level.dtype != np.uint8 and pixels.max(initial=0) > 1.01:
+            raise ValueError(
+                f"{self.name} holds {level.dtype} values up to {pixels.max():.4g}; colours are uint8, or numbers in "
+                "[0, 1]"
+            )
+        move = np.array([[1, 0, -columns.start], [0, 1, -rows.start], [0, 0, factor]]) / factor
+        return pixels, move @ to_level
+
+    def _level(self, pitch: float) -> tuple[DataArray, FloatArray]:
+        """The coarsest level with pixels of a quarter of a pitch or less (else the finest), and the matrix to it."""
+        first = self.levels[0]
+        found = first, self.to_pixel
+        for level in self.levels[1:]:
+            shrink = np.diag([level.sizes["x"] / first.sizes["x"], level.sizes["y"] / first.sizes["y"], 1.0])
+            if pitch * _stretch(shrink @ self.to_pixel) >= FINER:
+                found = level, shrink @ self.to_pixel
+        return found
+
+
+Picture = HEImage | SlideImage
+
+
+def _means(image: DataArray, factor: int) -> np.ndarray:
+    """(h, w, 3) means of blocks of pixels, computed in bands of rows so that few are held at a time."""
+    if factor == 1:
+        return np.asarray(image.data)
+    band = max(BAND // factor, 1) * factor
+    parts = [image.isel(y=slice(first, first + band)) for first in range(0, image.sizes["y"], band)]
+    # What is left over at the far borders is less than half a bin.
+    blocks = [p.coarsen(x=factor, y=factor, boundary="trim") for p in parts if p.sizes["y"] >= factor]
+    return np.concatenate([np.asarray(b.reduce(np.mean, dtype=np.float32).data) for b in blocks])
+
+
+def _stretch(matrix: FloatArray) -> float:
+    return float(np.sqrt(abs(np.linalg.det(matrix[:2, :2]))))
+
+
+def _ends(lattice: Lattice, axis: int) -> tuple[float, float]:
+    """Outer borders of the lattice's bins along x (0) or y (1)."""
+    start = lattice.origin[axis] - lattice.pitch / 2
+    return start, start + lattice.pitch * lattice.shape[1 - axis]
+
+
+def _cut(at: FloatArray, n_pixels: int, factor: int) -> slice:
+    """Pixels from the least to the greatest coordinate, with one to spare, in whole blocks of `factor`."""
+    start = max(int(np.floor(at.min())) - factor, 0)
+    stop = min(int(np.ceil(at.max())) + factor, n_pixels)
+    return slice(start, min(start + -(-(stop - start) // factor) * factor, n_pixels))
 
 
 def read_image(adata: AnnData, xy: FloatArray, name: str, spatial_key: str, library: str | None) -> HEImage | None:
@@ -91,25 +194,112 @@ def _check_on_image(image: HEImage, xy: FloatArray, where: str, factor: str) -> 
         )
 
 
-def histology_on(image: HEImage, lattice: Lattice) -> FloatArray:
+def histology_on(image: Picture, lattice: Lattice) -> FloatArray:
     """(3, H, W) mean colour in [0, 1] of every bin; NaN where less than half a bin is on the picture.
 
-    An area mean, with pixels split between bins where a border runs through them: bins and pixels are both
-    axis-aligned, so it is two small products with overlap lengths.
+    An area mean, with pixels split between bins where a border runs through them. For an oblique picture it is the mean
+    over points that lie less than a pixel apart.
     """
-    white = 255.0 if image.pixels.dtype == np.uint8 else 1.0
-    rgb = np.asarray(image.pixels[..., :3], dtype=np.float32) / np.float32(white)
-    down = _overlap(lattice.origin[1], lattice.pitch, lattice.shape[0], image.scale, rgb.shape[0])
-    across = _overlap(lattice.origin[0], lattice.pitch, lattice.shape[1], image.scale, rgb.shape[1])
-    total = np.stack([down @ rgb[..., c] @ across.T for c in range(rgb.shape[2])])
+    if isinstance(image, SlideImage):
+        near = image.near(lattice)
+        if near is None:
+            return np.full((3, *lattice.shape), np.nan, dtype=np.float32)
+        pixels, matrix = near
+    else:
+        pixels, matrix = image.pixels, image.to_pixel
+    upright = _upright(pixels[..., :3], matrix)
+    return _oblique_mean(pixels, matrix, lattice) if upright is None else _area_mean(*upright, lattice)
+
+
+def _upright(pixels: np.ndarray, matrix: FloatArray) -> tuple[np.ndarray, FloatArray] | None:
+    """The picture with x along its columns and y down its rows, and the matrix to it; None where it lies aslant."""
+    slant = 1e-9 * np.abs(matrix[:2, :2]).max()
+    if np.abs(np.diag(matrix)[:2]).max() <= slant:
+        pixels, matrix = pixels.swapaxes(0, 1), matrix[[1, 0, 2]]
+    if max(abs(matrix[0, 1]), abs(matrix[1, 0])) > slant:
+        return None
+    for axis, array_axis in ((0, 1), (1, 0)):
+        if matrix[axis, axis] < 0:
+            mirror = np.eye(3)
+            mirror[axis, axis], mirror[axis, 2] = -1, pixels.shape[array_axis]
+            pixels, matrix = np.flip(pixels, array_axis), mirror @ matrix
+    return pixels, matrix
+
+
+def _area_mean(pixels: np.ndarray, matrix: FloatArray, lattice: Lattice) -> FloatArray:
+    """Bins and pixels are both axis-aligned, so it is two small products with overlap lengths."""
+    white = np.float32(255 if pixels.dtype == np.uint8 else 1)
+    across, down = (
+        _overlap(_edges(lattice, axis) * matrix[axis, axis] + matrix[axis, 2], pixels.shape[1 - axis])
+        for axis in (0, 1)
+    )
+    total = np.stack([down @ (np.asarray(pixels[..., c], dtype=np.float32) / white) @ across.T for c in range(3)])
     area = np.outer(down.sum(axis=1), across.sum(axis=1))
     return np.where(area > 0.5, total / np.maximum(area, 1e-6), np.nan).astype(np.float32)
+
+
+def _edges(lattice: Lattice, axis: int) -> FloatArray:
+    """(n + 1,) borders of the bins along x (0) or y (1)."""
+    return lattice.origin[axis] + lattice.pitch * (np.arange(lattice.shape[1 - axis] + 1) - 0.5)
+
+
+def _overlap(edges: FloatArray, n_pixels: int) -> sp.csr_array:
+    """(n_bins, n_pixels) share of each bin's side, between edges in pixels, that each pixel covers."""
+    low, high = edges[:-1], edges[1:]
+    first = np.clip(np.floor(low), 0, n_pixels).astype(np.intp)
+    count = np.clip(np.ceil(high), 0, n_pixels).astype(np.intp) - first
+    row = np.repeat(np.arange(len(low)), count)
+    pixel = np.arange(len(row)) - np.repeat(np.cumsum(count) - count, count) + first[row]
+    shared = np.minimum(high[row], pixel + 1) - np.maximum(low[row], pixel)
+    side = np.diff(edges)[row]
+    return sp.csr_array((np.maximum(shared, 0) / side, (row, pixel)), shape=(len(low), n_pixels))
+
+
+def _oblique_mean(pixels: np.ndarray, matrix: FloatArray, lattice: Lattice) -> FloatArray:
+    """Linear interpolation at n × n points of each bin, in bands of rows so that few are held at a time."""
+    white = np.float32(255 if pixels.dtype == np.uint8 else 1)
+    n = max(int(np.ceil(lattice.pitch * _stretch(matrix))), 2)
+    height, width = lattice.shape
+    band = max(MOST_POINTS // (n * n * width), 1)
+    return np.concatenate(
+        [
+            _band_mean(pixels, matrix, lattice, n, slice(first, min(first + band, height))) / white
+            for first in range(0, height, band)
+        ],
+        axis=1,
+    )
+
+
+def _band_mean(pixels: np.ndarray, matrix: FloatArray, lattice: Lattice, n: int, rows: slice) -> FloatArray:
+    shape = ((rows.stop - rows.start) * n, lattice.shape[1] * n)
+    step = lattice.pitch / n
+    start = [_ends(lattice, 0)[0] + step / 2, _ends(lattice, 1)[0] + rows.start * lattice.pitch + step / 2]
+    # From (row, column) of the points to (row, column) of the pixels, whose centres lie half a pixel in.
+    turn = matrix[:2, :2][::-1, ::-1] * step
+    offset = (matrix[:2, :2] @ start + matrix[:2, 2])[::-1] - 0.5
+    row, column = np.indices(shape, sparse=True)
+    inside = np.ones(shape, dtype=bool)
+    for axis in (0, 1):
+        at = turn[axis, 0] * row + turn[axis, 1] * column + offset[axis]
+        inside &= (at >= -0.5) & (at < pixels.shape[axis] - 0.5)
+
+    def mean(values: np.ndarray) -> FloatArray:
+        return values.reshape(-1, n, lattice.shape[1], n).mean(axis=(1, 3))
+
+    share = mean(inside.astype(np.float32))
+    colours = []
+    for c in range(3):
+        values = affine_transform(
+            np.asarray(pixels[..., c], dtype=np.float32), turn, offset, output_shape=shape, order=1, mode="nearest"
+        )
+        colours.append(mean(values * inside))
+    return np.where(share > 0.5, np.stack(colours) / np.maximum(share, 1e-6), np.nan).astype(np.float32)
 
 
 MOST_PIXELS = 1024  # a side of a picture that an encoder is given
 
 
-def features_on(image: HEImage, lattice: Lattice, encoder: PictureEncoder) -> FloatArray:
+def features_on(image: Picture, lattice: Lattice, encoder: PictureEncoder) -> FloatArray:
     """(C_h, H, W) what an encoder says of every bin; it sees the lattice edge to edge, pixel by pixel or so."""
     most = max(MOST_PIXELS // max(lattice.shape), 1)
     n = int(np.clip(round(lattice.pitch * image.scale), 1, most))
@@ -117,12 +307,3 @@ def features_on(image: HEImage, lattice: Lattice, encoder: PictureEncoder) -> Fl
     origin = (lattice.origin[0] - shift, lattice.origin[1] - shift)
     fine = Lattice(origin, lattice.pitch / n, (lattice.shape[0] * n, lattice.shape[1] * n))
     return np.asarray(encoder(histology_on(image, fine), lattice.shape), dtype=np.float32)
-
-
-def _overlap(origin: float, pitch: float, n_bins: int, scale: float, n_pixels: int) -> sp.csr_array:
-    """(n_bins, n_pixels) share of each bin's side that each pixel covers."""
-    edges = (origin + pitch * (np.arange(n_bins + 1) - 0.5)) * scale
-    low, high = edges[:-1, None], edges[1:, None]
-    pixel = np.arange(n_pixels)
-    shared = np.minimum(high, pixel + 1) - np.maximum(low, pixel)
-    return sp.csr_array(np.maximum(shared, 0) / (pitch * scale))

@@ -14,7 +14,7 @@ from scipy.ndimage import distance_transform_edt
 
 from c2sti import _log
 from c2sti._types import FloatArray, Lattice, PictureEncoder, Section, SlicePair
-from c2sti.grid._histology import HEImage, features_on, histology_on
+from c2sti.grid._histology import Picture, features_on, histology_on
 from c2sti.grid._read import SliceGrid, log_normalise
 
 POOR_OVERLAP, NO_OVERLAP = 0.5, 0.02
@@ -147,7 +147,7 @@ def make_pair(
     lattice: Lattice | None = None,
     genes: Sequence[str] | pd.Index | None = None,
     encoder: PictureEncoder | None = None,
-    targets: Mapping[float, HEImage] | None = None,
+    targets: Mapping[float, Picture] | None = None,
 ) -> tuple[SlicePair, pd.Index]:
     """Lay two sections and their context on one lattice, as plain arrays.
 

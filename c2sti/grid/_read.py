@@ -18,7 +18,8 @@ from scipy.spatial import KDTree
 from c2sti import _keys
 from c2sti._types import FloatArray
 from c2sti.grid._annotations import Annotations, read_annotations
-from c2sti.grid._histology import HEImage, read_image
+from c2sti.grid._histology import Picture, read_image
+from c2sti.grid._spatialdata import read_slide, read_table
 
 if TYPE_CHECKING:
     from spatialdata import SpatialData
@@ -72,7 +73,7 @@ class SliceGrid:
     layout: Layout
     pitch: float
     z: float | None = None
-    image: HEImage | None = None
+    image: Picture | None = None
     annotations: Annotations = field(default_factory=Annotations)
 
     @property
@@ -128,9 +129,9 @@ def read_slice(
     table_key
         Table of a SpatialData; may be left out where there is one.
     image_key
-        Library of ``uns[spatial_key]``; may be left out where there is one.
+        Library of ``uns[spatial_key]``, or image of a SpatialData; may be left out where there is one.
     coordinate_system
-        Of a SpatialData, in which the spots are wanted.
+        Of a SpatialData, in which the spots are wanted. Where there is no "global", that in which they are stored.
     obs_keys
         Columns of `obs` to bring along: labels or numbers.
 
@@ -141,9 +142,11 @@ def read_slice(
     ValueError
         Coordinates, expression or gene names cannot be used; the message says what was found and what to do.
     """
+    image: Picture | None
     if is_spatialdata(slice_):
-        adata, xy = _from_spatialdata(slice_, name, table_key, coordinate_system)
-        z, image = _depth(adata, xy, name), None
+        adata, xy, frame = read_table(slice_, name, table_key, coordinate_system)
+        _check_points(xy, adata, f"the region of {name} in {frame!r}", name)
+        z, image = _depth(adata, xy, name), read_slide(slice_, xy, name, frame, image_key)
     elif isinstance(slice_, AnnData):
         adata, xy = slice_, _coordinates(slice_, name, spatial_key)
         z, image = _depth(adata, xy, name), read_image(slice_, xy[:, :2], name, spatial_key, image_key)
@@ -160,31 +163,6 @@ def read_slice(
     return SliceGrid(name, xy, values, counts, library, genes, layout, pitch, z, image, annotations)
 
 
-def _from_spatialdata(
-    sdata: SpatialData, name: str, table_key: str | None, coordinate_system: str
-) -> tuple[AnnData, FloatArray]:
-    import spatialdata as sd  # noqa: PLC0415 - half a second that a caller with AnnData should not pay
-
-    if table_key is None and len(sdata.tables) != 1:
-        raise ValueError(f"{name} has the tables {sorted(sdata.tables)}; choose one with table_key=")
-    key = table_key if table_key is not None else next(iter(sdata.tables))
-    if key not in sdata.tables:
-        raise KeyError(f"{name} has no table {key!r}; its tables are {sorted(sdata.tables)}")
-    if coordinate_system not in sdata.coordinate_systems:
-        raise KeyError(
-            f"{name} has no coordinate system {coordinate_system!r}; it has {sorted(sdata.coordinate_systems)}"
-        )
-    table = sdata.tables[key]
-    region, _, instance_key = sd.models.get_table_keys(table)
-    regions = [region] if isinstance(region, str) else list(region)
-    if len(regions) != 1:
-        raise ValueError(
-            f"table {key!r} of {name} annotates {regions}; a section is one region: subset the table first"
-        )
-    centroids = sd.get_centroids(sdata[regions[0]], coordinate_system=coordinate_system).compute()
-    return table, centroids.loc[table.obs[instance_key].to_numpy(), ["x", "y"]].to_numpy(dtype=np.float64)
-
-
 def _coordinates(adata: AnnData, name: str, spatial_key: str) -> FloatArray:
     if spatial_key not in adata.obsm:
         raise KeyError(
@@ -194,15 +172,25 @@ def _coordinates(adata: AnnData, name: str, spatial_key: str) -> FloatArray:
     xy = np.asarray(adata.obsm[spatial_key], dtype=np.float64)
     if xy.ndim != 2 or xy.shape[1] < 2:
         raise ValueError(f"obsm[{spatial_key!r}] of {name} has shape {xy.shape}; columns x and y are needed")
+    _check_points(
+        xy,
+        adata,
+        f"obsm[{spatial_key!r}] of {name}",
+        name,
+        f": adata[np.isfinite(adata.obsm[{spatial_key!r}]).all(1)]",
+    )
+    return xy
+
+
+def _check_points(xy: FloatArray, adata: AnnData, where: str, name: str, mend: str = "") -> None:
     bad = ~np.isfinite(xy[:, :2]).all(axis=1)
     if bad.any():
         raise ValueError(
-            f"obsm[{spatial_key!r}] of {name} is not finite for {bad.sum()} of {len(xy)} spots (first: "
-            f"{adata.obs_names[bad][0]!r}); drop them: adata[np.isfinite(adata.obsm[{spatial_key!r}]).all(1)]"
+            f"{where} is not finite for {bad.sum()} of {len(xy)} spots (first: {adata.obs_names[bad][0]!r}); drop "
+            f"them{mend}"
         )
     if len(xy) < LEAST_SPOTS:
         raise ValueError(f"{name} has {len(xy)} spots; at least {LEAST_SPOTS} are needed to tell tissue from noise")
-    return xy
 
 
 def _depth(adata: AnnData, xy: FloatArray, name: str) -> float | None:

@@ -58,7 +58,7 @@ def align(
         better. Tissue that was bent is matched by neither.
     use
         ``"expression"``, ``"histology"`` or ``"both"``; ``"auto"`` is both where both sections have an image, else
-        expression. Images of a SpatialData are not read yet.
+        expression.
     matrix
         (2, 3) or (3, 3) matrix, found by another tool, that takes homogeneous (x, y, 1) of `moving` to the frame of the
         reference. It is used as it is; `method`, `scale` and `flip` then have no part.
@@ -75,9 +75,9 @@ def align(
     table_key
         Table of a SpatialData; may be left out where there is one.
     image_key
-        Library of ``uns[spatial_key]``; may be left out where there is one.
+        Library of ``uns[spatial_key]``, or image of a SpatialData; may be left out where there is one.
     coordinate_system
-        Of a SpatialData, in which the spots are read.
+        Of a SpatialData, in which the spots are read. Where there is no "global", that in which they are stored.
     key_added
         Key in ``obsm`` and ``uns``, or new coordinate system of a SpatialData, under which the common frame is added.
     copy

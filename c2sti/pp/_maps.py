@@ -17,7 +17,7 @@ from scipy.ndimage import gaussian_filter, map_coordinates
 from scipy.spatial import KDTree
 
 from c2sti._types import FloatArray, Lattice
-from c2sti.grid import HEImage, SliceGrid, histology_on, log_normalise, profiles, shared_genes
+from c2sti.grid import Picture, SliceGrid, histology_on, log_normalise, profiles, shared_genes
 from c2sti.ops import gaussian_operator, most_variable, smoothed_axes
 
 Use = Literal["auto", "expression", "histology", "both"]
@@ -167,8 +167,8 @@ def _stained(grids: Sequence[SliceGrid], use: Use) -> bool:
     without = [g.name for g in grids if g.image is None]
     if use in ("histology", "both") and without:
         raise ValueError(
-            f"use={use!r} needs an H&E image of both sections, and {' and '.join(without)} has none in uns (images of "
-            "a SpatialData are not read yet); choose use='expression'"
+            f"use={use!r} needs an H&E image of both sections, and {' and '.join(without)} has none (in uns of an "
+            "AnnData, in images of a SpatialData); choose use='expression'"
         )
     return use != "expression" and not without
 
@@ -223,7 +223,7 @@ def _components(
     return [m * weight[:, None, None] for m in maps]
 
 
-def _stain(image: HEImage, scale: float, lattice: Lattice, tissue: NDArray[np.bool_]) -> FloatArray:
+def _stain(image: Picture, scale: float, lattice: Lattice, tissue: NDArray[np.bool_]) -> FloatArray:
     """(3, H, W) haematoxylin, eosin and brightness, each of mean 0 and variance 1 over the tissue."""
     from skimage.color import rgb2hed  # noqa: PLC0415 - slow to import, and only pictures need it
 

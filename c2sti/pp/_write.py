@@ -15,7 +15,7 @@ from anndata import AnnData
 
 from c2sti import _keys
 from c2sti._types import FloatArray
-from c2sti.grid import is_spatialdata
+from c2sti.grid import frame_of, is_spatialdata, table_of
 from c2sti.pp._maps import apply
 
 if TYPE_CHECKING:
@@ -102,15 +102,18 @@ def _stage_spatialdata(
 ) -> Callable[[], None]:
     from spatialdata.transformations import Affine, Sequence, get_transformation, set_transformation  # noqa: PLC0415
 
+    name = "the section"  # it has been read before, so no error is left to name it
+    key = table_of(sdata, name, where.table_key)
+    frame = frame_of(sdata, name, key, where.coordinate_system)
     move = Affine(matrix, input_axes=("x", "y"), output_axes=("x", "y"))
     still = np.array_equal(matrix, np.eye(3))
     moved = []
     for kind, _, element in sdata.gen_elements():
         known = {} if kind == "tables" else get_transformation(element, get_all=True)
-        if where.coordinate_system in known:
-            present = known[where.coordinate_system]
+        if frame in known:
+            present = known[frame]
             moved.append((element, present if still else Sequence([present, move])))
-    table = sdata.tables[where.table_key if where.table_key is not None else next(iter(sdata.tables))]
+    table = sdata.tables[key]
 
     def write() -> None:
         for element, transformation in moved:

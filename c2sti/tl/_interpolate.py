@@ -77,9 +77,9 @@ def interpolate(
     spatial_key
         Key of the coordinates in ``obsm``, ``"spatial_aligned"`` after :func:`c2sti.pp.align`.
     table_key, coordinate_system
-        Table and coordinate system of a SpatialData.
+        Table and coordinate system of a SpatialData. Where there is no "global", that in which the spots are stored.
     image_key
-        Which picture of ``uns[spatial_key]`` belongs to the section, where it has several.
+        Which picture of ``uns[spatial_key]``, or image of a SpatialData, is the section's H&E, where there are several.
     target_images
         H&E of the missing sections themselves, where they were stained though not sequenced: one a section, in order,
         each as a library of ``uns["spatial"]`` (``{"images": {"hires": …}, "scalefactors": {…}}``) in the common frame,
