@@ -1,0 +1,234 @@
+"""A stack of sections as a volume on disk: an OME-Zarr image that napari, Fiji and others open in µm."""
+
+from __future__ import annotations
+
+import tempfile
+import warnings
+from collections.abc import Mapping, Sequence
+from itertools import cycle
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import scipy.sparse as sp
+from anndata import AnnData
+from numpy.typing import NDArray
+
+from c2sti import _keys
+from c2sti._types import Lattice
+from c2sti.tl._to_slices import to_slices
+
+UNEVEN = 1e-3  # of the distance between sections: depths are even up to this
+OFF_CENTRE = 1e-3  # of a bin: rows lie on the lattice up to this
+CHUNK = 256  # voxels along y and x that are read at once
+ZARR_FILES = ("zarr.json", ".zgroup", ".zattrs")  # one of them is in every zarr
+COLOURS = ("FFFFFF", "00FFFF", "FF00FF", "FFFF00", "00FF00", "FF8000", "8080FF")  # of channels, hexadecimal
+
+
+def to_volume(
+    adata: AnnData,
+    path: str | Path,
+    *,
+    genes: str | Sequence[str],
+    key: str = "c2sti",
+    gap: float | None = None,
+    um_per_unit: float = 1.0,
+    fill: float = float("nan"),
+    overwrite: bool = False,
+) -> Path:
+    """Write some genes of a stack of sections as an OME-Zarr image, one channel a gene.
+
+    It opens in whatever reads OME-Zarr, with µm along all axes: ``napari --plugin napari-ome-zarr genes.zarr``.
+
+    Parameters
+    ----------
+    adata
+        Result of :func:`interpolate_series`, :func:`interpolate` or :func:`to_slices`, evenly spaced in depth.
+    path
+        Folder to write, by custom ending in ``.zarr``.
+    genes
+        Names of the genes, one channel each.
+    key
+        The `key_added` that the result was made with.
+    gap
+        Distance from slice_a to slice_b in µm, for a result of :func:`interpolate` whose sections carry no depth.
+    um_per_unit
+        µm in one unit of the coordinates, where that is not the µm: the size of a pixel, say.
+    fill
+        Value outside of a section's tissue: NaN, which tells it from expression of zero. Give 0 to a viewer that cannot
+        draw NaN.
+    overwrite
+        Whether to replace a zarr that is there.
+
+    Returns
+    -------
+    The path. There lies one array (c, z, y, x), float32 log1p expression, chunked by gene; channels are named after the
+    genes; scale, and position of the centre of the first voxel, are in µm. The attributes "c2sti" say which sections
+    were inserted.
+
+    Raises
+    ------
+    KeyError
+        There is no such gene, or `adata` is no such result.
+    ValueError
+        The sections are uneven, or carry no depth, or lie on no lattice; or what is at `path` is no zarr.
+    FileExistsError
+        There is something at `path`, and `overwrite` is not set.
+
+    Notes
+    -----
+    The image is written beside its place and moved there once it is whole.
+
+    Examples
+    --------
+    >>> import c2sti, tempfile
+    >>> series = c2sti.datasets.phantom(seed=0, size=12, n_genes=50).series([0.0, 100.0, 250.0])
+    >>> stack = c2sti.tl.interpolate_series(series, spacing=50.0, model="linear", show_progress_bar=False)
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...     c2sti.tl.to_volume(stack, f"{folder}/genes.zarr", genes=["gene_001", "gene_002"]).name
+    'genes.zarr'
+    """
+    path = Path(path)
+    _check_free(path, overwrite)
+    stack = _stack(adata, [genes] if isinstance(genes, str) else list(genes), key, gap)
+    record = stack.uns[key]
+    lattice = Lattice(*_lattice(record["lattice"]))
+    depths = stack.obs.groupby(_keys.SECTION, observed=True)[_keys.Z].first().sort_values()
+    sections = [str(name) for name in depths.index]
+    step = _step(depths)
+    volume = _volume(stack, lattice, sections, fill)
+    pitch = lattice.pitch * um_per_unit
+    corner = [0.0, float(depths.iloc[0]), *(c * um_per_unit for c in reversed(lattice.origin))]
+    transformations: list[dict[str, Any]] = [
+        {"type": "scale", "scale": [1.0, step, pitch, pitch]},
+        {"type": "translation", "translation": corner},
+    ]
+    inserted = {str(name) for name in record["inserted"]}
+    attributes = {
+        "synthetic": bool(record["synthetic"]),
+        "sections": sections,
+        "inserted": [name in inserted for name in sections],
+        "model": str(record["model"]["name"]),
+        "expression": str(record["expression"]),
+    }
+    # Beside its place, so that moving it there is one step within one file system.
+    with tempfile.TemporaryDirectory(dir=path.parent, prefix=f".{path.name}.") as aside:
+        _write(Path(aside) / "new", volume, list(stack.var_names), transformations, attributes, path.stem)
+        if path.exists():
+            path.rename(Path(aside) / "old")
+        try:
+            (Path(aside) / "new").rename(path)
+        except OSError:
+            if (Path(aside) / "old").exists():
+                (Path(aside) / "old").rename(path)
+            raise
+    return path
+
+
+def _check_free(path: Path, overwrite: bool) -> None:
+    if not path.parent.is_dir():
+        raise FileNotFoundError(f"there is no folder {path.parent} to write {path.name} into")
+    if not path.exists():
+        return
+    if not overwrite:
+        raise FileExistsError(f"{path} exists; name another one, or replace it with overwrite=True")
+    if not any((path / file).is_file() for file in ZARR_FILES):
+        raise ValueError(f"{path} is no zarr, and is not overwritten; name another path")
+
+
+def _stack(adata: AnnData, genes: Sequence[str], key: str, gap: float | None) -> AnnData:
+    """The genes wanted, one row per section and bin."""
+    missing = [gene for gene in genes if gene not in adata.var_names]
+    if missing:
+        raise KeyError(f"{len(missing)} of {len(genes)} genes= are not in var_names (first: {missing[0]!r})")
+    if not genes:
+        raise ValueError("genes= is empty; name one gene or more")
+    stacked = _keys.SECTION in adata.obs
+    if stacked and (key not in adata.uns or "lattice" not in adata.uns[key]):
+        raise KeyError(f"uns[{key!r}] does not say how this stack was made; uns has {sorted(adata.uns)}")
+    if not stacked and gap is None and "z" not in adata.uns.get(key, {"z": None}):
+        raise ValueError("the sections carry no depth; give the distance from slice_a to slice_b in µm with gap=")
+    some = adata[:, list(dict.fromkeys(genes))]
+    return some if stacked else to_slices(some, key=key, gap=gap)
+
+
+def _lattice(stored: Mapping[str, Any]) -> tuple[tuple[float, float], float, tuple[int, int]]:
+    x, y = (float(c) for c in stored["origin"])
+    height, width = (int(n) for n in stored["shape"])
+    return (x, y), float(stored["pitch"]), (height, width)
+
+
+def _step(depths: pd.Series) -> float:
+    """Distance between the sections.
+
+    Raises
+    ------
+    ValueError
+        There is one section only, or they are not evenly spaced.
+    """
+    steps = np.diff(depths.to_numpy())
+    if len(steps) == 0:
+        raise ValueError("the stack holds one section; a volume needs two or more")
+    if np.ptp(steps) > UNEVEN * steps.mean():
+        raise ValueError(
+            f"the sections are {steps.min():g} to {steps.max():g} apart; a volume needs them even: "
+            "c2sti.tl.interpolate_series(slices, spacing=…)"
+        )
+    return float(steps.mean())
+
+
+def _volume(stack: AnnData, lattice: Lattice, sections: Sequence[str], fill: float) -> NDArray[np.float32]:
+    """(c, z, y, x) expression."""
+    xy = np.asarray(stack.obsm[_keys.SPATIAL])
+    bins = lattice.bins(xy)
+    if (bins < 0).any() or np.abs(lattice.centres[bins] - xy).max() > OFF_CENTRE * lattice.pitch:
+        raise ValueError("the rows are points of one's own (at=), not bins of a lattice; make the sections without at=")
+    plane = pd.Categorical(stack.obs[_keys.SECTION], categories=sections).codes
+    values = stack.X.toarray() if sp.issparse(stack.X) else np.asarray(stack.X)
+    volume = np.full((stack.n_vars, len(sections), *lattice.shape), fill, dtype=np.float32)
+    volume[:, plane, *np.divmod(bins, lattice.shape[1])] = values.T
+    return volume
+
+
+def _write(
+    path: Path,
+    volume: NDArray[np.float32],
+    genes: Sequence[str],
+    transformations: list[dict[str, Any]],
+    attributes: Mapping[str, Any],
+    name: str,
+) -> None:
+    import zarr  # noqa: PLC0415 - heavy, and ome_zarr brings all of dask
+    from ome_zarr.format import CurrentFormat  # noqa: PLC0415
+
+    with warnings.catch_warnings():  # of its own deprecations, at its first import
+        warnings.simplefilter("ignore", DeprecationWarning)
+        from ome_zarr.writer import write_multiscale  # noqa: PLC0415
+
+    form = CurrentFormat()
+    group = zarr.open_group(str(path), mode="w-", zarr_format=form.zarr_format)
+    write_multiscale(
+        [volume],
+        group,
+        fmt=form,
+        axes=[
+            {"name": "c", "type": "channel"},
+            *({"name": axis, "type": "space", "unit": "micrometer"} for axis in "zyx"),
+        ],
+        coordinate_transformations=[transformations],
+        storage_options={"chunks": (1, volume.shape[1], *(min(n, CHUNK) for n in volume.shape[2:]))},
+        name=name,
+        metadata={"omero": {"channels": _channels(volume, genes)}},
+    )
+    group.attrs[_keys.RESULT] = dict(attributes)
+
+
+def _channels(volume: NDArray[np.float32], genes: Sequence[str]) -> list[dict[str, Any]]:
+    """How viewers show each gene: its name, its colour, and black to white over what there is."""
+    channels = []
+    for gene, colour, values in zip(genes, cycle(COLOURS), volume, strict=False):
+        top = max(float(np.nanmax(values)), 1e-6)
+        window = {"min": 0.0, "max": top, "start": 0.0, "end": top}
+        channels.append({"label": gene, "color": colour, "active": True, "window": window})
+    return channels
