@@ -13,7 +13,7 @@ $(READY): pyproject.toml constraints.txt
 	touch $@
 
 demo: env
-	$(PYTHON) scripts/demo.py
+	$(PYTHON) -m c2sti demo --force
 
 test: env
 	$(PYTHON) -m pytest

@@ -32,6 +32,7 @@ LEVEL = {
     "pl": 4,
     "__init__": 5,
     "cli": 5,
+    "__main__": 6,
 }
 FACES = [c2sti.pp, c2sti.tl, c2sti.pl, c2sti.datasets, c2sti.metrics]
 

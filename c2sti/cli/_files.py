@@ -1,0 +1,131 @@
+"""Sections from files and results into files: never over an input, never half-written."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import warnings
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, TypeAlias, Union
+
+import anndata as ad
+from anndata import AnnData
+
+from c2sti.grid import is_spatialdata
+
+if TYPE_CHECKING:
+    from spatialdata import SpatialData
+
+Section: TypeAlias = Union[AnnData, "SpatialData"]
+
+KINDS = (".h5ad", ".zarr")
+ZARR_MARKS = ("zarr.json", ".zgroup")  # what every zarr group holds, by format
+
+CHECKPOINT = {"config.json", "model.safetensors"}  # what C2STi.save writes
+
+
+def read(path: Path) -> Section:
+    """A section from its file.
+
+    Raises
+    ------
+    FileNotFoundError, ValueError
+        There is no such file, or none that can be read; the message names it.
+    """
+    if not path.exists():
+        raise FileNotFoundError(f"there is no {path}")
+    if path.suffix not in KINDS:
+        raise ValueError(f"{path} ends neither in {' nor in '.join(KINDS)}; sections are AnnData or SpatialData files")
+    try:
+        if path.suffix == ".h5ad":
+            return ad.read_h5ad(path)
+        return _read_zarr(path)
+    except (OSError, ValueError, KeyError) as error:
+        raise ValueError(f"{path} cannot be read as a section: {error}") from error
+
+
+def _read_zarr(path: Path) -> Section:
+    import zarr  # noqa: PLC0415 - only a zarr needs it
+
+    attributes = dict(zarr.open_group(path, mode="r").attrs)
+    if attributes.get("encoding-type") == "anndata":
+        return ad.read_zarr(path)
+    if "spatialdata_attrs" in attributes:
+        import spatialdata as sd  # noqa: PLC0415 - slow to import
+
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # as at every write
+            return sd.read_zarr(path)
+    raise ValueError("it is a zarr, but neither an AnnData nor a SpatialData")
+
+
+def write(section: Section, path: Path) -> None:
+    """A section or result into a file that is not there yet, whole or not at all."""
+    with aside(path) as part, warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # of libraries to their own developers, on formats and shards, at every write
+        if is_spatialdata(section):
+            section.write(part)
+        elif path.suffix == ".zarr":
+            section.write_zarr(part)
+        else:
+            section.write_h5ad(part)
+
+
+def check_free(outputs: Sequence[Path], inputs: Sequence[Path], *, force: bool) -> None:
+    """Refuse before any work is done, rather than after it.
+
+    Raises
+    ------
+    FileExistsError
+        An output is there already, and is an input, or nobody said `force`, or it is a folder that is no zarr.
+    """
+    for path in outputs:
+        if any(path.resolve() == given.resolve() for given in inputs):
+            raise FileExistsError(f"{path} is read by this command and would be overwritten; write elsewhere")
+        if path.exists() and not force:
+            raise FileExistsError(f"{path} is there already; write elsewhere, or replace it with --force")
+        if path.is_dir() and not any((path / mark).exists() for mark in ZARR_MARKS):
+            raise FileExistsError(f"{path} is a folder and no zarr; it will not be replaced, write elsewhere")
+
+
+def check_free_folder(folder: Path, *, force: bool) -> None:
+    """The same for the folder of a checkpoint, which is replaced as a whole: it may hold nothing else.
+
+    Raises
+    ------
+    FileExistsError
+        There is something, and nobody said `force`; or it holds other files.
+    """
+    if not folder.exists():
+        return
+    if not folder.is_dir():
+        raise FileExistsError(f"{folder} is a file; name a folder")
+    held = {path.name for path in folder.iterdir()}
+    if held and not force:
+        raise FileExistsError(f"{folder} is there already; write elsewhere, or replace it with --force")
+    if held - CHECKPOINT:
+        other = sorted(held - CHECKPOINT)[0]
+        raise FileExistsError(f"{folder} holds {other!r}, which is no part of a model; write elsewhere")
+
+
+@contextmanager
+def aside(path: Path) -> Iterator[Path]:
+    """A path beside the one wanted, which takes its place when all has been written, and is removed if it was not."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    part = path.with_name(f".{path.stem}.{os.getpid()}.part{path.suffix}")
+    try:
+        yield part
+        if path.is_dir():  # a file is replaced in one step, a folder has to make room first
+            old = path.with_name(f".{path.stem}.{os.getpid()}.old{path.suffix}")
+            path.replace(old)
+            part.replace(path)
+            shutil.rmtree(old)
+        else:
+            part.replace(path)
+    finally:
+        if part.is_dir():
+            shutil.rmtree(part)
+        else:
+            part.unlink(missing_ok=True)

@@ -1,0 +1,106 @@
+"""``c2sti interpolate``: the missing sections between two measured ones."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+from typing import Any
+
+from c2sti import tl
+from c2sti.cli._files import check_free, read, write
+from c2sti.cli._options import add_computing, add_force, add_reading, command, result_file, where_to_read
+from c2sti.cli._say import give, say
+
+DESCRIPTION = """\
+Make the missing sections between two measured ones.
+
+Both have to lie in one frame; `c2sti align` brings them there, and the frame that it wrote is used by itself. The
+result is one AnnData whose layers are the sections: slice_a, the inserted c2sti_1, c2sti_2, ..., slice_b. It says of
+itself that it was computed. Draw it in Python:
+
+  out = anndata.read_zarr("sections.zarr")
+  c2sti.pl.sections(out, "ERBB2")
+  squidpy.pl.spatial_scatter(out, color="ERBB2", layer="c2sti_2", shape="square")
+
+stdout: the path written.
+"""
+
+EPILOG = """\
+examples:
+  c2sti interpolate a.h5ad b.h5ad -n 3 -o sections.zarr
+  c2sti interpolate a.h5ad b.h5ad --positions 30 45 -o sections.h5ad
+  c2sti interpolate s2.h5ad s3.h5ad --context s1.h5ad@-1 s4.h5ad@2 -o sections.h5ad
+"""
+
+
+def add(commands: Any) -> None:
+    """Add the command."""
+    parser = command(
+        commands, "interpolate", does="the missing sections between two", description=DESCRIPTION, epilog=EPILOG
+    )
+    parser.add_argument("slice_a", type=Path, metavar="A", help="section on one side of the gap")
+    parser.add_argument("slice_b", type=Path, metavar="B", help="section on the other side")
+    parser.add_argument(
+        "-o", "--output", required=True, type=result_file, metavar="FILE", help="what to write: .h5ad or .zarr"
+    )
+    where = parser.add_mutually_exclusive_group()
+    where.add_argument(
+        "-n", "--n-slices", type=int, default=1, metavar="N", help="sections to insert, evenly (default: %(default)s)"
+    )
+    where.add_argument(
+        "--positions", type=float, nargs="+", metavar="P",
+        help="where to insert them: fractions of the way from A to B, or depths where both carry one in obs['z_um']",
+    )  # fmt: skip
+    parser.add_argument(
+        "--context", type=_context, nargs="+", default=[], metavar="FILE@POSITION",
+        help="further sections of the series, by their position where A is 0 and B is 1; worth several per cent",
+    )  # fmt: skip
+    parser.add_argument(
+        "--model", default="c2sti", metavar="NAME",
+        help="c2sti, gp, lowrank, linear, copy, or the folder of a checkpoint (default: %(default)s)",
+    )  # fmt: skip
+    parser.add_argument("--genes", nargs="+", metavar="GENE", help="names of the genes wanted (default: all shared)")
+    parser.add_argument(
+        "--pitch", type=float, metavar="LENGTH", help="side of a bin of the result (default: distance of the spots)"
+    )
+    parser.add_argument(
+        "--key-added", default="c2sti", metavar="KEY", help="prefix of the layers (default: %(default)s)"
+    )
+    add_computing(parser)
+    add_reading(parser, aligned=True)
+    add_force(parser)
+    parser.set_defaults(run=run)
+
+
+def run(chosen: argparse.Namespace) -> None:
+    """Do it."""
+    paths = [chosen.slice_a, chosen.slice_b, *(path for path, _ in chosen.context)]
+    check_free([chosen.output], paths, force=chosen.force)
+    sections = [read(path) for path in paths]
+    around = zip((position for _, position in chosen.context), sections[2:], strict=True)
+    result = tl.interpolate(
+        sections[0],
+        sections[1],
+        n_slices=chosen.n_slices,
+        positions=chosen.positions,
+        context=dict(around),
+        model=chosen.model,
+        genes=chosen.genes,
+        pitch=chosen.pitch,
+        key_added=chosen.key_added,
+        device=chosen.device,
+        seed=chosen.seed,
+        show_progress_bar=not chosen.quiet,
+        **where_to_read(chosen, sections, aligned=True),
+    )
+    say(chosen, f"writing {chosen.output}")
+    write(result, chosen.output)
+    give(chosen.output)
+
+
+def _context(text: str) -> tuple[Path, float]:
+    path, _, position = text.rpartition("@")
+    try:
+        return Path(path), float(position)
+    except ValueError as error:
+        raise argparse.ArgumentTypeError(f"{text!r} must be FILE@POSITION, such as s1.h5ad@-1") from error
