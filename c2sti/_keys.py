@@ -15,6 +15,7 @@ SECTION = "section"  # obs of tl.to_slices: which section a row belongs to
 INSERTED = "inserted"  # obs of tl.to_slices: False for the measured sections
 COEXPRESSION = "coexpression"  # varp and uns: gene graphs
 ALIGNMENT = "alignment"  # uns: how a section was brought into the frame of another
+VIRTUAL_HISTOLOGY = "virtual_histology"  # uns of a result: sections whose H&E was made, not photographed
 OBS_KEYS = "obs_keys"  # uns of a result: the annotations that were carried along
 TAKEN = frozenset({"tissue", "array_row", "array_col", SUPPORT, SECTION, INSERTED, Z})  # no annotation may be called so
 

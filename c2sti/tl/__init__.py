@@ -5,7 +5,17 @@ from c2sti.tl._evaluate import evaluate
 from c2sti.tl._interpolate import interpolate
 from c2sti.tl._series import interpolate_series
 from c2sti.tl._to_slices import to_slices
+from c2sti.tl._to_spatialdata import to_spatialdata
 from c2sti.tl._to_volume import to_volume
 from c2sti.tl._train import train
 
-__all__ = ["coexpression", "evaluate", "interpolate", "interpolate_series", "to_slices", "to_volume", "train"]
+__all__ = [
+    "coexpression",
+    "evaluate",
+    "interpolate",
+    "interpolate_series",
+    "to_slices",
+    "to_spatialdata",
+    "to_volume",
+    "train",
+]

@@ -64,6 +64,8 @@ def insert(
     progress
         Is told each share of the work that has been done.
     """
+    if "/" in key_added:
+        raise ValueError(f"key_added={key_added!r} holds '/', which files take for a folder; choose another name")
     labels = shared_labels([a, b]) if labels is None else labels
     pair, names = grid.make_pair(a, b, context=context, lattice=lattice, genes=genes, encoder=encoder, targets=targets)
     rows = grid.rows_of(a, b, lattice, at)

@@ -1,0 +1,127 @@
+"""SpatialData out: what it holds, that it is written and read back, and that it is drawn."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import matplotlib.pyplot as plt
+import numpy as np
+import pandas as pd
+import pytest
+import spatialdata
+from anndata import AnnData
+from spatialdata import SpatialData
+from spatialdata.models import PointsModel
+from spatialdata.transformations import Affine, Scale, get_transformation, set_transformation
+
+import c2sti
+from c2sti import grid
+from tests.test_spatialdata import with_picture
+
+MICRONS = 0.5
+
+
+@pytest.fixture(scope="module")
+def measured() -> list[AnnData]:
+    sections = c2sti.datasets.phantom(seed=1, size=12, n_genes=20).series([0.0, 300.0])
+    for section in sections:
+        section.obs["cell type"] = pd.Categorical(np.where(section.obsm["spatial"][:, 0] > 600, "T/NK", "B"))
+    return sections
+
+
+@pytest.fixture(scope="module")
+def result(measured: list[AnnData]) -> AnnData:
+    return c2sti.tl.interpolate(*measured, n_slices=2, model="linear", obs_keys="cell type", show_progress_bar=False)
+
+
+@pytest.fixture(scope="module")
+def sdata(result: AnnData, measured: list[AnnData]) -> SpatialData:
+    return c2sti.tl.to_spatialdata(result, um_per_unit=MICRONS, originals={"before": measured[0]})
+
+
+def test_each_section_is_a_table_of_squares_in_microns(result: AnnData, sdata: SpatialData) -> None:
+    assert sdata.coordinate_systems == ["global"]
+    for name in ("slice_a", "c2sti_1", "c2sti_2", "slice_b"):
+        rows = result.obs[f"{name}_tissue"].to_numpy()
+        table, bins = sdata.tables[name], sdata[f"{name}_bins"]
+        np.testing.assert_array_equal(table.X, result.layers[name][rows])
+        centres = np.column_stack([bins.centroid.x, bins.centroid.y])
+        np.testing.assert_allclose(centres, result.obsm["spatial"][rows] * MICRONS)
+        np.testing.assert_allclose(np.sqrt(bins.area), result.uns["c2sti"]["lattice"]["pitch"] * MICRONS)
+        assert table.uns["c2sti"]["synthetic"] == (name not in ("slice_a", "slice_b"))
+        assert table.uns["c2sti"]["section"] == name
+        assert set(table.obs["cell_type"].dropna().unique()) <= {"B", "T/NK"}
+        graph = result.varp[f"coexpression_{name}"]
+        assert abs(table.varp["coexpression"] - graph).max() == 0
+
+
+def test_an_original_lies_beside_it(measured: list[AnnData], sdata: SpatialData) -> None:
+    np.testing.assert_array_equal(sdata.tables["before"].X.toarray(), measured[0].X.toarray())
+    read = grid.read_slice(sdata, table_key="before", image_key="before_histology")
+    expected = grid.read_slice(measured[0])
+    np.testing.assert_allclose(read.xy, expected.xy * MICRONS)
+    assert read.image is not None and expected.image is not None
+    assert read.image.scale == pytest.approx(expected.image.scale / MICRONS)
+
+
+def test_it_is_written_and_read_back(sdata: SpatialData, tmp_path: Path) -> None:
+    sdata.write(tmp_path / "out.zarr")
+    back = spatialdata.read_zarr(tmp_path / "out.zarr")
+    assert sorted(name for _, name, _ in back.gen_elements()) == sorted(name for _, name, _ in sdata.gen_elements())
+    for name, table in sdata.tables.items():
+        np.testing.assert_array_equal(np.asarray(table.to_df()), np.asarray(back.tables[name].to_df()))
+    assert bool(back.tables["c2sti_1"].uns["c2sti"]["synthetic"]) is True
+    assert bool(back.tables["slice_a"].uns["c2sti"]["synthetic"]) is False
+    again = c2sti.tl.interpolate(back, back, table_key="slice_a", image_key="before_histology", model="linear")
+    assert again.n_obs == sdata.tables["slice_a"].n_obs
+
+
+def test_spatialdata_plot_draws_it(sdata: SpatialData) -> None:
+    pytest.importorskip("spatialdata_plot")
+    gene = sdata.tables["c2sti_1"].var_names[0]
+    ax = plt.figure().gca()
+    sdata.pl.render_shapes("c2sti_1_bins", color=gene, table_name="c2sti_1").pl.show(ax=ax)
+    assert ax.collections
+    plt.close("all")
+
+
+def test_originals_in_spatialdata_keep_their_pixels_and_are_not_changed() -> None:
+    """In a frame of their own, multiscale and lazily read; elements outside of the frame are left out."""
+    a, b = (with_picture(seed, scale_factors=[2]) for seed in (0, 1))
+    turn = Affine(np.array([[0, -2, 3], [2, 0, 1], [0, 0, 1.0]]), input_axes=("x", "y"), output_axes=("x", "y"))
+    for sdata in (a, b):
+        set_transformation(sdata["he"], get_transformation(sdata["he"]), to_coordinate_system="slide")
+        set_transformation(sdata["bins"], turn, to_coordinate_system="slide")
+        sdata["genes"] = PointsModel.parse(pd.DataFrame({"x": [1.0, 2.0], "y": [3.0, 4.0]}))
+        set_transformation(sdata["genes"], {"elsewhere": Scale([2.0, 2.0], axes=("x", "y"))}, set_all=True)
+    out = c2sti.tl.interpolate(a, b, model="linear", show_progress_bar=False)
+    both = c2sti.tl.to_spatialdata(out, um_per_unit=3.0, originals={"a": a, "b": b})
+    assert {"a_bins", "a_he", "a_table", "b_bins", "b_he", "b_table"} <= {name for _, name, _ in both.gen_elements()}
+    assert "a_genes" not in both
+    assert set(get_transformation(a["he"], get_all=True)) == {"global", "slide"}
+    assert a.tables["table"].obs["region"].unique().tolist() == ["bins"]
+    pixel = both["a_he"]["scale0"]["image"].data
+    assert pixel.dask is not None and pixel is a["he"]["scale0"]["image"].data  # shared, not read
+    read = grid.read_slice(both, table_key="a_table", image_key="a_he")
+    np.testing.assert_allclose(read.xy, grid.read_slice(a).xy * 3.0)
+    assert read.image is not None and read.image.scale == pytest.approx(2.0 / 3.0)
+
+
+def test_points_of_ones_own_are_circles(measured: list[AnnData]) -> None:
+    at = np.array([[500.0, 500.0], [611.3, 570.0], [420.7, 700.1]])
+    out = c2sti.tl.interpolate(*measured, at=at, model="linear", show_progress_bar=False)
+    sdata = c2sti.tl.to_spatialdata(out)
+    assert set(sdata["c2sti_1_bins"].geom_type) == {"Point"}
+
+
+def test_names_that_cannot_be_written_are_refused(result: AnnData, measured: list[AnnData]) -> None:
+    with pytest.raises(ValueError, match=r"'day 1/a' cannot be the name of a section.*'day_1_a' would do"):
+        c2sti.tl.to_spatialdata(result, originals={"day 1/a": measured[0]})
+    with pytest.raises(ValueError, match="key_added='a/b' holds '/'"):
+        c2sti.tl.interpolate(*measured, key_added="a/b", model="linear", show_progress_bar=False)
+    with pytest.raises(ValueError, match=r"originals\['slice_a'\] would write over \['slice_a'\]"):
+        c2sti.tl.to_spatialdata(result, originals={"slice_a": measured[0]})
+    with pytest.raises(ValueError, match="um_per_unit = 0 must be positive"):
+        c2sti.tl.to_spatialdata(result, um_per_unit=0)
+    with pytest.raises(KeyError, match=r"uns\['other'\] does not hold the result"):
+        c2sti.tl.to_spatialdata(result, key="other")
