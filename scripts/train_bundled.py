@@ -108,7 +108,6 @@ def main() -> None:
     parser.add_argument("--out", type=Path, default=None, help="folder of the checkpoint")
     parser.add_argument("--series", nargs="+", default=["her2st", "heart", "stahl"])
     parser.add_argument("--without", default="", help="her2st patients to leave out, e.g. A or AB")
-    parser.add_argument("--structure", type=float, default=0.05, help="weight of co-expression in the loss")
     parser.add_argument("--steps", type=int, default=None)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
@@ -117,10 +116,8 @@ def main() -> None:
     out = given.out or (Path("quick") if given.quick else WEIGHTS)
     config = QUICK if given.quick else C2STiConfig()
     how = TrainConfig(
-        steps=given.steps or (60 if given.quick else 700),
-        learning_rate=4e-3,
+        steps=given.steps or (60 if given.quick else TrainConfig().steps),
         seed=given.seed,
-        structure=given.structure,
         save_every=10,
     )
     start = time.perf_counter()

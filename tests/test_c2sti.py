@@ -98,6 +98,23 @@ def test_nothing_moves_and_nothing_is_added_at_the_ends(pair: SlicePair) -> None
         assert model.network(scene, 0.5)[0].abs().max() > 0
 
 
+def test_motion_is_as_reliable_as_two_halves_of_the_genes_agree(pair: SlicePair) -> None:
+    model = awake()
+    scene, _ = model.prepare(pair, pair.a.xy, [0.5], device="cpu", seed=0)
+    network = model.network
+    first, second = scene.halves()
+    assert len(first.propagation) + len(second.propagation) == len(scene.propagation)
+    twice = dataclasses.replace(scene, panel=tuple(p.repeat_interleave(2, dim=0) for p in scene.panel))
+    twice = dataclasses.replace(twice, propagation=torch.eye(len(twice.panel[0])))
+    with torch.no_grad():
+        assert 0 <= network.reliability(scene) < 0.999
+        assert network.reliability(twice) == pytest.approx(1)  # both halves hold every gene once
+        assert network.reliability(scene.genes(torch.arange(5))) == 0
+        assert C2STi(SMALL).network.reliability(scene) == 0
+        half, whole = (network.deformation(scene, 0.3, network.motion(scene), share) for share in (0.5, 1.0))
+    torch.testing.assert_close(half.displacement, whole.displacement / 2)
+
+
 def test_answers_are_not_negative(pair: SlicePair) -> None:
     assert answer(awake(), pair, 0.5).min() >= 0
 
@@ -116,12 +133,15 @@ def test_histology_matters_and_may_be_missing(pair: SlicePair) -> None:
 def test_switches_take_their_part_away(pair: SlicePair) -> None:
     still = awake(dataclasses.replace(SMALL, displacement=False))
     assert np.abs(still(pair, pair.a.xy, [0.3]).notes["displacement"]).max() == 0
-    scene, basis = still.prepare(pair, pair.a.xy, [0.3], device="cpu", seed=0)
+    scene, _ = still.prepare(pair, pair.a.xy, [0.3], device="cpu", seed=0)
     fixed = awake(dataclasses.replace(SMALL, dlsm=False))
     assert (fixed.network.positions(scene, 0.3) == 0.3).all()
     assert still.network.positions(scene, 0.3).std() > 0
-    without = awake(dataclasses.replace(SMALL, graph=False))
-    torch.testing.assert_close(without.network.loadings(basis), basis.loadings.flatten(0, 1) / len(basis.loadings))
+    with torch.no_grad():
+        other = dataclasses.replace(scene, propagation=torch.eye(len(scene.propagation)))
+        for model, same in ((still, False), (awake(dataclasses.replace(SMALL, graph=False)), True)):
+            one, two = model.network.nodes(scene, 0)[0], model.network.nodes(other, 0)[0]
+            assert torch.equal(one, two) == same
 
 
 def test_context_reaches_the_network_by_a_learnt_scale(pair: SlicePair) -> None:

@@ -1,8 +1,8 @@
 """The C2-STi network (Fig. 1 of the paper), its settings, and the interpolator that wraps them.
 
 A pair becomes a scene (what the network looks at) and a basis (the answer from which it starts, training-free). The
-network reads the scene and says where tissue lies in either section (§2.1 to 2.3) and which edges of the gene graph to
-trust; all its heads start at zero, so that untrained it *is* the basis, and what it adds is what training gave.
+network reads the scene and says where tissue lies in either section (§2.1 to 2.3); all its heads start at zero, so that
+untrained it *is* the basis, and what it adds is what training gave.
 """
 
 from __future__ import annotations
@@ -24,16 +24,15 @@ from torch.nn import functional
 from c2sti._types import FloatArray, InsertedSection, Lattice, Prediction, SlicePair
 from c2sti.model.cross_modal import CrossModalAlignment, ExpressionStem, HistologyEncoder
 from c2sti.model.dlsm import DLSM, Deformation, differences, fuse, position_map
-from c2sti.model.loadings import EdgeTrust
 from c2sti.model.pieces import in_pieces
 from c2sti.model.programmes import Programmes, describe
 from c2sti.model.pyramid import GenePool, MGCGraph, MotionDecoder, PyramidEncoder, agreement, profiles
 from c2sti.model.scene import Basis, Scene, prepare
 from c2sti.ops import deformable_sampling, sobel_magnitude
 
-FORMAT = 1  # of a checkpoint; raised when old ones can no longer be read
+FORMAT = 2  # of a checkpoint; raised when old ones can no longer be read
+FEWEST_GENES = 8  # of a panel that two halves are asked of
 WEIGHTS, SETTINGS = "model.safetensors", "config.json"
-GENE_CHUNK = 2048
 
 Motion = tuple[list[Tensor], list[Tensor]]
 
@@ -49,7 +48,7 @@ class C2STiConfig:
     n_levels
         Scales of the pyramid.
     kernel_size
-        Side k of the deformable kernel.
+        Side k of the deformable kernel: 3 in the paper. With 1 tissue is moved and not blurred.
     embedding
         Length of the embeddings of a position.
     reach
@@ -65,7 +64,7 @@ class C2STiConfig:
     cross_modal
         Whether H&E gates expression; off is the paper's "w/o Cross-modal".
     graph
-        Whether genes speak to each other, and edges to programmes are weighed; off is the paper's "w/o MGC-Graph".
+        Whether genes speak to each other; off is the paper's "w/o MGC-Graph".
     dlsm
         Whether positions follow the H&E and modulate the motion; off is the paper's "w/o DLSM", fixed positions.
     displacement
@@ -75,7 +74,7 @@ class C2STiConfig:
     channels: int = 8
     histology_channels: int = 8
     n_levels: int = 3
-    kernel_size: int = 3
+    kernel_size: int = 1
     embedding: int = 16
     reach: float = 1.0
     alpha: float = 1.0
@@ -124,21 +123,35 @@ class Network(nn.Module):
         self.dlsm = nn.ModuleList(
             DLSM(c, config.kernel_size, config.embedding, config.reach, config.dlsm) for _ in range(config.n_levels)
         )
-        self.trust = EdgeTrust()
 
-    def forward(self, scene: Scene, t: float, motion: Motion | None = None) -> tuple[Tensor, Deformation]:
+    def forward(
+        self, scene: Scene, t: float, motion: Motion | None = None, share: float = 1.0
+    ) -> tuple[Tensor, Deformation]:
         """What the network adds to the maps of the programmes at t, (D·K, H, W), and the deformation behind it.
 
         The maps of both sections are sampled where the tissue lies in them (eq. 5), and the difference that this makes
         to each is blended. It fades towards the ends, where a section has been measured. `motion` is that of the scene,
-        where it is known already.
+        where it is known already; of every shift that `share` is made.
         """
-        deformation = self.deformation(scene, t, self.motion(scene) if motion is None else motion)
+        deformation = self.deformation(scene, t, self.motion(scene) if motion is None else motion, share)
         sides = ((deformation.offsets_0, deformation.weights_0), (deformation.offsets_1, deformation.weights_1))
         changes = [deformable_sampling(end, *side) - end for end, side in zip(scene.ends, sides, strict=True)]
         return 4 * t * (1 - t) * fuse(changes[0], changes[1], deformation.p), deformation
 
-    def deformation(self, scene: Scene, t: float, motion: Motion) -> Deformation:
+    def reliability(self, scene: Scene) -> float:
+        """Of the motion of a scene, in [0, 1]: how much of it two halves of the genes, each looked at alone, agree on.
+
+        The share of the mean square of their shifts, halfway and where both sections have tissue, that is common to
+        them: 1 where they say the same, 0 where what they say is noise, or where there are too few genes to ask.
+        """
+        if len(scene.propagation) < FEWEST_GENES:
+            return 0.0
+        halves = (self.deformation(half, 0.5, self.motion(half)) for half in scene.halves())
+        one, other = (half.shifts[:, scene.tissue] for half in halves)
+        both = (one.square() + other.square()).sum() / 2
+        return float(((one * other).sum() / both).clamp(0, 1)) if both > 0 else 0.0
+
+    def deformation(self, scene: Scene, t: float, motion: Motion, share: float = 1.0) -> Deformation:
         """Where to look in either section, on the finest level: coarser levels move all taps of a bin together."""
         f01, f10 = motion
         p = self.positions(scene, t)
@@ -152,9 +165,8 @@ class Network(nn.Module):
             for side, moved in enumerate((coarse.offsets_0, coarse.offsets_1)):
                 together = moved.mean(dim=0, keepdim=True)
                 offsets[side] = offsets[side] + 2**i * enlarge(together, p.shape)
-        if not self.config.displacement:
-            offsets = [torch.zeros_like(side) for side in offsets]
-        return Deformation(offsets[0], fine.weights_0, offsets[1], fine.weights_1, p)
+        first, second = (side * (share if self.config.displacement else 0.0) for side in offsets)
+        return Deformation(first, fine.weights_0, second, fine.weights_1, p)
 
     def positions(self, scene: Scene, t: float) -> Tensor:
         """(H, W) position of each bin: t, pulled on by what both pictures show, where there are two.
@@ -229,13 +241,6 @@ class Network(nn.Module):
             leaning.append(levels)
         return leaning[0], leaning[1]
 
-    def loadings(self, basis: Basis, genes: slice | Tensor = slice(None)) -> Tensor:
-        """(D·K, n) loadings of the chosen genes, each edge weighed, ready to be multiplied by the maps."""
-        chosen = basis.loadings[:, :, genes]
-        if self.config.graph:
-            chosen = chosen * torch.stack([self.trust(s.genes(genes)) for s in basis.statistics])
-        return chosen.flatten(0, 1) / len(chosen)
-
 
 def enlarge(field: Tensor, shape: Sequence[int]) -> Tensor:
     """(T, 2, h, w) → (T, 2, H, W), bilinear."""
@@ -286,19 +291,20 @@ class C2STi:
         progress(0.8)
         network = self.network.to(device).eval()
         with torch.no_grad():
-            pieces = in_pieces(
-                lambda some: network.loadings(basis, some).cpu(), basis.loadings.shape[2], GENE_CHUNK, "genes"
-            )
-            loadings = torch.cat(pieces, dim=1).numpy()
+            loadings = basis.averaged().cpu().numpy()
             slices, fields_ = [], []
-            motion = network.motion(scene)
+            motion, share = network.motion(scene), network.reliability(scene)
             for i, p in enumerate(positions):
-                change, deformation = network(scene, p, motion)
+                change, deformation = network(scene, p, motion, share)
                 maps = basis.maps[i] + sample(change, scene.lattice, at)
                 slices.append(InsertedSection(maps.cpu().numpy(), loadings, basis.means[i].cpu().numpy()))
                 fields_.append(deformation.displacement.cpu().numpy())
                 progress(0.2 / len(positions))
-        notes = {"displacement": np.stack(fields_) * scene.lattice.pitch, "weights": self.fingerprint()}
+        notes = {
+            "displacement": np.stack(fields_) * scene.lattice.pitch,
+            "displacement_reliability": share,
+            "weights": self.fingerprint(),
+        }
         return Prediction(tuple(slices), notes)
 
     def prepare(

@@ -15,7 +15,6 @@ from scipy.spatial import KDTree
 from torch import Tensor
 
 from c2sti._types import FloatArray, Lattice, Section, SlicePair
-from c2sti.model.loadings import EdgeStatistics, edge_statistics
 from c2sti.model.programmes import Programmes, shared_mean
 from c2sti.ops import gaussian_operator, graph_values, most_variable, pearson_graph, propagation
 
@@ -62,6 +61,22 @@ class Scene:
         """The same, elsewhere."""
         return replace(self.each(lambda maps: maps.to(device)), propagation=self.propagation.to(device))
 
+    def genes(self, chosen: Tensor) -> Scene:
+        """The same seen by some of the panel's genes."""
+        panel = tuple(p[chosen] for p in self.panel)
+        return replace(self, panel=panel, propagation=self.propagation[chosen][:, chosen])
+
+    def halves(self) -> tuple[Scene, Scene]:
+        """Two scenes that share no gene: every other gene of the panel, by how much it varies, whatever their order."""
+        variance = (self.panel[0][:, 0].square().mean(dim=(1, 2)) + self.panel[1][:, 0].square().mean(dim=(1, 2))) / 2
+        ranked = variance.argsort(descending=True)
+        return self.genes(ranked[0::2].sort().values), self.genes(ranked[1::2].sort().values)
+
+    @property
+    def tissue(self) -> Tensor:
+        """(H, W) bool, where both sections of the pair have tissue."""
+        return (self.panel[0][0, 1] > 0) & (self.panel[1][0, 1] > 0)
+
     def each(self, change: Callable[[Tensor], Tensor]) -> Scene:
         """The same with every map, (…, H, W), changed."""
         return replace(
@@ -82,8 +97,6 @@ class Basis:
     ----------
     loadings
         (D, K, N) of the D descriptions of the pair, which are averaged.
-    statistics
-        What is known of their edges, one a description.
     maps
         (S, M, D·K) of all descriptions side by side, at the points asked for.
     means
@@ -91,7 +104,6 @@ class Basis:
     """
 
     loadings: Tensor
-    statistics: tuple[EdgeStatistics, ...]
     maps: Tensor
     means: Tensor
 
@@ -99,10 +111,13 @@ class Basis:
         """The same, elsewhere."""
         return Basis(
             self.loadings.to(device),
-            tuple(s.to(device) for s in self.statistics),
             self.maps.to(device),
             self.means.to(device),
         )
+
+    def averaged(self, genes: slice | Tensor = slice(None)) -> Tensor:
+        """(D·K, n) loadings of the chosen genes: times the maps they give the mean over the descriptions."""
+        return self.loadings[:, :, genes].flatten(0, 1) / len(self.loadings)
 
 
 def prepare(
@@ -135,7 +150,6 @@ def prepare(
     scene = _scene(pair, lattice, n_panel, ends)
     basis = Basis(
         torch.as_tensor(np.stack([p.loadings for p in programmes]).astype(np.float32)),
-        _statistics(pair, programmes, scene),
         maps[2:, n_bins:],
         torch.as_tensor(np.stack([shared_mean(pair.sections, p) for p in positions]).astype(np.float32)),
     )
@@ -145,39 +159,6 @@ def prepare(
 def _on_lattice(values: Tensor, lattice: Lattice) -> Tensor:
     """(H·W, K) → (K, H, W)."""
     return values.T.reshape(-1, *lattice.shape).contiguous()
-
-
-def _statistics(pair: SlicePair, programmes: Sequence[Programmes], scene: Scene) -> tuple[EdgeStatistics, ...]:
-    sections = pair.sections
-    n = [len(s.xy) for s in sections]
-    square = sum(s.expression.multiply(s.expression).sum(axis=0) for s in sections) / sum(n)
-    mean = np.average([s.mean for s in sections], axis=0, weights=n)
-    within = square - np.average([s.mean**2 for s in sections], axis=0, weights=n)
-    detected = sum((s.expression > 0).sum(axis=0) for s in sections) / sum(n)
-    seen, level, variance = (
-        torch.as_tensor(np.asarray(v, dtype=np.float32)) for v in (detected, mean, np.maximum(within, 0))
-    )
-    spreads = _spread(scene).split([len(p.loadings) for p in programmes])
-    return tuple(
-        edge_statistics(
-            torch.as_tensor(p.loadings.astype(np.float32)),
-            spread,
-            p.field.observed.values.std(dim=0, correction=0).float().cpu(),
-            p.field.noise.float().cpu(),
-            seen,
-            level,
-            variance,
-            sum(n),
-        )
-        for p, spread in zip(programmes, spreads, strict=True)
-    )
-
-
-def _spread(scene: Scene) -> Tensor:
-    """(D·K,) root mean square of each map over the tissue of both sections."""
-    inside = [panel[0, 1] > 0 for panel in scene.panel[:2]]
-    values = torch.cat([end[:, mask] for end, mask in zip(scene.ends, inside, strict=True)], dim=1)
-    return values.square().mean(dim=1).sqrt()
 
 
 def coarse(lattice: Lattice) -> Lattice:

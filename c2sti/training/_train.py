@@ -50,18 +50,18 @@ class TrainConfig:
         Steps between two states on disk.
     """
 
-    steps: int = 600
+    steps: int = 300
     batch: int = 2
-    genes: int = 500
+    genes: int = 250
     panel: int = 48
-    learning_rate: float = 2e-3
-    final_learning_rate: float = 2e-5
+    learning_rate: float = 4e-3
+    final_learning_rate: float = 4e-5
     weight_decay: float = 1e-3
     objective: str = "scores"
     error: float = 0.3
     structure: float = 0.05
     smooth: float = 0.02
-    motion: float = 0.1
+    motion: float = 0.3
     clip: float = 1.0
     seed: int = 0
     save_every: int = 50
@@ -105,7 +105,7 @@ class Objective(nn.Module):
         scene, basis = example.scene, example.basis
         change, deformation = self.network(scene, example.position)
         maps = basis.maps[0] + sample(change, scene.lattice, example.points)
-        predicted = maps @ self.network.loadings(basis, genes) + basis.means[0, genes]
+        predicted = maps @ basis.averaged(genes) + basis.means[0, genes]
         truth = example.truth[:, genes]
         displacement = deformation.displacement
         if self.config.objective == "paper":
@@ -235,7 +235,5 @@ def _step_loss(
 def _fewer(example: Example, n_panel: int, rng: np.random.Generator) -> Example:
     """The example with some of the panel's genes."""
     scene = example.scene
-    n_genes = scene.propagation.shape[0]
-    genes = torch.as_tensor(np.sort(rng.permutation(n_genes)[:n_panel]), device=scene.propagation.device)
-    fewer = replace(scene, panel=tuple(p[genes] for p in scene.panel), propagation=scene.propagation[genes][:, genes])
-    return replace(example, scene=fewer)
+    genes = np.sort(rng.permutation(len(scene.propagation))[:n_panel])
+    return replace(example, scene=scene.genes(torch.as_tensor(genes, device=scene.propagation.device)))
