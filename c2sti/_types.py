@@ -171,6 +171,11 @@ class Prediction:
     slices: tuple[InsertedSection, ...]
     notes: dict[str, Any] = field(default_factory=dict)
 
+    def subset(self, genes: NDArray[np.intp]) -> Prediction:
+        """The same sections with some of their genes, by index."""
+        kept = (replace(s, basis=s.basis[:, genes], offset=s.offset[genes]) for s in self.slices)
+        return replace(self, slices=tuple(kept))
+
 
 class PictureEncoder(Protocol):
     """Describes a picture: (3, h, w) colour in [0, 1], NaN where unknown, to (C_h, H, W) features of bins."""

@@ -93,6 +93,13 @@ def test_the_rest_of_the_series_is_context(series: list[AnnData]) -> None:
     np.testing.assert_array_equal(fill(series, at_z=[225.0]).X, fill(series[1:3], at_z=[225.0], pitch=100.0).X)
 
 
+def test_a_few_genes_are_made_from_all(uneven: list[AnnData]) -> None:
+    every = fill(uneven, at_z=[75.0, 150.0], model="lowrank")
+    gene = every.var_names[4]
+    one = fill(uneven, at_z=[75.0, 150.0], model="lowrank", genes=[gene])
+    np.testing.assert_allclose(one.X, every[:, gene].X, rtol=1e-6)
+
+
 def test_it_follows_the_tissue_through_depth(tissue: Phantom, uneven: list[AnnData]) -> None:
     stack = fill(uneven, at_z=[75.0, 300.0], model="lowrank")
     for name, z in (("c2sti_1", 75.0), ("c2sti_2", 300.0)):

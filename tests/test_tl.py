@@ -71,6 +71,16 @@ def test_measured_sections_are_passed_on_unchanged_and_nan_where_nothing_was_mea
     assert not np.isnan(out.layers["slice_a"][~outside]).any()
 
 
+def test_a_gene_is_the_same_whichever_others_are_wanted(pair: tuple[AnnData, AnnData]) -> None:
+    every = interpolate(*pair, model="lowrank")
+    genes = list(every.var_names[[7, 3]])
+    two = interpolate(*pair, model="lowrank", genes=genes)
+    assert list(two.var_names) == list(two.uns["c2sti"]["genes"]) == genes
+    for layer in ("slice_a", "c2sti_1", "slice_b"):
+        np.testing.assert_allclose(two.layers[layer], every[:, genes].layers[layer], rtol=1e-6)
+    assert two.varp["coexpression_c2sti_1"].shape == (2, 2)
+
+
 def test_inputs_are_not_modified(pair: tuple[AnnData, AnnData]) -> None:
     before = [section.copy() for section in pair]
     interpolate(*pair, model="lowrank", n_slices=2)

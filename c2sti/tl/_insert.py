@@ -67,9 +67,14 @@ def insert(
     if "/" in key_added:
         raise ValueError(f"key_added={key_added!r} holds '/', which files take for a folder; choose another name")
     labels = shared_labels([a, b]) if labels is None else labels
-    pair, names = grid.make_pair(a, b, context=context, lattice=lattice, genes=genes, encoder=encoder, targets=targets)
+    # Genes that nobody asked for tell of the tissue all the same: they are left out after the model, not before.
+    wanted = None if genes is None else grid.shared_genes((a, b, *context.values()), genes)
+    pair, names = grid.make_pair(a, b, context=context, lattice=lattice, encoder=encoder, targets=targets)
     rows = grid.rows_of(a, b, lattice, at)
     prediction = method(pair, rows.points, fractions.tolist(), device=device, seed=seed, progress=progress)
+    if wanted is not None:
+        kept = names.get_indexer(wanted)
+        pair, prediction, names = pair.subset(kept), prediction.subset(kept), wanted
     record = provenance((a, b, *context.values()), method_name, lattice, seed, parameters or {})
     out = grid.write_slices(
         prediction,

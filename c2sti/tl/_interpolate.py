@@ -91,7 +91,7 @@ def interpolate(
         single cells (1,000 or more irregular points) the side of a bin that holds about four. Points finer than two
         thirds of it are gathered into its bins.
     genes
-        Names of the genes wanted; by default all that the sections share.
+        Names of the genes wanted; by default all that the sections share. The model sees all of them in any case.
     obs_keys
         Columns of `obs` to carry into the inserted sections: labels (cell types, domains, a pathologist's) or numbers.
         They move with the tissue, are averaged as ``"linear"`` averages expression, and context is not used for them.
