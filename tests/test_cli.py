@@ -216,6 +216,19 @@ def test_a_write_that_fails_leaves_what_was_there(name: str, tissue: Phantom, tm
     np.testing.assert_array_equal(_files.read(out).obsm["spatial"], good.obsm["spatial"])
 
 
+def test_stopping_a_command_is_no_traceback(
+    s: Files, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def stopped(section: AnnData, path: Path) -> None:
+        Path(path).write_text("half of a")
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(AnnData, "write_h5ad", stopped)
+    assert main(["interpolate", *s(0, 2), "-o", str(tmp_path / "out.h5ad"), "--model", "copy", "-q"]) == 130
+    assert "c2sti: stopped; nothing was written by halves" in capsys.readouterr().err
+    assert not list(tmp_path.iterdir())
+
+
 def test_align_then_interpolate_reads_the_common_frame(
     tissue: Phantom, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -82,6 +82,28 @@ def test_sections_into_given_axes_and_its_errors(out: AnnData, pair: tuple[AnnDa
         c2sti.pl.sections(pair[0], "gene_001")
 
 
+def test_sections_of_a_stack_are_those_of_the_result(out: AnnData) -> None:
+    gene = out.var_names[5]
+    stack = c2sti.tl.to_slices(out)
+    for from_layers, from_rows in zip(c2sti.pl.sections(out, gene), c2sti.pl.sections(stack, gene), strict=True):
+        assert from_rows.get_title() == from_layers.get_title()
+        one, other = (np.asarray(ax.collections[0].get_array()) for ax in (from_layers, from_rows))
+        np.testing.assert_array_equal(one, other)
+    assert arrows(c2sti.pl.displacement(stack)).U.size == arrows(c2sti.pl.displacement(out)).U.size
+
+
+def test_sections_of_a_long_series_stand_in_several_rows(series: list[AnnData]) -> None:
+    stack = c2sti.tl.interpolate_series(series, spacing=50.0, model="copy", show_progress_bar=False)
+    axes = c2sti.pl.sections(stack, "gene_001")
+    assert len(axes) == 10
+    assert [ax.get_subplotspec().rowspan.start for ax in axes] == [0] * 5 + [1] * 5
+    assert [ax.get_title().startswith("slice") for ax in axes] == [True, False, False] * 3 + [True]
+    with pytest.raises(
+        KeyError, match=r"adata\[adata.obs\['section'\] == 'slice_0'\].copy\(\), key_added=.* makes one"
+    ):
+        c2sti.pl.coexpression(stack, "gene_001")
+
+
 def arrows(ax: plt.Axes) -> plt.Quiver:
     return next(drawn for drawn in ax.collections if hasattr(drawn, "U"))
 
@@ -226,7 +248,7 @@ def test_coexpression_names_what_is_missing(known: AnnData) -> None:
     with pytest.raises(ValueError, match="kind = 'tree' must be"):
         c2sti.pl.coexpression(known, "gene_001", kind="tree")
     del known.varp["coexpression_c2sti_1"]
-    with pytest.raises(KeyError, match=r"tl.coexpression\(adata, layer='c2sti_1'\) makes one"):
+    with pytest.raises(KeyError, match=r"tl.coexpression\(adata, layer='c2sti_1', key_added=.*\) makes one"):
         c2sti.pl.coexpression(known, "gene_001")
 
 

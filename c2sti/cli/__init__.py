@@ -22,6 +22,8 @@ COMMANDS = (_align, _interpolate, _evaluate, _train, _demo)  # in the order in w
 # shown with its traceback.
 REFUSALS = (ValueError, KeyError, OSError, ImportError, MemoryError, FloatingPointError)
 
+INTERRUPTED = 130  # what shells give for Ctrl-C
+
 DESCRIPTION = """\
 The missing sections of a serial spatial-transcriptomics series, from their neighbours.
 
@@ -68,6 +70,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         with talking(quiet=chosen.quiet):
             chosen.run(chosen)
+    except KeyboardInterrupt:
+        print("c2sti: stopped; nothing was written by halves", file=sys.stderr)
+        return INTERRUPTED
     except REFUSALS as refusal:
         if chosen.traceback:
             raise

@@ -13,12 +13,13 @@ from matplotlib.patheffects import Normal, Stroke
 from c2sti.pl._record import Record
 
 INSERTED_COLOUR, MEASURED_COLOUR = "#b5402a", "#333333"
+MOST_COLUMNS = 8  # of a figure
 BAR = 0.9  # inches beside the panels for a colour bar
 HALO = [Stroke(linewidth=2.0, foreground="white"), Normal()]  # around what is written over a picture
 
 
 def panels(names: Sequence[str], axs: Sequence[Axes] | None, *, size: tuple[float, float]) -> list[Axes]:
-    """One axes a section side by side, or those given.
+    """One axes a section, side by side and in several rows where there are many; or those given.
 
     Raises
     ------
@@ -26,11 +27,19 @@ def panels(names: Sequence[str], axs: Sequence[Axes] | None, *, size: tuple[floa
         Another number of axes was given.
     """
     if axs is None:
+        n_rows = -(-len(names) // MOST_COLUMNS)
+        n_columns = -(-len(names) // n_rows)
         width, height = size
         _, grid = plt.subplots(
-            1, len(names), figsize=(width * len(names) + BAR, height), squeeze=False, layout="constrained"
+            n_rows,
+            n_columns,
+            figsize=(width * n_columns + BAR, height * n_rows),
+            squeeze=False,
+            layout="constrained",
         )
-        return list(grid[0])
+        for unused in grid.flat[len(names) :]:
+            unused.remove()
+        return list(grid.flat[: len(names)])
     if len(axs) != len(names):
         raise ValueError(f"axs holds {len(axs)} axes; one for each of {', '.join(names)} is needed")
     return list(axs)

@@ -12,7 +12,7 @@ from matplotlib.collections import PatchCollection
 
 from c2sti import _keys
 from c2sti._types import FloatArray
-from c2sti.pl._record import Record
+from c2sti.pl._record import Record, rows_of
 
 VALUE = "value"
 
@@ -35,7 +35,7 @@ def draw_bins(
     """
     import squidpy as sq  # noqa: PLC0415 - four seconds that only a plot should cost
 
-    inside = adata.obs[_keys.tissue(section)].to_numpy(dtype=bool)
+    inside = rows_of(adata, section)
     # A small object of its own: squidpy copies what it is given, and a result may hold gigabytes.
     bins = AnnData(
         obs=pd.DataFrame({VALUE: values[inside]}, index=adata.obs_names[inside]),

@@ -20,7 +20,7 @@ from scipy.spatial.distance import squareform
 from c2sti import _keys
 from c2sti._types import FloatArray
 from c2sti.pl._axes import HALO, figure_of, mark, panels, save_figure
-from c2sti.pl._record import Record, is_result, record_of
+from c2sti.pl._record import Record, is_result, is_stack, record_of
 
 SIZE = 3.1  # inches of a panel
 UNKNOWN, SELF = "0.93", "0.6"  # where no edge was kept, and a gene with itself
@@ -135,10 +135,15 @@ def _graphs(adata: AnnData, record: Record | None, sections: str | Sequence[str]
         if _keys.graph(record.check(name)) not in adata.varp:
             raise KeyError(
                 f"varp has no {_keys.graph(name)!r} (it has {sorted(adata.varp)}); "
-                f"c2sti.tl.coexpression(adata, layer={name!r}) makes one"
+                f"c2sti.tl.coexpression({_part(adata, name)}key_added={_keys.graph(name)!r}) makes one"
             )
         found[name] = sp.csr_matrix(adata.varp[_keys.graph(name)])
     return found
+
+
+def _part(adata: AnnData, name: str) -> str:
+    """The argument of tl.coexpression that means one section."""
+    return f"adata[adata.obs['section'] == {name!r}].copy(), " if is_stack(adata) else f"adata, layer={name!r}, "
 
 
 def _neighbours(graphs: dict[str, sp.csr_matrix], gene: str, place: int, n_genes: int) -> list[int]:

@@ -14,7 +14,7 @@ from c2sti import _keys
 from c2sti._types import FloatArray
 from c2sti.pl._axes import HALO, figure_of, mark, panels, save_figure
 from c2sti.pl._bins import draw_bins, fit, panel_size
-from c2sti.pl._record import Record, record_of
+from c2sti.pl._record import Record, record_of, rows_of
 
 PANEL = 4.6  # inches
 ARROWS = 20  # about as many along the longer side
@@ -145,7 +145,7 @@ def _centres(record: Record, field: FloatArray) -> FloatArray:
 
 def _inside(adata: AnnData, record: Record, section: str, centres: FloatArray) -> NDArray[np.bool_]:
     """(H, W) bins of the field that lie in the tissue of the section."""
-    rows = np.asarray(adata.obsm[_keys.SPATIAL])[adata.obs[_keys.tissue(section)].to_numpy(dtype=bool)]
+    rows = np.asarray(adata.obsm[_keys.SPATIAL])[rows_of(adata, section)]
     reach = 0.75 * max(record.pitch, float(centres[0, 0, 1] - centres[0, 0, 0]))
     return (KDTree(rows).query(centres.reshape(2, -1).T)[0] <= reach).reshape(centres.shape[1:])
 

@@ -8,6 +8,9 @@ from typing import Any
 
 import numpy as np
 from anndata import AnnData
+from numpy.typing import NDArray
+
+from c2sti import _keys
 
 
 @dataclass(frozen=True)
@@ -58,8 +61,20 @@ class Record:
         return section
 
 
+def rows_of(adata: AnnData, section: str) -> NDArray[np.bool_]:
+    """(M,) rows inside the tissue of a section, whether sections are layers over the same rows or rows of a stack."""
+    if is_stack(adata):
+        return (adata.obs[_keys.SECTION] == section).to_numpy()
+    return adata.obs[_keys.tissue(section)].to_numpy(dtype=bool)
+
+
+def is_stack(adata: AnnData) -> bool:
+    """Whether sections are rows, as :func:`c2sti.tl.to_slices` and :func:`c2sti.tl.interpolate_series` give them."""
+    return _keys.SECTION in adata.obs
+
+
 def is_result(adata: AnnData, key: str) -> bool:
-    """Whether ``uns[key]`` was written by :func:`c2sti.tl.interpolate`."""
+    """Whether ``uns[key]`` was written by :func:`c2sti.tl.interpolate` or :func:`c2sti.tl.interpolate_series`."""
     return key in adata.uns and isinstance(adata.uns[key], Mapping) and "sections" in adata.uns[key]
 
 

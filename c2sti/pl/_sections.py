@@ -9,11 +9,10 @@ import numpy as np
 from anndata import AnnData
 from matplotlib.axes import Axes
 
-from c2sti import _keys
 from c2sti._types import FloatArray
 from c2sti.pl._axes import figure_of, mark, panels, save_figure
 from c2sti.pl._bins import draw_bins, fit, panel_size
-from c2sti.pl._record import Record, record_of
+from c2sti.pl._record import Record, is_stack, record_of, rows_of
 
 PANEL = 2.6  # inches
 
@@ -29,7 +28,7 @@ def sections(
     axs: Sequence[Axes] | None = None,
     save: str | Path | None = None,
 ) -> list[Axes]:
-    """One gene through depth: slice_a, the inserted sections, slice_b, on one colour scale.
+    """One gene through depth: the measured and the inserted sections in order, on one colour scale.
 
     Inserted sections are framed and labelled as such. Each is drawn inside its own outline by squidpy's
     ``spatial_scatter``.
@@ -37,7 +36,8 @@ def sections(
     Parameters
     ----------
     adata
-        Result of :func:`c2sti.tl.interpolate`.
+        Result of :func:`c2sti.tl.interpolate`, or a stack of :func:`c2sti.tl.to_slices` or
+        :func:`c2sti.tl.interpolate_series`.
     gene
         Name of the gene.
     key
@@ -48,7 +48,7 @@ def sections(
         Ends of the colour scale, log1p expression. By default 0 and the 99th percentile over the inserted sections and
         the 95th over the measured ones, whichever is larger: single noisy spots would otherwise darken everything else.
     axs
-        One axes a section to draw into, in order of depth.
+        One axes a section to draw into, in order of depth. By default eight in a row.
     save
         File to write the figure to.
 
@@ -90,10 +90,12 @@ def _values(adata: AnnData, record: Record, gene: str) -> dict[str, FloatArray]:
     """(M,) expression of the gene in every section."""
     if gene not in adata.var_names:
         raise KeyError(f"there is no gene {gene!r}; var_names has {adata.n_vars}, such as {adata.var_names[0]!r}")
+    if is_stack(adata):
+        return dict.fromkeys(record.names, adata.obs_vector(gene))
     return {name: adata.obs_vector(gene, layer=name) for name in record.names}
 
 
 def _top(adata: AnnData, record: Record, values: Mapping[str, FloatArray]) -> float:
-    shown = {name: v[adata.obs[_keys.tissue(name)].to_numpy()] for name, v in values.items()}
+    shown = {name: v[rows_of(adata, name)] for name, v in values.items()}
     tops = [np.percentile(v, 99 if name in record.inserted else 95) for name, v in shown.items() if v.size]
     return max(float(max(tops)), 1e-3)
