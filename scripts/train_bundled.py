@@ -72,7 +72,7 @@ def cases(name: str, sections: list[AnnData]) -> list[Case]:
 
 
 def moved(hidden: list[Case]) -> list[Case]:
-    """The cases without context, each with its tissue moved twice."""
+    """The cases of a series without context, each with its tissue moved twice."""
     alone = [case for case in hidden if not case.pair.context]
     return [elastic(case, seed=2 * i + again) for i, case in enumerate(alone) for again in (0, 1)]
 
@@ -124,8 +124,11 @@ def main() -> None:
     if given.quick:
         hidden = [made(seed, size=(8, 11), n_genes=60) for seed in range(4)]
     else:
-        found = [c for name, s in measured(given.data, given.series, given.without) for c in cases(name, s)]
-        hidden = [*found, *moved(found), *(made(seed) for seed in range(N_MADE))]
+        series = [cases(name, sections) for name, sections in measured(given.data, given.series, given.without)]
+        hidden = [
+            *(case for found in series for case in (*found, *moved(found))),
+            *(made(seed) for seed in range(N_MADE)),
+        ]
     with tqdm(total=len(hidden), desc="looking at sections") as bar:
         examples = make_examples(hidden, config, device=given.device, progress=lambda case: bar.update())
     model = train(examples, config=config, how=how, folder=out / "state", device=given.device)
