@@ -110,7 +110,7 @@ def arrows(ax: plt.Axes) -> plt.Quiver:
 
 def test_displacement_points_from_slice_a_to_slice_b_and_says_how_far(out: AnnData, tmp_path: Path) -> None:
     pitch = out.uns["c2sti"]["lattice"]["pitch"]
-    ax = c2sti.pl.displacement(out, scalebar_dx=2.0, save=tmp_path / "d.png")
+    ax = c2sti.pl.displacement(out, scalebar_dx=2.0, img=False, save=tmp_path / "d.png")
     assert (tmp_path / "d.png").stat().st_size > 5_000
     assert ax.get_title() == "c2sti_1\ninserted, z = 100"
     drawn = arrows(ax)
@@ -139,7 +139,10 @@ def test_displacement_over_a_picture(out: AnnData) -> None:
     }
     assert c2sti.pl.displacement(stained, "c2sti_1").images[0].get_extent() == [0, 15, 20, 0]
     assert not c2sti.pl.displacement(stained, "c2sti_1", img=False).images
-    assert not c2sti.pl.displacement(out, "c2sti_1").images  # a blank is no picture
+    shown = c2sti.pl.displacement(out, "c2sti_2").images[0].get_array()
+    np.testing.assert_array_equal(shown, out.uns["spatial"]["c2sti"]["images"]["c2sti_2"])  # the section's own
+    stained.uns["spatial"]["c2sti"]["images"]["hires"] = np.full((40, 30, 3), 255, dtype=np.uint8)
+    assert not c2sti.pl.displacement(stained, "c2sti_1").images  # a blank is no picture
     with pytest.raises(ValueError, match="img is a picture; say with scale_factor="):
         c2sti.pl.displacement(out, img=picture)
 

@@ -21,6 +21,7 @@ from c2sti.grid._lattice import (
 from c2sti.grid._material import material_places
 from c2sti.grid._read import SliceGrid, is_counts, is_spatialdata, layer_names, log_normalise, read_slice
 from c2sti.grid._spatialdata import frame_of, table_of
+from c2sti.grid._virtual import library_of, section_pictures
 from c2sti.grid._write import blank_library, lattice_as_dict, write_slices
 
 __all__ = [
@@ -42,6 +43,7 @@ __all__ = [
     "layer_names",
     "log_normalise",
     "make_pair",
+    "library_of",
     "material_places",
     "overlap",
     "position_of",
@@ -50,6 +52,7 @@ __all__ = [
     "rows_of",
     "shared_genes",
     "shared_profiles",
+    "section_pictures",
     "table_of",
     "write_slices",
 ]

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -13,7 +13,9 @@ from numpy.typing import NDArray
 
 from c2sti import _keys
 from c2sti._types import FloatArray, InsertedSection, Lattice, Prediction, Section, SlicePair
+from c2sti.grid._histology import HEImage
 from c2sti.grid._lattice import Rows
+from c2sti.grid._virtual import library_of_sections
 from c2sti.ops import nearest_operator
 
 GENE_CHUNK = 1024
@@ -30,6 +32,8 @@ def write_slices(
     positions: FloatArray,
     graphs: Sequence[sp.csr_array] | None,
     provenance: Mapping[str, Any],
+    pictures: Sequence[HEImage] | None = None,
+    stained: Collection[float] = (),
     key_added: str = _keys.RESULT,
 ) -> AnnData:
     """Put the measured pair and the inserted sections side by side, as layers over the same rows.
@@ -46,6 +50,10 @@ def write_slices(
         S + 2 gene graphs (N, N): of slice_a, the inserted sections, slice_b; None for none.
     provenance
         Goes into ``uns[key_added]`` beside what is written there in any case; has to survive ``write_h5ad``.
+    pictures
+        S + 2 of :func:`c2sti.grid.section_pictures`; a blank one is written where there are none.
+    stained
+        Positions of inserted sections whose picture was photographed.
     key_added
         Prefix of the inserted layers and key in `uns`.
     """
@@ -65,7 +73,14 @@ def write_slices(
         obsm={_keys.SPATIAL: rows.points.copy()},
         varp={_keys.graph(name): graph for name, graph in made.items()},
     )
-    adata.uns[_keys.SPATIAL] = {key_added: blank_library(rows.points, pair.lattice.pitch)}
+    middle = inserted[(len(inserted) - 1) // 2]  # which is X
+    library = (
+        blank_library(rows.points, pair.lattice.pitch)
+        if pictures is None
+        else library_of_sections(dict(zip(names, pictures, strict=True)), middle, pair.lattice.pitch)
+    )
+    painted = [] if pictures is None else [s for s, p in zip(inserted, positions, strict=True) if p not in stained]
+    adata.uns[_keys.SPATIAL] = {key_added: library}
     adata.uns[key_added] = {
         "synthetic": True,
         "sections": names,
@@ -75,6 +90,7 @@ def write_slices(
         _keys.COEXPRESSION: {name: graph.copy() for name, graph in made.items()},
         "lattice": lattice_as_dict(pair.lattice),
         "notes": dict(prediction.notes),
+        _keys.VIRTUAL_HISTOLOGY: np.array(painted, dtype=str),
         **provenance,
     }
     return adata

@@ -162,7 +162,8 @@ def _picture(
     libraries = adata.uns.get(_keys.SPATIAL, {})
     for name in (section, record.key):
         if img and name in libraries and "hires" in libraries[name].get("images", {}):
-            pixels = np.asarray(libraries[name]["images"]["hires"])
+            images = libraries[name]["images"]  # of all sections in one library, in which "hires" is the middle one's
+            pixels = np.asarray(images.get(section, images["hires"]))
             if pixels.min() < pixels.max():  # a blank picture is there for squidpy's sake
                 return pixels, float(libraries[name]["scalefactors"]["tissue_hires_scalef"])
     return None

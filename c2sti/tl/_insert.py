@@ -75,6 +75,8 @@ def insert(
     if wanted is not None:
         kept = names.get_indexer(wanted)
         pair, prediction, names = pair.subset(kept), prediction.subset(kept), wanted
+    field = prediction.notes.get("displacement")
+    pictures = grid.section_pictures(a.image, b.image, lattice, fractions, displacement=field, targets=targets)
     record = provenance((a, b, *context.values()), method_name, lattice, seed, parameters or {})
     out = grid.write_slices(
         prediction,
@@ -84,6 +86,8 @@ def insert(
         positions=fractions,
         graphs=graphs(pair, [0.0, *fractions, 1.0]) if with_graphs else None,
         provenance={**record, **_depths(a, b, fractions)},
+        pictures=pictures,
+        stained=targets or (),
         key_added=key_added,
     )
     carry(
@@ -91,7 +95,7 @@ def insert(
         a,
         b,
         labels,
-        displacement=prediction.notes.get("displacement"),
+        displacement=field,
         lattice=pair.lattice,
         spacing=pair.spacing,
         key_added=key_added,

@@ -122,8 +122,10 @@ def interpolate(
       strongest Pearson correlations a gene, made from the measured sections weighted by 1 − p and p (eq. 2). Among more
       than 2,000 genes it spans the 2,000 most variable.
     - ``uns["c2sti"]``: positions, depths, model, parameters, versions, fingerprints of the inputs, ``synthetic: True``.
-    - ``uns["spatial"]["c2sti"]``: a blank picture, so that ``sq.pl.spatial_scatter(out, color=gene, layer="c2sti_1",
-      shape="square")`` draws at once.
+    - ``uns["spatial"]["c2sti"]``: virtual H&E of the inserted sections where both have H&E, else a blank picture, so
+      that ``sq.pl.spatial_scatter(out, color=gene, layer="c2sti_1", shape="square")`` draws at once. Its picture is
+      that of ``X``; ``img_res_key="c2sti_1"`` (or ``"slice_a"`` …) chooses that of a section. Names of the sections
+      whose picture was made are in ``uns["c2sti"]["virtual_histology"]``.
 
     Raises
     ------

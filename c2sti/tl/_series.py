@@ -97,7 +97,8 @@ def interpolate_series(
     - annotations of `obs_keys` under their own names: `obs`, and of labels also ``obsm`` and ``uns["<key>_colors"]``.
     - ``uns["c2sti"]``: names and depths of the sections, ``"neighbours"`` (of each inserted section the places of its
       neighbours in `slices`, and its position between them), model, parameters, versions, fingerprints of the inputs,
-      ``synthetic: True``. ``uns["spatial"]``: a blank picture a section. Gene graphs are not made: see
+      ``synthetic: True``. ``uns["spatial"]``: a picture a section, of the
+      inserted ones their virtual H&E where both neighbours have H&E, else blank. Gene graphs are not made: see
       :func:`coexpression`.
 
     Raises
@@ -310,7 +311,8 @@ def _inserted_parts(out: AnnData, places: Sequence[Place], key: str) -> dict[str
     for name, place in zip(_keys.inserted(key, len(places)), places, strict=True):
         part = sections[(sections.obs[_keys.SECTION] == name).to_numpy()].copy()
         part.obs = part.obs.drop(columns=[_keys.SECTION, _keys.INSERTED, _keys.Z]).astype({_keys.SUPPORT: str})
-        part.uns = {_keys.SPATIAL: part.uns[_keys.SPATIAL][name]}
+        painted = name in out.uns[key][_keys.VIRTUAL_HISTOLOGY]
+        part.uns = {_keys.SPATIAL: part.uns[_keys.SPATIAL][name], _keys.VIRTUAL_HISTOLOGY: painted}
         del part.obsm[_keys.SPATIAL_3D]
         parts[place.name] = part
     return parts
@@ -356,6 +358,9 @@ def _stack(
         ),
         "genes": stack.var_names.to_numpy(dtype=str),
         "lattice": grid.lattice_as_dict(lattice),
+        _keys.VIRTUAL_HISTOLOGY: np.array(
+            [place.name for place in inserted if parts[place.name].uns[_keys.VIRTUAL_HISTOLOGY]], dtype=str
+        ),
         **record,
     }
     return stack

@@ -81,7 +81,8 @@ def to_slices(adata: AnnData, *, key: str = "c2sti", gap: float | None = None) -
         varp={k: graph.copy() for k, graph in adata.varp.items()},
     )
     blank = grid.blank_library(np.asarray(adata.obsm[_keys.SPATIAL]), float(record["lattice"]["pitch"]))
-    stack.uns[_keys.SPATIAL] = dict.fromkeys(names, blank)
+    pictures = adata.uns.get(_keys.SPATIAL, {}).get(key, {})
+    stack.uns[_keys.SPATIAL] = {name: grid.library_of(pictures, name) or blank for name in names}
     stack.uns[key] = record
     for annotation in map(str, record.get(_keys.OBS_KEYS, ())):
         _add_annotation(adata, stack, annotation, names, rows)

@@ -1,0 +1,156 @@
+"""H&E of sections that were never cut: the pictures of the two neighbours, moved and blended as expression is."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy.ndimage import map_coordinates
+
+from c2sti._types import FloatArray, Lattice
+from c2sti.grid._histology import HEImage, Picture, histology_on
+from c2sti.grid._material import material_places
+
+MOST_PIXELS = 1024  # along the longer side of the tissue
+MOST_CANVAS = 4096  # from the origin of the frame, where by squidpy's convention a picture begins
+MARGIN = 1.0  # bins around the lattice that are shown too: tissue does not end with its last spot
+WHITE = 255
+
+
+def section_pictures(
+    a: Picture | None,
+    b: Picture | None,
+    lattice: Lattice,
+    positions: Sequence[float] | FloatArray,
+    *,
+    displacement: Sequence[FloatArray] | None = None,
+    targets: Mapping[float, Picture] | None = None,
+) -> list[HEImage] | None:
+    """Pictures of both measured sections and of those inserted between them, on one canvas.
+
+    The material of an inserted section is looked up in either neighbour where it lies there, and the two colours are
+    blended 1 - p : p. What only one neighbour shows is taken from that one, what neither shows is white.
+
+    Parameters
+    ----------
+    a, b
+        H&E of the sections at positions 0 and 1; None where there is none.
+    lattice
+        Of the pair: what is shown.
+    positions
+        (S,) of the inserted sections.
+    displacement
+        (2, h, w) of each inserted section, see :func:`c2sti.grid.material_places`; None where nothing moves.
+    targets
+        Pictures of missing sections that were stained, by position: these are shown as they are.
+
+    Returns
+    -------
+    S + 2 pictures, uint8, of a, the inserted sections, b; or None, if one of the two has none or if nothing of the
+    tissue lies at positive coordinates.
+    """
+    if a is None or b is None:
+        return None
+    canvas = _canvas(lattice, max(a.scale, b.scale))
+    if canvas is None:
+        return None
+    fine, corner = canvas
+    ends = (histology_on(a, fine), histology_on(b, fine))
+    fields: Sequence[FloatArray | None] = [None] * len(positions) if displacement is None else displacement
+    shown = [ends[0]]
+    for p, field in zip(map(float, positions), fields, strict=True):
+        if targets and p in targets:
+            shown.append(histology_on(targets[p], fine))
+        else:
+            shown.append(_between(ends, fine, field, lattice, p))
+    return [HEImage(_placed(colours, corner), 1 / fine.pitch) for colours in (*shown, ends[1])]
+
+
+def _canvas(lattice: Lattice, scale: float) -> tuple[Lattice, tuple[int, int]] | None:
+    """Pixels over the lattice, on a grid that begins at the origin of the frame, and the (row, column) of the first.
+
+    As fine as the finer picture, unless that makes them too many.
+    """
+    low = np.asarray(lattice.origin) - (0.5 + MARGIN) * lattice.pitch
+    high = low + lattice.pitch * (np.array(lattice.shape[::-1]) + 2 * MARGIN)
+    if (high <= 0).any():
+        return None
+    side = max(1 / scale, float((high - low).max()) / MOST_PIXELS, float(high.max()) / MOST_CANVAS)
+    first = np.maximum(np.floor(low / side), 0).astype(int)
+    width, height = (np.ceil(high / side).astype(int) - first).tolist()
+    x, y = ((first + 0.5) * side).tolist()
+    return Lattice((x, y), side, (height, width)), (int(first[1]), int(first[0]))
+
+
+def _between(
+    ends: tuple[FloatArray, FloatArray], fine: Lattice, field: FloatArray | None, lattice: Lattice, p: float
+) -> FloatArray:
+    """(3, h, w) colours of the section at p, NaN where neither neighbour is known."""
+    if field is not None and np.any(field):
+        places = material_places(fine.centres, field, lattice, p)
+        first, second = (_colours_at(end, fine, at) for end, at in zip(ends, places, strict=True))
+    else:
+        first, second = ends
+    weights = np.stack([(1 - p) * np.isfinite(first[0]), p * np.isfinite(second[0])])
+    total = weights.sum(axis=0)
+    blended = weights[0] * np.nan_to_num(first) + weights[1] * np.nan_to_num(second)
+    return np.where(total > 0, blended / np.maximum(total, 1e-6), np.nan)
+
+
+def _colours_at(colours: FloatArray, fine: Lattice, places: FloatArray) -> FloatArray:
+    """(3, h, w) colours at the (h·w, 2) places of the pixels, linear between pixels that are known."""
+    pixel = (places - np.asarray(fine.origin)).T[::-1] / fine.pitch
+
+    def at(values: FloatArray) -> FloatArray:
+        return map_coordinates(values, pixel, order=1, mode="constant", cval=0.0).reshape(fine.shape)
+
+    known = at(np.isfinite(colours[0]).astype(np.float32))
+    found = np.stack([at(np.nan_to_num(channel)) for channel in colours])
+    return np.where(known > 0.5, found / np.maximum(known, 1e-6), np.nan)
+
+
+def _placed(colours: FloatArray, corner: tuple[int, int]) -> NDArray[np.uint8]:
+    """(H, W, 3) the colours on a white canvas that begins at the origin of the frame."""
+    row, column = corner
+    _, height, width = colours.shape
+    canvas = np.full((row + height, column + width, 3), WHITE, dtype=np.uint8)
+    known = np.nan_to_num(np.moveaxis(colours, 0, -1), nan=1.0)
+    canvas[row:, column:] = np.rint(np.clip(known, 0, 1) * WHITE)
+    return canvas
+
+
+# ---------------------------------------------------------------- as libraries of uns["spatial"]
+
+
+def library_of_sections(pictures: Mapping[str, HEImage], shown: str, pitch: float) -> dict[str, Any]:
+    """One library for all sections of a result: squidpy draws a layer over the picture that `img_res_key` names.
+
+    Parameters
+    ----------
+    pictures
+        By section, all of one scale.
+    shown
+        The section whose picture is drawn by default.
+    pitch
+        Side of a bin.
+    """
+    scale = pictures[shown].scale
+    images = {"hires": pictures[shown].pixels} | {name: picture.pixels for name, picture in pictures.items()}
+    factors = {f"tissue_{name}_scalef": scale for name in images}
+    return {"images": images, "scalefactors": factors | {"spot_diameter_fullres": float(pitch)}}
+
+
+def library_of(library: Mapping[str, Any], section: str) -> dict[str, Any] | None:
+    """The library of one section alone; None where it has no picture."""
+    if section not in library.get("images", {}):
+        return None
+    factors = library["scalefactors"]
+    return {
+        "images": {"hires": library["images"][section]},
+        "scalefactors": {
+            "tissue_hires_scalef": factors[f"tissue_{section}_scalef"],
+            "spot_diameter_fullres": factors["spot_diameter_fullres"],
+        },
+    }
