@@ -130,15 +130,17 @@ def test_interpolate_gives_what_the_tool_gives(s: Files, tmp_path: Path, capsys:
     out = tmp_path / "sections.h5ad"
     context = [f"{s(0)[0]}@-1", f"{s(3)[0]}@2"]
     options = ["--positions", "200", "--model", "gp", "--genes", "gene_001", "gene_002", "--key-added", "made", "-q"]
-    assert main(["interpolate", *s(1, 2), "-o", str(out), "--context", *context, *options]) == 0
+    more = ["--obs-keys", "domain"]
+    assert main(["interpolate", *s(1, 2), "-o", str(out), "--context", *context, *options, *more]) == 0
     assert capsys.readouterr().out == f"{out}\n"
     a, b, before, after = (_files.read(Path(path)) for path in s(1, 2, 0, 3))
     wanted = c2sti.tl.interpolate(
         a, b, positions=[200.0], model="gp", genes=["gene_001", "gene_002"], context={-1.0: before, 2.0: after},
-        key_added="made", show_progress_bar=False,
+        obs_keys=["domain"], key_added="made", show_progress_bar=False,
     )  # fmt: skip
     found = ad.read_h5ad(out)
     np.testing.assert_array_equal(found.layers["made_1"], wanted.layers["made_1"])
+    assert found.obs["made_1_domain"].tolist() == wanted.obs["made_1_domain"].tolist()
     assert found.uns["made"]["inputs"].keys() == wanted.uns["made"]["inputs"].keys()
 
 

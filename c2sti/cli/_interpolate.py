@@ -61,6 +61,9 @@ def add(commands: Any) -> None:
     )  # fmt: skip
     parser.add_argument("--genes", nargs="+", metavar="GENE", help="names of the genes wanted (default: all shared)")
     parser.add_argument(
+        "--obs-keys", nargs="+", default=[], metavar="KEY", help="labels and numbers in obs to carry into the sections"
+    )
+    parser.add_argument(
         "--pitch", type=float, metavar="LENGTH", help="side of a bin of the result (default: distance of the spots)"
     )
     parser.add_argument(
@@ -86,6 +89,7 @@ def run(chosen: argparse.Namespace) -> None:
         context=dict(around),
         model=chosen.model,
         genes=chosen.genes,
+        obs_keys=chosen.obs_keys,
         pitch=chosen.pitch,
         key_added=chosen.key_added,
         device=chosen.device,
