@@ -9,6 +9,8 @@ import nbformat
 import pytest
 from nbclient import NotebookClient
 
+from tests.conftest import DATA
+
 TUTORIALS = sorted((Path(__file__).parents[1] / "tutorials").glob("*.ipynb"))
 CELL_SECONDS, NOTEBOOK_SECONDS = 300, 900  # about a minute is usual; shared machines are slow at times
 
@@ -25,7 +27,7 @@ def test_tutorial_runs(path: Path, tmp_path: Path) -> None:
         notebook, timeout=CELL_SECONDS, kernel_name="python3", resources={"metadata": {"path": str(tmp_path)}}
     )
     # Threads that wait for each other on busy cores cost more than they give at this size.
-    client.execute(env={**os.environ, "OMP_NUM_THREADS": "1"})
+    client.execute(env={**os.environ, "OMP_NUM_THREADS": "1", "C2STI_DATA": str(DATA)})
 
 
 @pytest.mark.parametrize("path", TUTORIALS, ids=lambda path: path.stem)
