@@ -180,3 +180,21 @@ def test_public_functions_have_a_page(name: str) -> None:
     pages = "\n".join(page.read_text(encoding="utf-8") for page in (PACKAGE.parent / "docs" / "api").glob("*.md"))
     _, room, function = name.split(".")
     assert f"{room}.{function}\n" in pages, f"{name} is on no page of docs/api"
+
+
+CLASSES = {"C2STi": c2sti.C2STi, "C2STiConfig": c2sti.C2STiConfig, "TrainConfig": c2sti.TrainConfig} | {
+    "datasets.Phantom": c2sti.datasets.Phantom
+}
+
+
+def test_no_public_class_is_forgotten() -> None:
+    public = {name for name in c2sti.__all__ if inspect.isclass(getattr(c2sti, name))}
+    public |= {f"datasets.{name}" for name in c2sti.datasets.__all__ if inspect.isclass(getattr(c2sti.datasets, name))}
+    assert public == set(CLASSES)
+
+
+@pytest.mark.parametrize("name", CLASSES)
+def test_public_classes_have_an_example_and_a_page(name: str) -> None:
+    pages = "\n".join(page.read_text(encoding="utf-8") for page in (PACKAGE.parent / "docs" / "api").glob("*.md"))
+    assert "Examples\n---" in (inspect.getdoc(CLASSES[name]) or "")
+    assert f"   {name}\n" in pages, f"{name} is on no page of docs/api"

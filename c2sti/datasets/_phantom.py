@@ -39,6 +39,14 @@ class Phantom:
 
     It holds parameters only, and draws the rest from its seed when it is needed. Points are (n, 2) as x, y in µm from
     the corner of the slide, y downwards, in the frame in which sections lie unless misplaced; depths are in µm.
+
+    Examples
+    --------
+    >>> from c2sti.datasets import phantom
+    >>> tissue = phantom(seed=0, size=12, n_genes=50)
+    >>> section = tissue.section(100.0)
+    >>> tissue.expression(section.obsm["spatial"], 100.0).shape == section.shape
+    True
     """
 
     seed: int = 0

@@ -69,6 +69,12 @@ class C2STiConfig:
         Whether positions follow the H&E and modulate the motion; off is the paper's "w/o DLSM", fixed positions.
     displacement
         Whether tissue may move at all.
+
+    Examples
+    --------
+    >>> import c2sti
+    >>> small = c2sti.C2STiConfig(channels=4, n_programmes=8)
+    >>> without_pictures = c2sti.C2STiConfig(cross_modal=False)  # the paper's first ablation
     """
 
     channels: int = 8
@@ -267,6 +273,13 @@ class C2STi:
         Trained weights; an untrained network by default, which answers with its base.
     card
         What is known of its training: goes into the checkpoint, and comes back with it.
+
+    Examples
+    --------
+    >>> import c2sti
+    >>> a, b = c2sti.datasets.phantom(seed=0, size=8, n_genes=30).series([0.0, 200.0])
+    >>> model = c2sti.C2STi(c2sti.C2STiConfig(channels=4, n_programmes=8))
+    >>> out = c2sti.tl.interpolate(a, b, model=model, show_progress_bar=False)
     """
 
     def __init__(

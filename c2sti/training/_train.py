@@ -48,6 +48,13 @@ class TrainConfig:
         Of the first weights and of every draw.
     save_every
         Steps between two states on disk.
+
+    Examples
+    --------
+    >>> import c2sti
+    >>> how = c2sti.TrainConfig(steps=100, seed=1)
+    >>> c2sti.TrainConfig.paper(steps=100).objective
+    'paper'
     """
 
     steps: int = 300
