@@ -100,4 +100,4 @@ html_theme = "sphinx_book_theme"
 html_title = "c2sti"
 html_static_path = ["_static"]
 html_css_files = ["site.css"]
-html_theme_options = {"show_navbar_depth": 1, "use_download_button": False}
+html_theme_options = {"show_navbar_depth": 1, "use_download_button": False, "navbar_persistent": []}
