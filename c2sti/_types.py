@@ -41,6 +41,15 @@ class Lattice:
         rows, columns = np.indices(self.shape).reshape(2, -1)
         return np.column_stack([columns, rows]) * self.pitch + np.asarray(self.origin)
 
+    def coarsened(self, most: int) -> Lattice:
+        """The lattice, or one over the same area with at most `most` bins a side."""
+        factor = -(-max(self.shape) // most)
+        if factor == 1:
+            return self
+        shift = (factor - 1) / 2 * self.pitch
+        origin = (self.origin[0] + shift, self.origin[1] + shift)
+        return Lattice(origin, factor * self.pitch, (-(-self.shape[0] // factor), -(-self.shape[1] // factor)))
+
     def bins(self, xy: FloatArray) -> NDArray[np.intp]:
         """(n,) index of the bin in which each point lies, -1 outside of the lattice."""
         column, row = np.floor((xy - np.asarray(self.origin)) / self.pitch + 0.5).astype(np.intp).T

@@ -19,7 +19,7 @@ from scipy.spatial import KDTree
 from torch import Tensor
 from torch.nn import functional
 
-from c2sti._types import FloatArray
+from c2sti._types import FloatArray, Lattice
 
 GRAM = 3000  # spots up to which principal axes come from their inner products
 
@@ -275,6 +275,15 @@ def deformable_sampling(maps: Tensor, offsets: Tensor, weights: Tensor) -> Tenso
         sampled = functional.grid_sample(maps[None], at[None], padding_mode="border", align_corners=True)
         out = out + weight * sampled[0]
     return out
+
+
+def sample(maps: Tensor, lattice: Lattice, points: FloatArray) -> Tensor:
+    """(M, K) bilinear values of (K, H, W) maps at (M, 2) points of the frame; beyond the border that of the border."""
+    height, width = lattice.shape
+    bins = (points - np.asarray(lattice.origin)) / lattice.pitch
+    unit = bins * 2 / np.maximum([width - 1, height - 1], 1) - 1
+    at = torch.as_tensor(unit, dtype=maps.dtype, device=maps.device)
+    return functional.grid_sample(maps[None], at[None, None], padding_mode="border", align_corners=True)[0, :, 0].T
 
 
 def taps(n: int) -> list[tuple[int, int]]:

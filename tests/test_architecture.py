@@ -15,6 +15,7 @@ import c2sti
 
 PACKAGE = Path(c2sti.__file__).parent
 LEVEL = {
+    "_checkpoint": 0,
     "_keys": 0,
     "_log": 0,
     "_types": 0,

@@ -14,9 +14,10 @@ from c2sti import grid
 from c2sti._types import SlicePair
 from c2sti.baselines.gp import gp
 from c2sti.datasets import phantom
-from c2sti.model.c2sti import C2STi, C2STiConfig, sample
+from c2sti.model.c2sti import C2STi, C2STiConfig
 from c2sti.model.programmes import describe
-from c2sti.model.scene import coarse, prepare
+from c2sti.model.scene import MOST_BINS, prepare
+from c2sti.ops import sample
 
 SMALL = C2STiConfig(n_programmes=12, n_splits=1, panel=24, channels=6)
 
@@ -173,11 +174,11 @@ def test_sampling_at_bin_centres_gives_the_bins(pair: SlicePair) -> None:
 
 def test_a_large_lattice_is_looked_at_coarsely(pair: SlicePair) -> None:
     fine = dataclasses.replace(pair.lattice, shape=(300, 129))
-    made = coarse(fine)
+    made = fine.coarsened(MOST_BINS)
     assert made.shape == (100, 43)
     assert made.pitch == 3 * fine.pitch
     np.testing.assert_allclose(made.centres[0], fine.centres.reshape(300, 129, 2)[1, 1])
-    assert coarse(pair.lattice) is pair.lattice
+    assert pair.lattice.coarsened(MOST_BINS) is pair.lattice
 
 
 def test_the_scene_says_what_is_there(pair: SlicePair) -> None:

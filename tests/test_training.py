@@ -13,8 +13,9 @@ import torch
 from c2sti import grid, training
 from c2sti._types import Lattice
 from c2sti.datasets import phantom
-from c2sti.model.c2sti import C2STi, C2STiConfig, sample
+from c2sti.model.c2sti import C2STi, C2STiConfig
 from c2sti.model.loss import endpoint_error
+from c2sti.ops import sample
 from c2sti.training import Case, Example, TrainConfig, elastic, make_examples, train, turn
 
 NETWORK = C2STiConfig(n_programmes=8, n_splits=0, panel=16, channels=4, histology_channels=4)

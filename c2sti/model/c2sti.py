@@ -7,32 +7,27 @@ untrained it *is* the basis, and what it adds is what training gave.
 
 from __future__ import annotations
 
-import hashlib
-import json
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass, fields
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
-from safetensors import SafetensorError
-from safetensors.torch import load_file, save
 from torch import Tensor, nn
 from torch.nn import functional
 
-from c2sti._types import FloatArray, InsertedSection, Lattice, Prediction, SlicePair
+from c2sti import _checkpoint
+from c2sti._types import FloatArray, InsertedSection, Prediction, SlicePair
 from c2sti.model.cross_modal import CrossModalAlignment, ExpressionStem, HistologyEncoder
 from c2sti.model.dlsm import DLSM, Deformation, differences, fuse, position_map
 from c2sti.model.pieces import in_pieces
 from c2sti.model.programmes import Programmes, describe
 from c2sti.model.pyramid import GenePool, MGCGraph, MotionDecoder, PyramidEncoder, agreement, profiles
 from c2sti.model.scene import Basis, Scene, prepare
-from c2sti.ops import deformable_sampling, sobel_magnitude
+from c2sti.ops import deformable_sampling, sample, sobel_magnitude
 
-FORMAT = 2  # of a checkpoint; raised when old ones can no longer be read
 FEWEST_GENES = 8  # of a panel that two halves are asked of
-WEIGHTS, SETTINGS = "model.safetensors", "config.json"
 
 Motion = tuple[list[Tensor], list[Tensor]]
 
@@ -103,6 +98,9 @@ class C2STiConfig:
             raise ValueError(f"kernel_size = {self.kernel_size} must be odd and positive")
         if self.alpha < 0 or self.reach < 0 or self.n_splits < 0:
             raise ValueError("alpha, reach and n_splits must not be negative")
+
+
+KIND = _checkpoint.Kind("c2sti", 2, C2STiConfig)
 
 
 class Network(nn.Module):
@@ -253,15 +251,6 @@ def enlarge(field: Tensor, shape: Sequence[int]) -> Tensor:
     return functional.interpolate(field, size=tuple(shape), mode="bilinear", align_corners=False)
 
 
-def sample(maps: Tensor, lattice: Lattice, points: FloatArray) -> Tensor:
-    """(M, K) bilinear values of (K, H, W) maps at (M, 2) points of the frame; beyond the border that of the border."""
-    height, width = lattice.shape
-    bins = (points - np.asarray(lattice.origin)) / lattice.pitch
-    unit = bins * 2 / np.maximum([width - 1, height - 1], 1) - 1
-    at = torch.as_tensor(unit, dtype=maps.dtype, device=maps.device)
-    return functional.grid_sample(maps[None], at[None, None], padding_mode="border", align_corners=True)[0, :, 0].T
-
-
 class C2STi:
     """The network as an interpolator: a model for ``c2sti.tl.interpolate(…, model=…)``.
 
@@ -328,23 +317,11 @@ class C2STi:
 
     def fingerprint(self) -> str:
         """Hash of the weights."""
-        digest = hashlib.sha256()
-        for name, value in sorted(self.network.state_dict().items()):
-            digest.update(name.encode())
-            digest.update(np.ascontiguousarray(value.cpu().numpy()).tobytes())
-        return digest.hexdigest()
+        return _checkpoint.fingerprint(self.network)
 
     def save(self, folder: str | Path) -> None:
         """Write ``model.safetensors`` and ``config.json`` into a folder, which is made where it is not."""
-        folder = Path(folder)
-        folder.mkdir(parents=True, exist_ok=True)
-        state = {name: value.detach().cpu().contiguous() for name, value in self.network.state_dict().items()}
-        settings = {"format": FORMAT, "model": "c2sti", "config": asdict(self.config), "weights": self.fingerprint()}
-        # Both are written aside and moved into place: a reader finds a whole file or none.
-        (folder / f"{WEIGHTS}.part").write_bytes(save(state))
-        (folder / f"{SETTINGS}.part").write_text(json.dumps({**settings, "card": self.card}, indent=1) + "\n")
-        (folder / f"{WEIGHTS}.part").replace(folder / WEIGHTS)
-        (folder / f"{SETTINGS}.part").replace(folder / SETTINGS)
+        KIND.write(folder, self.network, self.config, self.card)
 
     @classmethod
     def load(cls, folder: str | Path) -> C2STi:
@@ -357,40 +334,10 @@ class C2STi:
         ValueError
             It is truncated, of another version, or not one of ours; the message says which.
         """
-        folder = Path(folder)
-        settings = _read_settings(folder)
-        config = C2STiConfig(**settings["config"])
-        model = cls(config, card=settings.get("card", {}))
-        try:
-            model.network.load_state_dict(load_file(folder / WEIGHTS))
-        except (SafetensorError, RuntimeError) as error:
-            raise ValueError(f"{folder / WEIGHTS} cannot be read ({error}); copy the checkpoint again") from error
-        if model.fingerprint() != settings["weights"]:
-            raise ValueError(
-                f"{folder / WEIGHTS} does not belong to its {SETTINGS}: the hashes differ; copy both again"
-            )
+        config, card = KIND.read_settings(folder)
+        model = cls(config, card=card)
+        KIND.read_weights(folder, model.network)
         return model
-
-
-def _read_settings(folder: Path) -> dict[str, Any]:
-    for name in (SETTINGS, WEIGHTS):
-        if not (folder / name).is_file():
-            raise FileNotFoundError(f"{folder} holds no {name}; a checkpoint is a folder written by C2STi.save")
-    try:
-        settings = json.loads((folder / SETTINGS).read_text())
-    except (json.JSONDecodeError, UnicodeDecodeError) as error:
-        raise ValueError(f"{folder / SETTINGS} is not JSON ({error}); copy the checkpoint again") from error
-    if not isinstance(settings, dict) or settings.get("model") != "c2sti":
-        raise ValueError(f"{folder / SETTINGS} is not the settings of a c2sti model")
-    if settings.get("format") != FORMAT:
-        raise ValueError(
-            f"{folder} has format {settings.get('format')}, this version reads {FORMAT}; train again, or install the "
-            "version of c2sti that wrote it"
-        )
-    unknown = sorted(set(settings.get("config", {})) - {f.name for f in fields(C2STiConfig)})
-    if unknown:
-        raise ValueError(f"{folder / SETTINGS} has settings that this version does not know: {unknown}")
-    return settings
 
 
 def look(

@@ -140,7 +140,7 @@ def prepare(
     n_panel
         Genes that the network looks at, the most variable ones.
     """
-    lattice = coarse(pair.lattice)
+    lattice = pair.lattice.coarsened(MOST_BINS)
     places = np.concatenate([lattice.centres, at])
     # One call for all places and depths: the factorisation is the costly part.
     found = np.concatenate([p.at(places, [0.0, 1.0, *positions], pair.spacing) for p in programmes], axis=2)
@@ -159,16 +159,6 @@ def prepare(
 def _on_lattice(values: Tensor, lattice: Lattice) -> Tensor:
     """(H·W, K) → (K, H, W)."""
     return values.T.reshape(-1, *lattice.shape).contiguous()
-
-
-def coarse(lattice: Lattice) -> Lattice:
-    """The lattice, or one over the same area with at most `MOST_BINS` bins a side."""
-    factor = -(-max(lattice.shape) // MOST_BINS)
-    if factor == 1:
-        return lattice
-    shift = (factor - 1) / 2 * lattice.pitch
-    origin = (lattice.origin[0] + shift, lattice.origin[1] + shift)
-    return Lattice(origin, factor * lattice.pitch, tuple(-(-n // factor) for n in lattice.shape))  # type: ignore[arg-type]
 
 
 def _scene(pair: SlicePair, lattice: Lattice, n_panel: int, ends: tuple[Tensor, Tensor]) -> Scene:

@@ -15,9 +15,8 @@ from tqdm.auto import tqdm
 
 from c2sti import _keys, _log, grid
 from c2sti._types import FloatArray, Interpolator
-from c2sti.baselines import METHODS, USES_CONTEXT
 from c2sti.tl._insert import insert
-from c2sti.tl._models import available, name_of, picture_encoder, resolve
+from c2sti.tl._models import available, name_of, picture_encoder, resolve, sees_context
 
 if TYPE_CHECKING:
     from spatialdata import SpatialData
@@ -151,8 +150,8 @@ def interpolate(
     )
     a, b = (read(s, name=n, obs_keys=obs_keys) for s, n in ((slice_a, _keys.SLICE_A), (slice_b, _keys.SLICE_B)))
     around = {float(q): read(s, name=f"context[{q}]") for q, s in (context or {}).items()}
-    if around and model in METHODS and model not in USES_CONTEXT:
-        _log.warning(f"model={model!r} looks at two sections only; context is ignored")
+    if around and not sees_context(method):
+        _log.warning(f"model={name_of(model)!r} looks at two sections only; context is ignored")
     fractions = _fractions(n_slices, positions, a.z, b.z)
     with tqdm(total=100, desc=f"inserting {len(fractions)} section(s)", disable=not show_progress_bar) as bar:
         out = insert(

@@ -9,8 +9,9 @@ from pathlib import Path
 import torch
 from torch import nn
 
+from c2sti import _checkpoint
 from c2sti._types import FloatArray, Interpolator, PictureEncoder
-from c2sti.baselines import METHODS
+from c2sti.baselines import METHODS, RIVALS, USES_CONTEXT, load_rival
 from c2sti.model import C2STi
 
 BUNDLED = Path(__file__).parents[1] / "weights"
@@ -29,14 +30,37 @@ def resolve(model: str | Path | Interpolator) -> Interpolator:
         return bundled()
     if isinstance(model, str) and model in METHODS:
         return METHODS[model]
-    if isinstance(model, str | Path):
-        if not Path(model).is_dir():
-            raise ValueError(
-                f"there is no model {str(model)!r}; those that exist are {', '.join([C2STI, *METHODS])}, and folders "
-                "written by C2STi.save"
-            )
-        return C2STi.load(model)
-    return model
+    if not isinstance(model, str | Path):
+        return model
+    if Path(model).is_dir():
+        return _load(Path(model))
+    if model in RIVALS:
+        raise ValueError(
+            f"there is no model {model!r} that comes trained; train one by c2sti.training.train_rival({model!r}, …), "
+            "save it, and give its folder"
+        )
+    raise ValueError(
+        f"there is no model {str(model)!r}; those that exist are {', '.join([C2STI, *METHODS])}, and folders "
+        "written by C2STi.save"
+    )
+
+
+def _load(folder: Path) -> Interpolator:
+    """The model whose checkpoint is in a folder: ours, or a rival's."""
+    kind = _checkpoint.kind_of(folder)
+    if kind in RIVALS:
+        return load_rival(kind, folder)
+    if kind != C2STI:
+        raise ValueError(
+            f"{folder} is a checkpoint of {kind!r}; those that can be read are of {', '.join([C2STI, *RIVALS])}"
+        )
+    return C2STi.load(folder)
+
+
+def sees_context(method: Interpolator) -> bool:
+    """Whether a method looks at sections beyond the pair."""
+    two_only = [other for name, other in METHODS.items() if name not in USES_CONTEXT]
+    return method not in two_only and getattr(method, "uses_context", True)
 
 
 def name_of(model: str | Path | Interpolator) -> str:

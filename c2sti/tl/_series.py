@@ -19,10 +19,9 @@ from tqdm.auto import tqdm
 
 from c2sti import _keys, _log, grid, ops
 from c2sti._types import FloatArray, Interpolator, Lattice
-from c2sti.baselines import METHODS, USES_CONTEXT
 from c2sti.tl._insert import insert, provenance
 from c2sti.tl._labels import certain, measured, palette, shared_labels, table
-from c2sti.tl._models import available, name_of, resolve
+from c2sti.tl._models import available, name_of, resolve, sees_context
 from c2sti.tl._to_slices import to_slices
 
 if TYPE_CHECKING:
@@ -138,7 +137,7 @@ def interpolate_series(
     places = list(_places(depths, wanted, key_added))
     lattice = grid.common_lattice(*grids, pitch=pitch)
     names, labels = grid.shared_genes(grids, genes), shared_labels(grids)
-    if model in METHODS and model not in USES_CONTEXT:
+    if not sees_context(method):
         n_context = 0
     gaps = sorted({place.first for place in places if place.inserted})
     parts = {

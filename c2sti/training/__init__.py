@@ -6,7 +6,9 @@ seed and the step alone, so a run that was killed goes on as if nothing had happ
 """
 
 from c2sti.training._examples import Case, Example, make_examples
+from c2sti.training._loop import Schedule
 from c2sti.training._moves import elastic, turn
+from c2sti.training._rivals import Triplet, make_triplets, train_rival
 from c2sti.training._state import TrainingState
 from c2sti.training._train import Objective, TrainConfig, train
 
@@ -14,10 +16,14 @@ __all__ = [
     "Case",
     "Example",
     "Objective",
+    "Schedule",
     "TrainConfig",
     "TrainingState",
+    "Triplet",
     "elastic",
     "make_examples",
+    "make_triplets",
     "train",
+    "train_rival",
     "turn",
 ]

@@ -9,8 +9,7 @@ from typing import Any
 
 import torch
 from safetensors.torch import load_file, save
-
-from c2sti.model.c2sti import Network
+from torch import nn
 
 STATE = "training.safetensors"
 
@@ -30,7 +29,7 @@ class TrainingState:
     folder: Path
     settings: dict[str, Any]
 
-    def save(self, network: Network, optimiser: torch.optim.Optimizer, step: int) -> None:
+    def save(self, network: nn.Module, optimiser: torch.optim.Optimizer, step: int) -> None:
         """Write the state after `step` steps; the file is whole or not there."""
         self.folder.mkdir(parents=True, exist_ok=True)
         tensors = {f"weights.{name}": value.detach().cpu().contiguous() for name, value in network.state_dict().items()}
@@ -42,7 +41,7 @@ class TrainingState:
         (self.folder / f"{STATE}.part").write_bytes(save(tensors, metadata=metadata))
         (self.folder / f"{STATE}.part").replace(self.folder / STATE)
 
-    def restore(self, network: Network, optimiser: torch.optim.Optimizer) -> int:
+    def restore(self, network: nn.Module, optimiser: torch.optim.Optimizer) -> int:
         """Take up the state that is there, and say after how many steps it was written; 0 where there is none."""
         path = self.folder / STATE
         if not path.is_file():

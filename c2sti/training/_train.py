@@ -1,28 +1,28 @@
-"""The loss of an example, and the loop that lowers it."""
+"""The loss of an example of the network, and its training."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, replace
-from math import cos, isfinite, pi
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor, nn
-from tqdm.auto import tqdm
 
-from c2sti.model.c2sti import C2STi, C2STiConfig, Network, fresh, sample
+from c2sti.model.c2sti import C2STi, C2STiConfig, Network, fresh
 from c2sti.model.loss import coexpression, correlation, endpoint_error, paper_loss, relative_error, smoothness
+from c2sti.ops import sample
 from c2sti.training._examples import Example
+from c2sti.training._loop import Schedule, descend, make_accelerator
 from c2sti.training._moves import turn
 from c2sti.training._state import TrainingState
 
 
 @dataclass(frozen=True)
-class TrainConfig:
-    """How to train.
+class TrainConfig(Schedule):
+    """How to train the network.
 
     Parameters
     ----------
@@ -30,24 +30,24 @@ class TrainConfig:
         Optimisation steps.
     batch
         Examples a step and process.
-    genes, panel
-        Genes compared in a step, and genes of the panel that the network looks at, drawn at random.
     learning_rate, final_learning_rate
         Of AdamW, from the first to the second along half a cosine.
     weight_decay
         Of AdamW.
-    objective
-        ``"scores"``: correlation, relative error and co-expression, as sections are judged. ``"paper"``: mean absolute
-        difference and smoothness, 1 : 1 (section 2.4).
-    error, structure, smooth, motion
-        Weights of relative error, co-expression, smoothness, and of the error of a known motion in bins, beside
-        correlation.
     clip
         Largest norm of a gradient.
     seed
         Of the first weights and of every draw.
     save_every
         Steps between two states on disk.
+    genes, panel
+        Genes compared in a step, and genes of the panel that the network looks at, drawn at random.
+    objective
+        ``"scores"``: correlation, relative error and co-expression, as sections are judged. ``"paper"``: mean absolute
+        difference and smoothness, 1 : 1 (section 2.4).
+    error, structure, smooth, motion
+        Weights of relative error, co-expression, smoothness, and of the error of a known motion in bins, beside
+        correlation.
 
     Examples
     --------
@@ -57,26 +57,19 @@ class TrainConfig:
     'paper'
     """
 
-    steps: int = 300
-    batch: int = 2
     genes: int = 250
     panel: int = 48
-    learning_rate: float = 4e-3
-    final_learning_rate: float = 4e-5
-    weight_decay: float = 1e-3
     objective: str = "scores"
     error: float = 0.3
     structure: float = 0.05
     smooth: float = 0.02
     motion: float = 0.3
-    clip: float = 1.0
-    seed: int = 0
-    save_every: int = 50
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         if self.objective not in ("scores", "paper"):
             raise ValueError(f"objective = {self.objective!r}; those that exist are 'scores' and 'paper'")
-        for name in ("steps", "batch", "genes", "panel", "save_every"):
+        for name in ("genes", "panel"):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name} = {getattr(self, name)} must be at least 1")
 
@@ -85,11 +78,6 @@ class TrainConfig:
         """The paper's settings: L1 and smoothness, 1e-4 to 1e-6, weight decay 1e-4."""
         given = {"objective": "paper", "learning_rate": 1e-4, "final_learning_rate": 1e-6, "weight_decay": 1e-4}
         return cls(**{**given, **settings})
-
-    def rate(self, step: int) -> float:
-        """Learning rate of a step."""
-        share = 0.5 * (1 + cos(pi * step / self.steps))
-        return self.final_learning_rate + share * (self.learning_rate - self.final_learning_rate)
 
 
 class Objective(nn.Module):
@@ -175,47 +163,19 @@ def train(
     network = fresh(settings, how.seed)
     if start is not None:
         network.load_state_dict(start.network.state_dict())
-    accelerator = _accelerator(device)
-    objective = Objective(network, how)
-    optimiser = torch.optim.AdamW(network.parameters(), lr=how.learning_rate, weight_decay=how.weight_decay)
-    keep = None if folder is None else TrainingState(Path(folder), {"how": asdict(how), "network": asdict(settings)})
-    first = 0 if keep is None else keep.restore(network, optimiser)
-    wrapped, optimiser = accelerator.prepare(objective, optimiser)
+    accelerator = make_accelerator(device)
     placed = [_placed(example, accelerator.device) for example in examples]
-    bar = tqdm(
-        range(first, how.steps),
-        initial=first,
-        total=how.steps,
-        desc="training",
-        disable=not (show_progress_bar and accelerator.is_main_process),
+    descend(
+        network,
+        Objective(network, how),
+        lambda objective, step: _step_loss(objective, placed, how, step, accelerator.process_index),
+        how=how,
+        keep=None if folder is None else TrainingState(Path(folder), {"how": asdict(how), "network": asdict(settings)}),
+        accelerator=accelerator,
+        progress=progress,
+        show_progress_bar=show_progress_bar,
     )
-    for step in bar:
-        for group in optimiser.param_groups:
-            group["lr"] = how.rate(step)
-        drawn, loss = _step_loss(wrapped, placed, how, step, accelerator.process_index)
-        value = float(loss.detach())
-        if not isfinite(value):
-            kept = "" if keep is None else f"; the last good state is in {keep.folder}"
-            raise FloatingPointError(f"the loss is {value} at step {step}, on {', '.join(drawn)}{kept}")
-        optimiser.zero_grad()
-        accelerator.backward(loss)
-        accelerator.clip_grad_norm_(network.parameters(), how.clip)
-        optimiser.step()
-        progress(step, value)
-        bar.set_postfix(loss=f"{value:.4f}")
-        if keep is not None and accelerator.is_main_process and (step + 1) % how.save_every == 0:
-            keep.save(network, optimiser, step + 1)
     return C2STi(settings, network=network.cpu().eval(), card={"training": asdict(how), "examples": len(examples)})
-
-
-def _accelerator(device: str) -> Any:
-    try:
-        import accelerate  # noqa: PLC0415 - heavy, and only training needs it
-    except ImportError as error:
-        raise ImportError('training needs accelerate: pip install "c2sti[train]"') from error
-    # Without H&E a step leaves the picture's encoder untouched, which processes have to expect of each other.
-    unused = accelerate.DistributedDataParallelKwargs(find_unused_parameters=True)
-    return accelerate.Accelerator(cpu=device == "cpu", kwargs_handlers=[unused])
 
 
 def _placed(example: Example, device: torch.device) -> Example:

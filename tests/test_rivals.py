@@ -1,0 +1,193 @@
+"""One contract for all the networks that the paper compares with, and what is particular to each."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from c2sti import C2STi, grid
+from c2sti._types import SlicePair
+from c2sti.baselines import RIVALS, FrameNetwork, Rival, fresh, load_rival, make_frames, naive
+from c2sti.datasets import phantom
+from c2sti.tl._models import resolve, sees_context
+from c2sti.training import Case, Schedule, make_triplets, train_rival
+
+SMALL = {"unet": {"widths": (6, 8)}}
+NAMES = list(RIVALS)
+QUICK = Schedule(steps=4, save_every=2, learning_rate=1e-2)
+
+
+def config(name: str) -> object:
+    return RIVALS[name].Config(n_maps=3, **SMALL[name])
+
+
+def awake(name: str, seed: int = 0) -> Rival:
+    """A small rival whose weights are all at work."""
+    network = fresh(RIVALS[name], config(name), seed=seed)
+    generator = torch.Generator().manual_seed(seed)
+    with torch.no_grad():
+        for parameter in network.parameters():
+            parameter.add_(torch.randn(parameter.shape, generator=generator) * 0.05)
+    return Rival(network)
+
+
+@pytest.fixture(scope="module")
+def cases() -> list[Case]:
+    """Two hidden sections of a made tissue, in the middle and at a third."""
+    tissue = phantom(seed=2, size=9, n_genes=30)
+    sections = [grid.read_slice(s) for s in tissue.series([0.0, 100.0, 150.0, 300.0])]
+    pair, genes = grid.make_pair(sections[0], sections[3])
+    made = []
+    for i, position in ((2, 0.5), (1, 1 / 3)):
+        xy, values, library = grid.profiles(sections[i], pair.lattice, genes)
+        made.append(Case(pair, xy, position, grid.log_normalise(values, library), f"section {i}"))
+    return made
+
+
+@pytest.fixture(scope="module")
+def two(cases: list[Case]) -> SlicePair:
+    return cases[0].pair
+
+
+def answer(rival: Rival, pair: SlicePair, *positions: float) -> list[np.ndarray]:
+    prediction = rival(pair, pair.a.xy + 0.3 * pair.spacing, positions)
+    return [inserted.expression() for inserted in prediction.slices]
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_untrained_it_is_lowrank(name: str, two: SlicePair) -> None:
+    network = fresh(RIVALS[name])
+    found = Rival(network)(two, two.a.xy, [0.3]).slices[0].expression()
+    np.testing.assert_allclose(found, naive.lowrank(two, two.a.xy, [0.3]).slices[0].expression(), atol=1e-4)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_any_sections_at_any_positions(name: str, two: SlicePair) -> None:
+    shares: list[float] = []
+    rival = awake(name)
+    prediction = rival(two, two.a.xy[:7], [0.2, 0.4, 0.9], progress=shares.append)
+    assert sum(shares) == pytest.approx(1)
+    assert [s.expression().shape for s in prediction.slices] == [(7, two.n_genes)] * 3
+    assert all(np.isfinite(s.expression()).all() and (s.expression() >= 0).all() for s in prediction.slices)
+    one_by_one = rival(two, two.a.xy[:7], [0.4]).slices[0]
+    np.testing.assert_array_equal(prediction.slices[1].expression(), one_by_one.expression())
+    assert np.abs(prediction.slices[1].weights - prediction.slices[2].weights).max() > 0
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_it_adds_something_between_and_nothing_at_the_ends(name: str, two: SlicePair) -> None:
+    network = awake(name).network
+    ends = make_frames(two, 3).ends
+    with torch.no_grad():
+        change = [network(ends, t).abs().max() for t in (1e-6, 0.5, 1 - 1e-6)]
+    assert change[1] > 1e-3
+    assert max(change[0], change[2]) < 1e-4
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_same_seed_same_answer(name: str, two: SlicePair) -> None:
+    torch.manual_seed(5)
+    before = torch.random.get_rng_state()
+    one, other = (fresh(RIVALS[name], config(name), seed=1) for _ in range(2))
+    assert (torch.random.get_rng_state() == before).all()
+    assert Rival(one).fingerprint() == Rival(other).fingerprint()
+    assert Rival(one).fingerprint() != Rival(fresh(RIVALS[name], config(name), seed=2)).fingerprint()
+    rival = awake(name)
+    np.testing.assert_array_equal(answer(rival, two, 0.5), answer(rival, two, 0.5))
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_gradients_reach_every_weight(name: str, cases: list[Case]) -> None:
+    network = awake(name).network
+    triplet = make_triplets(cases, 3)[0]
+    network.loss(triplet.ends, triplet.position, triplet.target, triplet.known).backward()
+    silent = [n for n, p in network.named_parameters() if p.grad is None or not p.grad.abs().max() > 0]
+    assert silent == []
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_one_network_serves_any_panel_with_or_without_a_picture(name: str, two: SlicePair) -> None:
+    rival = awake(name)
+    for pair in (two.subset(np.arange(5)), two.subset(np.array([3, 1]))):
+        assert answer(rival, pair, 0.5)[0].shape == (len(pair.a.xy), pair.n_genes)
+    assert two.a.histology is not None
+    blind = dataclasses.replace(
+        two, a=dataclasses.replace(two.a, histology=None), b=dataclasses.replace(two.b, histology=None)
+    )
+    (seen,), (unseen,) = answer(rival, two, 0.5), answer(rival, blind, 0.5)
+    assert np.isfinite(unseen).all()
+    assert np.abs(seen - unseen).max() > 0
+    order = np.arange(two.n_genes)[::-1]
+    np.testing.assert_allclose(answer(rival, two.subset(order), 0.5)[0], seen[:, order], atol=1e-4)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_training_lowers_the_loss(name: str, cases: list[Case]) -> None:
+    how = Schedule(steps=20, batch=1, learning_rate=5e-3, final_learning_rate=5e-3)
+    rival = train_rival(name, cases[:1], config=config(name), how=how, show_progress_bar=False)
+    (triplet,) = make_triplets(cases[:1], 3)
+    with torch.no_grad():
+        before, after = (
+            n.loss(triplet.ends, triplet.position, triplet.target, triplet.known)
+            for n in (fresh(RIVALS[name], config(name)), rival.network)
+        )
+    assert after < before
+    assert rival.card["examples"] == 1
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_a_killed_run_goes_on_and_a_checkpoint_comes_back(name: str, cases: list[Case], tmp_path: Path) -> None:
+    def run(**settings: object) -> Rival:
+        return train_rival(name, cases, config=config(name), how=QUICK, show_progress_bar=False, **settings)
+
+    def kill(step: int, loss: float) -> None:
+        if step == 2:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        run(folder=tmp_path / "state", progress=kill)
+    steps: list[int] = []
+    resumed = run(folder=tmp_path / "state", progress=lambda step, loss: steps.append(step))
+    assert steps == [2, 3]
+    assert resumed.fingerprint() == run().fingerprint()
+    resumed.save(tmp_path / "made")
+    assert sorted(p.name for p in (tmp_path / "made").iterdir()) == ["config.json", "model.safetensors"]
+    loaded = resolve(tmp_path / "made")
+    assert isinstance(loaded, Rival)
+    assert not sees_context(loaded)
+    assert (loaded.fingerprint(), loaded.card) == (resumed.fingerprint(), resumed.card)
+    np.testing.assert_array_equal(answer(loaded, cases[0].pair, 0.4), answer(resumed, cases[0].pair, 0.4))
+
+
+def test_checkpoints_of_others_are_named(tmp_path: Path) -> None:
+    awake("unet").save(tmp_path / "unet")
+    with pytest.raises(ValueError, match="not the settings of a c2sti model but of 'unet'"):
+        C2STi.load(tmp_path / "unet")
+    C2STi().save(tmp_path / "ours")
+    with pytest.raises(ValueError, match="not the settings of a unet model but of 'c2sti'"):
+        load_rival("unet", tmp_path / "ours")
+    settings = json.loads((tmp_path / "ours" / "config.json").read_text())
+    (tmp_path / "ours" / "config.json").write_text(json.dumps({**settings, "model": "film"}))
+    with pytest.raises(ValueError, match="is a checkpoint of 'film'; those that can be read are of c2sti, unet"):
+        resolve(tmp_path / "ours")
+    with pytest.raises(ValueError, match=r"there is no model 'unet' that comes trained; train one by"):
+        resolve("unet")
+
+
+def test_what_cannot_be_trained(cases: list[Case]) -> None:
+    with pytest.raises(ValueError, match="no network 'film' to train; those that exist are unet"):
+        train_rival("film", cases)
+    with pytest.raises(ValueError, match=r"has nothing to train on: 1 hidden section\(s\) were given, none near"):
+        train_rival("unet", cases[1:])
+
+
+def test_every_network_says_its_name() -> None:
+    for name, network in RIVALS.items():
+        assert issubclass(network, FrameNetwork)
+        assert Rival(fresh(network)).__name__ == name
+        assert Rival(fresh(network)).n_parameters < 1_500_000
