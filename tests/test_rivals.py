@@ -12,12 +12,16 @@ import torch
 
 from c2sti import C2STi, grid
 from c2sti._types import SlicePair
-from c2sti.baselines import RIVALS, FrameNetwork, Rival, fresh, load_rival, make_frames, naive
+from c2sti.baselines import RIVALS, FrameNetwork, Rival, fresh, load_rival, make_frames, naive, rife
+from c2sti.baselines._maps import blend, resized_flow, warp
 from c2sti.datasets import phantom
 from c2sti.tl._models import resolve, sees_context
 from c2sti.training import Case, Schedule, make_triplets, train_rival
 
-SMALL = {"unet": {"widths": (6, 8)}}
+SMALL: dict[str, dict[str, object]] = {
+    "unet": {"widths": (6, 8)},
+    "rife": {"widths": (8, 8, 8), "depth": 2, "context": (6, 8)},
+}
 NAMES = list(RIVALS)
 QUICK = Schedule(steps=4, save_every=2, learning_rate=1e-2)
 
@@ -191,3 +195,70 @@ def test_every_network_says_its_name() -> None:
         assert issubclass(network, FrameNetwork)
         assert Rival(fresh(network)).__name__ == name
         assert Rival(fresh(network)).n_parameters < 1_500_000
+
+
+# ---- what is particular to each
+
+
+def picture(shift: float = 0.0) -> torch.Tensor:
+    """(3, 20, 24) waves of several directions, moved to the right."""
+    y, x = torch.meshgrid(torch.arange(20.0), torch.arange(24.0), indexing="ij")
+    x = x - shift
+    return torch.stack(
+        [torch.sin(0.5 * x + 0.2 * y), torch.cos(0.4 * x - 0.3 * y), torch.sin(0.3 * x) * torch.cos(y / 3)]
+    )
+
+
+def shifted() -> torch.Tensor:
+    """(2, 5, 20, 24) frames of tissue that moves by two bins."""
+    rest = torch.stack([torch.ones(20, 24), torch.zeros(20, 24)])
+    return torch.stack([torch.cat([picture(shift), rest]) for shift in (-1.0, 1.0)])
+
+
+def test_warp_looks_where_the_flow_points() -> None:
+    flow = torch.zeros(2, 20, 24)
+    flow[0] = 1.0
+    torch.testing.assert_close(warp(picture(1.0), flow)[:, :, :-1], picture()[:, :, :-1])
+
+
+def test_flow_keeps_its_size_in_bins_of_another_grid() -> None:
+    flow = torch.stack([torch.full((8, 8), 2.0), torch.full((8, 8), -3.0)])
+    small = resized_flow(flow, (4, 4))
+    assert small.shape == (2, 4, 4)
+    assert torch.equal(small, torch.stack([torch.full((4, 4), 1.0), torch.full((4, 4), -1.5)]))
+
+
+@pytest.mark.parametrize("name", ["rife"])
+def test_motion_is_learnt(name: str) -> None:
+    """Tissue that moves evenly, hidden in the middle: a blend blurs it, a network that finds the flow does not."""
+    ends, target, known = shifted(), picture(), torch.ones(20, 24)
+    network = fresh(RIVALS[name], config(name))
+    optimiser = torch.optim.AdamW(network.parameters(), lr=5e-3)
+    for _ in range(25):
+        optimiser.zero_grad()
+        network.loss(ends, 0.5, target, known).backward()
+        optimiser.step()
+    with torch.no_grad():
+        change = network(ends, 0.5)
+    still = blend(ends[:, :3], 0.5)
+    assert (still + change - target).abs().mean() < 0.5 * (still - target).abs().mean()
+
+
+def test_rife_answers_without_its_teacher() -> None:
+    network = awake("rife").network
+    assert isinstance(network, rife.RIFE)
+    with torch.no_grad():
+        before = network(shifted(), 0.5)
+        for parameter in network.teacher.parameters():
+            parameter.zero_()
+        assert torch.equal(network(shifted(), 0.5), before)
+
+
+def test_rife_compares_bands() -> None:
+    ones = torch.ones(1, 16, 16)
+    assert rife.laplacian(picture()[:, :16, :16], picture()[:, :16, :16], ones) == 0
+    # A constant difference is in the coarsest band alone; outside of the tissue nothing counts.
+    assert float(rife.laplacian(ones, 3 * ones, ones)) == pytest.approx(2.0)
+    half = ones.clone()
+    half[..., 8:] = 0
+    assert float(rife.laplacian(ones * half, ones * half + 5 * (1 - half), half)) == 0
