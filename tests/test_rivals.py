@@ -12,7 +12,7 @@ import torch
 
 from c2sti import C2STi, grid
 from c2sti._types import SlicePair
-from c2sti.baselines import RIVALS, FrameNetwork, Rival, fresh, load_rival, make_frames, naive, rife
+from c2sti.baselines import RIVALS, FrameNetwork, Rival, fresh, ifrnet, load_rival, make_frames, naive, rife
 from c2sti.baselines._maps import blend, resized_flow, warp
 from c2sti.datasets import phantom
 from c2sti.tl._models import resolve, sees_context
@@ -21,6 +21,7 @@ from c2sti.training import Case, Schedule, make_triplets, train_rival
 SMALL: dict[str, dict[str, object]] = {
     "unet": {"widths": (6, 8)},
     "rife": {"widths": (8, 8, 8), "depth": 2, "context": (6, 8)},
+    "ifrnet": {"widths": (8, 10), "side": 4},
 }
 NAMES = list(RIVALS)
 QUICK = Schedule(steps=4, save_every=2, learning_rate=1e-2)
@@ -228,7 +229,7 @@ def test_flow_keeps_its_size_in_bins_of_another_grid() -> None:
     assert torch.equal(small, torch.stack([torch.full((4, 4), 1.0), torch.full((4, 4), -1.5)]))
 
 
-@pytest.mark.parametrize("name", ["rife"])
+@pytest.mark.parametrize("name", ["rife", "ifrnet"])
 def test_motion_is_learnt(name: str) -> None:
     """Tissue that moves evenly, hidden in the middle: a blend blurs it, a network that finds the flow does not."""
     ends, target, known = shifted(), picture(), torch.ones(20, 24)
@@ -262,3 +263,9 @@ def test_rife_compares_bands() -> None:
     half = ones.clone()
     half[..., 8:] = 0
     assert float(rife.laplacian(ones * half, ones * half + 5 * (1 - half), half)) == 0
+
+
+def test_census_sees_structure_and_not_level() -> None:
+    maps = picture()
+    assert float(ifrnet.census(maps, maps + 7).max()) < 1e-6
+    assert float(ifrnet.census(maps, -maps).mean()) > 0.5
