@@ -12,7 +12,7 @@ import torch
 
 from c2sti import C2STi, grid
 from c2sti._types import SlicePair
-from c2sti.baselines import RIVALS, FrameNetwork, Rival, fresh, ifrnet, load_rival, make_frames, naive, rife
+from c2sti.baselines import RIVALS, FrameNetwork, Rival, dain, fresh, ifrnet, load_rival, make_frames, naive, rife
 from c2sti.baselines._maps import blend, resized_flow, warp
 from c2sti.datasets import phantom
 from c2sti.tl._models import resolve, sees_context
@@ -22,6 +22,7 @@ SMALL: dict[str, dict[str, object]] = {
     "unet": {"widths": (6, 8)},
     "rife": {"widths": (8, 8, 8), "depth": 2, "context": (6, 8)},
     "ifrnet": {"widths": (8, 10), "side": 4},
+    "dain": {"widths": (8, 8), "kernel_widths": (6, 8), "context": 4, "synthesis": 8},
 }
 NAMES = list(RIVALS)
 QUICK = Schedule(steps=4, save_every=2, learning_rate=1e-2)
@@ -229,7 +230,7 @@ def test_flow_keeps_its_size_in_bins_of_another_grid() -> None:
     assert torch.equal(small, torch.stack([torch.full((4, 4), 1.0), torch.full((4, 4), -1.5)]))
 
 
-@pytest.mark.parametrize("name", ["rife", "ifrnet"])
+@pytest.mark.parametrize("name", ["rife", "ifrnet", "dain"])
 def test_motion_is_learnt(name: str) -> None:
     """Tissue that moves evenly, hidden in the middle: a blend blurs it, a network that finds the flow does not."""
     ends, target, known = shifted(), picture(), torch.ones(20, 24)
@@ -269,3 +270,34 @@ def test_census_sees_structure_and_not_level() -> None:
     maps = picture()
     assert float(ifrnet.census(maps, maps + 7).max()) < 1e-6
     assert float(ifrnet.census(maps, -maps).mean()) > 0.5
+
+
+def test_projected_flow_is_carried_to_where_it_leads() -> None:
+    flow = torch.zeros(2, 6, 8)
+    flow[0] = 2.0
+    everywhere = torch.ones(1, 6, 8)
+    # A constant stays one, and the columns that tissue left are filled from those beside them.
+    torch.testing.assert_close(dain.projected(flow, 0.5, everywhere), flow)
+    lone = torch.zeros(2, 6, 8)
+    lone[0, 3, 2] = 4.0  # half-way it is at column 4, where one that stays has arrived as well
+    assert dain.projected(lone, 0.5, everywhere)[0, 3, 4] == 2.0
+    heavy = everywhere.clone()
+    heavy[0, 3, 2] = 3.0
+    assert dain.projected(lone, 0.5, heavy)[0, 3, 4] == 3.0
+
+
+def test_kernels_keep_a_constant() -> None:
+    kernel = torch.randn(16, 6, 8, generator=torch.Generator().manual_seed(0))
+    flow = torch.full((2, 6, 8), 0.4)
+    torch.testing.assert_close(
+        dain.through_kernels(torch.full((2, 6, 8), 3.0), flow, kernel), torch.full((2, 6, 8), 3.0)
+    )
+
+
+def test_dain_counts_dense_tissue_more_only_where_it_was_stained() -> None:
+    network = awake("dain").network
+    assert isinstance(network, dain.DAIN)
+    frame = shifted()[0]
+    assert (network._weight(frame) == 1).all()
+    frame[-1, 0, 0] = -0.5
+    assert network._weight(frame)[0, 0, 0] > 1

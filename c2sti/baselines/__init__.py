@@ -10,13 +10,14 @@ from c2sti._types import Interpolator
 from c2sti.baselines import _rival, gp, naive
 from c2sti.baselines._maps import make_frames
 from c2sti.baselines._rival import FrameNetwork, Rival, fresh
+from c2sti.baselines.dain import DAIN
 from c2sti.baselines.ifrnet import IFRNet
 from c2sti.baselines.rife import RIFE
 from c2sti.baselines.unet import UNet
 
 METHODS: dict[str, Interpolator] = {"copy": naive.copy, "linear": naive.linear, "lowrank": naive.lowrank, "gp": gp.gp}
 USES_CONTEXT = frozenset({"lowrank", "gp"})
-RIVALS: dict[str, type[FrameNetwork]] = {network.name: network for network in (UNet, RIFE, IFRNet)}
+RIVALS: dict[str, type[FrameNetwork]] = {network.name: network for network in (UNet, RIFE, IFRNet, DAIN)}
 
 
 def load_rival(name: str, folder: str | Path) -> Rival:
