@@ -5,10 +5,23 @@
 """
 
 from importlib.metadata import version
+from typing import TYPE_CHECKING
 
-from c2sti import datasets, metrics, pl, pp, tl
+import lazy_loader
+
+from c2sti import datasets, metrics, pp, tl
 from c2sti.model import C2STi, C2STiConfig
 from c2sti.training import TrainConfig
 
+if TYPE_CHECKING:
+    from c2sti import pl
+
+# matplotlib, half a second, comes when something is drawn.
+__getattr__, _, _ = lazy_loader.attach(__name__, submodules=["pl"])
+
 __all__ = ["C2STi", "C2STiConfig", "TrainConfig", "datasets", "metrics", "pl", "pp", "tl"]
 __version__ = version("c2sti")
+
+
+def __dir__() -> list[str]:
+    return [*__all__, "__version__"]
