@@ -15,6 +15,7 @@ from c2sti._types import FloatArray, Interpolator, Lattice, PictureEncoder
 from c2sti.tl._coexpression import graphs
 from c2sti.tl._labels import carry, shared_labels
 
+SHARES = "{desc}: {percentage:3.0f}%|{bar}| {elapsed}<{remaining}"  # of a bar that is told shares, which round
 LIBRARIES = ("c2sti", "anndata", "numpy", "scipy", "torch")
 
 

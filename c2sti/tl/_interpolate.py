@@ -15,7 +15,7 @@ from tqdm.auto import tqdm
 
 from c2sti import _keys, _log, grid
 from c2sti._types import FloatArray, Interpolator
-from c2sti.tl._insert import insert
+from c2sti.tl._insert import SHARES, insert
 from c2sti.tl._models import available, name_of, picture_encoder, resolve, sees_context
 
 if TYPE_CHECKING:
@@ -153,7 +153,8 @@ def interpolate(
     if around and not sees_context(method):
         _log.warning(f"model={name_of(model)!r} looks at two sections only; context is ignored")
     fractions = _fractions(n_slices, positions, a.z, b.z)
-    with tqdm(total=100, desc=f"inserting {len(fractions)} section(s)", disable=not show_progress_bar) as bar:
+    what = f"inserting {len(fractions)} section(s)"
+    with tqdm(total=100, desc=what, bar_format=SHARES, disable=not show_progress_bar) as bar:
         out = insert(
             a,
             b,

@@ -19,7 +19,7 @@ from tqdm.auto import tqdm
 
 from c2sti import _keys, _log, grid, ops
 from c2sti._types import FloatArray, Interpolator, Lattice
-from c2sti.tl._insert import insert, provenance
+from c2sti.tl._insert import SHARES, insert, provenance
 from c2sti.tl._labels import certain, measured, palette, shared_labels, table
 from c2sti.tl._models import available, name_of, resolve, sees_context
 from c2sti.tl._to_slices import to_slices
@@ -144,7 +144,8 @@ def interpolate_series(
         place.name: _measured_part(grids[place.first], lattice, names, labels) for place in places if not place.inserted
     }
     n_inserted = sum(place.inserted for place in places)
-    with tqdm(total=100 * len(gaps), desc=f"inserting {n_inserted} section(s)", disable=not show_progress_bar) as bar:
+    what = f"inserting {n_inserted} section(s)"
+    with tqdm(total=100 * len(gaps), desc=what, bar_format=SHARES, disable=not show_progress_bar) as bar:
         for first in gaps:
             inside = [place for place in places if place.inserted and place.first == first]
             out = insert(
