@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -12,11 +13,13 @@ import torch
 
 from c2sti import C2STi, grid
 from c2sti._types import SlicePair
-from c2sti.baselines import RIVALS, FrameNetwork, Rival, dain, fresh, ifrnet, load_rival, make_frames, naive, rife
+from c2sti.baselines import RIVALS, FrameNetwork, Rival, dain, fresh, ifrnet, load_rival, make_frames, naive, rbi, rife
 from c2sti.baselines._maps import blend, resized_flow, warp
 from c2sti.datasets import phantom
 from c2sti.tl._models import resolve, sees_context
 from c2sti.training import Case, Schedule, make_triplets, train_rival
+
+from .conftest import array_pair
 
 SMALL: dict[str, dict[str, object]] = {
     "unet": {"widths": (6, 8)},
@@ -203,12 +206,12 @@ def test_every_network_says_its_name() -> None:
 
 
 def picture(shift: float = 0.0) -> torch.Tensor:
-    """(3, 20, 24) waves of several directions, moved to the right."""
+    """(3, 20, 24) crossing waves, so that motion can be told in every direction, moved to the right."""
     y, x = torch.meshgrid(torch.arange(20.0), torch.arange(24.0), indexing="ij")
     x = x - shift
-    return torch.stack(
-        [torch.sin(0.5 * x + 0.2 * y), torch.cos(0.4 * x - 0.3 * y), torch.sin(0.3 * x) * torch.cos(y / 3)]
-    )
+    first = torch.sin(0.5 * x + 0.2 * y) + torch.cos(0.5 * y - 0.1 * x)
+    second = torch.cos(0.4 * x - 0.3 * y) + torch.sin(0.45 * y + 0.2 * x)
+    return torch.stack([first, second, torch.sin(0.3 * x) * torch.cos(y / 3)])
 
 
 def shifted() -> torch.Tensor:
@@ -301,3 +304,71 @@ def test_dain_counts_dense_tissue_more_only_where_it_was_stained() -> None:
     assert (network._weight(frame) == 1).all()
     frame[-1, 0, 0] = -0.5
     assert network._weight(frame)[0, 0, 0] > 1
+
+
+# ---- registration: no network, the same contract
+
+
+def run_rbi(pair: SlicePair, *positions: float) -> list[np.ndarray]:
+    return [s.expression() for s in rbi.rbi(pair, pair.a.xy, positions).slices]
+
+
+@pytest.fixture(scope="module")
+def registered_pair(two: SlicePair) -> tuple[SlicePair, list[np.ndarray]]:
+    """The pair, and sections at 0.3, 0.5 and close to both ends."""
+    return two, run_rbi(two, 0.3, 0.5, 1e-6, 1 - 1e-6)
+
+
+def test_rbi_gives_any_sections_and_the_measured_ones_at_the_ends(
+    registered_pair: tuple[SlicePair, list[np.ndarray]],
+) -> None:
+    pair, answers = registered_pair
+    assert all(a.shape == (len(pair.a.xy), pair.n_genes) and np.isfinite(a).all() and (a >= 0).all() for a in answers)
+    near = [s.expression() for s in naive.lowrank(pair, pair.a.xy, [0.5, 1e-6, 1 - 1e-6]).slices]
+    assert np.abs(answers[1] - near[0]).max() > 1e-3
+    for answer_at_end, end in zip(answers[2:], near[1:], strict=True):
+        np.testing.assert_allclose(answer_at_end, end, atol=1e-3)
+
+
+def test_rbi_is_the_same_again_and_from_the_other_end(registered_pair: tuple[SlicePair, list[np.ndarray]]) -> None:
+    pair, answers = registered_pair
+    swapped = dataclasses.replace(
+        pair, a=dataclasses.replace(pair.b, position=0.0), b=dataclasses.replace(pair.a, position=1.0)
+    )
+    prediction = rbi.rbi(swapped, pair.a.xy, [0.7])
+    np.testing.assert_allclose(prediction.slices[0].expression(), answers[0], atol=1e-5)
+    np.testing.assert_array_equal(run_rbi(pair, 0.3)[0], answers[0])
+    assert prediction.notes["motion"].shape == (2, *pair.lattice.shape)
+
+
+def test_rbi_serves_other_genes_without_pictures(registered_pair: tuple[SlicePair, list[np.ndarray]]) -> None:
+    pair, answers = registered_pair
+    order = np.arange(pair.n_genes)[::-1]
+    blind = dataclasses.replace(
+        pair, a=dataclasses.replace(pair.a, histology=None), b=dataclasses.replace(pair.b, histology=None)
+    )
+    np.testing.assert_allclose(run_rbi(blind.subset(order), 0.5)[0], answers[1][:, order], atol=1e-3)
+
+
+def test_rbi_finds_how_far_tissue_moved() -> None:
+    ends = torch.cat([shifted()[:, :3], torch.zeros(2, 2, 20, 24), shifted()[:, 3:]], dim=1)
+    moves = rbi.registered(ends[0], ends[1])
+    inner = moves[:, 4:-4, 4:-4]
+    assert float((inner[0] - 2).abs().mean()) < 0.3
+    assert float(inner[1].abs().mean()) < 0.3
+
+
+def test_rbi_moves_nothing_where_there_is_too_little_to_register() -> None:
+    values = np.random.default_rng(0).random((2, 36, 12))
+    small = array_pair(*values, 6)
+    found = rbi.rbi(small, small.a.xy, [0.5]).slices[0].expression()
+    np.testing.assert_allclose(found, naive.lowrank(small, small.a.xy, [0.5]).slices[0].expression(), atol=1e-5)
+
+
+def test_rbi_has_a_name_and_sees_no_context(monkeypatch: pytest.MonkeyPatch, two: SlicePair) -> None:
+    assert resolve("rbi") is rbi.rbi
+    assert not sees_context(rbi.rbi)
+    assert sees_context(naive.lowrank)
+    monkeypatch.setitem(sys.modules, "SimpleITK", None)
+    with pytest.raises(ImportError, match=r"pip install \"c2sti\[registration\]\""):
+        rbi.rbi(two, two.a.xy, [0.5])

@@ -318,7 +318,7 @@ BAD = {
     "mixed scales": (spoil(normalise), ValueError, "not on one scale .*slice_a: raw counts, slice_b: normalised"),
     "no layer": (lambda a, b: {"layer": "x"}, KeyError, "slice_a has no layer 'x'; its layers are"),
     "no spatial key": (lambda a, b: {"spatial_key": "umap"}, KeyError, "name another one with spatial_key="),
-    "no such model": (lambda a, b: {"model": "rife"}, ValueError, "no model 'rife'; those that exist are c2sti, copy"),
+    "no such model": (lambda a, b: {"model": "film"}, ValueError, "no model 'film'; those that exist are c2sti, copy"),
     "no such gene": (lambda a, b: {"genes": ["gene_001", "xyz"]}, KeyError, "1 of 2 genes= .*'xyz'"),
     "position 0": (lambda a, b: {"positions": [-0.5]}, ValueError, "strictly between the depths"),
     "repeated position": (lambda a, b: {"positions": [0.5, 0.5]}, ValueError, "without repeats"),

@@ -1,13 +1,14 @@
 """Interpolators to compare with, and to start from.
 
-`METHODS` names those that `tl.interpolate(model=…)` takes and `tl.evaluate` always shows; `RIVALS` are the networks
-that the paper compares with, which need training first.
+`METHODS` names those that `tl.interpolate(model=…)` takes and `tl.evaluate` always shows, `ON_REQUEST` those that it
+shows where they are asked for, because they need more than the package brings; `RIVALS` are the networks that the paper
+compares with, which need training first.
 """
 
 from pathlib import Path
 
 from c2sti._types import Interpolator
-from c2sti.baselines import _rival, gp, naive
+from c2sti.baselines import _rival, gp, naive, rbi
 from c2sti.baselines._maps import make_frames
 from c2sti.baselines._rival import FrameNetwork, Rival, fresh
 from c2sti.baselines.dain import DAIN
@@ -16,6 +17,7 @@ from c2sti.baselines.rife import RIFE
 from c2sti.baselines.unet import UNet
 
 METHODS: dict[str, Interpolator] = {"copy": naive.copy, "linear": naive.linear, "lowrank": naive.lowrank, "gp": gp.gp}
+ON_REQUEST: dict[str, Interpolator] = {"rbi": rbi.rbi}
 USES_CONTEXT = frozenset({"lowrank", "gp"})
 RIVALS: dict[str, type[FrameNetwork]] = {network.name: network for network in (UNet, RIFE, IFRNet, DAIN)}
 

@@ -66,10 +66,12 @@ def interpolate(
     context
         Further sections of the series, in the same frame, by their position on the scale of the pair (`slice_a` is 0,
         `slice_b` is 1): ``{-1.0: before, 2.0: after}``. Worth having: on real series they raise the correlation with
-        the hidden section by several per cent. ``"copy"`` and ``"linear"`` ignore them.
+        the hidden section by several per cent. ``"copy"``, ``"linear"``, ``"rbi"`` and networks of
+        the field (``c2sti.training.train_rival``) ignore them.
     model
         ``"c2sti"`` (the checkpoint that comes with the package), a folder with another, or a model of
-        :func:`train`; ``"gp"`` (Gaussian process on each principal axis), ``"lowrank"``, ``"linear"``, ``"copy"``; any
+        :func:`train`; ``"gp"`` (Gaussian process on each principal axis), ``"lowrank"``, ``"linear"``, ``"copy"``,
+        ``"rbi"`` (along a registration of the pair; needs the extra ``registration``); any
         callable of the same form.
     layer
         Layer that holds the expression; `X` by default.

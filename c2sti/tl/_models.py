@@ -11,11 +11,12 @@ from torch import nn
 
 from c2sti import _checkpoint
 from c2sti._types import FloatArray, Interpolator, PictureEncoder
-from c2sti.baselines import METHODS, RIVALS, USES_CONTEXT, load_rival
+from c2sti.baselines import METHODS, ON_REQUEST, RIVALS, USES_CONTEXT, load_rival
 from c2sti.model import C2STi
 
 BUNDLED = Path(__file__).parents[1] / "weights"
 C2STI = "c2sti"  # name of the bundled checkpoint
+NAMED = METHODS | ON_REQUEST
 
 
 def resolve(model: str | Path | Interpolator) -> Interpolator:
@@ -28,8 +29,8 @@ def resolve(model: str | Path | Interpolator) -> Interpolator:
     """
     if model == C2STI:
         return bundled()
-    if isinstance(model, str) and model in METHODS:
-        return METHODS[model]
+    if isinstance(model, str) and model in NAMED:
+        return NAMED[model]
     if not isinstance(model, str | Path):
         return model
     if Path(model).is_dir():
@@ -40,7 +41,7 @@ def resolve(model: str | Path | Interpolator) -> Interpolator:
             "save it, and give its folder"
         )
     raise ValueError(
-        f"there is no model {str(model)!r}; those that exist are {', '.join([C2STI, *METHODS])}, and folders "
+        f"there is no model {str(model)!r}; those that exist are {', '.join([C2STI, *NAMED])}, and folders "
         "written by C2STi.save"
     )
 
@@ -59,7 +60,7 @@ def _load(folder: Path) -> Interpolator:
 
 def sees_context(method: Interpolator) -> bool:
     """Whether a method looks at sections beyond the pair."""
-    two_only = [other for name, other in METHODS.items() if name not in USES_CONTEXT]
+    two_only = [other for name, other in NAMED.items() if name not in USES_CONTEXT]
     return method not in two_only and getattr(method, "uses_context", True)
 
 
