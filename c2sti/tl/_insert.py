@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 from anndata import AnnData
+from tqdm.auto import tqdm
 
 from c2sti import _keys, grid
 from c2sti._types import FloatArray, Interpolator, Lattice, PictureEncoder
@@ -102,6 +103,11 @@ def insert(
         key_added=key_added,
     )
     return out
+
+
+def shares_of(bar: tqdm[Any]) -> Callable[[float], object]:
+    """What tells a bar each share, of 100 steps, that has been done; rounding must not take it past its end."""
+    return lambda share: bar.update(min(100 * share, (bar.total or 0) - bar.n))
 
 
 def provenance(

@@ -15,7 +15,7 @@ from tqdm.auto import tqdm
 
 from c2sti import _keys, _log, grid
 from c2sti._types import FloatArray, Interpolator
-from c2sti.tl._insert import SHARES, insert
+from c2sti.tl._insert import SHARES, insert, shares_of
 from c2sti.tl._models import available, name_of, picture_encoder, resolve, sees_context
 
 if TYPE_CHECKING:
@@ -173,7 +173,7 @@ def interpolate(
             device=available(device),
             seed=seed,
             key_added=key_added,
-            progress=lambda share: bar.update(100 * share),
+            progress=shares_of(bar),
         )
     added = ", ".join(_keys.inserted(key_added, len(fractions)))
     _log.info(f"inserted {added} into `.layers` ({out.n_obs} bins x {out.n_vars} genes)")

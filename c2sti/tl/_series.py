@@ -19,7 +19,7 @@ from tqdm.auto import tqdm
 
 from c2sti import _keys, _log, grid, ops
 from c2sti._types import FloatArray, Interpolator, Lattice
-from c2sti.tl._insert import SHARES, insert, provenance
+from c2sti.tl._insert import SHARES, insert, provenance, shares_of
 from c2sti.tl._labels import certain, measured, palette, shared_labels, table
 from c2sti.tl._models import available, name_of, resolve, sees_context
 from c2sti.tl._to_slices import to_slices
@@ -162,7 +162,7 @@ def interpolate_series(
                 key_added=key_added,
                 labels=labels,
                 with_graphs=False,
-                progress=lambda share: bar.update(100 * share),
+                progress=shares_of(bar),
             )
             parts |= _inserted_parts(out, inside, key_added)
     parameters = {"layer": layer, "spatial_key": spatial_key, "n_context": n_context, "spacing": spacing}
