@@ -162,6 +162,7 @@ LATER = [
     "monai",
     "ome_zarr",
     "scanpy",
+    "scipy.stats",
     "SimpleITK",
     "skimage",
     "spatialdata",

@@ -10,7 +10,6 @@ import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.container import ErrorbarContainer
 from matplotlib.lines import Line2D
-from scipy import stats
 
 from c2sti._types import FloatArray
 from c2sti.pl._axes import HALO, INSERTED_COLOUR, MEASURED_COLOUR, save_figure
@@ -132,6 +131,8 @@ def _colour(scores: pd.DataFrame, method: str) -> str:
 
 def _interval(scores: FloatArray) -> FloatArray | None:
     """Half the width of the interval of each column's mean, (cases, methods) → (methods,); None for too few cases."""
+    from scipy import stats  # noqa: PLC0415 - half a second that only this plot should cost
+
     n_cases, n_methods = scores.shape
     if n_cases < LEAST_CASES or n_methods < 2:
         return None
