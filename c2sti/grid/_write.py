@@ -65,15 +65,15 @@ def write_slices(
     for name, section in ((_keys.SLICE_A, pair.a), (_keys.SLICE_B, pair.b)):
         layers[name] = _measured_layer(section, rows.points, tissue[name])
     made = {} if graphs is None else dict(zip(names, map(sp.csr_matrix, graphs), strict=True))
+    middle = inserted[(len(inserted) - 1) // 2]
     adata = AnnData(
-        X=layers[inserted[(len(inserted) - 1) // 2]].copy(),
+        X=layers[middle].copy(),
         obs=_obs(rows, pair.lattice, tissue),
         var=pd.DataFrame(index=genes.copy()),
         layers={name: layers[name] for name in names},
         obsm={_keys.SPATIAL: rows.points.copy()},
         varp={_keys.graph(name): graph for name, graph in made.items()},
     )
-    middle = inserted[(len(inserted) - 1) // 2]  # which is X
     library = (
         blank_library(rows.points, pair.lattice.pitch)
         if pictures is None

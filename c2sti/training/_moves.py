@@ -79,6 +79,11 @@ def _warped(picture: FloatArray, moves: FloatArray, lattice: Lattice) -> FloatAr
     return np.stack(layers).astype(picture.dtype)
 
 
+def turned_maps(maps: Tensor, quarters: int, mirrored: bool) -> Tensor:
+    """(…, H, W) maps, mirrored in x first where asked for, then turned by quarters as ``torch.rot90`` counts them."""
+    return torch.rot90(maps.flip(-1) if mirrored else maps, quarters, dims=(-2, -1)).contiguous()
+
+
 def turn(example: Example, quarters: int, mirrored: bool) -> Example:
     """The example turned by quarters of a circle (and mirrored first): same tissue, another slide.
 
@@ -94,8 +99,7 @@ def turn(example: Example, quarters: int, mirrored: bool) -> Example:
     scene = example.scene
 
     def moved(maps: Tensor) -> Tensor:
-        maps = maps.flip(-1) if mirrored else maps
-        return torch.rot90(maps, quarters, dims=(-2, -1)).contiguous()
+        return turned_maps(maps, quarters, mirrored)
 
     points = (example.points - np.asarray(scene.lattice.origin)) / scene.lattice.pitch
     height, width = scene.lattice.shape

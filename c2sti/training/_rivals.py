@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from c2sti.baselines import RIVALS, FrameNetwork, Rival, fresh, make_frames
 from c2sti.training._examples import Case
 from c2sti.training._loop import Schedule, descend, make_accelerator
+from c2sti.training._moves import turned_maps
 from c2sti.training._state import TrainingState
 
 MIDDLE = 0.1  # how far from 0.5 a network that knows the middle only is shown sections
@@ -167,7 +168,7 @@ def _step_loss(
         quarters, mirrored, swapped = int(rng.integers(4)), bool(rng.integers(2)), bool(rng.integers(2))
 
         def turned(maps: Tensor, quarters: int = quarters, mirrored: bool = mirrored) -> Tensor:
-            return torch.rot90(maps.flip(-1) if mirrored else maps, quarters, dims=(-2, -1)).contiguous()
+            return turned_maps(maps, quarters, mirrored)
 
         seen = triplet.moved(turned)
         losses.append(objective(seen.backward() if swapped else seen))
