@@ -1,0 +1,60 @@
+"""Measured series in a folder, and what networks are trained on."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from c2sti import benchmark, grid
+
+
+def test_series_by_study_and_patient() -> None:
+    names = [s.name for s in benchmark.series_of(["stahl", "her2st"], without="BD")]
+    assert names == ["her2st A", "her2st C", "stahl"]  # in their own order, whatever was asked for first
+    (heart,) = benchmark.series_of(["heart"])
+    assert (heart.group, heart.patient, len(heart.files)) == ("heart", "", 8)
+    with pytest.raises(ValueError, match="there is no series 'liver'; those that exist are her2st, heart, stahl"):
+        benchmark.series_of(["liver"])
+
+
+def test_a_folder_is_searched_for_whole_series(tmp_path: Path) -> None:
+    message = r"holds no measured series; looked for her2st/her2st_A1.h5ad … her2st_A6.h5ad, .*BC1.h5ad … BC4.h5ad"
+    with pytest.raises(FileNotFoundError, match=message):
+        benchmark.find_series(tmp_path)
+    for i in range(1, 5):
+        (tmp_path / "stahl_bc").mkdir(exist_ok=True)
+        (tmp_path / "stahl_bc" / f"BC{i}.h5ad").touch()
+    assert [s.name for s in benchmark.find_series(tmp_path)] == ["stahl"]
+    (tmp_path / "stahl_bc" / "BC2.h5ad").unlink()  # three of four are no series
+    with pytest.raises(FileNotFoundError, match="looked for"):
+        benchmark.find_series(tmp_path)
+
+
+def test_made_cases_are_the_same_again_and_know_their_motion() -> None:
+    first, again = (benchmark.made_cases(2, size=(8, 11), n_genes=40) for _ in range(2))
+    assert [case.name for case in first] == ["made tissue 0", "made tissue 1"]
+    for one, other in zip(first, again, strict=True):
+        np.testing.assert_array_equal(one.points, other.points)
+        assert (one.truth != other.truth).nnz == 0
+    to_a, to_b = first[0].motion(first[0].points)
+    assert to_a.shape == to_b.shape == first[0].points.shape
+
+
+def test_a_series_is_trained_on_as_it_is_and_moved(series) -> None:
+    grids = [grid.read_slice(s, name=f"s{i}") for i, s in enumerate(series)]
+    cases = benchmark.series_cases(grids)
+    # Four sections: one hidden twice, each with and without the section beyond; two hidden once, nothing beyond.
+    assert [bool(case.pair.context) for case in cases[:6]] == [False, True, False, True, False, False]
+    assert [case.name for case in cases[6:]] == [f"{n} moved" for n in ("s1", "s1", "s2", "s2", "s1", "s1", "s2", "s2")]
+    assert len(cases) == 14
+
+
+def test_measured_sections_lie_in_one_frame(real: Path) -> None:
+    (stahl,) = benchmark.series_of(["stahl"])
+    assert stahl in benchmark.find_series(real)
+    grids = benchmark.read_series(stahl, real)
+    assert [g.name for g in grids] == ["BC1", "BC2", "BC3", "BC4"]
+    centres = np.stack([g.xy.mean(axis=0) for g in grids])
+    assert np.abs(centres - centres.mean(axis=0)).max() < 400.0  # µm; two pitches
