@@ -15,8 +15,9 @@ $(READY): pyproject.toml constraints.txt
 demo: env
 	$(PYTHON) -m c2sti demo --force
 
+# One process a core, one thread each: the suite is many small computations.
 test: env
-	$(PYTHON) -m pytest
+	OMP_NUM_THREADS=1 $(PYTHON) -m pytest --numprocesses logical --maxprocesses 4 --dist worksteal
 
 lint: env
 	$(PYTHON) -m ruff check .
