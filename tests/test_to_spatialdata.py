@@ -26,6 +26,7 @@ def measured() -> list[AnnData]:
     sections = c2sti.datasets.phantom(seed=1, size=12, n_genes=20).series([0.0, 300.0])
     for section in sections:
         section.obs["cell type"] = pd.Categorical(np.where(section.obsm["spatial"][:, 0] > 600, "T/NK", "B"))
+        section.uns["cell type_colors"] = ["#112233", "#445566"]
     return sections
 
 
@@ -51,6 +52,7 @@ def test_each_section_is_a_table_of_squares_in_microns(result: AnnData, sdata: S
         assert table.uns["c2sti"]["synthetic"] == (name not in ("slice_a", "slice_b"))
         assert table.uns["c2sti"]["section"] == name
         assert set(table.obs["cell_type"].dropna().unique()) <= {"B", "T/NK"}
+        assert list(table.uns["cell_type_colors"]) == ["#112233", "#445566"]
         graph = result.varp[f"coexpression_{name}"]
         assert abs(table.varp["coexpression"] - graph).max() == 0
 

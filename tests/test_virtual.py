@@ -185,6 +185,19 @@ def test_stacks_series_and_spatialdata_take_the_pictures_along(result: AnnData, 
     np.testing.assert_array_equal(np.moveaxis(sdata["c2sti_2_histology"].values, 0, -1), images["c2sti_2"])
     told = {name: bool(t.uns["c2sti"]["virtual_histology"]) for name, t in sdata.tables.items()}
     assert told == {"slice_a": False, "c2sti_1": True, "c2sti_2": True, "slice_b": False}
-    series = c2sti.tl.interpolate_series(stained, z=[0.0, 300.0], at_z=[100.0], model="linear", show_progress_bar=False)
-    (painted,) = series.uns["c2sti"]["virtual_histology"]
-    assert series.uns["spatial"][painted]["images"]["hires"].min() < 255
+    series = c2sti.tl.interpolate_series(
+        stained, z=[0.0, 300.0], at_z=[0.0, 100.0, 300.0], model="linear", show_progress_bar=False
+    )
+    assert series.uns["c2sti"]["virtual_histology"].tolist() == ["c2sti_1"]  # the others were photographed
+    for name, same in (("slice_0", "slice_a"), ("c2sti_1", "c2sti_1"), ("slice_1", "slice_b")):
+        np.testing.assert_array_equal(series.uns["spatial"][name]["images"]["hires"], images[same])
+
+
+def test_a_stack_shows_white_where_a_section_has_no_picture(stained: list[AnnData]) -> None:
+    bare = stained[0].copy()
+    del bare.uns["spatial"]
+    series = c2sti.tl.interpolate_series(
+        [bare, stained[1]], z=[0.0, 300.0], spacing=150.0, model="linear", show_progress_bar=False
+    )
+    darkest = {name: series.uns["spatial"][name]["images"]["hires"].min() for name in series.uns["spatial"]}
+    assert darkest["slice_0"] == darkest["c2sti_1"] == 255 > darkest["slice_1"]

@@ -21,7 +21,7 @@ from c2sti.grid._lattice import (
 from c2sti.grid._material import material_places
 from c2sti.grid._read import SliceGrid, is_counts, is_spatialdata, layer_names, log_normalise, read_slice
 from c2sti.grid._spatialdata import frame_of, table_of
-from c2sti.grid._virtual import library_of, section_pictures
+from c2sti.grid._virtual import library_of, library_of_section, section_picture, section_pictures
 from c2sti.grid._write import blank_library, lattice_as_dict, write_slices
 
 __all__ = [
@@ -44,6 +44,7 @@ __all__ = [
     "log_normalise",
     "make_pair",
     "library_of",
+    "library_of_section",
     "material_places",
     "overlap",
     "position_of",
@@ -52,6 +53,7 @@ __all__ = [
     "rows_of",
     "shared_genes",
     "shared_profiles",
+    "section_picture",
     "section_pictures",
     "table_of",
     "write_slices",

@@ -68,6 +68,15 @@ def section_pictures(
     return [HEImage(_placed(colours, corner), 1 / fine.pitch) for colours in (*shown, ends[1])]
 
 
+def section_picture(picture: Picture | None, lattice: Lattice) -> HEImage | None:
+    """The picture of one measured section over the lattice, uint8; None if there is none at positive coordinates."""
+    canvas = None if picture is None else _canvas(lattice, picture.scale)
+    if picture is None or canvas is None:
+        return None
+    fine, corner = canvas
+    return HEImage(_placed(histology_on(picture, fine), corner), 1 / fine.pitch)
+
+
 def _canvas(lattice: Lattice, scale: float) -> tuple[Lattice, tuple[int, int]] | None:
     """Pixels over the lattice, on a grid that begins at the origin of the frame, and the (row, column) of the first.
 
@@ -142,15 +151,18 @@ def library_of_sections(pictures: Mapping[str, HEImage], shown: str, pitch: floa
     return {"images": images, "scalefactors": factors | {"spot_diameter_fullres": float(pitch)}}
 
 
+def library_of_section(picture: HEImage, pitch: float) -> dict[str, Any]:
+    """A library that holds one picture, under bins of that pitch."""
+    return {
+        "images": {"hires": picture.pixels},
+        "scalefactors": {"tissue_hires_scalef": picture.scale, "spot_diameter_fullres": float(pitch)},
+    }
+
+
 def library_of(library: Mapping[str, Any], section: str) -> dict[str, Any] | None:
     """The library of one section alone; None where it has no picture."""
     if section not in library.get("images", {}):
         return None
     factors = library["scalefactors"]
-    return {
-        "images": {"hires": library["images"][section]},
-        "scalefactors": {
-            "tissue_hires_scalef": factors[f"tissue_{section}_scalef"],
-            "spot_diameter_fullres": factors["spot_diameter_fullres"],
-        },
-    }
+    picture = HEImage(library["images"][section], factors[f"tissue_{section}_scalef"])
+    return library_of_section(picture, factors["spot_diameter_fullres"])

@@ -15,7 +15,7 @@ from c2sti import _keys
 from c2sti._types import FloatArray, InsertedSection, Lattice, Prediction, Section, SlicePair
 from c2sti.grid._histology import HEImage
 from c2sti.grid._lattice import Rows
-from c2sti.grid._virtual import library_of_sections
+from c2sti.grid._virtual import library_of_section, library_of_sections
 from c2sti.ops import nearest_operator
 
 GENE_CHUNK = 1024
@@ -146,7 +146,4 @@ def blank_library(points: FloatArray, pitch: float) -> dict[str, Any]:
     reach = np.maximum(points.max(axis=0) + pitch, pitch)
     scale = BLANK_PIXELS / float(reach.max())
     width, height = np.maximum(np.ceil(reach * scale), 1).astype(int)
-    return {
-        "images": {"hires": np.full((height, width, 3), WHITE, dtype=np.uint8)},
-        "scalefactors": {"tissue_hires_scalef": scale, "spot_diameter_fullres": float(pitch)},
-    }
+    return library_of_section(HEImage(np.full((height, width, 3), WHITE, dtype=np.uint8), scale), pitch)

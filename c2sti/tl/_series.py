@@ -96,9 +96,9 @@ def interpolate_series(
     - annotations of `obs_keys` under their own names: `obs`, and of labels also ``obsm`` and ``uns["<key>_colors"]``.
     - ``uns["c2sti"]``: names and depths of the sections, ``"neighbours"`` (of each inserted section the places of its
       neighbours in `slices`, and its position between them), model, parameters, versions, fingerprints of the inputs,
-      ``synthetic: True``. ``uns["spatial"]``: a picture a section, of the
-      inserted ones their virtual H&E where both neighbours have H&E, else blank. Gene graphs are not made: see
-      :func:`coexpression`.
+      ``synthetic: True``. ``uns["spatial"]``: a picture a section: the own
+      one of a measured section, the virtual H&E of an inserted one whose neighbours both have H&E, else blank. Gene
+      graphs are not made: see :func:`coexpression`.
 
     Raises
     ------
@@ -300,7 +300,12 @@ def _measured_part(
         part.obs[key] = known
         if kind is not None:
             part.obsm[key] = table(certain(known), kind, part.obs_names)
-    part.uns[_keys.SPATIAL] = grid.blank_library(lattice.centres, lattice.pitch)
+    picture = grid.section_picture(g.image, lattice)
+    part.uns[_keys.SPATIAL] = (
+        grid.blank_library(lattice.centres, lattice.pitch)
+        if picture is None
+        else grid.library_of_section(picture, lattice.pitch)
+    )
     return part
 
 

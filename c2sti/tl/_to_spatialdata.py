@@ -132,13 +132,19 @@ def _section(stack: AnnData, name: str, key: str, um: float) -> dict[str, Any]:
     bins = f"{name}_bins"
     shapes = ShapesModel.parse(_squares(xy, pitch) if _is_lattice(xy, record, um) else _circles(xy, pitch))
     table.obs[_keys.SECTION] = table.obs[_keys.SECTION].astype(str).astype("category")
+    given = [str(column) for column in table.obs]
     sanitize_table(table)  # annotations keep the names that users gave them, which may hold blanks
+    colours = {
+        _keys.colours(column): stack.uns[_keys.colours(before)]
+        for before, column in zip(given, table.obs, strict=True)
+        if _keys.colours(before) in stack.uns
+    }
     table.obs[REGION] = pd.Categorical([bins] * table.n_obs)
     table.obs[INSTANCE] = np.arange(table.n_obs)
     table.obsm[_keys.SPATIAL] = xy
     del table.obsm[_keys.SPATIAL_3D]
     library = stack.uns[_keys.SPATIAL][name]
-    table.uns = {k: v for k, v in table.uns.items() if k.endswith("_colors")} | {key: _provenance(record, name)}
+    table.uns = {**colours, key: _provenance(record, name)}
     graph = table.varp[_keys.graph(name)] if _keys.graph(name) in table.varp else None
     table.varp = {} if graph is None else {_keys.COEXPRESSION: graph}
     parsed = TableModel.parse(table, region=bins, region_key=REGION, instance_key=INSTANCE)
