@@ -1,0 +1,249 @@
+"""Open-ST: the series that the paper was made with, from the files that the openst pipeline writes."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import anndata as ad
+import h5py
+import numpy as np
+import pandas as pd
+from numpy.typing import NDArray
+from scipy import sparse
+
+from c2sti import _keys, _log
+from c2sti._types import FloatArray
+from c2sti.datasets import _openst_file as h5
+
+UM_PER_PX = 0.345  # of the microscope that the authors used, at 20x
+THICKNESS_UM = 10.0  # sections 2 to 36 then span 350 µm, as published
+CELL_UM = 10.0  # drawn size of a cell
+MANY = 1_000_000  # points of a section, from which on they should be gathered
+SPACEMAKE = "multimodal/stitched_segmented.h5ad"
+_NUMBERED = re.compile(r"(?:^|[^0-9A-Za-z])[Ss]?(\d+)$")
+
+
+def openst(
+    path: str | Path,
+    *,
+    sections: Sequence[int] | None = None,
+    pitch: float | None = None,
+    genes: Sequence[str] | None = None,
+    pattern: str = "*.h5ad",
+    spatial_key: str | None = None,
+    um_per_px: float = UM_PER_PX,
+    thickness_um: float = THICKNESS_UM,
+    image_px: int = 4096,
+) -> list[ad.AnnData]:
+    """Read a series of Open-ST sections, such as the human metastatic lymph node of Schott et al. (2024).
+
+    Parameters
+    ----------
+    path
+        A folder with one file a section, named by its number at the end (``GSM7990100_metastatic_lymph_node_S2.h5ad``,
+        or ``mLN_S2/multimodal/stitched_segmented.h5ad`` below it); or one file that holds the registered series
+        (``GSE251926_metastatic_lymph_node_3d.h5ad``). Unpack ``.gz`` first.
+    sections
+        Numbers of the sections to read; by default all.
+    pitch
+        Side of square bins, µm, to gather cells or barcodes into; all sections share the lattice, whose borders are
+        multiples of it. By default every point is kept, which for 0.6 µm barcodes is millions.
+    genes
+        Names to keep, in this order; by default all. Less memory, and other counts for the library size.
+    pattern
+        Which files of a folder: the deposit also holds other specimens.
+    spatial_key
+        Coordinates in ``obsm``. By default ``"spatial_3d_aligned"`` of a registered series, ``"spatial"`` of segmented
+        cells, and of barcodes the best alignment there is (``"spatial_manual_fine"``,
+        ``"spatial_pairwise_aligned_fine"``, ``"spatial_pairwise_aligned_coarse"``).
+    um_per_px
+        Side of a pixel of the full H&E, in which openst gives coordinates.
+    thickness_um
+        Depth of a section per step of its number.
+    image_px
+        Most pixels a side of the H&E that are kept. 4096 are the paper's eight patches of 512, 50 MB a section.
+
+    Returns
+    -------
+    Sections in the order of their numbers, each cells (or bins) × genes:
+
+    - ``X``: counts, CSR float32; those of one gene name are added up. Of the registered series the layer ``"raw"``.
+    - ``obs``: what the file has for cells, or ``array_row``, ``array_col`` and ``n_points`` of bins; ``z_um``.
+    - ``obsm["spatial"]``: (n, 2) x and y, µm.
+    - ``uns["spatial"][section]``: the H&E and scale factors, as squidpy wants them; absent where the file has none.
+    - ``uns["section"]``: ``section_id``, ``section_index``, ``n_sections``, ``registered``, ``um_per_px_fullres`` (1,
+      as coordinates are in µm), ``um_per_px_image``, ``section_thickness_um``, ``has_image``.
+
+    Raises
+    ------
+    FileNotFoundError
+        No such file; the message says what was looked for.
+    KeyError
+        A section without coordinates, or without one of the `genes`.
+    ValueError
+        Names that do not say the order of the sections, a section that is not there, a size that is not positive.
+
+    Notes
+    -----
+    Facts of the format, from the source of openst (``rajewsky-lab/openst``, ``alignment/pairwise_aligner.py``,
+    ``alignment/transcript_assign.py``, ``preprocessing/merge_modalities.py``, ``utils/spacemake.py``) and its
+    documentation: coordinates are (row, column) of the H&E, here swapped to x and y; the first row of segmented cells
+    pools what belongs to no cell, here left out; H&E is in ``uns/spatial/staining_image``, in older files in
+    ``uns/spatial_pairwise_aligned/staining_image_transformed``. The size of a pixel (0.345 µm, Keyence, 20x) and the
+    thickness (10 µm) are those that others use for these data; no file states them, so check yours.
+
+    Files of sections are not in register with each other: run :func:`c2sti.pp.align_series`. The registered series is,
+    and is read without H&E. It was never read here from the published files, only from made ones of this layout.
+
+    References
+    ----------
+    Schott et al. (2024), *Cell* 187, 3953–3972. Data: GEO GSE251926. Pipeline: https://github.com/rajewsky-lab/openst
+
+    Examples
+    --------
+    >>> slices = openst("GSE251926", pattern="*metastatic_lymph_node_S*.h5ad", pitch=20.0)  # doctest: +SKIP
+    """
+    for what, value in (("pitch", pitch), ("um_per_px", um_per_px), ("thickness_um", thickness_um)):
+        if value is not None and not value > 0:
+            raise ValueError(f"{what} = {value} must be positive")
+    if image_px < 1:
+        raise ValueError(f"image_px = {image_px} must be at least 1")
+    where = Path(path).expanduser()
+    there = _stacked(where) if where.is_file() else _numbered(where, pattern)
+    slices = []
+    for number in _chosen(there, sections):
+        name = f"S{number} ({there[number].name})"
+        _log.info(f"reading {name}")
+        with h5py.File(there[number], "r") as file:
+            adata = _section(file, number, pitch, None if genes is None else list(genes), spatial_key, um_per_px, name)
+            if not h5.is_stack(file):
+                _add_picture(adata, file, number, pitch, um_per_px, image_px, name)
+        adata.obs[_keys.Z_UM] = number * thickness_um
+        adata.uns["section"].update(n_sections=len(there), section_thickness_um=thickness_um)
+        slices.append(adata)
+    return slices
+
+
+# -- which sections there are
+
+
+def _stacked(file: Path) -> dict[int, Path]:
+    with h5py.File(file, "r") as opened:
+        if not h5.is_stack(opened):
+            return _by_number([file])
+        return {int(number): file for number in np.unique(h5.section_numbers(opened))}
+
+
+def _numbered(folder: Path, pattern: str) -> dict[int, Path]:
+    if not folder.is_dir():
+        raise FileNotFoundError(f"there is no file or folder {folder}")
+    files = sorted(folder.glob(pattern)) or sorted(folder.rglob(SPACEMAKE))
+    if not files:
+        packed = len(list(folder.glob(pattern + ".gz")))
+        mend = f"; {packed} files end in .gz: unpack them (gunzip)" if packed else ""
+        raise FileNotFoundError(f"no section in {folder}: looked for {pattern} and, below it, */{SPACEMAKE}{mend}")
+    return _by_number(files)
+
+
+def _by_number(files: Sequence[Path]) -> dict[int, Path]:
+    found: dict[int, Path] = {}
+    for file in files:
+        label = file.parents[1].name if file.match(SPACEMAKE) else file.stem
+        number = _NUMBERED.search(label)
+        if number is None:
+            raise ValueError(
+                f"{label!r} does not end in the number of its section (…_S2), so sections cannot be put in the order "
+                "of their depth; rename it, choose files with pattern=, or, if it holds a whole series, give its path"
+            )
+        if int(number[1]) in found:
+            raise ValueError(
+                f"{found[int(number[1])].name} and {file.name} both have the number {int(number[1])}, so sections "
+                "cannot be put in the order of their depth; choose those of one specimen with pattern="
+            )
+        found[int(number[1])] = file
+    return found
+
+
+def _chosen(there: dict[int, Path], sections: Sequence[int] | None) -> list[int]:
+    if sections is None:
+        return sorted(there)
+    missing = sorted(set(sections) - set(there))
+    if missing:
+        raise ValueError(f"there is no section {missing[0]}; those that exist are {', '.join(map(str, sorted(there)))}")
+    return sorted(set(sections))
+
+
+# -- one section
+
+
+def _section(
+    file: h5py.File,
+    number: int,
+    pitch: float | None,
+    genes: list[str] | None,
+    spatial_key: str | None,
+    um_per_px: float,
+    name: str,
+) -> ad.AnnData:
+    rows = h5.assigned(file)
+    if h5.is_stack(file):
+        rows &= h5.section_numbers(file) == number
+    xy = h5.positions(file, spatial_key, name)[rows] * um_per_px
+    values, names = h5.counts(file, rows, genes, name)
+    if pitch is None:
+        obs = h5.observations(file).loc[rows]
+        if len(xy) > MANY:
+            _log.warning(f"{name} has {len(xy):,} points; pitch=20.0, say, gathers them into bins of 20 µm")
+    else:
+        obs, xy, values = _gather(xy, values, pitch)
+    obs.index = [f"S{number}_{row}" for row in obs.index]
+    adata = ad.AnnData(values, obs=obs, var=pd.DataFrame(index=names), obsm={_keys.SPATIAL: xy})
+    adata.uns["section"] = {
+        "dataset": "openst",
+        "section_id": f"S{number}",
+        "section_index": number,
+        "registered": h5.is_stack(file),
+        "um_per_px_fullres": 1.0,
+        "um_per_px_image": um_per_px,
+        "has_image": False,
+    }
+    return adata
+
+
+def _gather(
+    xy: FloatArray, values: sparse.csr_matrix, pitch: float
+) -> tuple[pd.DataFrame, FloatArray, sparse.csr_matrix]:
+    """Counts summed over square bins whose borders are multiples of the pitch: the same ones in every section."""
+    column, row = np.floor(xy / pitch).astype(np.int64).T
+    left, width = column.min(initial=0), np.ptp(column) + 1 if len(column) else 1
+    bins, index = np.unique(row * width + (column - left), return_inverse=True)
+    member = sparse.csr_matrix((np.ones(len(xy), dtype=np.float32), (index, np.arange(len(xy)))))
+    row, column = bins // width, bins % width + left
+    obs = pd.DataFrame({"array_row": row, "array_col": column, "n_points": np.bincount(index)})
+    obs.index = obs["array_row"].astype(str) + "x" + obs["array_col"].astype(str)
+    centres: NDArray[np.floating] = (np.column_stack([column, row]) + 0.5) * pitch
+    return obs, centres, sparse.csr_matrix(member @ values)
+
+
+def _add_picture(
+    adata: ad.AnnData, file: h5py.File, number: int, pitch: float | None, um_per_px: float, longest: int, name: str
+) -> None:
+    found = h5.picture(file, longest, name)
+    if found is None:
+        _log.info(f"{name} has no H&E")
+        return
+    pixels, factor = found
+    diameter = CELL_UM if pitch is None else pitch
+    library: dict[str, Any] = {
+        "images": {"hires": pixels},
+        "scalefactors": {
+            "tissue_hires_scalef": 1 / (um_per_px * factor),
+            "spot_diameter_fullres": diameter,
+            "fiducial_diameter_fullres": diameter,
+        },
+    }
+    adata.uns[_keys.SPATIAL] = {f"S{number}": library}
+    adata.uns["section"]["has_image"] = True

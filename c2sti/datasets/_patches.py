@@ -1,0 +1,312 @@
+"""The protocol of the paper: sections cut into patches, patches of consecutive sections into windows, three parts."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+import anndata as ad
+import numpy as np
+from numpy.typing import NDArray
+
+from c2sti import _keys, grid
+from c2sti._types import FloatArray, Lattice
+
+PARTS = ("train", "validation", "test")
+PAPER = (852, 100, 264)  # patches of the three parts
+PAPER_SIZE = 512  # pixels a side of its patches
+ACROSS = 8  # patches along the longer side of the frame: 852 + 100 + 264 = 19 sections × 8 × 8
+MARGIN = 2  # pixels around a patch that are averaged with it
+
+Window = list[ad.AnnData]
+
+
+@dataclass(frozen=True)
+class _Frame:
+    """Where patches lie: top left corner, µm; side of a patch, µm; rows and columns of patches."""
+
+    corner: FloatArray
+    side: float
+    shape: tuple[int, int]
+
+    def places(self, xy: FloatArray) -> NDArray[np.intp]:
+        """(n,) index of the patch of each point, row by row."""
+        most = np.array(self.shape[::-1]) - 1  # points on the far border belong to the last patch
+        column, row = np.clip(np.floor((xy - self.corner) / self.side), 0, most).astype(np.intp).T
+        return row * self.shape[1] + column
+
+    def origin(self, place: int) -> FloatArray:
+        """(2,) top left corner of a patch."""
+        return self.corner + self.side * np.array([place % self.shape[1], place // self.shape[1]])
+
+
+def patches(
+    slices: Sequence[ad.AnnData],
+    *,
+    size: int = 512,
+    pixel_um: float | None = None,
+    window: int = 3,
+    split: Literal["section", "patch"] = "section",
+    shares: Sequence[float] = PAPER,
+    least: float = 0.25,
+    spatial_key: str = _keys.SPATIAL,
+    seed: int = 0,
+) -> dict[str, list[Window]]:
+    """Cut a registered series into patches, and put windows of consecutive ones into three parts.
+
+    Parameters
+    ----------
+    slices
+        Sections in the order of their depth, in one frame (:func:`openst`, then :func:`c2sti.pp.align_series`).
+    size
+        Pixels a side of a patch.
+    pixel_um
+        Side of a pixel, in the unit of the coordinates. By default such that 8 patches of 512 pixels lie along the
+        longer side of the frame (see Notes).
+    window
+        Patches in a window, N + 2: the first and the last are given, the N between them are to be made.
+    split
+        ``"section"`` gives each part sections of its own, in one block. ``"patch"`` is the split of the paper, which
+        leaks: every section is in all three parts.
+    shares
+        Sizes of the parts in proportion; those of the paper are 852, 100 and 264 patches. 0 leaves a part empty.
+    least
+        Share of the points in the section's fullest patch that a patch needs to be used.
+    spatial_key
+        Coordinates in ``obsm``, and pictures in ``uns``.
+    seed
+        Of the order of the parts along the series (``"section"``) or of the places (``"patch"``).
+
+    Returns
+    -------
+    ``{"train": …, "validation": …, "test": …}``, each a list of windows, each a list of `window` patches of the same
+    place in consecutive sections. A patch is cells (or bins) × genes:
+
+    - ``X``, ``obs``: of the section's points that lie in the patch.
+    - ``obsm["spatial"]``: (n, 2), from the patch's top left corner, which is one for all of its window.
+    - ``uns["spatial"]``: the H&E, `size` × `size` pixels, 8 bits; absent where the section has none.
+    - ``uns["patch"]``: ``section`` (index in `slices`), ``row``, ``column``, ``origin`` (x, y of the corner), ``side``,
+      ``pixel``.
+    - ``uns["section"]``: as the section has it.
+
+    Windows that overlap hold the very same objects.
+
+    Raises
+    ------
+    ValueError
+        Too few sections, sections out of order, or a frame that is smaller than a patch.
+
+    Warns
+    -----
+    UserWarning
+        ``split="patch"``, with what leaks.
+
+    Notes
+    -----
+    The paper says that 19 sections give 1,216 patches of 512 × 512, but not how large a pixel is. 1,216 are 19 × 8 × 8,
+    so the frame is read as 4,096 pixels wide: about 1.5 µm a pixel and 0.8 mm a patch where tissue is 6 mm wide. The
+    other reading, 512 pixels of the H&E at full resolution, is ``pixel_um=0.345``: patches of 177 µm, of which the
+    sections hold many times more than 1,216.
+
+    By patch, patches are ordered place by place, places at random, each from first to last section, and this list is
+    cut in the given proportion: 19 sections of 64 patches give the paper's 852, 100 and 264. Windows are those that
+    lie in one part as a whole. At a cut, a place may be in two parts, with different sections. The paper does not tell
+    how it was done.
+
+    By section, each part holds at least one window. Sections at a border of two parts are neighbours in the tissue, so
+    they resemble each other as neighbours do, but no count of one is in the other.
+
+    Examples
+    --------
+    >>> from c2sti.datasets import patches, phantom
+    >>> tissue = phantom(seed=0, size=12, n_genes=10)
+    >>> series = [tissue.section(100.0 * i, image=False) for i in range(9)]
+    >>> parts = patches(series, pixel_um=2.0)  # one place of 1024 µm
+    >>> {part: len(windows) for part, windows in parts.items()}
+    {'train': 1, 'validation': 1, 'test': 1}
+    """
+    _check(size, pixel_um, window, shares, least)
+    if split not in ("section", "patch"):
+        raise ValueError(f'split = {split!r}; those that exist are "section" and "patch"')
+    if len(slices) < window:
+        raise ValueError(f"{len(slices)} sections are too few for windows of {window}; give {window} or more")
+    grids = [grid.read_slice(s, name=f"slices[{i}]", spatial_key=spatial_key) for i, s in enumerate(slices)]
+    _check_order(grids)
+    frame = _frame([g.xy for g in grids], size, pixel_um)
+    cut = [_cut(s, g, i, frame, size, least) for i, (s, g) in enumerate(zip(slices, grids, strict=True))]
+    rng = np.random.default_rng(seed)
+    if split == "section":
+        parts = _by_section(cut, window, shares, rng)
+    else:
+        parts = _by_patch(cut, frame.shape[0] * frame.shape[1], shares, rng)
+    if split == "patch":
+        warnings.warn(
+            'split="patch" leaks: patches of train and test lie beside each other in the very same sections, so scores '
+            'on test are better than on sections that were never seen; split="section" holds out sections',
+            UserWarning,
+            stacklevel=2,
+        )
+    return {name: list(_windows(cut, own, window)) for name, own in parts.items()}
+
+
+# -- what can be wrong
+
+
+def _check(size: int, pixel_um: float | None, window: int, shares: Sequence[float], least: float) -> None:
+    if size < 1 or (pixel_um is not None and not pixel_um > 0):
+        raise ValueError(f"size = {size} and pixel_um = {pixel_um} must be positive")
+    if window < 3:
+        raise ValueError(f"window = {window}; a window is two sections and one or more between them: 3 at least")
+    if len(shares) != len(PARTS) or min(shares) < 0 or not sum(shares) > 0:
+        raise ValueError(f"shares = {list(shares)}; a number, not negative, for each of {', '.join(PARTS)} is needed")
+    if not 0 <= least <= 1:
+        raise ValueError(f"least = {least} must lie between 0 and 1")
+
+
+def _check_order(grids: Sequence[grid.SliceGrid]) -> None:
+    z = [g.z for g in grids]
+    if any(depth is None for depth in z):
+        return
+    steps = np.diff(np.array(z, dtype=np.float64))
+    if not ((steps > 0).all() or (steps < 0).all()):
+        raise ValueError(f"the depths of the sections, {z}, must run one way; put the slices in their order")
+
+
+# -- patches
+
+
+def _frame(places: Sequence[FloatArray], size: int, pixel_um: float | None) -> _Frame:
+    low, high = np.min([xy.min(axis=0) for xy in places], axis=0), np.max([xy.max(axis=0) for xy in places], axis=0)
+    width, height = (high - low).tolist()
+    side = size * (max(width, height) / (ACROSS * PAPER_SIZE) if pixel_um is None else pixel_um)
+    if min(width, height) < side:
+        raise ValueError(
+            f"the sections are {width:.4g} x {height:.4g}, less than one patch of {side:.4g} x {side:.4g}; choose a "
+            "smaller size= or pixel_um="
+        )
+    columns, rows = (max(int(np.ceil(length / side - 1e-6)), 1) for length in (width, height))
+    return _Frame(low, side, (rows, columns))
+
+
+def _cut(
+    adata: ad.AnnData, section: grid.SliceGrid, index: int, frame: _Frame, size: int, least: float
+) -> dict[int, ad.AnnData]:
+    """Patches of one section that hold enough of it, by place."""
+    place = frame.places(section.xy)
+    found, n = np.unique(place, return_counts=True)
+    enough = max(least * n.max(), grid.LEAST_SPOTS)
+    order = np.argsort(place, kind="stable")
+    members = np.split(order, np.cumsum(n)[:-1])
+    return {
+        int(where): _patch(adata, section, index, frame, size, int(where), rows)
+        for where, rows in zip(found, members, strict=True)
+        if len(rows) >= enough
+    }
+
+
+def _patch(
+    adata: ad.AnnData,
+    section: grid.SliceGrid,
+    index: int,
+    frame: _Frame,
+    size: int,
+    place: int,
+    rows: NDArray[np.intp],
+) -> ad.AnnData:
+    corner, pixel = frame.origin(place), frame.side / size
+    patch = ad.AnnData(
+        adata.X[rows],
+        obs=adata.obs.iloc[rows].copy(),
+        var=adata.var.copy(),
+        obsm={_keys.SPATIAL: section.xy[rows] - corner},
+    )
+    patch.uns["patch"] = {
+        "section": index,
+        "row": place // frame.shape[1],
+        "column": place % frame.shape[1],
+        "origin": corner,
+        "side": frame.side,
+        "pixel": pixel,
+    }
+    if "section" in adata.uns:
+        patch.uns["section"] = dict(adata.uns["section"])
+    if section.image is not None:
+        colours = _picture(section.image, corner, pixel, size)
+        scale = {"tissue_hires_scalef": 1 / pixel, "spot_diameter_fullres": section.pitch}
+        patch.uns[_keys.SPATIAL] = {f"slice_{index}": {"images": {"hires": colours}, "scalefactors": scale}}
+    return patch
+
+
+def _picture(image: grid.Picture, corner: FloatArray, pixel: float, size: int) -> NDArray[np.uint8]:
+    """(size, size, 3) mean colours of the pixels of a patch; white off the picture."""
+    near = image
+    if isinstance(image, grid.HEImage):  # only what lies near: the rest of a large picture need not be touched
+        low = np.floor(corner * image.scale).astype(int) - MARGIN
+        high = np.ceil((corner + size * pixel) * image.scale).astype(int) + MARGIN
+        (left, top), (right, bottom) = np.maximum(low, 0), np.maximum(high, 0)
+        near = grid.HEImage(image.pixels[top:bottom, left:right], image.scale)
+        if near.pixels.size == 0:
+            return np.full((size, size, 3), 255, dtype=np.uint8)
+        corner = corner - np.array([left, top]) / image.scale
+    x, y = (corner + pixel / 2).tolist()
+    colours = grid.histology_on(near, Lattice((x, y), pixel, (size, size)))
+    return np.rint(255 * np.nan_to_num(colours, nan=1.0)).astype(np.uint8).transpose(1, 2, 0)
+
+
+# -- parts: which patches, by section and place
+
+
+def _by_section(
+    cut: Sequence[dict[int, ad.AnnData]], window: int, shares: Sequence[float], rng: np.random.Generator
+) -> dict[str, set[tuple[int, int]]]:
+    """All patches of the sections of each part, which lie in one block."""
+    n, used = len(cut), [part for part, share in zip(PARTS, shares, strict=True) if share > 0]
+    if n < window * len(used):
+        raise ValueError(
+            f"{n} sections are too few to give {', '.join(used)} {window} of their own each; give {window * len(used)} "
+            'or more, leave a part empty with shares=, or split="patch"'
+        )
+    lengths = dict(zip(PARTS, _lengths(n, window, shares), strict=True))
+    blocks, first = {}, 0
+    for part in rng.permutation(PARTS).tolist():
+        last = first + lengths[part]
+        blocks[part] = {(section, place) for section in range(first, last) for place in cut[section]}
+        first = last
+    return {part: blocks[part] for part in PARTS}
+
+
+def _lengths(n: int, least: int, shares: Sequence[float]) -> list[int]:
+    """Whole numbers that add up to n, nearly in proportion, none below `least` but where the share is 0."""
+    wanted = np.array(shares, dtype=np.float64) / sum(shares) * n
+    lengths = [0 if share == 0 else max(least, round(length)) for share, length in zip(shares, wanted, strict=True)]
+    while sum(lengths) != n:  # what rounding and least sizes have added is taken where it is the smallest share
+        step = int(np.sign(n - sum(lengths)))
+        free = [i for i, length in enumerate(lengths) if length > least or (step > 0 and length > 0)]
+        i = max(free, key=lambda i: step * (wanted[i] - lengths[i]) / wanted[i])
+        lengths[i] += step
+    return lengths
+
+
+def _by_patch(
+    cut: Sequence[dict[int, ad.AnnData]], n_places: int, shares: Sequence[float], rng: np.random.Generator
+) -> dict[str, set[tuple[int, int]]]:
+    """The list of all patches, place by place, cut in proportion."""
+    every = [
+        (section, place)
+        for place in rng.permutation(n_places).tolist()
+        for section, found in enumerate(cut)
+        if place in found
+    ]
+    ends = np.rint(np.cumsum([0, *shares]) / sum(shares) * len(every)).astype(int).tolist()
+    return {part: set(every[first:last]) for part, first, last in zip(PARTS, ends[:-1], ends[1:], strict=True)}
+
+
+def _windows(cut: Sequence[dict[int, ad.AnnData]], own: set[tuple[int, int]], window: int) -> Iterator[Window]:
+    """Runs of patches of a part at one place in consecutive sections, place by place from top left."""
+    for place in sorted({place for _, place in own}):
+        for first in range(len(cut) - window + 1):
+            run = range(first, first + window)
+            if own.issuperset((section, place) for section in run):
+                yield [cut[section][place] for section in run]
