@@ -13,7 +13,6 @@ from __future__ import annotations
 
 import argparse
 import os
-import platform
 import shutil
 import time
 from pathlib import Path
@@ -27,7 +26,6 @@ from c2sti.model import C2STi, C2STiConfig
 from c2sti.training import TrainConfig, make_examples, train
 
 WEIGHTS = Path(c2sti.__file__).parent / "weights"
-QUICK = C2STiConfig(channels=4, panel=24, n_programmes=12, n_splits=1)
 
 
 def main() -> None:
@@ -43,7 +41,7 @@ def main() -> None:
     parser.add_argument("--quick", action="store_true")
     given = parser.parse_args()
     out = given.out or (Path("quick") if given.quick else WEIGHTS)
-    config = QUICK if given.quick else C2STiConfig()
+    config = benchmark.QUICK if given.quick else C2STiConfig()
     how = TrainConfig(
         steps=given.steps or (60 if given.quick else TrainConfig().steps),
         seed=given.seed,
@@ -58,12 +56,13 @@ def main() -> None:
     with tqdm(total=len(hidden), desc="looking at sections") as bar:
         examples = make_examples(hidden, config, device=given.device, progress=lambda case: bar.update())
     model = train(examples, config=config, how=how, folder=out / "state", device=given.device)
+    series = [] if given.quick else benchmark.series_of(given.series, without=given.without)
     model.card |= {
         "series": [benchmark.MADE] if given.quick else [*given.series, benchmark.MADE],
         "without": sorted(given.without),
-        "seconds": round(time.perf_counter() - start),
-        "machine": f"{platform.machine()}, {os.cpu_count()} cores, {given.device}",
-        "not for": "differences between conditions, replicates, diagnosis; inserted sections are estimates",
+        "sections": benchmark.fingerprints(series, given.data),
+        "version": c2sti.__version__,
+        **benchmark.provenance(time.perf_counter() - start, given.device),
     }
     model.save(out)
     C2STi.load(out)

@@ -54,10 +54,10 @@ def leave_sections_out(
     with tqdm(total=len(todo) * len(methods), desc="hidden sections", disable=not show_progress_bar) as bar:
         for window in todo:
             around = {q: slices[i] for q, i in window.beyond.items()} if context else {}
-            pair, genes = _pair(slices[window.a], slices[window.b], around, shared, n_genes)
+            pair, genes = pair_of(slices[window.a], slices[window.b], around, shared, n_genes)
             for i in window.hidden:
-                _check_unseen(slices[i], [slices[j] for j in (window.a, window.b, *window.beyond.values())])
-            targets = [_target(slices[i], pair, genes) for i in window.hidden]
+                check_unseen(slices[i], [slices[j] for j in (window.a, window.b, *window.beyond.values())])
+            targets = [target_of(slices[i], pair, genes) for i in window.hidden]
             for name, method in methods.items():
                 rows += _score(name, method, pair, window, targets, device, seed)
                 bar.update()
@@ -112,7 +112,7 @@ def windows(z: FloatArray, n_slices: int) -> Iterator[Window]:
         yield Window(a, b, hidden, tuple(scale[list(hidden)].tolist()), beyond)
 
 
-def _pair(
+def pair_of(
     a: grid.SliceGrid,
     b: grid.SliceGrid,
     around: Mapping[float, grid.SliceGrid],
@@ -120,6 +120,7 @@ def _pair(
     n_genes: int,
     encoder: PictureEncoder | None = None,
 ) -> tuple[SlicePair, pd.Index]:
+    """The pair as methods see it, with the genes that are scored, and their names: chosen from the two alone."""
     whole, names = grid.make_pair(a, b, context=around, genes=shared, encoder=encoder)
     chosen = ops.most_variable([whole.a.expression, whole.b.expression], n_genes, DETECTED)
     if len(chosen) == 0:
@@ -127,7 +128,7 @@ def _pair(
     return whole.subset(chosen), names[chosen]
 
 
-def _check_unseen(hidden: grid.SliceGrid, neighbours: Sequence[grid.SliceGrid]) -> None:
+def check_unseen(hidden: grid.SliceGrid, neighbours: Sequence[grid.SliceGrid]) -> None:
     """Warn where a neighbour holds spots of the hidden section: copying it would then look like a good method."""
     for neighbour in neighbours:
         n = grid.shared_profiles(hidden, neighbour)
@@ -159,7 +160,7 @@ def hidden_cases(
         for window in windows(found, n_slices):
             for beyond in ({}, window.beyond) if window.beyond else ({},):
                 around = {q: slices[i] for q, i in beyond.items()}
-                pair, genes = _pair(slices[window.a], slices[window.b], around, shared, n_genes, encoder)
+                pair, genes = pair_of(slices[window.a], slices[window.b], around, shared, n_genes, encoder)
                 for i, position in zip(window.hidden, window.positions, strict=True):
                     xy, values, library = grid.profiles(slices[i], pair.lattice, genes)
                     truth = grid.log_normalise(values, library) if slices[i].counts else values
@@ -176,7 +177,8 @@ class Target:
     ceiling: float
 
 
-def _target(hidden: grid.SliceGrid, pair: SlicePair, genes: pd.Index) -> Target:
+def target_of(hidden: grid.SliceGrid, pair: SlicePair, genes: pd.Index) -> Target:
+    """What a hidden section measured of these genes."""
     xy, values, library = grid.profiles(hidden, pair.lattice, genes)
     if not hidden.counts:
         return Target(xy, values.toarray(), float("nan"))
@@ -200,20 +202,27 @@ def _score(
         start = time.perf_counter()
         answer = method(pair, target.xy, [position], device=device, seed=seed, progress=lambda share: None)
         predicted = answer.slices[0].expression()
-        pcc = metrics.pcc(predicted, target.expression)
         rows.append(
             {
                 "section": index,
                 "position": position,
                 "method": name,
-                "pcc": pcc,
-                "rmse": metrics.rmse(predicted, target.expression),
-                "rv": metrics.rv(predicted, target.expression),
-                "ceiling": target.ceiling,
-                "fraction": pcc / target.ceiling if target.ceiling > 0 else float("nan"),
-                "n_spots": len(target.xy),
-                "n_genes": predicted.shape[1],
+                **scores_of(predicted, target),
                 "seconds": time.perf_counter() - start,
             }
         )
     return rows
+
+
+def scores_of(predicted: FloatArray, target: Target) -> dict[str, float | int]:
+    """Scores of (n, N) log1p expression that was made for the spots of a hidden section."""
+    pcc = metrics.pcc(predicted, target.expression)
+    return {
+        "pcc": pcc,
+        "rmse": metrics.rmse(predicted, target.expression),
+        "rv": metrics.rv(predicted, target.expression),
+        "ceiling": target.ceiling,
+        "fraction": pcc / target.ceiling if target.ceiling > 0 else float("nan"),
+        "n_spots": len(target.xy),
+        "n_genes": predicted.shape[1],
+    }

@@ -6,8 +6,10 @@ the cases is part of it: what a step draws depends on their places.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Iterable, Sequence
+from itertools import count
 from pathlib import Path
+from typing import TypeVar
 
 import numpy as np
 import scipy.sparse as sp
@@ -15,12 +17,14 @@ import scipy.sparse as sp
 from c2sti import datasets, grid
 from c2sti._types import FloatArray
 from c2sti.benchmark._leave_out import hidden_cases
-from c2sti.benchmark._series import read_series, series_of
-from c2sti.training import Case, elastic
+from c2sti.benchmark._series import Series, Source, read_series, series_of
+from c2sti.model import C2STiConfig
+from c2sti.training import Case, Example, elastic, make_examples
 
 MOST = 2  # sections hidden in a row
 N_MADE = 32  # made tissues
 MADE = "made tissue"
+T = TypeVar("T")
 
 
 def training_cases(data: Path, groups: Sequence[str], *, without: str = "") -> list[Case]:
@@ -35,8 +39,11 @@ def training_cases(data: Path, groups: Sequence[str], *, without: str = "") -> l
     without
         Patients of her2st to leave out: ``"A"``, ``"AB"``.
     """
-    series = [series_cases(read_series(one, data)) for one in series_of(groups, without=without)]
-    return [*(case for cases in series for case in cases), *made_cases()]
+    return _in_order([series_cases(read_series(one, data)) for one in series_of(groups, without=without)], made_cases())
+
+
+def _in_order(series: Iterable[list[T]], made: list[T]) -> list[T]:
+    return [*(one for cases in series for one in cases), *made]
 
 
 def series_cases(grids: Sequence[grid.SliceGrid]) -> list[Case]:
@@ -73,3 +80,60 @@ def _made_case(seed: int, size: tuple[int, int], n_genes: int) -> Case:
         return tissue.displacement(points, t * gap, 0.0), tissue.displacement(points, t * gap, gap)
 
     return Case(pair, xy, t, truth, f"{MADE} {seed}", motion)
+
+
+class Material:
+    """What the folds of a benchmark are trained on; a series that several folds share is made ready once.
+
+    Parameters
+    ----------
+    source
+        Where the sections come from.
+    config
+        Settings of C2-STi. Its ablations share the examples: the switches are no part of the base.
+    device
+        Where the work is done, and examples live.
+    progress
+        Called with a word on what is being done.
+    """
+
+    def __init__(
+        self, source: Source, config: C2STiConfig, *, device: str, progress: Callable[[str], object] = lambda word: None
+    ) -> None:
+        self.source, self.config, self.device, self.progress = source, config, device, progress
+        self._cases: dict[str, list[Case]] = {}
+        self._examples: dict[str, list[Example]] = {}
+
+    def cases(self, fold: str) -> list[Case]:
+        """Hidden sections that a network of this fold is trained on, in the order of :func:`training_cases`."""
+        return _in_order([self._cases_of(s) for s in self.source.lessons(fold)], self._cases_of(None))
+
+    def examples(self, fold: str) -> list[Example]:
+        """The same made ready for C2-STi."""
+        return _in_order([self._examples_of(s) for s in self.source.lessons(fold)], self._examples_of(None))
+
+    def _cases_of(self, series: Series | None) -> list[Case]:
+        """Of a series, or of made tissue."""
+        name = MADE if series is None else series.name
+        if name not in self._cases:
+            self.progress(f"hiding sections of {name}")
+            small = self.source.name == "made"
+            self._cases[name] = (
+                series_cases(self.source.read(series))
+                if series is not None
+                else (made_cases(2, size=(8, 11), n_genes=60) if small else made_cases())
+            )
+        return self._cases[name]
+
+    def _examples_of(self, series: Series | None) -> list[Example]:
+        name = MADE if series is None else series.name
+        if name not in self._examples:
+            cases = self._cases_of(series)
+            done = count(1)
+            self._examples[name] = make_examples(
+                cases,
+                self.config,
+                device=self.device,
+                progress=lambda case: self.progress(f"looking at {name}: {next(done)} of {len(cases)}"),
+            )
+        return self._examples[name]

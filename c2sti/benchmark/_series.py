@@ -6,14 +6,15 @@ A folder is laid out as :mod:`c2sti.datasets` stores sections: ``her2st/her2st_A
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import cache, partial
 from pathlib import Path
 
 import anndata as ad
 from anndata import AnnData
 
-from c2sti import _keys, grid, pp
+from c2sti import _keys, datasets, grid, pp
 
 PATIENTS = "ABCD"  # of her2st: those with six sections
 
@@ -114,9 +115,69 @@ def _registered(section: AnnData) -> AnnData:
     return section
 
 
-def fingerprints(series: Series, data: Path) -> dict[str, str]:
+def fingerprints(series: Sequence[Series], data: Path) -> dict[str, str]:
     """Hash of each section as it lies in its file, before it is brought into a frame: what a recipe remembers."""
     return {
         Path(file).name: grid.read_slice(ad.read_h5ad(path), name=Path(file).name).fingerprint()[:16]
-        for file, path in zip(series.files, series.paths(data), strict=True)
+        for one in series
+        for file, path in zip(one.files, one.paths(data), strict=True)
     }
+
+
+@dataclass(frozen=True)
+class Source:
+    """Where the benchmark has its sections from.
+
+    Parameters
+    ----------
+    name
+        ``"measured"`` or ``"made"``.
+    series
+        What there is.
+    read
+        Sections of a series in one frame; read once.
+    prints
+        Fingerprints of the sections by name.
+    """
+
+    name: str
+    series: tuple[Series, ...]
+    read: Callable[[Series], list[grid.SliceGrid]]
+    prints: dict[str, str]
+
+    @property
+    def taught(self) -> str:
+        """The study that networks are trained on: the one with patients; empty where there is none."""
+        return next((s.group for s in self.series if s.patient), "")
+
+    @property
+    def folds(self) -> list[str]:
+        """Patients, each of which is left out once."""
+        return [s.patient for s in self.series if s.patient]
+
+    def lessons(self, fold: str) -> list[Series]:
+        """What a network is trained on that has not seen a patient."""
+        return [s for s in self.series if s.patient and s.patient != fold]
+
+    def known(self, series: Sequence[Series]) -> dict[str, str]:
+        """Fingerprints of the sections of some series."""
+        return {Path(file).name: self.prints[Path(file).name] for s in series for file in s.files}
+
+
+def measured(data: Path) -> Source:
+    """The series of a folder."""
+    series = tuple(find_series(data))
+    return Source("measured", series, cache(partial(read_series, data=data)), fingerprints(series, data))
+
+
+def made() -> Source:
+    """Two blocks of made tissue of four small sections, as if of two patients: to see that all works."""
+    series = tuple(Series(f"made {p}", tuple(f"made_{p}{i}" for i in range(1, 5)), in_register=True) for p in "AB")
+
+    @cache
+    def read(one: Series) -> list[grid.SliceGrid]:
+        tissue = datasets.phantom(seed=50 + ord(one.patient), size=10, n_genes=60)
+        sections = tissue.series([0.0, 150.0, 300.0, 450.0])
+        return [grid.read_slice(s, name=file) for s, file in zip(sections, one.files, strict=True)]
+
+    return Source("made", series, read, {g.name: g.fingerprint()[:16] for one in series for g in read(one)})

@@ -19,7 +19,16 @@ from c2sti.grid._lattice import (
     shared_profiles,
 )
 from c2sti.grid._material import material_places
-from c2sti.grid._read import LEAST_SPOTS, SliceGrid, is_counts, is_spatialdata, layer_names, log_normalise, read_slice
+from c2sti.grid._read import (
+    LEAST_SPOTS,
+    TARGET_SUM,
+    SliceGrid,
+    is_counts,
+    is_spatialdata,
+    layer_names,
+    log_normalise,
+    read_slice,
+)
 from c2sti.grid._spatialdata import frame_of, table_of
 from c2sti.grid._virtual import library_of, library_of_section, section_picture, section_pictures
 from c2sti.grid._write import blank_library, lattice_as_dict, write_slices
@@ -32,6 +41,7 @@ __all__ = [
     "Rows",
     "SliceGrid",
     "SlideImage",
+    "TARGET_SUM",
     "blank_library",
     "common_lattice",
     "frame_of",

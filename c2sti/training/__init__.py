@@ -8,7 +8,7 @@ seed and the step alone, so a run that was killed goes on as if nothing had happ
 from c2sti.training._examples import Case, Example, make_examples
 from c2sti.training._loop import Schedule
 from c2sti.training._moves import elastic, turn
-from c2sti.training._rivals import Triplet, make_triplets, train_rival
+from c2sti.training._rivals import Triplet, make_triplets, rival_schedule, train_rival
 from c2sti.training._state import TrainingState
 from c2sti.training._train import Objective, TrainConfig, train
 
@@ -23,6 +23,7 @@ __all__ = [
     "elastic",
     "make_examples",
     "make_triplets",
+    "rival_schedule",
     "train",
     "train_rival",
     "turn",

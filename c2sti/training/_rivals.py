@@ -64,6 +64,17 @@ def make_triplets(cases: Sequence[Case], n_maps: int, *, device: str = "cpu") ->
     return triplets
 
 
+def rival_schedule(**settings: Any) -> Schedule:
+    """How the networks of the field are trained by default: a schedule at rates of 1e-3 to 1e-5.
+
+    Parameters
+    ----------
+    settings
+        Fields of :class:`Schedule` that are otherwise.
+    """
+    return Schedule(**{"learning_rate": RATE, "final_learning_rate": FINAL_RATE, **settings})
+
+
 class _Objective(nn.Module):
     """Loss of a triplet, as a module: what is wrapped for several processes."""
 
@@ -124,7 +135,7 @@ def train_rival(
     """
     if name not in RIVALS:
         raise ValueError(f"there is no network {name!r} to train; those that exist are {', '.join(RIVALS)}")
-    how = how or Schedule(learning_rate=RATE, final_learning_rate=FINAL_RATE)
+    how = how or rival_schedule()
     network = fresh(RIVALS[name], config, seed=how.seed)
     usable = _usable(cases, network)
     keep = (

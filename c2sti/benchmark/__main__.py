@@ -1,0 +1,100 @@
+"""``python -m c2sti.benchmark``: the paper's tables on whole hidden sections of measured series."""
+
+from __future__ import annotations
+
+import argparse
+import os
+import sys
+import warnings
+from collections.abc import Sequence
+from pathlib import Path
+
+import torch
+
+from c2sti.benchmark._methods import ROWS, SLICES, STEPS, TABLES
+from c2sti.benchmark._run import Run, Settings
+
+DESCRIPTION = """\
+Train what needs training, score every method on hidden sections of the measured series in a folder, write tables.
+
+Networks are trained on her2st without a patient, and scored on that patient; on heart and stahl, which none was
+trained on, the networks of all folds are scored, and their scores averaged. What is finished is kept below OUT and not
+done again: a run that was stopped goes on when the same command is given, and several may share one OUT.
+
+stdout: the table, Markdown. stderr: progress. OUT: table1.md, table1.csv, table1_cases.csv, table1.png (or table2,
+ablation); networks/<method>/<patient>/<seed>/, ordinary checkpoints; scores/.
+"""
+
+EPILOG = """\
+examples:
+  python -m c2sti.benchmark --data sections --table 1 --out runs
+  python -m c2sti.benchmark --data sections --table 1 --out runs --methods copy linear lowrank gp   (no training)
+  python -m c2sti.benchmark --table 1 --quick --out quick   (made tissue, to see that it works)
+"""
+
+
+def parser() -> argparse.ArgumentParser:
+    """The parser of the command."""
+    whole = argparse.ArgumentParser(
+        "python -m c2sti.benchmark",
+        description=DESCRIPTION,
+        epilog=EPILOG,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    add = whole.add_argument
+    add("--data", type=Path, default=Path(os.environ.get("C2STI_DATA", "data")), metavar="DIR",
+        help="folder with the sections (default: C2STI_DATA, or ./data)")  # fmt: skip
+    add("--table", choices=list(TABLES), required=True, help="1: one section hidden; 2: two to four; ablation")
+    add("--out", type=Path, required=True, metavar="DIR", help="folder of networks, scores and tables")
+    add("--folds", choices=["patient"], default="patient", help="what is left out of the training (default: patient)")
+    add("--seeds", type=int, default=3, metavar="N", help="networks a method and fold (default: %(default)s)")
+    add("--methods", nargs="+", metavar="NAME", help=f"rows of the table; of {', '.join(ROWS)}")
+    add("--slices", type=int, nargs="+", metavar="N",
+        help=f"sections hidden in a row (default: {'; '.join(f'{t}: {s}' for t, s in SLICES.items())})")  # fmt: skip
+    add("--context", action="store_true", help="let methods that can use them see the sections beyond the two")
+    add("--n-genes", type=int, default=1000, metavar="N", help="most variable genes scored (default: %(default)s)")
+    add("--steps", type=int, metavar="N", help=f"of every training (default: {STEPS})")
+    add("--quick", action="store_true", help="made tissue, tiny networks, few steps; needs no data")
+    add("--device", default="cuda" if torch.cuda.is_available() else "cpu", metavar="NAME", help="cpu or cuda")
+    add("--force", action="store_true", help="do anew what another recipe or version left in OUT")
+    return whole
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run the command; gives back the exit code.
+
+    Parameters
+    ----------
+    arguments
+        Words after ``python -m c2sti.benchmark``; those of the process by default.
+    """
+    given = parser().parse_args(arguments)
+    try:
+        settings = Settings(
+            data=given.data,
+            table=given.table,
+            out=given.out,
+            seeds=given.seeds,
+            methods=tuple(given.methods or TABLES[given.table]),
+            slices=tuple(given.slices or SLICES[given.table]),
+            context=given.context,
+            n_genes=given.n_genes,
+            steps=given.steps,
+            quick=given.quick,
+            device=given.device,
+            force=given.force,
+        )
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", FutureWarning)  # of the libraries below
+            print(Run(settings).table())
+    except KeyboardInterrupt:
+        print("c2sti.benchmark: stopped; give the same command to go on", file=sys.stderr)
+        return 130
+    except (ValueError, FileNotFoundError, ImportError, FloatingPointError) as refusal:
+        print(f"c2sti.benchmark: {refusal}", file=sys.stderr)
+        return 1
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,211 @@
+"""A run of the benchmark: train what is missing, score what is missing, write the table."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+from tqdm.auto import tqdm
+
+from c2sti.benchmark import _networks
+from c2sti.benchmark._material import Material
+from c2sti.benchmark._methods import QUICK, STEPS, Method, rows_named
+from c2sti.benchmark._networks import Network, Recipe
+from c2sti.benchmark._scores import Job, collect, jobs, score, write
+from c2sti.benchmark._series import Source, made, measured
+from c2sti.benchmark._summary import summarise
+from c2sti.benchmark._tables import markdown
+from c2sti.model import C2STi, C2STiConfig
+from c2sti.training import Schedule
+
+RUN = "run.json"  # in OUT: what all that lies there has in common
+FILES = {"1": "table1", "2": "table2", "ablation": "ablation"}
+QUICK_STEPS = 2
+
+
+@dataclass(frozen=True)
+class Settings:
+    """Options of the command, see ``python -m c2sti.benchmark --help``."""
+
+    data: Path
+    table: str
+    out: Path
+    seeds: int
+    methods: tuple[str, ...]
+    slices: tuple[int, ...]
+    context: bool
+    n_genes: int
+    steps: int | None
+    quick: bool
+    device: str
+    force: bool
+
+    def __post_init__(self) -> None:
+        for name, value in (("seeds", self.seeds), ("n-genes", self.n_genes), ("slices", min(self.slices))):
+            if value < 1:
+                raise ValueError(f"--{name} {value} must be at least 1")
+
+
+class Run:
+    """All that one command does.
+
+    Parameters
+    ----------
+    settings
+        Options.
+
+    Raises
+    ------
+    ValueError
+        There is no such method; or OUT holds what another version, other sections or other settings made.
+    FileNotFoundError
+        The data folder holds no series.
+    """
+
+    def __init__(self, settings: Settings) -> None:
+        self.settings = settings
+        self.methods: list[Method] = rows_named(settings.methods)
+        self.source: Source = made() if settings.quick else measured(settings.data)
+        self.ours = QUICK if settings.quick else C2STiConfig()
+        self.steps = settings.steps or (QUICK_STEPS if settings.quick else STEPS)
+        if any(method.trained for method in self.methods) and len(self.source.folds) < 2:
+            raise ValueError(
+                f"{settings.data} holds whole series of {len(self.source.folds)} patients of her2st; to train without "
+                "one, two or more are needed. --methods copy linear lowrank gp needs no training"
+            )
+        self._claim()
+
+    def table(self) -> str:
+        """Do what is missing, write the files, and give back the table as Markdown."""
+        self._train()
+        done = self._score()
+        rows = collect(done)
+        summary = summarise(rows)
+        text = markdown(
+            self.settings.table,
+            summary,
+            parameters={m.name: self._parameters(m) for m in self.methods},
+            methods=[m.name for m in self.methods],
+            about=self._about(),
+        )
+        stem = FILES[self.settings.table]
+        write(self.settings.out / f"{stem}_cases.csv", rows.to_csv(index=False))
+        write(self.settings.out / f"{stem}.csv", summary.to_csv(index=False))
+        write(self.settings.out / f"{stem}.md", text)
+        return text
+
+    @cached_property
+    def networks(self) -> list[Network]:
+        """Networks of the table, fold by fold: those of one fold share what they are trained on."""
+        below = self.settings.out / "networks"
+        return [
+            Network(method, fold, seed, below / method.name / fold / str(seed))
+            for fold in self.source.folds
+            for method in self.methods
+            if method.trained
+            for seed in range(self.settings.seeds)
+        ]
+
+    def _claim(self) -> None:
+        """Say in OUT what lies there, or see that it agrees."""
+        s, file = self.settings, self.settings.out / RUN
+        wanted: dict[str, Any] = {"version": version("c2sti"), "source": self.source.name, "n_genes": s.n_genes}
+        found = json.loads(file.read_text()) if file.is_file() else {"sections": {}, **wanted}
+        differs = next((f"{k} {found.get(k)!r} instead of {v!r}" for k, v in wanted.items() if found.get(k) != v), "")
+        known: dict[str, str] = found["sections"]
+        other = next((name for name, mark in self.source.prints.items() if known.get(name, mark) != mark), "")
+        differs = differs or (other and f"section {other} was another")
+        if differs and not s.force:
+            raise ValueError(
+                f"{s.out} holds a run of other settings ({differs}); name another --out, or do it anew with --force"
+            )
+        if differs:
+            shutil.rmtree(s.out / "scores", ignore_errors=True)
+            known = {}
+        s.out.mkdir(parents=True, exist_ok=True)
+        write(file, json.dumps({**wanted, "sections": known | self.source.prints}, indent=1) + "\n")
+
+    def _train(self) -> None:
+        missing = [network for network in self.networks if not self._finished(network)]
+        if not missing:
+            return
+        with tqdm(total=len(missing) * self.steps, desc="training", unit="step") as bar:
+            material = Material(
+                self.source, self.ours, device=self.settings.device, progress=lambda word: bar.set_postfix_str(word)
+            )
+            for i, network in enumerate(missing):
+                bar.set_description(f"training {network} ({i + 1} of {len(missing)})")
+
+                def progress(step: int, loss: float, before: int = i * self.steps) -> None:
+                    bar.set_postfix_str(f"loss {loss:.4f}", refresh=False)
+                    bar.update(before + step + 1 - bar.n)  # a run that goes on begins in the middle
+
+                _networks.fit(
+                    network,
+                    self._recipe(network),
+                    material,
+                    self._schedule(network),
+                    device=self.settings.device,
+                    progress=progress,
+                )
+
+    def _finished(self, network: Network) -> bool:
+        try:
+            return _networks.check(network, self._recipe(network))
+        except ValueError:
+            if not self.settings.force:
+                raise
+            _networks.forget(network)
+            return False
+
+    def _schedule(self, network: Network) -> Schedule:
+        return network.method.schedule(self.steps, network.seed)
+
+    def _recipe(self, network: Network) -> Recipe:
+        return Recipe.of(network, self.source, self.ours, self._schedule(network))
+
+    def _score(self) -> Sequence[Job]:
+        s = self.settings
+        every = jobs(self.source, self.methods, self.networks, s.slices, s.out / "scores", context=s.context)
+        missing = [job for job in every if job.kept() is None]
+        with tqdm(total=len(missing), desc="scoring", unit="case", disable=not missing) as bar:
+
+            def progress(job: Job) -> None:
+                bar.set_postfix_str(f"{job.case} {job.method.name}", refresh=False)
+                bar.update()
+
+            score(
+                missing,
+                self.source,
+                config=self.ours,
+                n_genes=s.n_genes,
+                context=s.context,
+                device=s.device,
+                progress=progress,
+            )
+        return every
+
+    def _parameters(self, method: Method) -> int:
+        """Numbers that a method has learnt."""
+        network = next((network for network in self.networks if network.method is method), None)
+        if network is None:
+            return 0
+        model = _networks.load(network)
+        return sum(p.numel() for p in model.network.parameters()) if isinstance(model, C2STi) else model.n_parameters
+
+    def _about(self) -> str:
+        s, folds = self.settings, self.source.folds
+        seen = "Methods that can use them see the sections beyond the two." if s.context else "All see two sections."
+        if not self.networks:
+            return seen
+        return (
+            f"Networks: {s.seeds} seed{'s' if s.seeds > 1 else ''} of {self.steps} steps, trained on "
+            f"{self.source.taught} without the patient that is scored ({', '.join(folds)} in turn). Other series are "
+            f"scored by the networks of all folds, which have seen none of them. {seen}"
+        )
