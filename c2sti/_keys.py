@@ -13,11 +13,15 @@ SLICE_A, SLICE_B = "slice_a", "slice_b"  # layers: the two measured sections, br
 SUPPORT = "support"  # obs: which measured section covers a row: "both", "a", "b" or "none"
 SECTION = "section"  # obs of tl.to_slices: which section a row belongs to
 INSERTED = "inserted"  # obs of tl.to_slices: False for the measured sections
+STD = "std"  # layers of a stack, and end of a layer's name in a result: spread of inserted values
+CONFIDENCE = "confidence"  # obs of a stack, and end of a column's name in a result: 0 to 1
 COEXPRESSION = "coexpression"  # varp and uns: gene graphs
 ALIGNMENT = "alignment"  # uns: how a section was brought into the frame of another
 VIRTUAL_HISTOLOGY = "virtual_histology"  # uns of a result: sections whose H&E was made, not photographed
 OBS_KEYS = "obs_keys"  # uns of a result: the annotations that were carried along
-TAKEN = frozenset({"tissue", "array_row", "array_col", SUPPORT, SECTION, INSERTED, Z})  # no annotation may be called so
+TAKEN = frozenset(
+    {"tissue", "array_row", "array_col", SUPPORT, SECTION, INSERTED, Z, CONFIDENCE}
+)  # no annotation may be called so
 
 
 def inserted(key_added: str, n: int) -> list[str]:
@@ -33,6 +37,16 @@ def measured(place: int) -> str:
 def tissue(section: str) -> str:
     """`obs` column that says which rows lie inside a section's tissue."""
     return f"{section}_tissue"
+
+
+def std(section: str) -> str:
+    """Layer with the spread of an inserted section's values."""
+    return f"{section}_{STD}"
+
+
+def confidence(section: str) -> str:
+    """`obs` column with the confidence in each bin of an inserted section."""
+    return f"{section}_{CONFIDENCE}"
 
 
 def graph(section: str) -> str:

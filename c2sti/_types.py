@@ -15,6 +15,7 @@ import scipy.sparse as sp
 from numpy.typing import NDArray
 
 FloatArray = NDArray[np.floating]
+BY_SECTION = frozenset({"displacement"})  # notes of a prediction with an entry for each of its sections
 
 
 @dataclass(frozen=True)
@@ -164,6 +165,27 @@ class InsertedSection:
         dense = product.toarray() if isinstance(product, sp.sparray) else np.asarray(product)
         return np.maximum(dense + self.offset[genes], 0).astype(np.float32)
 
+    def subset(self, genes: NDArray[np.intp]) -> InsertedSection:
+        """The same section with some of its genes, by index."""
+        return replace(self, basis=self.basis[:, genes], offset=self.offset[genes])
+
+
+@dataclass(frozen=True)
+class Noise:
+    """What the noise of the measured spots does to the answers: a variance of ``weights @ basis``.
+
+    Parameters
+    ----------
+    weights
+        Gives (S, M, R) numbers ≥ 0. A function, because it costs what only those should pay who ask how sure an answer
+        is.
+    basis
+        (R, N) variances, ≥ 0: per unit of the weights, of each gene.
+    """
+
+    weights: Callable[[], FloatArray]
+    basis: FloatArray
+
 
 @dataclass(frozen=True)
 class Prediction:
@@ -174,16 +196,29 @@ class Prediction:
     slices
         S inserted sections, in the order of the positions asked for.
     notes
-        What the method found out about the pair (length scale, noise, …): numbers and arrays that go into `uns`.
+        What the method found out about the pair (length scale, noise, …): numbers and arrays that go into `uns`. Of
+        those in `BY_SECTION` one a section.
+    noise
+        Variance of the answers, where the method can tell it.
     """
 
     slices: tuple[InsertedSection, ...]
     notes: dict[str, Any] = field(default_factory=dict)
+    noise: Noise | None = None
 
     def subset(self, genes: NDArray[np.intp]) -> Prediction:
         """The same sections with some of their genes, by index."""
-        kept = (replace(s, basis=s.basis[:, genes], offset=s.offset[genes]) for s in self.slices)
-        return replace(self, slices=tuple(kept))
+        noise = None if self.noise is None else replace(self.noise, basis=self.noise.basis[:, genes])
+        return replace(self, slices=tuple(s.subset(genes) for s in self.slices), noise=noise)
+
+    def part(self, sections: slice) -> Prediction:
+        """Some of the sections."""
+        notes = {k: note[sections] if k in BY_SECTION else note for k, note in self.notes.items()}
+        noise = self.noise
+        if noise is not None:
+            weights = noise.weights
+            noise = replace(noise, weights=lambda: weights()[sections])
+        return replace(self, slices=self.slices[sections], notes=notes, noise=noise)
 
 
 class PictureEncoder(Protocol):

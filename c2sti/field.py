@@ -99,22 +99,22 @@ def observe(
 
 @dataclass(frozen=True)
 class Field:
-    """K fields as learnt from spots: their covariance and the noise ratio r of each, (K,)."""
+    """K fields as learnt from spots: their covariance, and of each its noise ratio r and variance σ², (K,)."""
 
     observed: Observed
     kernel: Kernel
     noise: Tensor
+    scale: Tensor
 
     @classmethod
     def learn(cls, observed: Observed, seed: int, *, gaussian: bool = True) -> Field:
         """ℓ, c, ρ and r by evidence; `seed` chooses the spots to learn from where there are many."""
-        kernel = _best_kernel(observed, seed, gaussian)
-        return cls(observed, kernel, _best_noise(observed, kernel, seed))
+        return cls.with_kernel(observed, _best_kernel(observed, seed, gaussian), seed)
 
     @classmethod
     def with_kernel(cls, observed: Observed, kernel: Kernel, seed: int) -> Field:
-        """Only r by evidence."""
-        return cls(observed, kernel, _best_noise(observed, kernel, seed))
+        """Only r, and with it σ², by evidence."""
+        return cls(observed, kernel, *_best_noise(observed, kernel, seed))
 
     def at(
         self, target: FloatArray, depths: Sequence[float], progress: Callable[[float], object] = lambda share: None
@@ -132,6 +132,24 @@ class Field:
             progress(share)
         return means
 
+    def variance_at(self, target: FloatArray, depths: Sequence[float]) -> FloatArray:
+        """(S, M, K) posterior variances at the same places: 0 where all is known, σ² where nothing is."""
+        observed = self.observed
+        places = torch.as_tensor(target, device=observed.x.device, dtype=torch.float64)
+        variances = np.empty((len(depths), len(target), len(self.noise)))
+        variances[:] = self.scale.cpu().numpy()  # of places that see no spot
+        ratios, of_map = self.noise.unique(return_inverse=True)
+        for here, spots, _ in _tiles(observed, places, self.kernel):
+            near, place = observed[spots], places[torch.as_tensor(here, device=places.device)]
+            spectrum, vectors, whiten = _spectrum(self.kernel, near)
+            for i, depth in enumerate(depths):
+                z = torch.full((len(place),), depth, device=place.device, dtype=torch.float64)
+                told = ((self.kernel(place, z, near.x, near.z) * whiten) @ vectors) ** 2
+                explained = told @ (1 / (spectrum[:, None] + ratios))
+                left = (1 - explained).clamp(0, 1)[:, of_map] * self.scale
+                variances[i, here] = left.cpu().numpy()
+        return variances
+
 
 def _best_kernel(observed: Observed, seed: int, gaussian: bool) -> Kernel:
     """ℓ first with the others at mid-range, then c and ρ, then ℓ again: as good as the full grid at a third of it."""
@@ -147,11 +165,14 @@ def _best_kernel(observed: Observed, seed: int, gaussian: bool) -> Kernel:
         return min((replace(best, length=length) for length in LENGTHS), key=evidence)
 
 
-def _best_noise(observed: Observed, kernel: Kernel, seed: int) -> Tensor:
+def _best_noise(observed: Observed, kernel: Kernel, seed: int) -> tuple[Tensor, Tensor]:
+    """(K,) noise ratio r and variance σ² of each map."""
     whole = len(observed.x) <= EXACT
     final = [observed] if whole else [observed[index] for index in _windows(observed, seed)]
-    misfit = torch.stack([_misfit(kernel, spots) for spots in final]).sum(dim=0)
-    return torch.tensor(NOISES, device=misfit.device, dtype=misfit.dtype)[misfit.argmin(dim=0)]
+    misfits, variances = zip(*(_profiled(kernel, spots) for spots in final), strict=True)
+    best = torch.stack(misfits).sum(dim=0).argmin(dim=0)
+    noise = torch.tensor(NOISES, device=best.device, dtype=observed.values.dtype)[best]
+    return noise, torch.stack(variances).mean(dim=0).gather(0, best[None])[0]
 
 
 def _windows(observed: Observed, seed: int) -> Iterator[NDArray[np.intp]]:
@@ -176,16 +197,27 @@ def _sample(index: NDArray[np.intp], size: int, seed: int) -> NDArray[np.intp]:
 
 
 def _misfit(kernel: Kernel, spots: Observed) -> Tensor:
-    """(R, K) negative log evidence of each map at each noise ratio, its variance profiled out; v whitens the noise."""
-    scale = spots.variance.rsqrt()
-    covariance = scale[:, None] * kernel(spots.x, spots.z, spots.x, spots.z) * scale
-    spectrum, vectors = torch.linalg.eigh(covariance)
-    power = (vectors.T @ (scale[:, None] * spots.values)) ** 2
+    """(R, K) negative log evidence of each map at each noise ratio, its variance profiled out."""
+    return _profiled(kernel, spots)[0]
+
+
+def _profiled(kernel: Kernel, spots: Observed) -> tuple[Tensor, Tensor]:
+    """(R, K) negative log evidence of each map at each noise ratio, and the variance σ² that is best there."""
+    spectrum, vectors, whiten = _spectrum(kernel, spots)
+    power = (vectors.T @ (whiten[:, None] * spots.values)) ** 2
     ratios = torch.tensor(NOISES, device=power.device, dtype=power.dtype)
-    total = spectrum.clamp_min(0)[:, None] + ratios
+    total = spectrum[:, None] + ratios
     n = len(spectrum)
     variance = (1 / total).T @ power / n
-    return 0.5 * n * torch.log(variance + 1e-12) + 0.5 * torch.log(total).sum(dim=0)[:, None]
+    return 0.5 * n * torch.log(variance + 1e-12) + 0.5 * torch.log(total).sum(dim=0)[:, None], variance
+
+
+def _spectrum(kernel: Kernel, spots: Observed) -> tuple[Tensor, Tensor, Tensor]:
+    """(n,) eigenvalues, ≥ 0, and (n, n) vectors of the spots' covariance, and the (n,) 1/√v that whiten their noise."""
+    whiten = spots.variance.rsqrt()
+    covariance = whiten[:, None] * kernel(spots.x, spots.z, spots.x, spots.z) * whiten
+    spectrum, vectors = torch.linalg.eigh(covariance)
+    return spectrum.clamp_min(0), vectors, whiten
 
 
 def _posterior(kernel: Kernel, spots: Observed, noise: Tensor) -> Tensor:

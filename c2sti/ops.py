@@ -58,6 +58,17 @@ def nearest_operator(source: FloatArray, target: FloatArray) -> sp.csr_array:
     return sp.csr_array((ones, index, np.arange(len(target) + 1)), shape=(len(target), len(source)))
 
 
+def local_noise(xy: FloatArray, values: sp.csr_array | FloatArray) -> FloatArray:
+    """(N,) variance of each column of (n, N) values that a spot does not share with the spot next to it.
+
+    Half the mean squared difference of nearest neighbours: what varies slowly over the tissue cancels (Rice 1984).
+    """
+    beside = KDTree(xy).query(xy, k=2)[1][:, 1]
+    change = values - values[beside]
+    square = change.multiply(change) if sp.issparse(change) else np.square(change)
+    return np.asarray(square.mean(axis=0), dtype=np.float64).ravel() / 2
+
+
 def smoothed_axes(
     expressions: Sequence[sp.csr_array], n_axes: int, smoothers: Sequence[sp.csr_array] | None = None
 ) -> FloatArray:

@@ -22,6 +22,7 @@ LEVEL = {
     "ops": 0.5,  # ops and metrics speak in the arrays of _types
     "metrics": 0.5,
     "field": 0.5,
+    "spread": 0.5,
     "grid": 1,
     "model": 1,
     "baselines": 1,

@@ -66,6 +66,24 @@ def test_noisier_spots_count_for_less() -> None:
         observe([x], [0.0], [values], variances=[np.tile([0.5, 4.0], 8)], device="cpu"),
         Kernel(1.0, 0.5, 0.5),
         torch.ones(1, dtype=torch.float64),
+        torch.full((1,), 2.0, dtype=torch.float64),
     )
     # Two spots at one place: precision-weighted mean (1/0.5 - 1/4) / (1/0.5 + 1/4 + 1) of a unit-variance field.
     np.testing.assert_allclose(made.at(x[:1], [0.0])[0], (2 - 0.25) / (2 + 0.25 + 1), atol=1e-5)
+    # And its posterior variance, σ² = 2 times 1 / (1 + 1/0.5 + 1/4); far away from everything, σ².
+    np.testing.assert_allclose(made.variance_at(x[:1], [0.0]), 2 / 3.25, atol=1e-5)
+    np.testing.assert_allclose(made.variance_at(x[:1] - 50, [0.0]), 2)
+
+
+def test_posterior_variance_is_that_of_the_dense_gaussian() -> None:
+    rng = np.random.default_rng(1)
+    places, v = [rng.random((9, 2)) * 4, rng.random((8, 2)) * 4], [np.linspace(0.5, 2, 9), np.linspace(2, 0.5, 8)]
+    seen = observe(places, [0.0, 1.0], [rng.random((9, 3)), rng.random((8, 3))], variances=v, device="cpu")
+    kernel, r, scale = Kernel(1.5, 0.8, 0.7), np.array([0.3, 2.0, 0.3]), np.array([1.0, 5.0, 2.0])
+    made = Field(seen, kernel, torch.as_tensor(r), torch.as_tensor(scale))
+    at, z = rng.random((4, 2)) * 4, torch.full((4,), 0.5, dtype=torch.float64)
+    cross = kernel(torch.as_tensor(at), z, seen.x, seen.z).numpy()
+    for k in range(3):
+        covariance = kernel(seen.x, seen.z, seen.x, seen.z).numpy() + r[k] * np.diag(np.concatenate(v))
+        expected = scale[k] * (1 - np.einsum("ij,jk,ik->i", cross, np.linalg.inv(covariance), cross))
+        np.testing.assert_allclose(made.variance_at(at, [0.5])[0, :, k], expected, rtol=1e-8)

@@ -68,7 +68,7 @@ def test_tiles_agree_with_the_exact_answer(monkeypatch: pytest.MonkeyPatch) -> N
     kernel = field.Kernel(exact.notes["length"], exact.notes["shared"], exact.notes["decay"])
     noise = torch.as_tensor(exact.notes["noise"])
     monkeypatch.setattr(field, "_best_kernel", lambda *_: kernel)
-    monkeypatch.setattr(field, "_best_noise", lambda *_: noise)
+    monkeypatch.setattr(field, "_best_noise", lambda *_: (noise, torch.ones_like(noise)))
     monkeypatch.setattr(field, "EXACT", 500)
     tiled = gp(pair, pair.a.xy, [0.4]).slices[0].expression()
     spread = exact.slices[0].expression().std()

@@ -10,6 +10,8 @@ import pytest
 import scipy.sparse as sp
 import torch
 from anndata import AnnData
+from matplotlib.collections import PatchCollection
+from matplotlib.tri import TriContourSet
 
 import c2sti
 from c2sti import grid
@@ -292,3 +294,40 @@ def test_evaluation_intervals_compare_methods_within_sections() -> None:
     # For two methods it is the paired interval of their difference over √2.
     paired = 3.182446 * gain.std(ddof=1) / np.sqrt(4)
     np.testing.assert_allclose(half, paired / np.sqrt(2), rtol=1e-5)
+
+
+# ---- how sure
+
+
+def test_spread_draws_std_as_colour_and_the_value_as_lines(pair: tuple[AnnData, AnnData], tmp_path: Path) -> None:
+    out = c2sti.tl.interpolate(*pair, n_slices=2, model="linear", std=True, show_progress_bar=False)
+    gene = out.var_names[out.layers["c2sti_2"].std(axis=0).argmax()]
+    ax = c2sti.pl.spread(out, gene, section="c2sti_2", save=tmp_path / "s.png")
+    assert (tmp_path / "s.png").stat().st_size > 5000
+    bins = next(drawn for drawn in ax.collections if isinstance(drawn, PatchCollection))
+    inside = out.obs["c2sti_2_tissue"].to_numpy()
+    np.testing.assert_allclose(bins.get_array(), out[inside].obs_vector(gene, layer="c2sti_2_std"))
+    assert bins.get_clim() == pytest.approx((0, np.percentile(np.asarray(bins.get_array()), 99)))
+    (lines,) = (drawn for drawn in ax.collections if isinstance(drawn, TriContourSet))
+    value = out[inside].obs_vector(gene, layer="c2sti_2")
+    np.testing.assert_allclose(lines.levels, np.quantile(value, [0.2, 0.4, 0.6, 0.8]), rtol=1e-5)
+    assert ax.get_title() == "c2sti_2\ninserted, z = 200"
+    _, given = plt.subplots()
+    stack = c2sti.tl.to_slices(out)
+    assert c2sti.pl.spread(stack, gene, section="c2sti_2", contours=0, vmin=0.1, vmax=2, ax=given) is given
+    (alone,) = given.collections
+    assert alone.get_clim() == (0.1, 2)
+    np.testing.assert_allclose(alone.get_array(), bins.get_array())
+
+
+def test_spread_names_what_is_missing(out: AnnData) -> None:
+    with pytest.raises(
+        KeyError, match=r"there is no layer 'c2sti_1_std'; c2sti.tl.interpolate\(…, std=True\) writes it"
+    ):
+        c2sti.pl.spread(out, out.var_names[0])
+    with pytest.raises(
+        ValueError, match="slice_b was measured and has no spread; the inserted sections are c2sti_1, c"
+    ):
+        c2sti.pl.spread(out, out.var_names[0], section="slice_b")
+    with pytest.raises(KeyError, match="there is no gene 'xyz'"):
+        c2sti.pl.spread(out, "xyz")

@@ -17,8 +17,8 @@ from scipy.spatial import KDTree
 from torch import Tensor, nn
 from torch.nn import functional
 
-from c2sti._types import FloatArray, InsertedSection, Lattice, Section, SlicePair
-from c2sti.baselines.naive import WIDTH
+from c2sti._types import FloatArray, InsertedSection, Lattice, Noise, Section, SlicePair
+from c2sti.baselines.naive import WIDTH, map_noise
 from c2sti.ops import deformable_sampling, gaussian_operator, sample, smoothed_axes
 
 MOST_BINS = 128  # a side of the lattice on which frames live
@@ -74,6 +74,17 @@ class Frames:
         blend = (1 - position) * ends[0] + position * ends[1]
         moved = sample(change, self.lattice, at).cpu().numpy() * self.scale
         return InsertedSection(blend + moved, self.axes, (1 - position) * pair.a.mean + position * pair.b.mean)
+
+    def noise(self, pair: SlicePair, at: FloatArray, positions: Sequence[float]) -> Noise:
+        """Variance of that blend; what a network adds to it is taken to be certain."""
+        sections = (pair.a, pair.b)
+        return map_noise(
+            [s.xy for s in sections],
+            [_scores(s.xy, s.expression, self.axes) for s in sections],
+            [gaussian_operator(s.xy, at, WIDTH * pair.spacing) for s in sections],
+            [np.array([1 - p, p]) for p in positions],
+            self.axes,
+        )
 
 
 def make_frames(pair: SlicePair, n_maps: int, *, device: str = "cpu") -> Frames:

@@ -75,7 +75,7 @@ class Rival:
             for p in positions:
                 slices.append(frames.inserted(pair, at, p, network(frames.ends, p)))
                 progress(1 / len(positions))
-        return Prediction(tuple(slices), {"weights": self.fingerprint()})
+        return Prediction(tuple(slices), {"weights": self.fingerprint()}, frames.noise(pair, at, positions))
 
     @property
     def n_parameters(self) -> int:

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 
-from c2sti._types import FloatArray, InsertedSection, Prediction, SlicePair
+from c2sti._types import FloatArray, InsertedSection, Noise, Prediction, SlicePair
 from c2sti.field import Field, observe
 from c2sti.ops import smoothed_axes
 
@@ -51,4 +51,5 @@ def gp(
         "decay": field.kernel.decay,
         "noise": field.noise.cpu().numpy(),
     }
-    return Prediction(tuple(slices), notes)
+    noise = Noise(lambda: field.variance_at(at / pair.spacing, positions), axes**2)
+    return Prediction(tuple(slices), notes, noise)

@@ -10,8 +10,8 @@ from collections.abc import Callable, Sequence
 import numpy as np
 import scipy.sparse as sp
 
-from c2sti._types import FloatArray, InsertedSection, Prediction, SlicePair
-from c2sti.ops import gaussian_operator, nearest_operator, smoothed_axes
+from c2sti._types import FloatArray, InsertedSection, Noise, Prediction, SlicePair
+from c2sti.ops import gaussian_operator, local_noise, nearest_operator, smoothed_axes
 
 WIDTH = 0.6  # of the Gaussian, in spot spacings
 RANK = 5
@@ -35,7 +35,7 @@ def copy(
         near = 0 if p <= 0.5 else 1
         slices.append(InsertedSection(nearest[near], (pair.a, pair.b)[near].expression, nothing))
         progress(1 / len(positions))
-    return Prediction(tuple(slices))
+    return Prediction(tuple(slices), noise=operator_noise(pair, [s.weights for s in slices]))
 
 
 def linear(
@@ -55,7 +55,7 @@ def linear(
     for p in positions:
         slices.append(InsertedSection(sp.hstack([(1 - p) * from_a, p * from_b], format="csr"), basis, nothing))
         progress(1 / len(positions))
-    return Prediction(tuple(slices))
+    return Prediction(tuple(slices), noise=operator_noise(pair, [s.weights for s in slices]))
 
 
 def lowrank(
@@ -76,14 +76,60 @@ def lowrank(
     means = np.stack([s.mean for s in sections])
     smoothers = [gaussian_operator(s.xy, s.xy, width) for s in sections]
     axes = smoothed_axes([s.expression for s in sections], RANK, smoothers)
-    scores = [
-        gaussian_operator(s.xy, at, width) @ (s.expression @ axes.T - m @ axes.T)
-        for s, m in zip(sections, means, strict=True)
-    ]
-    slices = []
+    operators = [gaussian_operator(s.xy, at, width) for s in sections]
+    spots = [s.expression @ axes.T - m @ axes.T for s, m in zip(sections, means, strict=True)]
+    scores = np.stack([operator @ values for operator, values in zip(operators, spots, strict=True)])
+    slices, shares = [], []
     for p in positions:
         weights = np.array([1 - p, p, *(BEYOND * (1 - p if s.position < 0 else p) for s in pair.context)])
-        blend = np.tensordot(weights / weights.sum(), np.stack(scores), axes=1)
+        shares.append(weights / weights.sum())
+        blend = np.tensordot(shares[-1], scores, axes=1)
         slices.append(InsertedSection(blend, axes, (1 - p) * means[0] + p * means[1]))
         progress(1 / len(positions))
-    return Prediction(tuple(slices))
+    noise = map_noise([s.xy for s in sections], spots, operators, shares, axes)
+    return Prediction(tuple(slices), noise=noise)
+
+
+# ---- how much of a spot's noise the weights let through
+
+
+def operator_noise(pair: SlicePair, operators: Sequence[sp.csr_array]) -> Noise:
+    """Of answers that are weighted means of spots: the sum of the squared weights is what is left of a spot's noise."""
+    return Noise(
+        lambda: np.stack([gain(operator)[:, None] for operator in operators]),
+        np.mean([local_noise(s.xy, s.expression) for s in (pair.a, pair.b)], axis=0)[None],
+    )
+
+
+def map_noise(
+    places: Sequence[FloatArray],
+    maps: Sequence[FloatArray],
+    operators: Sequence[sp.csr_array],
+    shares: Sequence[FloatArray],
+    axes: FloatArray,
+) -> Noise:
+    """The same of answers on K axes: blends of several sections' maps, each brought to M points by an operator.
+
+    Parameters
+    ----------
+    places, maps, operators
+        (n_i, 2) spots, (n_i, K) values of the maps there and (M, n_i) weights, one a section.
+    shares
+        Share of each section, one array for each of the S answers.
+    axes
+        (K, N).
+    """
+
+    def weights() -> FloatArray:
+        carried = [
+            gain(operator)[:, None] * local_noise(xy, values)
+            for xy, values, operator in zip(places, maps, operators, strict=True)
+        ]
+        return np.tensordot(np.square(np.stack(shares)), np.stack(carried), axes=1)
+
+    return Noise(weights, np.square(axes))
+
+
+def gain(operator: sp.csr_array) -> FloatArray:
+    """(M,) share of the variance of one spot that comes through weights that add up to 1: the sum of their squares."""
+    return np.asarray(operator.multiply(operator).sum(axis=1)).ravel()

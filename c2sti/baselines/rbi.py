@@ -53,7 +53,8 @@ def rbi(
         slices.append(frames.inserted(pair, at, p, change))
         progress(0.2 / len(positions))
     # Where the two registrations agree: (dx, dy) from a to b, in the unit of the frame.
-    return Prediction(tuple(slices), {"motion": ((there - back) / 2).numpy() * frames.lattice.pitch})
+    motion = ((there - back) / 2).numpy() * frames.lattice.pitch
+    return Prediction(tuple(slices), {"motion": motion}, frames.noise(pair, at, positions))
 
 
 def registered(fixed: Tensor, moving: Tensor) -> Tensor:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -12,11 +13,12 @@ from anndata import AnnData
 from numpy.typing import NDArray
 
 from c2sti import _keys
-from c2sti._types import FloatArray, InsertedSection, Lattice, Prediction, Section, SlicePair
+from c2sti._types import FloatArray, Lattice, Prediction, Section, SlicePair
 from c2sti.grid._histology import HEImage
 from c2sti.grid._lattice import Rows
 from c2sti.grid._virtual import library_of_section, library_of_sections
 from c2sti.ops import nearest_operator
+from c2sti.spread import Spread, confidence
 
 GENE_CHUNK = 1024
 BLANK_PIXELS = 600  # longer side of the blank picture under a result
@@ -34,6 +36,7 @@ def write_slices(
     provenance: Mapping[str, Any],
     pictures: Sequence[HEImage] | None = None,
     stained: Collection[float] = (),
+    spread: Spread | None = None,
     key_added: str = _keys.RESULT,
 ) -> AnnData:
     """Put the measured pair and the inserted sections side by side, as layers over the same rows.
@@ -54,23 +57,31 @@ def write_slices(
         S + 2 of :func:`c2sti.grid.section_pictures`; a blank one is written where there are none.
     stained
         Positions of inserted sections whose picture was photographed.
+    spread
+        How sure the inserted sections are, where that is wanted beside them.
     key_added
         Prefix of the inserted layers and key in `uns`.
     """
     inserted = _keys.inserted(key_added, len(positions))
     names = [_keys.SLICE_A, *inserted, _keys.SLICE_B]
     depths = np.array([0.0, *positions, 1.0])
-    layers = {name: _inserted_layer(s, len(rows.points)) for name, s in zip(inserted, prediction.slices, strict=True)}
+    shape = (len(rows.points), len(genes))
+    layers = {name: _filled(s.expression, shape) for name, s in zip(inserted, prediction.slices, strict=True)}
     tissue = {name: rows.inside(p) for name, p in zip(names, depths, strict=True)}
     for name, section in ((_keys.SLICE_A, pair.a), (_keys.SLICE_B, pair.b)):
         layers[name] = _measured_layer(section, rows.points, tissue[name])
+    doubt, confidences = {}, {}
+    if spread is not None:
+        for i, name in enumerate(inserted):
+            doubt[_keys.std(name)] = std = _filled(partial(spread.std, i), shape)
+            confidences[_keys.confidence(name)] = confidence(layers[name], std, tissue[name])
     made = {} if graphs is None else dict(zip(names, map(sp.csr_matrix, graphs), strict=True))
     middle = inserted[(len(inserted) - 1) // 2]
     adata = AnnData(
         X=layers[middle].copy(),
-        obs=_obs(rows, pair.lattice, tissue),
+        obs=_obs(rows, pair.lattice, tissue).assign(**confidences),
         var=pd.DataFrame(index=genes.copy()),
-        layers={name: layers[name] for name in names},
+        layers={name: layers[name] for name in names} | doubt,
         obsm={_keys.SPATIAL: rows.points.copy()},
         varp={_keys.graph(name): graph for name, graph in made.items()},
     )
@@ -96,13 +107,12 @@ def write_slices(
     return adata
 
 
-def _inserted_layer(section: InsertedSection, n_rows: int) -> NDArray[np.float32]:
+def _filled(values: Callable[[slice], NDArray[np.float32]], shape: tuple[int, int]) -> NDArray[np.float32]:
     """Dense (M, N), filled chunk by chunk so that the working copy in double precision stays small."""
-    n_genes = section.basis.shape[1]
-    layer = np.empty((n_rows, n_genes), dtype=np.float32)
-    for first in range(0, n_genes, GENE_CHUNK):
-        chunk = slice(first, min(first + GENE_CHUNK, n_genes))
-        layer[:, chunk] = section.expression(chunk)
+    layer = np.empty(shape, dtype=np.float32)
+    for first in range(0, shape[1], GENE_CHUNK):
+        chunk = slice(first, min(first + GENE_CHUNK, shape[1]))
+        layer[:, chunk] = values(chunk)
     return layer
 
 

@@ -22,7 +22,7 @@ from c2sti._types import FloatArray, InsertedSection, Prediction, SlicePair
 from c2sti.model.cross_modal import CrossModalAlignment, ExpressionStem, HistologyEncoder
 from c2sti.model.dlsm import DLSM, Deformation, differences, fuse, position_map
 from c2sti.model.pieces import in_pieces
-from c2sti.model.programmes import Programmes, describe
+from c2sti.model.programmes import Programmes, describe, noise_of
 from c2sti.model.pyramid import GenePool, MGCGraph, MotionDecoder, PyramidEncoder, agreement, profiles
 from c2sti.model.scene import Basis, Scene, prepare
 from c2sti.ops import deformable_sampling, sample, sobel_magnitude
@@ -289,7 +289,8 @@ class C2STi:
         progress: Callable[[float], object] = lambda share: None,
     ) -> Prediction:
         """Insert sections; see :class:`c2sti._types.Interpolator`."""
-        scene, basis = self.prepare(pair, at, positions, device=device, seed=seed)
+        programmes = describe_pair(self.config, pair, device=device, seed=seed)
+        scene, basis = look(self.config, pair, at, positions, device=device, seed=seed, programmes=programmes)
         progress(0.8)
         network = self.network.to(device).eval()
         with torch.no_grad():
@@ -307,7 +308,7 @@ class C2STi:
             "displacement_reliability": share,
             "weights": self.fingerprint(),
         }
-        return Prediction(tuple(slices), notes)
+        return Prediction(tuple(slices), notes, noise_of(programmes, at, positions, pair.spacing))
 
     def prepare(
         self, pair: SlicePair, at: FloatArray, positions: Sequence[float], *, device: str, seed: int

@@ -22,7 +22,7 @@ from dataclasses import dataclass
 import numpy as np
 import scipy.sparse as sp
 
-from c2sti._types import FloatArray, Section, SlicePair
+from c2sti._types import FloatArray, Noise, Section, SlicePair
 from c2sti.field import EXACT, Field, Kernel, Observed, observe
 from c2sti.ops import smoothed_axes
 
@@ -49,6 +49,10 @@ class Programmes:
     def at(self, points: FloatArray, positions: Sequence[float], spacing: float) -> FloatArray:
         """(S, M, K) maps at (M, 2) points of the frame and S positions."""
         return self.field.at(points / spacing, positions)
+
+    def variance_at(self, points: FloatArray, positions: Sequence[float], spacing: float) -> FloatArray:
+        """(S, M, K) how unsure these maps are: posterior variances."""
+        return self.field.variance_at(points / spacing, positions)
 
 
 @dataclass(frozen=True)
@@ -161,6 +165,14 @@ def describe(
         one, other = zip(*(map(_views, c.halves(seed, split)) for c in measured), strict=True)
         descriptions += [found(one, other), found(other, one)]
     return descriptions
+
+
+def noise_of(programmes: Sequence[Programmes], at: FloatArray, positions: Sequence[float], spacing: float) -> Noise:
+    """Variance of the mean of several descriptions: the mean of their variances, for they err alike."""
+    return Noise(
+        lambda: np.concatenate([p.variance_at(at, positions, spacing) for p in programmes], axis=2),
+        np.concatenate([np.square(p.loadings) for p in programmes]) / len(programmes),
+    )
 
 
 def _views(counts: Counts) -> sp.csr_array:

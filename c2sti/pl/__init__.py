@@ -1,8 +1,9 @@
-"""Plots: a gene through depth, what moved, which genes vary together, and how well hidden sections were made again."""
+"""Plots: a gene through depth, how sure it is, what moved, which genes vary together, how well it worked."""
 
 from c2sti.pl._coexpression import coexpression
 from c2sti.pl._displacement import displacement
 from c2sti.pl._evaluation import evaluation
 from c2sti.pl._sections import sections
+from c2sti.pl._spread import spread
 
-__all__ = ["coexpression", "displacement", "evaluation", "sections"]
+__all__ = ["coexpression", "displacement", "evaluation", "sections", "spread"]

@@ -13,6 +13,7 @@ from tqdm.auto import tqdm
 
 from c2sti import _keys, grid
 from c2sti._types import FloatArray, Interpolator, Lattice, PictureEncoder
+from c2sti.spread import Spread, ask
 from c2sti.tl._coexpression import graphs
 from c2sti.tl._labels import carry, shared_labels
 
@@ -39,6 +40,7 @@ def insert(
     key_added: str = _keys.RESULT,
     labels: Mapping[str, pd.CategoricalDtype | None] | None = None,
     with_graphs: bool = True,
+    std: bool = False,
     progress: Callable[[float], object] = lambda share: None,
 ) -> AnnData:
     """Insert sections between two, and put all of them side by side, as :func:`interpolate` returns them.
@@ -63,6 +65,8 @@ def insert(
         What :func:`c2sti.tl._labels.shared_labels` says of the series, where the two are part of one.
     with_graphs
         Whether to make the gene graph of each section.
+    std
+        Whether to say how sure the inserted values are.
     progress
         Is told each share of the work that has been done.
     """
@@ -73,10 +77,16 @@ def insert(
     wanted = None if genes is None else grid.shared_genes((a, b, *context.values()), genes)
     pair, names = grid.make_pair(a, b, context=context, lattice=lattice, encoder=encoder, targets=targets)
     rows = grid.rows_of(a, b, lattice, at)
-    prediction = method(pair, rows.points, fractions.tolist(), device=device, seed=seed, progress=progress)
+    how: dict[str, Any] = {"device": device, "seed": seed, "progress": progress}
+    found: Spread | None = None
+    if std:
+        prediction, found = ask(method, pair, rows.points, fractions.tolist(), **how)
+    else:
+        prediction = method(pair, rows.points, fractions.tolist(), **how)
     if wanted is not None:
         kept = names.get_indexer(wanted)
         pair, prediction, names = pair.subset(kept), prediction.subset(kept), wanted
+        found = None if found is None else found.subset(kept)
     field = prediction.notes.get("displacement")
     pictures = grid.section_pictures(a.image, b.image, lattice, fractions, displacement=field, targets=targets)
     record = provenance((a, b, *context.values()), method_name, lattice, seed, parameters or {})
@@ -90,6 +100,7 @@ def insert(
         provenance={**record, **_depths(a, b, fractions)},
         pictures=pictures,
         stained=targets or (),
+        spread=found,
         key_added=key_added,
     )
     carry(

@@ -41,6 +41,7 @@ def interpolate(
     pitch: float | None = None,
     genes: Sequence[str] | pd.Index | None = None,
     obs_keys: str | Sequence[str] = (),
+    std: bool = False,
     device: str | None = None,
     seed: int = 0,
     key_added: str = "c2sti",
@@ -96,6 +97,8 @@ def interpolate(
     obs_keys
         Columns of `obs` to carry into the inserted sections: labels (cell types, domains, a pathologist's) or numbers.
         They move with the tissue, are averaged as ``"linear"`` averages expression, and context is not used for them.
+    std
+        Whether to add how sure each inserted value is. A layer more for each inserted section; of time little.
     device
         Where the work is done, ``"cpu"`` or ``"cuda"``; by default a GPU where there is one.
     seed
@@ -111,6 +114,10 @@ def interpolate(
 
     - ``layers["slice_a"]``, ``layers["slice_b"]``: the measured sections, nearest spot, NaN outside of their tissue.
     - ``layers["c2sti_1"]`` …: the inserted sections, ≥ 0. ``X`` is the middle one.
+    - with `std`: ``layers["c2sti_1_std"]`` …, float32, standard deviation of each inserted value as an estimate of the
+      mean expression there, see Notes; ``obs["c2sti_1_confidence"]`` …, in [0, 1]: the variance of the inserted values
+      between the bins of the section, over the same plus the bin's own std², both summed over genes. ½ says that the
+      bin is as unsure as bins differ.
     - ``obsm["spatial"]``: (M, 2) in the unit of the frame.
     - ``obs["support"]``: which measured section covers a row. ``obs["c2sti_1_tissue"]`` …: whether the row lies inside
       the outline of that section.
@@ -132,6 +139,14 @@ def interpolate(
     ------
     KeyError, ValueError
         An input cannot be used; the message names it, what was found and what to do. Nothing is written.
+
+    Notes
+    -----
+    The variance std² has two parts. One is what the noise of the measured spots becomes on its way through the method:
+    the posterior variance of the maps times the squared loadings of the genes (``"c2sti"``, ``"gp"``), the sum of the
+    squared weights times the noise of a spot (the others; none for a callable that does not tell). The other is what
+    the two neighbours disagree on: p (1 − p) times the squared difference between what the method says right beside
+    `slice_b` and right beside `slice_a`. It is the doubt about a mean: a measured spot scatters around it by far more.
 
     Examples
     --------
@@ -169,6 +184,7 @@ def interpolate(
             genes=genes,
             encoder=picture_encoder(histology_encoder),
             targets=_targets(target_images, fractions),
+            std=std,
             parameters={"layer": layer, "spatial_key": spatial_key},
             device=available(device),
             seed=seed,

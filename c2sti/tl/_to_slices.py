@@ -34,7 +34,8 @@ def to_slices(adata: AnnData, *, key: str = "c2sti", gap: float | None = None) -
     -------
     AnnData: ``X`` expression; ``obs["section"]`` (ordered from slice_a to slice_b), ``obs["inserted"]`` (True where
     nothing was measured), ``obs["z"]``, ``obs["support"]``; each annotation carried along as ``obs["domain"]``, with
-    ``obsm["domain"]`` and ``uns["domain_colors"]`` if it is a label; ``obsm["spatial"]`` and ``obsm["spatial_3d"]``;
+    ``obsm["domain"]`` and ``uns["domain_colors"]`` if it is a label; of a result with `std` also ``layers["std"]`` and
+    ``obs["confidence"]``, NaN where measured; ``obsm["spatial"]`` and ``obsm["spatial_3d"]``;
     ``uns["spatial"]`` with one library a section; `varp` and ``uns[key]`` as they were.
 
     Raises
@@ -84,9 +85,24 @@ def to_slices(adata: AnnData, *, key: str = "c2sti", gap: float | None = None) -
     pictures = adata.uns.get(_keys.SPATIAL, {}).get(key, {})
     stack.uns[_keys.SPATIAL] = {name: grid.library_of(pictures, name) or blank for name in names}
     stack.uns[key] = record
+    _add_doubt(adata, stack, names, rows)
     for annotation in map(str, record.get(_keys.OBS_KEYS, ())):
         _add_annotation(adata, stack, annotation, names, rows)
     return stack
+
+
+def _add_doubt(adata: AnnData, stack: AnnData, names: Sequence[str], rows: Sequence[NDArray[np.intp]]) -> None:
+    """One layer with the spread of all inserted sections, and one column with the confidence; NaN where measured."""
+    inserted = stack.obs[_keys.INSERTED].to_numpy()
+    of_inserted = [(name, r) for name, r in zip(names, rows, strict=True) if _keys.confidence(name) in adata.obs]
+    if not of_inserted:
+        return
+    layer = np.full(stack.shape, np.nan, dtype=np.float32)
+    layer[inserted] = np.concatenate([np.asarray(adata.layers[_keys.std(name)])[r] for name, r in of_inserted])
+    stack.layers[_keys.STD] = layer
+    column = np.full(stack.n_obs, np.nan)
+    column[inserted] = np.concatenate([adata.obs[_keys.confidence(name)].to_numpy()[r] for name, r in of_inserted])
+    stack.obs[_keys.CONFIDENCE] = column
 
 
 def _add_annotation(

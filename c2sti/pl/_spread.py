@@ -1,0 +1,123 @@
+"""How sure the values of a gene are over an inserted section."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+from anndata import AnnData
+from matplotlib.axes import Axes
+from matplotlib.tri import Triangulation
+
+from c2sti import _keys
+from c2sti._types import FloatArray
+from c2sti.pl._axes import HALO, figure_of, mark, panels, save_figure
+from c2sti.pl._bins import draw_bins, fit, panel_size
+from c2sti.pl._record import Record, is_stack, record_of, rows_of
+
+PANEL = 4.6  # inches
+INK = "#12203a"
+FEWEST_BINS = 4  # through which contours are drawn
+LONGEST = 1.8  # pitches: longer edges of a triangle would join tissue across a gap
+
+
+def spread(
+    adata: AnnData,
+    gene: str,
+    *,
+    section: str | None = None,
+    key: str = "c2sti",
+    contours: int = 4,
+    cmap: str = "magma",
+    vmin: float | None = None,
+    vmax: float | None = None,
+    ax: Axes | None = None,
+    save: str | Path | None = None,
+) -> Axes:
+    """How sure a gene's values are over an inserted section: the spread as colour, the value as contour lines.
+
+    Parameters
+    ----------
+    adata
+        Result of :func:`c2sti.tl.interpolate` with ``std=True``, or a stack of :func:`c2sti.tl.to_slices` of it.
+    gene
+        Name of the gene.
+    section
+        An inserted section; the middle one by default.
+    key
+        The `key_added` that the result was made with.
+    contours
+        Lines of equal inserted value, labelled with it; 0 for none.
+    cmap
+        Colour map of the spread.
+    vmin, vmax
+        Ends of the colour scale; by default 0 and the 99th percentile over the section. Set both to compare sections.
+    ax
+        Axes to draw into.
+    save
+        File to write the figure to.
+
+    Returns
+    -------
+    The axes; their coordinates are those of ``obsm["spatial"]``.
+
+    Raises
+    ------
+    KeyError
+        `adata` is not such a result, has no such gene or section, or was made without ``std=True``.
+    ValueError
+        The section was measured.
+
+    Examples
+    --------
+    >>> import c2sti
+    >>> a, b = c2sti.datasets.phantom(seed=0, size=12, n_genes=50).series([0.0, 400.0])
+    >>> out = c2sti.tl.interpolate(a, b, std=True, show_progress_bar=False)
+    >>> ax = c2sti.pl.spread(out, out.var_names[0])
+    """
+    record = record_of(adata, key)
+    section = record.middle if section is None else record.check(section)
+    value, std = _values(adata, record, gene, section)
+    (ax,) = panels([section], None if ax is None else [ax], size=panel_size(adata, record, PANEL))
+    shown = std[rows_of(adata, section)]
+    top = vmax if vmax is not None else max(float(np.percentile(shown, 99)), 1e-3) if shown.size else 1.0
+    bins = draw_bins(ax, adata, record, section, std, cmap=cmap, vmin=0 if vmin is None else vmin, vmax=top)
+    if contours:
+        _draw_contours(ax, adata, record, section, value, contours)
+    mark(ax, record, section)
+    fit(ax, adata, record)
+    ax.set_ylabel(gene, fontsize=11, fontweight="bold")
+    label = "spread (std); lines: the inserted value" if contours else "spread (std)"
+    figure_of(ax).colorbar(bins, ax=ax, shrink=0.8, pad=0.02, label=label)
+    save_figure(ax, save)
+    return ax
+
+
+def _values(adata: AnnData, record: Record, gene: str, section: str) -> tuple[FloatArray, FloatArray]:
+    """(M,) inserted values of the gene, and their spread."""
+    if gene not in adata.var_names:
+        raise KeyError(f"there is no gene {gene!r}; var_names has {adata.n_vars}, such as {adata.var_names[0]!r}")
+    if section not in record.inserted:
+        others = ", ".join(name for name in record.names if name in record.inserted)
+        raise ValueError(f"{section} was measured and has no spread; the inserted sections are {others}")
+    value, std = (None, _keys.STD) if is_stack(adata) else (section, _keys.std(section))
+    if std not in adata.layers:
+        raise KeyError(f"there is no layer {std!r}; c2sti.tl.interpolate(…, std=True) writes it")
+    return adata.obs_vector(gene, layer=value), adata.obs_vector(gene, layer=std)
+
+
+def _draw_contours(ax: Axes, adata: AnnData, record: Record, section: str, values: FloatArray, n: int) -> None:
+    """Lines of equal value between bins that lie side by side."""
+    inside = rows_of(adata, section)
+    xy, shown = np.asarray(adata.obsm[_keys.SPATIAL])[inside], values[inside]
+    if len(xy) < FEWEST_BINS or np.ptp(shown) == 0 or (np.ptp(xy, axis=0) == 0).any():
+        return
+    mesh = Triangulation(*xy.T)
+    corners = xy[mesh.triangles]
+    longest = np.linalg.norm(corners - np.roll(corners, 1, axis=1), axis=2).max(axis=1)
+    mesh.set_mask(longest > LONGEST * record.pitch)
+    levels = np.unique(np.quantile(shown, np.linspace(0, 1, n + 2)[1:-1]))
+    lines = ax.tricontour(mesh, shown, levels=levels, colors=INK, linewidths=0.9)
+    lines.set_path_effects(HALO)
+    for text in ax.clabel(lines, fmt="%.2g", fontsize=7):
+        text.set_path_effects(HALO)
