@@ -6,7 +6,8 @@
 
 Besides hidden sections as they were measured, it learns from the same with their tissue moved a little, and from made
 tissue, whose motion is known. DIR holds the sections as `c2sti.datasets` stores them, `her2st/her2st_A1.h5ad` and so
-on. A run that was stopped goes on when the same command is given again.
+on. A run that was stopped goes on when the same command is given again. All is done in one thread: with more, sums come out in another
+order, and training makes of that other weights that are as good.
 """
 
 from __future__ import annotations
@@ -18,6 +19,7 @@ import time
 from pathlib import Path
 
 import torch
+from threadpoolctl import threadpool_limits
 from tqdm.auto import tqdm
 
 import c2sti
@@ -71,4 +73,6 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    torch.set_num_threads(1)
+    with threadpool_limits(1):
+        main()
