@@ -17,7 +17,7 @@ demo: env
 
 # One process a core, one thread each: the suite is many small computations.
 test: env
-	OMP_NUM_THREADS=1 $(PYTHON) -m pytest --numprocesses logical --maxprocesses 4 --dist worksteal
+	OMP_NUM_THREADS=1 NUMBA_NUM_THREADS=1 $(PYTHON) -m pytest --numprocesses logical --maxprocesses 4 --dist worksteal
 
 lint: env
 	$(PYTHON) -m ruff check .
