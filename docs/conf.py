@@ -39,7 +39,7 @@ extensions = [
 ]
 templates_path = ["_templates"]
 suppress_warnings = ["config.cache"]  # a function in this file, below, cannot be pickled
-exclude_patterns = ["_build", "jupyter_execute", "**.ipynb_checkpoints"]
+exclude_patterns = ["_build", "jupyter_execute", "**.ipynb_checkpoints", "benchmark/*"]  # the last are parts of a page
 myst_enable_extensions = ["colon_fence", "deflist"]
 myst_heading_anchors = 3
 # The test suite executes the tutorials; here only where the site is published, so that it shows their figures.

@@ -54,6 +54,8 @@ def test_what_a_run_leaves(run: Path) -> None:
     np.testing.assert_allclose(table["fraction"], table["pcc"] / table["ceiling"])
     assert table["ssim"].between(-1, 1).all()
     assert list(pd.read_csv(run / "table1.csv")["method"]) == METHODS_RUN
+    assert (run / "table1.png").read_bytes().startswith(b"\x89PNG")
+    assert (run / "table1.md").read_text().startswith("## Table 1: one section hidden\n")
     found = {str(path.parent.relative_to(run)) for path in (run / "networks").rglob("config.json")}
     assert found == {f"networks/{m}/{fold}/0" for m in ("unet", "c2sti") for fold in "AB"}
     card = C2STi.load(run / "networks/c2sti/A/0").card

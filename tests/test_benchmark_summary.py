@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import numpy as np
 import pandas as pd
 import pytest
+from matplotlib.figure import Figure
 
-from c2sti.benchmark import _summary, _tables
+from c2sti.benchmark import _figures, _summary, _tables
 
 
 def rows(**pcc: list[float]) -> pd.DataFrame:
@@ -66,9 +69,8 @@ def test_verdicts_in_plain_words() -> None:
     assert lead.endswith("but the interval of the difference includes 0: no lead is shown.")
     (lead,) = said(gp=[0.1, 0.2], rife=[0.2, 0.3])
     assert lead.endswith("; 2 hidden are too few for an interval.")
-    naive = said(gp=[0.2, 0.2, 0.3], rife=[0.1, 0.2, 0.2])
-    assert "**gp**, which needs no training, has the best PCC of all." in naive
-    assert len(naive) == len(_summary.SCORES)
+    (naive,) = said(gp=[0.2, 0.2, 0.3], rife=[0.1, 0.2, 0.2])
+    assert naive == "**gp**, which needs no training, has the best PSNR and SSIM and PCC and RMSE and RV of all."
 
 
 def test_the_best_of_a_column_is_bold() -> None:
@@ -87,3 +89,26 @@ def test_the_best_of_a_column_is_bold() -> None:
     )
     assert "data_range = ln(1 + 10⁴) = 9.210" in text
     assert "3 cases, ceiling .500, reference: gp." in text
+
+
+def test_a_panel_shows_differences_to_the_reference() -> None:
+    table = rows(copy=[-0.1, 0.0, 0.1], gp=[0.1, 0.2, 0.3], rife=[0.2, 0.3, 0.2], c2sti=[0.2, 0.3, 0.4])
+    pcc = _summary.by_case(table).pivot(index="case", columns="method", values="pcc")
+    ax = Figure().subplots()
+    _figures._panel(ax, pcc[["copy", "gp", "rife", "c2sti"]], "heart, one section hidden")
+    labels = [label.get_text() for label in ax.get_yticklabels()]
+    assert labels == ["copy  .0000", "gp  .2000", "RIFE  .2333", "C2-STi  .3000"]
+    assert ax.get_xlabel() == "PCC − PCC of gp"
+    low, high = ax.get_xlim()
+    assert (low, high) == pytest.approx((-0.124, 0.124))  # of RIFE and C2-STi: copying is off the axis
+    means = {line.get_marker(): line.get_xydata() for line in ax.lines if line.get_marker() in ("<", "D")}
+    assert means["D"][0] == pytest.approx((0.1, 3))  # the last: C2-STi
+    assert [line.get_xdata()[0] for line in ax.lines if line.get_marker() == "<"] == pytest.approx([low + 0.02 * 0.248])
+    assert _figures.colour("gp") != _figures.colour("rife") != _figures.colour("no-graph") == _figures.colour("c2sti")
+
+
+def test_series_too_short_leave_no_panel(tmp_path: Path) -> None:
+    long, short = rows(gp=[0.1, 0.2, 0.3]), rows(gp=[0.1]).assign(series="stahl")
+    table = pd.concat([long, long.assign(n_slices=2), short])
+    _figures.draw(table, ["gp"], tmp_path / "table.png")
+    assert [path.name for path in tmp_path.iterdir()] == ["table.png"]

@@ -14,6 +14,7 @@ from typing import Any
 from tqdm.auto import tqdm
 
 from c2sti.benchmark import _networks
+from c2sti.benchmark._figures import draw
 from c2sti.benchmark._material import Material
 from c2sti.benchmark._methods import QUICK, STEPS, Method, rows_named
 from c2sti.benchmark._networks import Network, Recipe
@@ -98,6 +99,7 @@ class Run:
         write(self.settings.out / f"{stem}_cases.csv", rows.to_csv(index=False))
         write(self.settings.out / f"{stem}.csv", summary.to_csv(index=False))
         write(self.settings.out / f"{stem}.md", text)
+        draw(rows, [m.name for m in self.methods], self.settings.out / f"{stem}.png")
         return text
 
     @cached_property

@@ -105,8 +105,7 @@ def best(summary: pd.DataFrame, score: str) -> str:
 
 def verdicts(summary: pd.DataFrame, labels: dict[str, str]) -> list[str]:
     """What the rows of one series and number of hidden sections say, in plain words."""
-    naive = [score for score in SCORES if best(summary, score) in NAIVE]
-    said = [_where_naive_wins(summary, score, labels) for score in naive]
+    said = _where_naive_wins(summary, labels)
     leader = best(summary, "pcc")
     row = summary.set_index("method").loc[leader]
     if leader in NAIVE or not row["reference"]:
@@ -119,5 +118,12 @@ def verdicts(summary: pd.DataFrame, labels: dict[str, str]) -> list[str]:
     return [f"{lead}, and is ahead in {row['ahead']:.0f} of {row['n_cases']}.", *said]
 
 
-def _where_naive_wins(summary: pd.DataFrame, score: str, labels: dict[str, str]) -> str:
-    return f"**{labels[best(summary, score)]}**, which needs no training, has the best {score.upper()} of all."
+def _where_naive_wins(summary: pd.DataFrame, labels: dict[str, str]) -> list[str]:
+    wins: dict[str, list[str]] = {}
+    for score in SCORES:
+        wins.setdefault(best(summary, score), []).append(score.upper())
+    return [
+        f"**{labels[method]}**, which needs no training, has the best {' and '.join(scores)} of all."
+        for method, scores in wins.items()
+        if method in NAIVE
+    ]

@@ -61,8 +61,7 @@ def markdown(
     for (series, n_slices), group in summary.groupby(["series", "n_slices"], sort=False):
         rows = group.set_index("method", drop=False).loc[[m for m in methods if m in set(group["method"])]]
         first = rows.iloc[0]
-        hidden = "one section hidden" if n_slices == 1 else f"{n_slices} sections hidden in a row"
-        parts.append(f"### {SERIES.get(str(series), str(series))}, {hidden}")
+        parts.append(f"### {title(str(series), int(n_slices))}")
         parts.append(
             f"{first['n_cases']} case{'s' if first['n_cases'] > 1 else ''}, ceiling {short(first['ceiling'], 3)}, "
             f"reference: {LABELS.get(first['reference'], 'none')}."
@@ -70,6 +69,12 @@ def markdown(
         parts.append(_grid(rows, parameters))
         parts += ["\n".join(f"- {said}" for said in verdicts(rows, LABELS))]
     return "\n\n".join(part for part in parts if part) + "\n"
+
+
+def title(series: str, n_slices: int) -> str:
+    """Of what is said of one series and number of hidden sections."""
+    hidden = "one section hidden" if n_slices == 1 else f"{n_slices} sections hidden in a row"
+    return f"{SERIES.get(series, series)}, {hidden}"
 
 
 def _grid(rows: pd.DataFrame, parameters: Mapping[str, int]) -> str:
