@@ -14,6 +14,7 @@ SUPPORT = "support"  # obs: which measured section covers a row: "both", "a", "b
 SECTION = "section"  # obs of tl.to_slices: which section a row belongs to
 INSERTED = "inserted"  # obs of tl.to_slices: False for the measured sections
 STD = "std"  # layers of a stack, and end of a layer's name in a result: spread of inserted values
+LOWER, UPPER = "lower", "upper"  # the same: ends of the interval for a measured value
 CONFIDENCE = "confidence"  # obs of a stack, and end of a column's name in a result: 0 to 1
 COEXPRESSION = "coexpression"  # varp and uns: gene graphs
 ALIGNMENT = "alignment"  # uns: how a section was brought into the frame of another
@@ -39,9 +40,9 @@ def tissue(section: str) -> str:
     return f"{section}_tissue"
 
 
-def std(section: str) -> str:
-    """Layer with the spread of an inserted section's values."""
-    return f"{section}_{STD}"
+def doubt(section: str, kind: str) -> str:
+    """Layer with `STD`, `LOWER` or `UPPER` of an inserted section's values."""
+    return f"{section}_{kind}"
 
 
 def confidence(section: str) -> str:

@@ -165,6 +165,10 @@ class InsertedSection:
         dense = product.toarray() if isinstance(product, sp.sparray) else np.asarray(product)
         return np.maximum(dense + self.offset[genes], 0).astype(np.float32)
 
+    def rows(self, points: slice) -> InsertedSection:
+        """The same section at some of its points."""
+        return replace(self, weights=self.weights[points])
+
     def subset(self, genes: NDArray[np.intp]) -> InsertedSection:
         """The same section with some of its genes, by index."""
         return replace(self, basis=self.basis[:, genes], offset=self.offset[genes])
@@ -211,14 +215,15 @@ class Prediction:
         noise = None if self.noise is None else replace(self.noise, basis=self.noise.basis[:, genes])
         return replace(self, slices=tuple(s.subset(genes) for s in self.slices), noise=noise)
 
-    def part(self, sections: slice) -> Prediction:
-        """Some of the sections."""
+    def part(self, sections: slice, points: slice = slice(None)) -> Prediction:
+        """Some of the sections, at some of the points."""
         notes = {k: note[sections] if k in BY_SECTION else note for k, note in self.notes.items()}
         noise = self.noise
         if noise is not None:
             weights = noise.weights
-            noise = replace(noise, weights=lambda: weights()[sections])
-        return replace(self, slices=self.slices[sections], notes=notes, noise=noise)
+            noise = replace(noise, weights=lambda: weights()[sections, points])
+        slices = tuple(section.rows(points) for section in self.slices[sections])
+        return replace(self, slices=slices, notes=notes, noise=noise)
 
 
 class PictureEncoder(Protocol):

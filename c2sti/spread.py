@@ -7,6 +7,11 @@ the one on the side of b says. The variance of a mixture is that of its parts an
 
 where `noise` is what the spots' noise becomes on its way through the method (:class:`c2sti._types.Noise`), and "from a"
 is the method's own answer right beside section a, at the same place.
+
+That is the doubt about a mean. A measured value scatters around its mean by far more, in a way that no formula of ours
+has to know: every measured spot of either section is predicted from the other one, and how the measured values lie
+around those predictions, gene by gene, gives intervals for what would be measured elsewhere (split-conformal
+prediction; nothing is learnt from other tissue).
 """
 
 from __future__ import annotations
@@ -14,12 +19,17 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
+from math import ceil
 
 import numpy as np
+import scipy.sparse as sp
 from numpy.typing import NDArray
 
-from c2sti._types import FloatArray, InsertedSection, Interpolator, Prediction, SlicePair
+from c2sti._types import FloatArray, InsertedSection, Interpolator, Prediction, Section, SlicePair
 
+PART = 60  # spots from which the ends of an interval are told
+MOST_PARTS = 10
+MOST_SPOTS = 1000  # of a section on which intervals are calibrated
 BESIDE = 1e-3  # position of a section right beside a measured one, and none of its spots is in it
 
 
@@ -35,11 +45,14 @@ class Spread:
         (S,) of them.
     ends
         What the method says of a section right beside a, and of one right beside b, at the same points.
+    calibration
+        What intervals are made of, where they were asked for.
     """
 
     prediction: Prediction
     positions: Sequence[float]
     ends: tuple[InsertedSection, InsertedSection]
+    calibration: Calibration | None = None
 
     @cached_property
     def _noise(self) -> FloatArray | None:
@@ -48,7 +61,8 @@ class Spread:
     def subset(self, genes: NDArray[np.intp]) -> Spread:
         """The same of some of the genes, by index."""
         first, second = (end.subset(genes) for end in self.ends)
-        return replace(self, prediction=self.prediction.subset(genes), ends=(first, second))
+        calibration = None if self.calibration is None else self.calibration.subset(genes)
+        return replace(self, prediction=self.prediction.subset(genes), ends=(first, second), calibration=calibration)
 
     def std(self, section: int, genes: slice = slice(None)) -> NDArray[np.float32]:
         """(M, n) standard deviation of the inserted values of some genes as estimates of a mean, log1p expression."""
@@ -60,6 +74,67 @@ class Spread:
         return np.sqrt(variance).astype(np.float32)
 
 
+@dataclass(frozen=True)
+class Calibration:
+    """Measured spots, and what the method says of them from the other section.
+
+    Parameters
+    ----------
+    predicted
+        Of the spots of a, as if they lay right beside b; and of those of b, as if they lay right beside a.
+    measured
+        (n_i, N) log1p expression of the same spots.
+    """
+
+    predicted: tuple[InsertedSection, InsertedSection]
+    measured: tuple[sp.csr_array, sp.csr_array]
+
+    def subset(self, genes: NDArray[np.intp]) -> Calibration:
+        """The same of some of the genes, by index."""
+        first, second = (section.subset(genes) for section in self.predicted)
+        return Calibration((first, second), (self.measured[0][:, genes], self.measured[1][:, genes]))
+
+    def bounds(self, values: FloatArray, level: float, genes: slice = slice(None)) -> FloatArray:
+        """(2, M, n) ends of the intervals that hold a measured value with that probability, around inserted values.
+
+        The spots are parted by what was predicted for them, gene by gene, and each part has quantiles of its own;
+        between parts the ends are linear. What the lower tail does not use, because zeros cannot be undercut, is left
+        to the upper one.
+
+        Parameters
+        ----------
+        values
+            (M, n) inserted values of the genes.
+        level
+            Probability.
+        genes
+            Which they are.
+        """
+        predicted = np.concatenate([section.expression(genes) for section in self.predicted])
+        measured = np.concatenate([y[:, genes].toarray() for y in self.measured])
+        order = np.argsort(predicted, axis=0)
+        parts = np.array_split(order, np.clip(len(order) // PART, 1, MOST_PARTS))
+        ends = np.stack([_quantiles(np.take_along_axis(measured, part, axis=0), level) for part in parts])
+        centres = np.stack([np.take_along_axis(predicted, part, axis=0).mean(axis=0) for part in parts])
+        found = np.repeat(ends[0][:, None], len(values), axis=1)
+        for t in range(len(parts) - 1):
+            step = np.maximum(centres[t + 1] - centres[t], 1e-6)  # predictions that are all alike
+            found += np.clip((values - centres[t]) / step, 0, 1) * (ends[t + 1] - ends[t])[:, None]
+        return found.astype(np.float32)
+
+
+def _quantiles(measured: FloatArray, level: float) -> FloatArray:
+    """(2, n) ends between which the next value lies with that probability, of (m, n) values."""
+    ordered, m = np.sort(measured, axis=0), len(measured)
+
+    def quantile(share: float) -> FloatArray:
+        return ordered[min(ceil(share * (m + 1)), m) - 1]
+
+    tail = (1 - level) / 2
+    lower = quantile(tail)
+    return np.stack([lower, np.where(lower > 0, quantile(1 - tail), quantile(level))])
+
+
 def ask(
     method: Interpolator,
     pair: SlicePair,
@@ -69,12 +144,32 @@ def ask(
     device: str,
     seed: int,
     progress: Callable[[float], object] = lambda share: None,
+    intervals: bool = False,
 ) -> tuple[Prediction, Spread]:
-    """The answer of a method, and how sure it is; the method is asked once for both."""
-    n = len(positions)
-    whole = method(pair, points, [*positions, BESIDE, 1 - BESIDE], device=device, seed=seed, progress=progress)
-    prediction = whole.part(slice(n))
-    return prediction, Spread(prediction, positions, (whole.slices[n], whole.slices[n + 1]))
+    """The answer of a method, and how sure it is, with what intervals are made of or without.
+
+    The method is asked once for everything: the sections wanted and one right beside either end, at the points wanted
+    and, for intervals, at some of the measured spots.
+    """
+    s, m = len(positions), len(points)
+    seen = [_some(section, seed) for section in (pair.a, pair.b)] if intervals else []
+    at = np.concatenate([points, *(xy for xy, _ in seen)])
+    whole = method(pair, at, [*positions, BESIDE, 1 - BESIDE], device=device, seed=seed, progress=progress)
+    prediction = whole.part(slice(s), slice(m))
+    beside_a, beside_b = whole.slices[s:]
+    calibration = None
+    if seen:
+        (of_a, a), (_, b) = seen
+        first, second = slice(m, m + len(of_a)), slice(m + len(of_a), None)
+        calibration = Calibration((beside_b.rows(first), beside_a.rows(second)), (a, b))
+    ends = (beside_a.rows(slice(m)), beside_b.rows(slice(m)))
+    return prediction, Spread(prediction, positions, ends, calibration)
+
+
+def _some(section: Section, seed: int) -> tuple[FloatArray, sp.csr_array]:
+    """Places and expression of the spots to calibrate on."""
+    chosen = np.sort(np.random.default_rng(seed).permutation(len(section.xy))[:MOST_SPOTS])
+    return section.xy[chosen], section.expression[chosen]
 
 
 def confidence(values: FloatArray, std: FloatArray, inside: NDArray[np.bool_], n_genes: int = 1024) -> FloatArray:

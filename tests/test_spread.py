@@ -15,7 +15,7 @@ from c2sti._types import InsertedSection, Prediction, SlicePair
 from c2sti.baselines import METHODS
 from c2sti.baselines.naive import gain
 from c2sti.ops import local_noise
-from c2sti.spread import ask, confidence
+from c2sti.spread import PART, Calibration, ask, confidence
 from tests.conftest import array_pair, square_array
 
 SIDE = 6
@@ -141,3 +141,84 @@ def test_a_gene_is_as_sure_whichever_others_are_asked_for(
         _series[0], _series[2], n_slices=2, model=small(), std=True, genes=genes, show_progress_bar=False
     )
     np.testing.assert_allclose(few.layers["c2sti_1_std"], results[0][:, genes].layers["c2sti_1_std"], rtol=1e-4)
+
+
+# ---- intervals for a measured value
+
+
+def given(predicted: np.ndarray, measured: np.ndarray) -> Calibration:
+    """What two sections of equally many spots say of each other."""
+    offset = np.zeros(predicted.shape[1])
+    halves = np.array_split(np.arange(len(predicted)), 2)
+    sections = [InsertedSection(predicted[half], np.eye(predicted.shape[1]), offset) for half in halves]
+    return Calibration((sections[0], sections[1]), tuple(sp.csr_array(measured[half]) for half in halves))
+
+
+def test_ends_are_quantiles_of_what_was_measured() -> None:
+    # 99 spots, 1 to 99, of which 90 % are to lie inside: 5 to 95. Of the second gene half are zero.
+    measured = np.column_stack([np.arange(1.0, 100), np.maximum(np.arange(1.0, 100) - 50, 0)])
+    calibration = given(np.ones((99, 2)), np.random.default_rng(0).permutation(measured))
+    found = calibration.bounds(np.array([[0.5, 2.0], [1.0, 1.0]]), 0.9)
+    np.testing.assert_array_equal(found[:, 0], [[5, 0], [95, 40]])
+    np.testing.assert_array_equal(found[:, 1], found[:, 0])  # one part only: whatever is predicted
+    np.testing.assert_array_equal(calibration.bounds(np.ones((1, 1)), 0.5, slice(1, 2)), [[[0]], [[0]]])
+    np.testing.assert_array_equal(calibration.subset(np.array([1])).bounds(np.ones((1, 1)), 0.9), [[[0]], [[40]]])
+
+
+def test_ends_are_linear_between_parts() -> None:
+    predicted = np.repeat([1.0, 3.0], PART)[:, None]
+    measured = np.repeat([10.0, 30.0], PART)[:, None]
+    found = given(predicted, measured).bounds(np.array([[0.0], [1.0], [1.5], [3.0], [9.0]]), 0.9)
+    np.testing.assert_allclose(found[0].ravel(), [10, 10, 15, 30, 30])
+    np.testing.assert_allclose(found[1], found[0])
+
+
+def test_intervals_hold_as_many_values_as_they_say() -> None:
+    """Noise whose size grows with the mean and differs between genes, in sections that have the same tissue."""
+    rng = np.random.default_rng(2)
+    side = 20
+    at = square_array(side)
+    mean = 4 + np.sin(at[:, :1] / 4) * np.linspace(0.5, 2, 40)
+    scale = np.linspace(0.1, 0.5, 40) * mean
+    sections = [mean + scale * rng.standard_normal(mean.shape) for _ in range(3)]
+    pair = array_pair(*(np.maximum(s, 0) for s in sections[:2]), side)
+    prediction, spread = ask(METHODS["linear"], pair, at, [0.5], device="cpu", seed=0, intervals=True)
+    assert spread.calibration is not None
+    for level in (0.5, 0.9):
+        lower, upper = spread.calibration.bounds(prediction.slices[0].expression(), level)
+        inside = (lower <= sections[2]) & (sections[2] <= upper)
+        assert inside.mean() == pytest.approx(level, abs=0.03)
+        assert inside.mean(axis=0).min() > level - 0.12  # gene by gene, of 400 spots
+
+
+def test_a_result_has_intervals_where_they_are_asked_for(_series: list[AnnData], tmp_path: Path) -> None:
+    a, b = _series[0], _series[2]
+    out = c2sti.tl.interpolate(a, b, model="linear", interval=0.9, show_progress_bar=False)
+    assert [name for name in out.layers if name not in ("slice_a", "slice_b")] == [
+        "c2sti_1",
+        "c2sti_1_lower",
+        "c2sti_1_upper",
+    ]
+    lower, upper = out.layers["c2sti_1_lower"], out.layers["c2sti_1_upper"]
+    assert lower.dtype == np.float32
+    assert (lower >= 0).all()
+    assert (lower <= upper).all()
+    assert out.uns["c2sti"]["parameters"]["interval"] == 0.9
+    narrow = c2sti.tl.interpolate(a, b, model="linear", interval=0.5, show_progress_bar=False)
+    assert (narrow.layers["c2sti_1_upper"] <= upper).all()
+    out.write_h5ad(tmp_path / "out.h5ad")
+    np.testing.assert_array_equal(ad.read_h5ad(tmp_path / "out.h5ad").layers["c2sti_1_upper"], upper)
+    stack = c2sti.tl.to_slices(out)
+    here, inside = (stack.obs["section"] == "c2sti_1").to_numpy(), out.obs["c2sti_1_tissue"].to_numpy()
+    np.testing.assert_array_equal(stack.layers["upper"][here], upper[inside])
+    assert "std" not in stack.layers
+    with pytest.raises(ValueError, match="interval = 90 must lie between 0 and 1"):
+        c2sti.tl.interpolate(a, b, interval=90)
+
+
+def test_evaluate_reports_how_many_values_lie_inside(_series: list[AnnData]) -> None:
+    table = c2sti.tl.evaluate(_series, methods=["linear"], intervals=(0.5, 0.9), show_progress_bar=False)
+    assert table["coverage_90"].between(0.8, 0.98).all()
+    assert (table["coverage_50"] < table["coverage_90"]).all()
+    with pytest.raises(ValueError, match=r"intervals holds \[90\]; levels lie between 0 and 1"):
+        c2sti.tl.evaluate(_series, intervals=(0.5, 90))

@@ -18,7 +18,8 @@ import scipy.sparse as sp
 from tqdm.auto import tqdm
 
 from c2sti import grid, metrics, ops
-from c2sti._types import FloatArray, Interpolator, PictureEncoder, SlicePair
+from c2sti._types import FloatArray, InsertedSection, Interpolator, PictureEncoder, SlicePair
+from c2sti.spread import Calibration, ask
 from c2sti.training import Case
 
 DETECTED = 0.1  # least share of spots of both neighbours in which a scored gene is seen
@@ -43,6 +44,7 @@ def leave_sections_out(
     z: Sequence[float] | None = None,
     context: bool = True,
     n_genes: int = 1000,
+    intervals: Sequence[float] = (),
     device: str = "cpu",
     seed: int = 0,
     show_progress_bar: bool = True,
@@ -59,7 +61,7 @@ def leave_sections_out(
                 check_unseen(slices[i], [slices[j] for j in (window.a, window.b, *window.beyond.values())])
             targets = [target_of(slices[i], pair, genes) for i in window.hidden]
             for name, method in methods.items():
-                rows += _score(name, method, pair, window, targets, device, seed)
+                rows += _score(name, method, pair, window, targets, intervals, device, seed)
                 bar.update()
     return pd.DataFrame(rows)
 
@@ -194,24 +196,57 @@ def _score(
     pair: SlicePair,
     window: Window,
     targets: Sequence[Target],
+    intervals: Sequence[float],
     device: str,
     seed: int,
 ) -> list[dict[str, float | int | str]]:
     rows: list[dict[str, float | int | str]] = []
     for index, position, target in zip(window.hidden, window.positions, targets, strict=True):
         start = time.perf_counter()
-        answer = method(pair, target.xy, [position], device=device, seed=seed, progress=lambda share: None)
-        predicted = answer.slices[0].expression()
+        answer, calibration = _answer(method, pair, target.xy, position, intervals, device, seed)
+        predicted = answer.expression()
         rows.append(
             {
                 "section": index,
                 "position": position,
                 "method": name,
                 **scores_of(predicted, target),
+                **coverages_of(predicted, calibration, target, intervals),
                 "seconds": time.perf_counter() - start,
             }
         )
     return rows
+
+
+def _answer(
+    method: Interpolator,
+    pair: SlicePair,
+    at: FloatArray,
+    position: float,
+    intervals: Sequence[float],
+    device: str,
+    seed: int,
+) -> tuple[InsertedSection, Calibration | None]:
+    """The inserted section, and what intervals around its values are made of, where there are to be any."""
+    if not intervals:
+        whole = method(pair, at, [position], device=device, seed=seed, progress=lambda share: None)
+        return whole.slices[0], None
+    prediction, spread = ask(method, pair, at, [position], device=device, seed=seed, intervals=True)
+    return prediction.slices[0], spread.calibration
+
+
+def coverages_of(
+    predicted: FloatArray, calibration: Calibration | None, target: Target, levels: Sequence[float]
+) -> dict[str, float]:
+    """Share of the measured values that lie in the intervals of each level: ``coverage_90`` of 0.9."""
+    if calibration is None:
+        return {}
+    found = {}
+    for level in levels:
+        lower, upper = calibration.bounds(predicted, level)
+        inside = (lower <= target.expression) & (target.expression <= upper)
+        found[f"coverage_{100 * level:g}"] = float(inside.mean())
+    return found
 
 
 def scores_of(predicted: FloatArray, target: Target) -> dict[str, float | int]:

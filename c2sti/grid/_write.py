@@ -18,7 +18,7 @@ from c2sti.grid._histology import HEImage
 from c2sti.grid._lattice import Rows
 from c2sti.grid._virtual import library_of_section, library_of_sections
 from c2sti.ops import nearest_operator
-from c2sti.spread import Spread, confidence
+from c2sti.spread import Calibration, Spread, confidence
 
 GENE_CHUNK = 1024
 BLANK_PIXELS = 600  # longer side of the blank picture under a result
@@ -37,6 +37,8 @@ def write_slices(
     pictures: Sequence[HEImage] | None = None,
     stained: Collection[float] = (),
     spread: Spread | None = None,
+    std: bool = False,
+    interval: float | None = None,
     key_added: str = _keys.RESULT,
 ) -> AnnData:
     """Put the measured pair and the inserted sections side by side, as layers over the same rows.
@@ -57,8 +59,8 @@ def write_slices(
         S + 2 of :func:`c2sti.grid.section_pictures`; a blank one is written where there are none.
     stained
         Positions of inserted sections whose picture was photographed.
-    spread
-        How sure the inserted sections are, where that is wanted beside them.
+    spread, std, interval
+        How sure the inserted sections are, where their standard deviations or the intervals of that level are wanted.
     key_added
         Prefix of the inserted layers and key in `uns`.
     """
@@ -70,11 +72,14 @@ def write_slices(
     tissue = {name: rows.inside(p) for name, p in zip(names, depths, strict=True)}
     for name, section in ((_keys.SLICE_A, pair.a), (_keys.SLICE_B, pair.b)):
         layers[name] = _measured_layer(section, rows.points, tissue[name])
-    doubt, confidences = {}, {}
-    if spread is not None:
-        for i, name in enumerate(inserted):
-            doubt[_keys.std(name)] = std = _filled(partial(spread.std, i), shape)
-            confidences[_keys.confidence(name)] = confidence(layers[name], std, tissue[name])
+    doubt: dict[str, NDArray[np.float32]] = {}
+    confidences: dict[str, FloatArray] = {}
+    for i, name in enumerate(inserted if spread is not None else ()):
+        if spread is not None and std:
+            doubt[_keys.doubt(name, _keys.STD)] = made_std = _filled(partial(spread.std, i), shape)
+            confidences[_keys.confidence(name)] = confidence(layers[name], made_std, tissue[name])
+        if spread is not None and spread.calibration is not None and interval is not None:
+            doubt |= _intervals(spread.calibration, layers[name], name, interval)
     made = {} if graphs is None else dict(zip(names, map(sp.csr_matrix, graphs), strict=True))
     middle = inserted[(len(inserted) - 1) // 2]
     adata = AnnData(
@@ -114,6 +119,17 @@ def _filled(values: Callable[[slice], NDArray[np.float32]], shape: tuple[int, in
         chunk = slice(first, min(first + GENE_CHUNK, shape[1]))
         layer[:, chunk] = values(chunk)
     return layer
+
+
+def _intervals(
+    calibration: Calibration, values: NDArray[np.float32], name: str, level: float
+) -> dict[str, NDArray[np.float32]]:
+    """Two layers more, filled chunk by chunk."""
+    ends = np.empty((2, *values.shape), dtype=np.float32)
+    for first in range(0, values.shape[1], GENE_CHUNK):
+        chunk = slice(first, min(first + GENE_CHUNK, values.shape[1]))
+        ends[:, :, chunk] = calibration.bounds(values[:, chunk], level, chunk)
+    return {_keys.doubt(name, _keys.LOWER): ends[0], _keys.doubt(name, _keys.UPPER): ends[1]}
 
 
 def _measured_layer(section: Section, points: FloatArray, tissue: NDArray[np.bool_]) -> NDArray[np.float32]:

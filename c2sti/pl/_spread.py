@@ -100,7 +100,7 @@ def _values(adata: AnnData, record: Record, gene: str, section: str) -> tuple[Fl
     if section not in record.inserted:
         others = ", ".join(name for name in record.names if name in record.inserted)
         raise ValueError(f"{section} was measured and has no spread; the inserted sections are {others}")
-    value, std = (None, _keys.STD) if is_stack(adata) else (section, _keys.std(section))
+    value, std = (None, _keys.STD) if is_stack(adata) else (section, _keys.doubt(section, _keys.STD))
     if std not in adata.layers:
         raise KeyError(f"there is no layer {std!r}; c2sti.tl.interpolate(…, std=True) writes it")
     return adata.obs_vector(gene, layer=value), adata.obs_vector(gene, layer=std)

@@ -27,6 +27,7 @@ def evaluate(
     z: Sequence[float] | None = None,
     context: bool = True,
     n_genes: int = 1000,
+    intervals: Sequence[float] = (),
     layer: str | None = None,
     spatial_key: str = "spatial",
     table_key: str | None = None,
@@ -57,6 +58,8 @@ def evaluate(
         Whether models that can use them see the series' sections beyond the pair.
     n_genes
         The most variable genes among those detected in at least 10 % of the spots of both neighbours are scored.
+    intervals
+        Levels of intervals to check, ``(0.5, 0.9)`` say: what :func:`interpolate` gives as `interval`.
     layer, spatial_key, table_key, image_key, coordinate_system, device, seed, show_progress_bar
         As in :func:`interpolate`.
 
@@ -65,7 +68,8 @@ def evaluate(
     One row per method and hidden section: ``section`` (its place in `slices`), ``position``, ``method``, ``pcc`` (mean
     over genes of the correlation over spots), ``rmse`` (log1p), ``rv`` (co-expression kept, 1 is perfect), ``ceiling``
     (the PCC that the section's own count noise allows; NaN without counts), ``fraction`` (pcc / ceiling), ``n_spots``,
-    ``n_genes``, ``seconds``.
+    ``n_genes``, ``seconds``; with `intervals`, of each level the share of measured values that its intervals hold, say
+    ``coverage_90``.
 
     Raises
     ------
@@ -94,6 +98,9 @@ def evaluate(
         image_key=image_key,
         coordinate_system=coordinate_system,
     )
+    wrong = [level for level in intervals if not 0 < level < 1]
+    if wrong:
+        raise ValueError(f"intervals holds {wrong}; levels lie between 0 and 1, such as 0.9")
     grids = [read(s, name=f"slices[{i}]") for i, s in enumerate(slices)]
     return benchmark.leave_sections_out(
         grids,
@@ -102,6 +109,7 @@ def evaluate(
         z=z,
         context=context,
         n_genes=n_genes,
+        intervals=intervals,
         device=available(device),
         seed=seed,
         show_progress_bar=show_progress_bar,

@@ -41,6 +41,7 @@ def insert(
     labels: Mapping[str, pd.CategoricalDtype | None] | None = None,
     with_graphs: bool = True,
     std: bool = False,
+    interval: float | None = None,
     progress: Callable[[float], object] = lambda share: None,
 ) -> AnnData:
     """Insert sections between two, and put all of them side by side, as :func:`interpolate` returns them.
@@ -65,8 +66,8 @@ def insert(
         What :func:`c2sti.tl._labels.shared_labels` says of the series, where the two are part of one.
     with_graphs
         Whether to make the gene graph of each section.
-    std
-        Whether to say how sure the inserted values are.
+    std, interval
+        Whether to say how sure the inserted values are, and the level of intervals for measured values.
     progress
         Is told each share of the work that has been done.
     """
@@ -79,8 +80,8 @@ def insert(
     rows = grid.rows_of(a, b, lattice, at)
     how: dict[str, Any] = {"device": device, "seed": seed, "progress": progress}
     found: Spread | None = None
-    if std:
-        prediction, found = ask(method, pair, rows.points, fractions.tolist(), **how)
+    if std or interval is not None:
+        prediction, found = ask(method, pair, rows.points, fractions.tolist(), intervals=interval is not None, **how)
     else:
         prediction = method(pair, rows.points, fractions.tolist(), **how)
     if wanted is not None:
@@ -101,6 +102,8 @@ def insert(
         pictures=pictures,
         stained=targets or (),
         spread=found,
+        std=std,
+        interval=interval,
         key_added=key_added,
     )
     carry(

@@ -42,6 +42,7 @@ def interpolate(
     genes: Sequence[str] | pd.Index | None = None,
     obs_keys: str | Sequence[str] = (),
     std: bool = False,
+    interval: float | None = None,
     device: str | None = None,
     seed: int = 0,
     key_added: str = "c2sti",
@@ -99,6 +100,8 @@ def interpolate(
         They move with the tissue, are averaged as ``"linear"`` averages expression, and context is not used for them.
     std
         Whether to add how sure each inserted value is. A layer more for each inserted section; of time little.
+    interval
+        Probability, 0.9 say, of the intervals to add: two layers more for each inserted section, see Notes.
     device
         Where the work is done, ``"cpu"`` or ``"cuda"``; by default a GPU where there is one.
     seed
@@ -118,6 +121,8 @@ def interpolate(
       mean expression there, see Notes; ``obs["c2sti_1_confidence"]`` …, in [0, 1]: the variance of the inserted values
       between the bins of the section, over the same plus the bin's own std², both summed over genes. ½ says that the
       bin is as unsure as bins differ.
+    - with `interval`: ``layers["c2sti_1_lower"]``, ``layers["c2sti_1_upper"]`` …, float32, ≥ 0: between them a value
+      *measured* there would lie with that probability, count noise included.
     - ``obsm["spatial"]``: (M, 2) in the unit of the frame.
     - ``obs["support"]``: which measured section covers a row. ``obs["c2sti_1_tissue"]`` …: whether the row lies inside
       the outline of that section.
@@ -148,6 +153,12 @@ def interpolate(
     the two neighbours disagree on: p (1 − p) times the squared difference between what the method says right beside
     `slice_b` and right beside `slice_a`. It is the doubt about a mean: a measured spot scatters around it by far more.
 
+    Intervals are for such a spot. The model predicts the measured spots of `slice_a` as part of a section right beside
+    `slice_b`, and the reverse; how the measured values of a gene lie around that, where about as much was predicted,
+    gives the ends (split-conformal prediction). They assume that the missing section is sequenced as deeply as the two,
+    hold on average over the bins of a gene and not in each of them, and cannot be exact where more zeros are measured
+    than the level leaves out: an interval from 0 to 0 may be right more often than it says.
+
     Examples
     --------
     >>> import c2sti
@@ -156,6 +167,8 @@ def interpolate(
     >>> list(out.uns["c2sti"]["sections"])
     ['slice_a', 'c2sti_1', 'c2sti_2', 'c2sti_3', 'slice_b']
     """
+    if interval is not None and not 0 < interval < 1:
+        raise ValueError(f"interval = {interval} must lie between 0 and 1; 0.9 holds nine of ten measured values")
     method = resolve(model)
     read = partial(
         grid.read_slice,
@@ -185,7 +198,8 @@ def interpolate(
             encoder=picture_encoder(histology_encoder),
             targets=_targets(target_images, fractions),
             std=std,
-            parameters={"layer": layer, "spatial_key": spatial_key},
+            interval=interval,
+            parameters={"interval": interval, "layer": layer, "spatial_key": spatial_key},
             device=available(device),
             seed=seed,
             key_added=key_added,

@@ -34,9 +34,10 @@ def to_slices(adata: AnnData, *, key: str = "c2sti", gap: float | None = None) -
     -------
     AnnData: ``X`` expression; ``obs["section"]`` (ordered from slice_a to slice_b), ``obs["inserted"]`` (True where
     nothing was measured), ``obs["z"]``, ``obs["support"]``; each annotation carried along as ``obs["domain"]``, with
-    ``obsm["domain"]`` and ``uns["domain_colors"]`` if it is a label; of a result with `std` also ``layers["std"]`` and
-    ``obs["confidence"]``, NaN where measured; ``obsm["spatial"]`` and ``obsm["spatial_3d"]``;
-    ``uns["spatial"]`` with one library a section; `varp` and ``uns[key]`` as they were.
+    ``obsm["domain"]`` and ``uns["domain_colors"]`` if it is a label; of a result that says how sure it is also
+    ``layers["std"]``, ``layers["lower"]``, ``layers["upper"]`` and ``obs["confidence"]``, NaN where measured;
+    ``obsm["spatial"]`` and ``obsm["spatial_3d"]``; ``uns["spatial"]`` with one library a section; `varp` and
+    ``uns[key]`` as they were.
 
     Raises
     ------
@@ -92,17 +93,22 @@ def to_slices(adata: AnnData, *, key: str = "c2sti", gap: float | None = None) -
 
 
 def _add_doubt(adata: AnnData, stack: AnnData, names: Sequence[str], rows: Sequence[NDArray[np.intp]]) -> None:
-    """One layer with the spread of all inserted sections, and one column with the confidence; NaN where measured."""
+    """How sure the inserted sections are, as one layer or column for all of them; NaN where measured."""
     inserted = stack.obs[_keys.INSERTED].to_numpy()
-    of_inserted = [(name, r) for name, r in zip(names, rows, strict=True) if _keys.confidence(name) in adata.obs]
-    if not of_inserted:
-        return
-    layer = np.full(stack.shape, np.nan, dtype=np.float32)
-    layer[inserted] = np.concatenate([np.asarray(adata.layers[_keys.std(name)])[r] for name, r in of_inserted])
-    stack.layers[_keys.STD] = layer
-    column = np.full(stack.n_obs, np.nan)
-    column[inserted] = np.concatenate([adata.obs[_keys.confidence(name)].to_numpy()[r] for name, r in of_inserted])
-    stack.obs[_keys.CONFIDENCE] = column
+    for kind in (_keys.STD, _keys.LOWER, _keys.UPPER):
+        found = {name: adata.layers[key] for name in names if (key := _keys.doubt(name, kind)) in adata.layers}
+        if found:
+            stack.layers[kind] = np.full(stack.shape, np.nan, dtype=np.float32)
+            stack.layers[kind][inserted] = np.concatenate(
+                [np.asarray(found[name])[r] for name, r in zip(names, rows, strict=True) if name in found]
+            )
+    columns = {name: adata.obs[key] for name in names if (key := _keys.confidence(name)) in adata.obs}
+    if columns:
+        sure = np.full(stack.n_obs, np.nan)
+        sure[inserted] = np.concatenate(
+            [columns[name].to_numpy()[r] for name, r in zip(names, rows, strict=True) if name in columns]
+        )
+        stack.obs[_keys.CONFIDENCE] = sure
 
 
 def _add_annotation(
