@@ -104,7 +104,7 @@ def test_a_panel_shows_differences_to_the_reference() -> None:
     means = {line.get_marker(): line.get_xydata() for line in ax.lines if line.get_marker() in ("<", "D")}
     assert means["D"][0] == pytest.approx((0.1, 3))  # the last: C2-STi
     assert [line.get_xdata()[0] for line in ax.lines if line.get_marker() == "<"] == pytest.approx([low + 0.02 * 0.248])
-    assert _figures.colour("gp") != _figures.colour("rife") != _figures.colour("no-graph") == _figures.colour("c2sti")
+    assert _figures.colour("gp") != _figures.colour("rife") != _figures.colour("no_graph") == _figures.colour("c2sti")
 
 
 def test_series_too_short_leave_no_panel(tmp_path: Path) -> None:

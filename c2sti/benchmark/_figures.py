@@ -101,7 +101,7 @@ def colour(method: str) -> str:
     """Of a method: grey where nothing is trained, red for C2-STi whole or in parts, else dark."""
     if method in NAIVE:
         return NAIVE_COLOUR
-    ours = ROWS[method].model == OURS or method == "no-displacement"
+    ours = ROWS[method].model == OURS or method == "no_displacement"
     return INSERTED_COLOUR if ours else MEASURED_COLOUR
 
 

@@ -74,9 +74,9 @@ def _still(ours: C2STiConfig) -> Interpolator:
 
 _LABELS = {"rbi": "RBI", "unet": "U-Net", "rife": "RIFE", "ifrnet": "IFRNet", "dain": "DAIN-style"}
 _SWITCHES = {
-    "no-cross-modal": ("w/o cross-modal", "cross_modal"),
-    "no-graph": ("w/o MGC-Graph", "graph"),
-    "no-dlsm": ("w/o DLSM", "dlsm"),
+    "no_cross_modal": ("w/o cross-modal", "cross_modal"),
+    "no_graph": ("w/o MGC-Graph", "graph"),
+    "no_dlsm": ("w/o DLSM", "dlsm"),
 }
 
 ROWS: dict[str, Method] = {
@@ -87,10 +87,10 @@ ROWS: dict[str, Method] = {
         *(Method(name, _LABELS[name], model=name, arbitrary=RIVALS[name].arbitrary) for name in RIVALS),
         Method(OURS, "C2-STi", model=OURS),
         *(Method(name, label, model=OURS, switches=(off,)) for name, (label, off) in _SWITCHES.items()),
-        Method("no-displacement", "displacement off", make=_still),
+        Method("no_displacement", "displacement off", make=_still),
     )
 }
-_ABLATED = [OURS, *_SWITCHES, "no-displacement"]
+_ABLATED = [OURS, *_SWITCHES, "no_displacement"]
 TABLES = {
     "1": [*NAIVE, *_LABELS, OURS],
     "2": [*NAIVE, *_LABELS, OURS],

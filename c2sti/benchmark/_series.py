@@ -170,6 +170,7 @@ def measured(data: Path) -> Source:
     return Source("measured", series, cache(partial(read_series, data=data)), fingerprints(series, data))
 
 
+@cache
 def made() -> Source:
     """Two blocks of made tissue of four small sections, as if of two patients: to see that all works."""
     series = tuple(Series(f"made {p}", tuple(f"made_{p}{i}" for i in range(1, 5)), in_register=True) for p in "AB")
