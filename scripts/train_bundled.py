@@ -6,8 +6,8 @@
 
 Besides hidden sections as they were measured, it learns from the same with their tissue moved a little, and from made
 tissue, whose motion is known. DIR holds the sections as `c2sti.datasets` stores them, `her2st/her2st_A1.h5ad` and so
-on. A run that was stopped goes on when the same command is given again. All is done in one thread: with more, sums come
-out in another order, and training makes of that other weights that are as good.
+on. A run that was stopped goes on when the same command is given again. All is done in one thread: with more, sums
+come out in another order, and training makes of that other weights that are as good.
 """
 
 from __future__ import annotations
