@@ -216,6 +216,20 @@ def test_a_result_has_intervals_where_they_are_asked_for(_series: list[AnnData],
         c2sti.tl.interpolate(a, b, interval=90)
 
 
+def test_a_series_says_the_same_as_a_pair(_series: list[AnnData]) -> None:
+    pair = [_series[0], _series[2]]
+    how = {"model": "linear", "std": True, "interval": 0.9, "show_progress_bar": False}
+    stack = c2sti.tl.interpolate_series(pair, at_z=[0.0, 150.0], **how)
+    alone = c2sti.tl.to_slices(c2sti.tl.interpolate(*pair, **how))
+    inserted, expected = stack[stack.obs["inserted"]], alone[alone.obs["inserted"]]
+    for layer in ("std", "lower", "upper"):
+        np.testing.assert_allclose(inserted.layers[layer], expected.layers[layer], rtol=1e-5, atol=1e-6)
+        assert np.isnan(stack[~stack.obs["inserted"]].layers[layer]).all()
+    np.testing.assert_allclose(inserted.obs["confidence"], expected.obs["confidence"], rtol=1e-5)
+    with pytest.raises(ValueError, match="interval = 0 must lie"):
+        c2sti.tl.interpolate_series(pair, at_z=[150.0], interval=0)
+
+
 def test_evaluate_reports_how_many_values_lie_inside(_series: list[AnnData]) -> None:
     table = c2sti.tl.evaluate(_series, methods=["linear"], intervals=(0.5, 0.9), show_progress_bar=False)
     assert table["coverage_90"].between(0.8, 0.98).all()

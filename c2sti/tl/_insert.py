@@ -119,6 +119,12 @@ def insert(
     return out
 
 
+def check_level(interval: float | None) -> None:
+    """Refuse an interval of a level that is no probability."""
+    if interval is not None and not 0 < interval < 1:
+        raise ValueError(f"interval = {interval} must lie between 0 and 1; 0.9 holds nine of ten measured values")
+
+
 def shares_of(bar: tqdm[Any]) -> Callable[[float], object]:
     """What tells a bar each share, of 100 steps, that has been done; rounding must not take it past its end."""
     return lambda share: bar.update(min(100 * share, (bar.total or 0) - bar.n))

@@ -15,7 +15,7 @@ from tqdm.auto import tqdm
 
 from c2sti import _keys, _log, grid
 from c2sti._types import FloatArray, Interpolator
-from c2sti.tl._insert import SHARES, insert, shares_of
+from c2sti.tl._insert import SHARES, check_level, insert, shares_of
 from c2sti.tl._models import available, name_of, picture_encoder, resolve, sees_context
 
 if TYPE_CHECKING:
@@ -167,8 +167,7 @@ def interpolate(
     >>> list(out.uns["c2sti"]["sections"])
     ['slice_a', 'c2sti_1', 'c2sti_2', 'c2sti_3', 'slice_b']
     """
-    if interval is not None and not 0 < interval < 1:
-        raise ValueError(f"interval = {interval} must lie between 0 and 1; 0.9 holds nine of ten measured values")
+    check_level(interval)
     method = resolve(model)
     read = partial(
         grid.read_slice,

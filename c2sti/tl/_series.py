@@ -19,7 +19,7 @@ from tqdm.auto import tqdm
 
 from c2sti import _keys, _log, grid, ops
 from c2sti._types import FloatArray, Interpolator, Lattice
-from c2sti.tl._insert import SHARES, insert, provenance, shares_of
+from c2sti.tl._insert import SHARES, check_level, insert, provenance, shares_of
 from c2sti.tl._labels import certain, measured, palette, shared_labels, table
 from c2sti.tl._models import available, name_of, resolve, sees_context
 from c2sti.tl._to_slices import to_slices
@@ -48,6 +48,8 @@ def interpolate_series(
     pitch: float | None = None,
     genes: Sequence[str] | pd.Index | None = None,
     obs_keys: str | Sequence[str] = (),
+    std: bool = False,
+    interval: float | None = None,
     device: str | None = None,
     seed: int = 0,
     key_added: str = "c2sti",
@@ -79,6 +81,8 @@ def interpolate_series(
         genes × 4 bytes, and twice that while it is made.
     obs_keys
         Labels and numbers in `obs` to carry along, as in :func:`interpolate`; every section needs them.
+    std, interval
+        Whether to say how sure inserted values are, as in :func:`interpolate`.
     key_added
         Prefix of the inserted sections' names, and key of the provenance in `uns`.
 
@@ -93,6 +97,8 @@ def interpolate_series(
     - ``obs["support"]``: which of its two neighbours cover the bin (``"a"`` is the upper one), ``"measured"`` if its
       section was.
     - ``obsm["spatial"]`` (M, 2) and ``obsm["spatial_3d"]`` (M, 3), unit of the frame and of the depths.
+    - with `std`: ``layers["std"]``, ``obs["confidence"]``; with `interval`: ``layers["lower"]``, ``layers["upper"]``.
+      NaN where measured.
     - annotations of `obs_keys` under their own names: `obs`, and of labels also ``obsm`` and ``uns["<key>_colors"]``.
     - ``uns["c2sti"]``: names and depths of the sections, ``"neighbours"`` (of each inserted section the places of its
       neighbours in `slices`, and its position between them), model, parameters, versions, fingerprints of the inputs,
@@ -116,6 +122,7 @@ def interpolate_series(
     >>> stack.uns["c2sti"]["z"].tolist()
     [0.0, 50.0, 100.0, 150.0, 200.0, 250.0]
     """
+    check_level(interval)
     method = resolve(model)
     _check_slices(slices)
     grids = [
@@ -162,10 +169,14 @@ def interpolate_series(
                 key_added=key_added,
                 labels=labels,
                 with_graphs=False,
+                std=std,
+                interval=interval,
                 progress=shares_of(bar),
             )
             parts |= _inserted_parts(out, inside, key_added)
+    _leave_blank(parts, std, interval)
     parameters = {"layer": layer, "spatial_key": spatial_key, "n_context": n_context, "spacing": spacing}
+    parameters["interval"] = interval
     record = provenance(grids, name_of(model), lattice, seed, parameters)
     stack = _stack(parts, places, lattice, key_added, record)
     for key, kind in labels.items():
@@ -321,6 +332,17 @@ def _inserted_parts(out: AnnData, places: Sequence[Place], key: str) -> dict[str
         del part.obsm[_keys.SPATIAL_3D]
         parts[place.name] = part
     return parts
+
+
+def _leave_blank(parts: Mapping[str, AnnData], std: bool, interval: float | None) -> None:
+    """What says how sure an inserted section is, NaN in the measured ones, so that it can be stacked."""
+    kinds = [_keys.STD] * std + [_keys.LOWER, _keys.UPPER] * (interval is not None)
+    for part in parts.values():
+        for kind in kinds:
+            if kind not in part.layers:
+                part.layers[kind] = np.full(part.shape, np.nan, dtype=np.float32)
+        if std and _keys.CONFIDENCE not in part.obs:
+            part.obs[_keys.CONFIDENCE] = np.nan
 
 
 def _stack(
