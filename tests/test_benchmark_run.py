@@ -119,6 +119,9 @@ def test_what_is_refused(out: Path, tmp_path: Path, capsys: pytest.CaptureFixtur
     said = refusal(capsys, command(out, "--steps", "2"))
     assert "was trained by another recipe (training: steps 1 instead of 2); name another --out, or train" in said
     assert str(out / "networks/unet/A/0") in said
+    said = refusal(capsys, command(out, "--rival-steps", "3"))
+    assert str(out / "networks/unet/A/0") in said and "steps 1 instead of 3" in said
+    assert "--rival-steps 0 must be at least 1" in refusal(capsys, command(out, "--rival-steps", "0"))
     said = refusal(capsys, command(out, "--n-genes", "30"))
     assert f"{out} holds a run of other settings (n_genes 1000 instead of 30); name another --out, or" in said
 

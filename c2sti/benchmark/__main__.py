@@ -55,6 +55,7 @@ def parser() -> argparse.ArgumentParser:
     add("--context", action="store_true", help="let methods that can use them see the sections beyond the two")
     add("--n-genes", type=int, default=1000, metavar="N", help="most variable genes scored (default: %(default)s)")
     add("--steps", type=int, metavar="N", help=f"of every training (default: {STEPS})")
+    add("--rival-steps", type=int, metavar="N", help="of the rivals' trainings, where it is another number")
     add("--quick", action="store_true", help="made tissue, tiny networks, few steps; needs no data")
     add("--device", default="cuda" if torch.cuda.is_available() else "cpu", metavar="NAME", help="cpu or cuda")
     add("--force", action="store_true", help="do anew what another recipe or version left in OUT")
@@ -81,6 +82,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             context=given.context,
             n_genes=given.n_genes,
             steps=given.steps,
+            rival_steps=given.rival_steps,
             quick=given.quick,
             device=given.device,
             force=given.force,

@@ -16,7 +16,7 @@ from tqdm.auto import tqdm
 from c2sti.benchmark import _networks
 from c2sti.benchmark._figures import draw
 from c2sti.benchmark._material import Material
-from c2sti.benchmark._methods import QUICK, STEPS, Method, rows_named
+from c2sti.benchmark._methods import OURS, QUICK, STEPS, Method, rows_named
 from c2sti.benchmark._networks import Network, Recipe
 from c2sti.benchmark._scores import Job, collect, jobs, score, write
 from c2sti.benchmark._series import Source, made, measured
@@ -43,13 +43,15 @@ class Settings:
     context: bool
     n_genes: int
     steps: int | None
+    rival_steps: int | None
     quick: bool
     device: str
     force: bool
 
     def __post_init__(self) -> None:
-        for name, value in (("seeds", self.seeds), ("n-genes", self.n_genes), ("slices", min(self.slices))):
-            if value < 1:
+        least = {"seeds": self.seeds, "n-genes": self.n_genes, "slices": min(self.slices)}
+        for name, value in {**least, "steps": self.steps, "rival-steps": self.rival_steps}.items():
+            if value is not None and value < 1:
                 raise ValueError(f"--{name} {value} must be at least 1")
 
 
@@ -74,7 +76,8 @@ class Run:
         self.methods: list[Method] = rows_named(settings.methods)
         self.source: Source = made() if settings.quick else measured(settings.data)
         self.ours = QUICK if settings.quick else C2STiConfig()
-        self.steps = settings.steps or (QUICK_STEPS if settings.quick else STEPS)
+        steps = settings.steps or (QUICK_STEPS if settings.quick else STEPS)
+        self.steps = {m.name: steps if m.model == OURS else settings.rival_steps or steps for m in self.methods}
         if any(method.trained for method in self.methods) and len(self.source.folds) < 2:
             raise ValueError(
                 f"{settings.data} holds whole series of {len(self.source.folds)} patients of her2st; to train without "
@@ -137,14 +140,15 @@ class Run:
         missing = [network for network in self.networks if not self._finished(network)]
         if not missing:
             return
-        with tqdm(total=len(missing) * self.steps, desc="training", unit="step") as bar:
+        steps = [self.steps[network.method.name] for network in missing]
+        with tqdm(total=sum(steps), desc="training", unit="step") as bar:
             material = Material(
                 self.source, self.ours, device=self.settings.device, progress=lambda word: bar.set_postfix_str(word)
             )
             for i, network in enumerate(missing):
                 bar.set_description(f"training {network} ({i + 1} of {len(missing)})")
 
-                def progress(step: int, loss: float, before: int = i * self.steps) -> None:
+                def progress(step: int, loss: float, before: int = sum(steps[:i])) -> None:
                     bar.set_postfix_str(f"loss {loss:.4f}", refresh=False)
                     bar.update(before + step + 1 - bar.n)  # a run that goes on begins in the middle
 
@@ -167,7 +171,7 @@ class Run:
             return False
 
     def _schedule(self, network: Network) -> Schedule:
-        return network.method.schedule(self.steps, network.seed)
+        return network.method.schedule(self.steps[network.method.name], network.seed)
 
     def _recipe(self, network: Network) -> Recipe:
         return Recipe.of(network, self.source, self.ours, self._schedule(network))
@@ -206,8 +210,9 @@ class Run:
         seen = "Methods that can use them see the sections beyond the two." if s.context else "All see two sections."
         if not self.networks:
             return seen
+        steps = dict.fromkeys(str(self.steps[network.method.name]) for network in self.networks)
         return (
-            f"Networks: {s.seeds} seed{'s' if s.seeds > 1 else ''} of {self.steps} steps, trained on "
+            f"Networks: {s.seeds} seed{'s' if s.seeds > 1 else ''}, {' or '.join(steps)} steps, trained on "
             f"{self.source.taught} without the patient that is scored ({', '.join(folds)} in turn). Other series are "
             f"scored by the networks of all folds, which have seen none of them. {seen}"
         )
