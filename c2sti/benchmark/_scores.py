@@ -171,10 +171,10 @@ def _model(job: Job, config: C2STiConfig, shared: _Shared) -> Interpolator:
 def _scored(
     method: Interpolator, pair: SlicePair, target: Target, position: float, shared: _Shared, device: str
 ) -> dict[str, float | int]:
-    start, lent = time.perf_counter(), shared.lent
+    start, lent = time.process_time(), shared.lent  # of the processor: other programs do not count
     answer = method(pair, target.xy, [position], device=device, seed=SEED, progress=lambda share: None)
     predicted = answer.slices[0].expression()
-    seconds = time.perf_counter() - start + shared.lent - lent
+    seconds = time.process_time() - start + shared.lent - lent
     scores = scores_of(predicted, target)
     return scores | {
         "psnr": metrics.psnr(predicted, target.expression, data_range=DATA_RANGE),
@@ -220,7 +220,7 @@ class _Shared:
     ) -> tuple[Scene, Basis]:
         """As :func:`c2sti.model.c2sti.look`."""
         base = json.dumps({k: v for k, v in asdict(config).items() if k not in SWITCHES})
-        start = time.perf_counter()
+        start = time.process_time()
         key = (base, id(at), position)
         if key in self._looks:
             found, took = self._looks[key]
@@ -231,9 +231,9 @@ class _Shared:
             self.lent += took
         else:
             programmes, took = describe_pair(config, pair, device=device, seed=seed), 0.0
-            self._programmes[base] = programmes, time.perf_counter() - start
+            self._programmes[base] = programmes, time.process_time() - start
         found = look(config, pair, at, [position], device=device, seed=seed, programmes=programmes)
-        self._looks[key] = found, time.perf_counter() - start + took
+        self._looks[key] = found, time.process_time() - start + took
         return found
 
 

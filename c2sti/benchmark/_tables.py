@@ -35,7 +35,7 @@ in brackets where there are three or more; the best of a column is bold. The ref
 with the best mean PCC; differences to it are paired by case. *Ahead*: cases in which PCC is higher than that of the \
 reference. *Seeds*: standard deviation of the mean PCC between seeds of the training. *Of ceiling*: PCC over what the \
 hidden section's own count noise allows. PSNR and SSIM: data_range = ln(1 + 10⁴) = {data_range:.3f} for all genes. \
-*Seconds*: for one hidden section, on the machine that scored it."""
+*Seconds*: of a processor, for one hidden section."""
 SERIES = {"stahl": "Ståhl", "made": "made tissue"}
 
 
