@@ -30,12 +30,13 @@ HEADER = [
     "parameters",
 ]
 NOTE = """\
-Means over cases (a case is a run of hidden sections) of means over genes, with a 95 % bootstrap interval over cases \
-in brackets where there are three or more; the best of a column is bold. The reference is the training-free method \
-with the best mean PCC; differences to it are paired by case. *Ahead*: cases in which PCC is higher than that of the \
-reference. *Seeds*: standard deviation of the mean PCC between seeds of the training. *Of ceiling*: PCC over what the \
-hidden section's own count noise allows. PSNR and SSIM: data_range = ln(1 + 10⁴) = {data_range:.3f} for all genes. \
-*Seconds*: of a processor, for one hidden section."""
+Means over cases (a case is a run of hidden sections) of means over genes; the best of a column is bold. The \
+reference is the training-free method with the best mean PCC; differences to it are paired by case, with a 95 % \
+bootstrap interval over cases where there are three or more (those of the scores themselves are in the CSV). *Ahead*: \
+cases in which PCC is higher than that of the reference. *Seeds*: standard deviation of the mean PCC between seeds of \
+the training. *Of ceiling*: PCC over what the hidden section's own count noise allows. PSNR and SSIM: \
+data_range = ln(1 + 10⁴) = {data_range:.3f} for all genes. *Seconds*: of a processor, for one hidden \
+section."""
 SERIES = {"stahl": "Ståhl", "made": "made tissue"}
 
 
@@ -88,7 +89,7 @@ def _grid(rows: pd.DataFrame, parameters: Mapping[str, int]) -> str:
                 "arbitrary" if ROWS[str(name)].arbitrary else "pre-defined",
                 *(_score(row, score, bold=first[score] == name) for score in SCORES),
                 short(row["fraction"], 3),
-                "" if np.isnan(row["gain"]) else f"{row['gain']:+.4f}{_brackets(row, 'gain', 4, signed=True)}",
+                _gain(row),
                 "" if np.isnan(row["ahead"]) else f"{row['ahead']:.0f} of {row['n_cases']}",
                 short(row["seeds"], 4),
                 f"{row['seconds']:.1f}",
@@ -100,16 +101,14 @@ def _grid(rows: pd.DataFrame, parameters: Mapping[str, int]) -> str:
 
 def _score(row: pd.Series, score: str, *, bold: bool) -> str:
     mean = short(row[score], DIGITS[score])
-    mean = f"**{mean}**" if bold else mean
-    return mean + (_brackets(row, score, DIGITS[score]) if score == "pcc" else "")
+    return f"**{mean}**" if bold else mean
 
 
-def _brackets(row: pd.Series, score: str, digits: int, *, signed: bool = False) -> str:
-    low, high = row[f"{score}_low"], row[f"{score}_high"]
-    if np.isnan(low):
+def _gain(row: pd.Series) -> str:
+    if np.isnan(row["gain"]):
         return ""
-    ends = (f"{x:+.{digits}f}" if signed else short(x, digits) for x in (low, high))
-    return f" ({' to '.join(ends)})"
+    known = not np.isnan(row["gain_low"])
+    return f"{row['gain']:+.4f}" + (f" ({row['gain_low']:+.4f} to {row['gain_high']:+.4f})" if known else "")
 
 
 def short(value: float, digits: int) -> str:
