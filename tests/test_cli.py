@@ -130,16 +130,17 @@ def test_interpolate_gives_what_the_tool_gives(s: Files, tmp_path: Path, capsys:
     out = tmp_path / "sections.h5ad"
     context = [f"{s(0)[0]}@-1", f"{s(3)[0]}@2"]
     options = ["--positions", "200", "--model", "gp", "--genes", "gene_001", "gene_002", "--key-added", "made", "-q"]
-    more = ["--obs-keys", "domain"]
+    more = ["--obs-keys", "domain", "--std", "--interval", "0.8"]
     assert main(["interpolate", *s(1, 2), "-o", str(out), "--context", *context, *options, *more]) == 0
     assert capsys.readouterr().out == f"{out}\n"
     a, b, before, after = (_files.read(Path(path)) for path in s(1, 2, 0, 3))
     wanted = c2sti.tl.interpolate(
         a, b, positions=[200.0], model="gp", genes=["gene_001", "gene_002"], context={-1.0: before, 2.0: after},
-        obs_keys=["domain"], key_added="made", show_progress_bar=False,
+        obs_keys=["domain"], std=True, interval=0.8, key_added="made", show_progress_bar=False,
     )  # fmt: skip
     found = ad.read_h5ad(out)
-    np.testing.assert_array_equal(found.layers["made_1"], wanted.layers["made_1"])
+    for layer in ("made_1", "made_1_std", "made_1_lower", "made_1_upper"):
+        np.testing.assert_array_equal(found.layers[layer], wanted.layers[layer])
     assert found.obs["made_1_domain"].tolist() == wanted.obs["made_1_domain"].tolist()
     assert found.uns["made"]["inputs"].keys() == wanted.uns["made"]["inputs"].keys()
 

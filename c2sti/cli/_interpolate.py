@@ -63,6 +63,11 @@ def add(commands: Any) -> None:
     parser.add_argument(
         "--obs-keys", nargs="+", default=[], metavar="KEY", help="labels and numbers in obs to carry into the sections"
     )
+    parser.add_argument("--std", action="store_true", help="add how sure each inserted value is: c2sti_1_std, ...")
+    parser.add_argument(
+        "--interval", type=float, metavar="LEVEL",
+        help="add the ends of intervals for measured values, c2sti_1_lower and c2sti_1_upper; 0.9 holds nine of ten",
+    )  # fmt: skip
     parser.add_argument(
         "--pitch", type=float, metavar="LENGTH", help="side of a bin of the result (default: distance of the spots)"
     )
@@ -90,6 +95,8 @@ def run(chosen: argparse.Namespace) -> None:
         model=chosen.model,
         genes=chosen.genes,
         obs_keys=chosen.obs_keys,
+        std=chosen.std,
+        interval=chosen.interval,
         pitch=chosen.pitch,
         key_added=chosen.key_added,
         device=chosen.device,
