@@ -14,7 +14,7 @@ from c2sti import grid
 from c2sti._types import SlicePair
 from c2sti.baselines.gp import gp
 from c2sti.datasets import phantom
-from c2sti.model.c2sti import C2STi, C2STiConfig
+from c2sti.model.c2sti import C2STi, C2STiConfig, look
 from c2sti.model.programmes import describe
 from c2sti.model.scene import MOST_BINS, prepare
 from c2sti.ops import sample
@@ -91,7 +91,7 @@ def test_equal_sections_are_not_moved(grids: list[grid.SliceGrid]) -> None:
 
 def test_nothing_moves_and_nothing_is_added_at_the_ends(pair: SlicePair) -> None:
     model = awake()
-    scene, _ = model.prepare(pair, pair.a.xy, [0.5], device="cpu", seed=0)
+    scene, _ = look(model.config, pair, pair.a.xy, [0.5], device="cpu", seed=0)
     with torch.no_grad():
         for t in (0.0, 1.0):
             assert model.network(scene, t)[1].displacement.abs().max() == 0
@@ -101,7 +101,7 @@ def test_nothing_moves_and_nothing_is_added_at_the_ends(pair: SlicePair) -> None
 
 def test_motion_is_as_reliable_as_two_halves_of_the_genes_agree(pair: SlicePair) -> None:
     model = awake()
-    scene, _ = model.prepare(pair, pair.a.xy, [0.5], device="cpu", seed=0)
+    scene, _ = look(model.config, pair, pair.a.xy, [0.5], device="cpu", seed=0)
     network = model.network
     first, second = scene.halves()
     assert len(first.propagation) + len(second.propagation) == len(scene.propagation)
@@ -134,7 +134,7 @@ def test_histology_matters_and_may_be_missing(pair: SlicePair) -> None:
 def test_switches_take_their_part_away(pair: SlicePair) -> None:
     still = awake(dataclasses.replace(SMALL, displacement=False))
     assert np.abs(still(pair, pair.a.xy, [0.3]).notes["displacement"]).max() == 0
-    scene, _ = still.prepare(pair, pair.a.xy, [0.3], device="cpu", seed=0)
+    scene, _ = look(still.config, pair, pair.a.xy, [0.3], device="cpu", seed=0)
     fixed = awake(dataclasses.replace(SMALL, dlsm=False))
     assert (fixed.network.positions(scene, 0.3) == 0.3).all()
     assert still.network.positions(scene, 0.3).std() > 0
@@ -147,7 +147,7 @@ def test_switches_take_their_part_away(pair: SlicePair) -> None:
 
 def test_context_reaches_the_network_by_a_learnt_scale(pair: SlicePair) -> None:
     model = awake()
-    scene, _ = model.prepare(pair, pair.a.xy, [0.5], device="cpu", seed=0)
+    scene, _ = look(model.config, pair, pair.a.xy, [0.5], device="cpu", seed=0)
     other = dataclasses.replace(scene, panel=(*scene.panel[:2], -scene.panel[2], scene.panel[3]))
     with torch.no_grad():
         assert (model.network(scene, 0.5)[0] - model.network(other, 0.5)[0]).abs().max() > 0

@@ -25,9 +25,8 @@ from c2sti.benchmark._methods import Method
 from c2sti.benchmark._networks import Network, load
 from c2sti.benchmark._series import Series, Source
 from c2sti.model import C2STi, C2STiConfig
-from c2sti.model.c2sti import describe_pair, look
+from c2sti.model.c2sti import describe_pair
 from c2sti.model.programmes import Programmes
-from c2sti.model.scene import Basis, Scene
 
 # Of PSNR and SSIM: log1p of the 1e4 to which the counts of a spot are scaled, the most that a value can be. One number
 # for all genes, sections and methods.
@@ -202,38 +201,27 @@ def _ssim(predicted: FloatArray, target: Target, lattice: Lattice) -> float:
 class _Shared:
     """What networks that start from one base have in common on a case: it is computed once, and its time lent to all.
 
-    Of the description of a pair and of what lies at a hidden section's spots nothing depends on weights.
+    Nothing of the description of a pair depends on weights.
     """
 
     def __init__(self) -> None:
         self.lent = 0.0  # seconds that were saved, to be added to the time of who was spared them
         self._programmes: dict[str, tuple[list[Programmes], float]] = {}
-        self._looks: dict[tuple[str, int, float], tuple[tuple[Scene, Basis], float]] = {}
 
     def clear(self) -> None:
         """Another pair: forget."""
         self._programmes.clear()
-        self._looks.clear()
 
-    def look(
-        self, config: C2STiConfig, pair: SlicePair, at: FloatArray, position: float, *, device: str, seed: int
-    ) -> tuple[Scene, Basis]:
-        """As :func:`c2sti.model.c2sti.look`."""
+    def describe(self, config: C2STiConfig, pair: SlicePair, *, device: str, seed: int) -> list[Programmes]:
+        """As :func:`c2sti.model.c2sti.describe_pair`."""
         base = json.dumps({k: v for k, v in asdict(config).items() if k not in SWITCHES})
-        start = time.process_time()
-        key = (base, id(at), position)
-        if key in self._looks:
-            found, took = self._looks[key]
+        if base in self._programmes:
+            found, took = self._programmes[base]
             self.lent += took
             return found
-        if base in self._programmes:
-            programmes, took = self._programmes[base]
-            self.lent += took
-        else:
-            programmes, took = describe_pair(config, pair, device=device, seed=seed), 0.0
-            self._programmes[base] = programmes, time.process_time() - start
-        found = look(config, pair, at, [position], device=device, seed=seed, programmes=programmes)
-        self._looks[key] = found, time.process_time() - start + took
+        start = time.process_time()
+        found = describe_pair(config, pair, device=device, seed=seed)
+        self._programmes[base] = found, time.process_time() - start
         return found
 
 
@@ -241,17 +229,14 @@ SWITCHES = ("cross_modal", "graph", "dlsm", "displacement")  # of C2-STi, which 
 
 
 class _Looking(C2STi):
-    """A network that looks through what is shared."""
+    """A network that describes pairs by what is shared."""
 
     def __init__(self, model: C2STi, shared: _Shared) -> None:
         super().__init__(model.config, network=model.network, card=model.card)
         self.shared = shared
 
-    def prepare(
-        self, pair: SlicePair, at: FloatArray, positions: Sequence[float], *, device: str, seed: int
-    ) -> tuple[Scene, Basis]:
-        (position,) = positions
-        return self.shared.look(self.config, pair, at, position, device=device, seed=seed)
+    def describe(self, pair: SlicePair, *, device: str, seed: int) -> list[Programmes]:
+        return self.shared.describe(self.config, pair, device=device, seed=seed)
 
 
 def collect(done: Sequence[Job]) -> pd.DataFrame:

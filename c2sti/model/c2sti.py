@@ -289,7 +289,7 @@ class C2STi:
         progress: Callable[[float], object] = lambda share: None,
     ) -> Prediction:
         """Insert sections; see :class:`c2sti._types.Interpolator`."""
-        programmes = describe_pair(self.config, pair, device=device, seed=seed)
+        programmes = self.describe(pair, device=device, seed=seed)
         scene, basis = look(self.config, pair, at, positions, device=device, seed=seed, programmes=programmes)
         progress(0.8)
         network = self.network.to(device).eval()
@@ -310,11 +310,9 @@ class C2STi:
         }
         return Prediction(tuple(slices), notes, noise_of(programmes, at, positions, pair.spacing))
 
-    def prepare(
-        self, pair: SlicePair, at: FloatArray, positions: Sequence[float], *, device: str, seed: int
-    ) -> tuple[Scene, Basis]:
-        """The scene of a pair and the basis of its answer, by this model's settings."""
-        return look(self.config, pair, at, positions, device=device, seed=seed)
+    def describe(self, pair: SlicePair, *, device: str, seed: int) -> list[Programmes]:
+        """Programmes of a pair, by this model's settings."""
+        return describe_pair(self.config, pair, device=device, seed=seed)
 
     def fingerprint(self) -> str:
         """Hash of the weights."""
