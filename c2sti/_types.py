@@ -181,14 +181,14 @@ class Noise:
     Parameters
     ----------
     weights
-        Gives (S, M, R) numbers ≥ 0. A function, because it costs what only those should pay who ask how sure an answer
-        is.
+        Gives (S, M, R) numbers ≥ 0. A function, as `basis` is, because it costs what only those should pay who ask how
+        sure an answer is.
     basis
-        (R, N) variances, ≥ 0: per unit of the weights, of each gene.
+        Gives (R, N) variances, ≥ 0: per unit of the weights, of each gene.
     """
 
     weights: Callable[[], FloatArray]
-    basis: FloatArray
+    basis: Callable[[], FloatArray]
 
 
 @dataclass(frozen=True)
@@ -212,7 +212,10 @@ class Prediction:
 
     def subset(self, genes: NDArray[np.intp]) -> Prediction:
         """The same sections with some of their genes, by index."""
-        noise = None if self.noise is None else replace(self.noise, basis=self.noise.basis[:, genes])
+        noise = self.noise
+        if noise is not None:
+            basis = noise.basis
+            noise = replace(noise, basis=lambda: basis()[:, genes])
         return replace(self, slices=tuple(s.subset(genes) for s in self.slices), noise=noise)
 
     def part(self, sections: slice, points: slice = slice(None)) -> Prediction:

@@ -55,8 +55,10 @@ class Spread:
     calibration: Calibration | None = None
 
     @cached_property
-    def _noise(self) -> FloatArray | None:
-        return None if self.prediction.noise is None else self.prediction.noise.weights()
+    def _noise(self) -> tuple[FloatArray, FloatArray] | None:
+        """(S, M, R) weights and (R, N) variances."""
+        noise = self.prediction.noise
+        return None if noise is None else (noise.weights(), noise.basis())
 
     def subset(self, genes: NDArray[np.intp]) -> Spread:
         """The same of some of the genes, by index."""
@@ -69,8 +71,9 @@ class Spread:
         p = self.positions[section]
         from_a, from_b = (end.expression(genes) for end in self.ends)
         variance = p * (1 - p) * np.square(from_b - from_a)
-        if self.prediction.noise is not None and self._noise is not None:
-            variance += self._noise[section] @ self.prediction.noise.basis[:, genes]
+        if self._noise is not None:
+            weights, basis = self._noise
+            variance += weights[section] @ basis[:, genes]
         return np.sqrt(variance).astype(np.float32)
 
 

@@ -51,5 +51,5 @@ def gp(
         "decay": field.kernel.decay,
         "noise": field.noise.cpu().numpy(),
     }
-    noise = Noise(lambda: field.variance_at(at / pair.spacing, positions), axes**2)
+    noise = Noise(lambda: field.variance_at(at / pair.spacing, positions), lambda: axes**2)
     return Prediction(tuple(slices), notes, noise)

@@ -97,7 +97,7 @@ def operator_noise(pair: SlicePair, operators: Sequence[sp.csr_array]) -> Noise:
     """Of answers that are weighted means of spots: the sum of the squared weights is what is left of a spot's noise."""
     return Noise(
         lambda: np.stack([gain(operator)[:, None] for operator in operators]),
-        np.mean([local_noise(s.xy, s.expression) for s in (pair.a, pair.b)], axis=0)[None],
+        lambda: np.mean([local_noise(s.xy, s.expression) for s in (pair.a, pair.b)], axis=0)[None],
     )
 
 
@@ -127,7 +127,7 @@ def map_noise(
         ]
         return np.tensordot(np.square(np.stack(shares)), np.stack(carried), axes=1)
 
-    return Noise(weights, np.square(axes))
+    return Noise(weights, lambda: np.square(axes))
 
 
 def gain(operator: sp.csr_array) -> FloatArray:

@@ -171,7 +171,7 @@ def noise_of(programmes: Sequence[Programmes], at: FloatArray, positions: Sequen
     """Variance of the mean of several descriptions: the mean of their variances, for they err alike."""
     return Noise(
         lambda: np.concatenate([p.variance_at(at, positions, spacing) for p in programmes], axis=2),
-        np.concatenate([np.square(p.loadings) for p in programmes]) / len(programmes),
+        lambda: np.concatenate([np.square(p.loadings) for p in programmes]) / len(programmes),
     )
 
 
