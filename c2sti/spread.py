@@ -66,14 +66,14 @@ class Spread:
         calibration = None if self.calibration is None else self.calibration.subset(genes)
         return replace(self, prediction=self.prediction.subset(genes), ends=(first, second), calibration=calibration)
 
-    def std(self, section: int, genes: slice = slice(None)) -> NDArray[np.float32]:
-        """(M, n) standard deviation of the inserted values of some genes as estimates of a mean, log1p expression."""
+    def std(self, section: int, genes: slice = slice(None), points: slice = slice(None)) -> NDArray[np.float32]:
+        """(m, n) standard deviation of the inserted values of some genes as estimates of a mean, log1p expression."""
         p = self.positions[section]
-        from_a, from_b = (end.expression(genes) for end in self.ends)
+        from_a, from_b = (end.rows(points).expression(genes) for end in self.ends)
         variance = p * (1 - p) * np.square(from_b - from_a)
         if self._noise is not None:
             weights, basis = self._noise
-            variance += weights[section] @ basis[:, genes]
+            variance += weights[section, points] @ basis[:, genes]
         return np.sqrt(variance).astype(np.float32)
 
 

@@ -1,8 +1,8 @@
 """The one boundary between containers and arrays.
 
 `read_slice` turns an AnnData or SpatialData into a `SliceGrid`, `make_pair` lays two of them (and their context) on a
-common lattice as the arrays that interpolators take, and `write_slices` turns what they give back into an AnnData. No
-other file knows where a container keeps anything.
+common lattice as the arrays that interpolators take, and `write_slices` turns what they give back into an AnnData,
+`stream_layers` into a store on disk. No other file knows where a container keeps anything.
 """
 
 from c2sti.grid._annotations import Annotations, is_labels
@@ -30,11 +30,14 @@ from c2sti.grid._read import (
     read_slice,
 )
 from c2sti.grid._spatialdata import frame_of, table_of
+from c2sti.grid._store import check_digits, new_store, open_store
+from c2sti.grid._stream import Answer, stream_layers
 from c2sti.grid._virtual import library_of, library_of_section, section_picture, section_pictures
-from c2sti.grid._write import blank_library, lattice_as_dict, write_slices
+from c2sti.grid._write import blank_library, frame_slices, lattice_as_dict, write_slices
 
 __all__ = [
     "Annotations",
+    "Answer",
     "HEImage",
     "LEAST_SPOTS",
     "Picture",
@@ -43,8 +46,10 @@ __all__ = [
     "SlideImage",
     "TARGET_SUM",
     "blank_library",
+    "check_digits",
     "common_lattice",
     "frame_of",
+    "frame_slices",
     "histology_on",
     "image_of",
     "is_counts",
@@ -57,6 +62,8 @@ __all__ = [
     "library_of",
     "library_of_section",
     "material_places",
+    "new_store",
+    "open_store",
     "overlap",
     "position_of",
     "profiles",
@@ -66,6 +73,7 @@ __all__ = [
     "shared_profiles",
     "section_picture",
     "section_pictures",
+    "stream_layers",
     "table_of",
     "write_slices",
 ]

@@ -65,28 +65,73 @@ def write_slices(
         Prefix of the inserted layers and key in `uns`.
     """
     inserted = _keys.inserted(key_added, len(positions))
-    names = [_keys.SLICE_A, *inserted, _keys.SLICE_B]
-    depths = np.array([0.0, *positions, 1.0])
     shape = (len(rows.points), len(genes))
     layers = {name: _filled(s.expression, shape) for name, s in zip(inserted, prediction.slices, strict=True)}
-    tissue = {name: rows.inside(p) for name, p in zip(names, depths, strict=True)}
-    for name, section in ((_keys.SLICE_A, pair.a), (_keys.SLICE_B, pair.b)):
-        layers[name] = _measured_layer(section, rows.points, tissue[name])
+    for name, section, p in ((_keys.SLICE_A, pair.a, 0.0), (_keys.SLICE_B, pair.b, 1.0)):
+        layers[name] = _measured_layer(section, rows.points, rows.inside(p))
     doubt: dict[str, NDArray[np.float32]] = {}
     confidences: dict[str, FloatArray] = {}
     for i, name in enumerate(inserted if spread is not None else ()):
         if spread is not None and std:
             doubt[_keys.doubt(name, _keys.STD)] = made_std = _filled(partial(spread.std, i), shape)
-            confidences[_keys.confidence(name)] = confidence(layers[name], made_std, tissue[name])
+            confidences[_keys.confidence(name)] = confidence(layers[name], made_std, rows.inside(positions[i]))
         if spread is not None and spread.calibration is not None and interval is not None:
             doubt |= _intervals(spread.calibration, layers[name], name, interval)
-    made = {} if graphs is None else dict(zip(names, map(sp.csr_matrix, graphs), strict=True))
+    return frame_slices(
+        pair,
+        rows,
+        genes=genes,
+        positions=positions,
+        graphs=graphs,
+        notes=prediction.notes,
+        provenance=provenance,
+        pictures=pictures,
+        stained=stained,
+        confidences=confidences,
+        layers={name: layers[name] for name in (_keys.SLICE_A, *inserted, _keys.SLICE_B)} | doubt,
+        key_added=key_added,
+    )
+
+
+def frame_slices(
+    pair: SlicePair,
+    rows: Rows,
+    *,
+    genes: pd.Index,
+    positions: FloatArray,
+    graphs: Sequence[sp.csr_array] | None,
+    notes: Mapping[str, Any],
+    provenance: Mapping[str, Any],
+    pictures: Sequence[HEImage] | None = None,
+    stained: Collection[float] = (),
+    confidences: Mapping[str, FloatArray] | None = None,
+    layers: Mapping[str, NDArray[np.float32]] | None = None,
+    key_added: str = _keys.RESULT,
+) -> AnnData:
+    """All of a result but the values of its sections: what both the result in memory and the one on disk consist of.
+
+    Parameters
+    ----------
+    pair, rows, genes, positions, graphs, provenance, pictures, stained, key_added
+        As in :func:`write_slices`.
+    notes
+        What the method found out.
+    confidences
+        (M,) columns of `obs`.
+    layers
+        (M, N) of all sections, where they are in memory; `X` is the middle inserted one, and none where they are not.
+    """
+    inserted = _keys.inserted(key_added, len(positions))
+    names = [_keys.SLICE_A, *inserted, _keys.SLICE_B]
+    depths = np.array([0.0, *positions, 1.0])
     middle = inserted[(len(inserted) - 1) // 2]
+    tissue = {name: rows.inside(p) for name, p in zip(names, depths, strict=True)}
+    made = {} if graphs is None else dict(zip(names, map(sp.csr_matrix, graphs), strict=True))
     adata = AnnData(
-        X=layers[middle].copy(),
-        obs=_obs(rows, pair.lattice, tissue).assign(**confidences),
+        X=None if layers is None else layers[middle].copy(),
+        obs=_obs(rows, pair.lattice, tissue).assign(**(confidences or {})),
         var=pd.DataFrame(index=genes.copy()),
-        layers={name: layers[name] for name in names} | doubt,
+        layers=None if layers is None else dict(layers),
         obsm={_keys.SPATIAL: rows.points.copy()},
         varp={_keys.graph(name): graph for name, graph in made.items()},
     )
@@ -105,7 +150,7 @@ def write_slices(
         "genes": genes.to_numpy(dtype=str),
         _keys.COEXPRESSION: {name: graph.copy() for name, graph in made.items()},
         "lattice": lattice_as_dict(pair.lattice),
-        "notes": dict(prediction.notes),
+        "notes": dict(notes),
         _keys.VIRTUAL_HISTOLOGY: np.array(painted, dtype=str),
         **provenance,
     }

@@ -80,6 +80,10 @@ def coexpression(
     if layer is not None and layer not in adata.layers:
         raise KeyError(f"there is no layer {layer!r}; the layers are {grid.layer_names(adata)}")
     values = adata.X if layer is None else adata.layers[layer]
+    if layer is not None and sp.issparse(values) and _keys.tissue(layer) in adata.obs:
+        values = values[
+            adata.obs[_keys.tissue(layer)].to_numpy()
+        ]  # a streamed measured section: empty, not NaN, outside
     dense = np.asarray(values.todense() if sp.issparse(values) else values, dtype=np.float32)
     dense = dense[~np.isnan(dense).any(axis=1)]
     adata = adata.copy() if copy else adata

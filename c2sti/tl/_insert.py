@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from importlib.metadata import version
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -19,6 +21,22 @@ from c2sti.tl._labels import carry, shared_labels
 
 SHARES = "{desc}: {percentage:3.0f}%|{bar}| {elapsed}<{remaining}"  # of a bar that is told shares, which round
 LIBRARIES = ("c2sti", "anndata", "numpy", "scipy", "torch")
+
+
+@dataclass(frozen=True)
+class Stream:
+    """Where and how to write a result that is not to be held in memory.
+
+    Parameters
+    ----------
+    store
+        Folder of the store, which is not there yet.
+    digits
+        Significant decimal digits to keep, None for all.
+    """
+
+    store: Path
+    digits: int | None = None
 
 
 def insert(
@@ -43,6 +61,7 @@ def insert(
     std: bool = False,
     interval: float | None = None,
     progress: Callable[[float], object] = lambda share: None,
+    stream: Stream | None = None,
 ) -> AnnData:
     """Insert sections between two, and put all of them side by side, as :func:`interpolate` returns them.
 
@@ -69,7 +88,13 @@ def insert(
     std, interval
         Whether to say how sure the inserted values are, and the level of intervals for measured values.
     progress
-        Is told each share of the work that has been done.
+        Is told each share of the work that has been done: 1 in all for what is computed, 1 more for what is streamed.
+    stream
+        Where to write the layers; None for memory.
+
+    Returns
+    -------
+    The result; without layers where they are streamed.
     """
     if "/" in key_added:
         raise ValueError(f"key_added={key_added!r} holds '/', which files take for a folder; choose another name")
@@ -91,21 +116,21 @@ def insert(
     field = prediction.notes.get("displacement")
     pictures = grid.section_pictures(a.image, b.image, lattice, fractions, displacement=field, targets=targets)
     record = provenance((a, b, *context.values()), method_name, lattice, seed, parameters or {})
-    out = grid.write_slices(
-        prediction,
-        pair,
-        rows,
-        genes=names,
-        positions=fractions,
-        graphs=graphs(pair, [0.0, *fractions, 1.0]) if with_graphs else None,
-        provenance={**record, **_depths(a, b, fractions)},
-        pictures=pictures,
-        stained=targets or (),
-        spread=found,
-        std=std,
-        interval=interval,
-        key_added=key_added,
-    )
+    common: dict[str, Any] = {
+        "genes": names,
+        "positions": fractions,
+        "graphs": graphs(pair, [0.0, *fractions, 1.0]) if with_graphs else None,
+        "provenance": {**record, **_depths(a, b, fractions)},
+        "pictures": pictures,
+        "stained": targets or (),
+        "key_added": key_added,
+    }
+    if stream is None:
+        out = grid.write_slices(prediction, pair, rows, spread=found, std=std, interval=interval, **common)
+    else:
+        out = grid.frame_slices(
+            pair, rows, notes=prediction.notes, confidences=_unknown(std, key_added, fractions, rows), **common
+        )
     carry(
         out,
         a,
@@ -116,7 +141,18 @@ def insert(
         spacing=pair.spacing,
         key_added=key_added,
     )
+    if stream is not None:
+        inside = np.stack([rows.inside(p) for p in fractions])
+        sections = tuple(_keys.inserted(key_added, len(fractions)))
+        answer = grid.Answer(sections, prediction.slices, inside, found, std, interval, stream.digits)
+        grid.stream_layers(stream.store, out, answer, pair, rows, progress=progress)
     return out
+
+
+def _unknown(std: bool, key_added: str, fractions: FloatArray, rows: grid.Rows) -> dict[str, FloatArray]:
+    """Columns for the confidence of bins, which is known only when all blocks have been written."""
+    names = _keys.inserted(key_added, len(fractions)) if std else []
+    return {_keys.confidence(name): np.full(len(rows.points), np.nan) for name in names}
 
 
 def check_level(interval: float | None) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from contextlib import ExitStack
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -15,7 +16,7 @@ from tqdm.auto import tqdm
 
 from c2sti import _keys, _log, grid
 from c2sti._types import FloatArray, Interpolator
-from c2sti.tl._insert import SHARES, check_level, insert, shares_of
+from c2sti.tl._insert import SHARES, Stream, check_level, insert, shares_of
 from c2sti.tl._models import available, name_of, picture_encoder, resolve, sees_context
 
 if TYPE_CHECKING:
@@ -47,6 +48,8 @@ def interpolate(
     seed: int = 0,
     key_added: str = "c2sti",
     show_progress_bar: bool = True,
+    out: str | Path | None = None,
+    digits: int | None = None,
 ) -> AnnData:
     """Make the missing sections between two measured ones.
 
@@ -110,6 +113,12 @@ def interpolate(
         Prefix of the inserted layers, and key of the provenance in `uns`.
     show_progress_bar
         Whether to show one.
+    out
+        Where to write the result instead of holding it in memory: a zarr store, ``"sections.zarr"``, that is not there
+        yet. For what does not fit: no layer is ever whole in memory. See Notes for what is different.
+    digits
+        Significant decimal digits that `out` keeps of the inserted values (and their spread); by default all that
+        float32 has. The relative error is at most half a unit of the last one, and files are smaller.
 
     Returns
     -------
@@ -144,6 +153,10 @@ def interpolate(
     ------
     KeyError, ValueError
         An input cannot be used; the message names it, what was found and what to do. Nothing is written.
+    FileExistsError, FileNotFoundError, PermissionError
+        There is something at `out`, or no folder to write it into, or not the right to; before any work is done.
+    OSError
+        The disk is full; what was written has been removed again.
 
     Notes
     -----
@@ -159,6 +172,21 @@ def interpolate(
     hold on average over the bins of a gene and not in each of them, and cannot be exact where more zeros are measured
     than the level leaves out: an interval from 0 to 0 may be right more often than it says.
 
+    A result in a store (`out`) is the same, layer by layer, except for two things. There is no ``X``: it would be the
+    middle section written twice. And ``slice_a`` and ``slice_b`` are CSR, whose rows outside of the section's tissue
+    are empty, where those in memory are NaN: ``obs["slice_a_tissue"]`` says which. Inserted layers are dense float32 in
+    chunks of a few megabytes, many rows and few genes, because one gene is what is looked at.
+
+    What is returned is the store, opened: layers are dask arrays that are read when somebody asks for their values, the
+    measured ones dense and NaN outside of the tissue as ever; all the rest is in memory. ``squidpy``, ``c2sti.pl`` and
+    :func:`to_slices` take it as it is. (``anndata.experimental.read_lazy`` leaves `obs` on disk, too, which squidpy
+    does not draw.) Some genes come into memory by ``out[:, ["ERBB2"]].to_memory()``; later, in another session, by
+    ``anndata.experimental.read_lazy("sections.zarr")[:, ["ERBB2"]].to_memory()``, and all of it by
+    ``anndata.read_zarr("sections.zarr")``.
+
+    The store is written beside its place, in a hidden folder, and moved there when it is whole. If the run fails or is
+    interrupted, nothing is left; what a run that was killed leaves is removed by the next one for the same place.
+
     Examples
     --------
     >>> import c2sti
@@ -166,8 +194,19 @@ def interpolate(
     >>> out = c2sti.tl.interpolate(a, b, n_slices=3, show_progress_bar=False)
     >>> list(out.uns["c2sti"]["sections"])
     ['slice_a', 'c2sti_1', 'c2sti_2', 'c2sti_3', 'slice_b']
+
+    Into a store, of which one gene is read:
+
+    >>> import tempfile
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...     big = c2sti.tl.interpolate(a, b, out=f"{folder}/sections.zarr", digits=3, show_progress_bar=False)
+    ...     big[:, "gene_001"].to_memory().layers["c2sti_1"].shape == (big.n_obs, 1)
+    True
     """
     check_level(interval)
+    grid.check_digits(digits)
+    if out is None and digits is not None:
+        raise ValueError(f"digits = {digits} is for results that are written to a store; name one: out='sections.zarr'")
     method = resolve(model)
     read = partial(
         grid.read_slice,
@@ -177,14 +216,18 @@ def interpolate(
         image_key=image_key,
         coordinate_system=coordinate_system,
     )
-    a, b = (read(s, name=n, obs_keys=obs_keys) for s, n in ((slice_a, _keys.SLICE_A), (slice_b, _keys.SLICE_B)))
-    around = {float(q): read(s, name=f"context[{q}]") for q, s in (context or {}).items()}
-    if around and not sees_context(method):
-        _log.warning(f"model={name_of(model)!r} looks at two sections only; context is ignored")
-    fractions = _fractions(n_slices, positions, a.z, b.z)
-    what = f"inserting {len(fractions)} section(s)"
-    with tqdm(total=100, desc=what, bar_format=SHARES, disable=not show_progress_bar) as bar:
-        out = insert(
+    with ExitStack() as stack:
+        # Claimed before any work is done: a place that cannot be written to is better known now.
+        store = None if out is None else stack.enter_context(grid.new_store(out))
+        a, b = (read(s, name=n, obs_keys=obs_keys) for s, n in ((slice_a, _keys.SLICE_A), (slice_b, _keys.SLICE_B)))
+        around = {float(q): read(s, name=f"context[{q}]") for q, s in (context or {}).items()}
+        if around and not sees_context(method):
+            _log.warning(f"model={name_of(model)!r} looks at two sections only; context is ignored")
+        fractions = _fractions(n_slices, positions, a.z, b.z)
+        what = f"inserting {len(fractions)} section(s)"
+        total = 100 if store is None else 200  # hundredths of what is computed, and of what is written
+        bar = stack.enter_context(tqdm(total=total, desc=what, bar_format=SHARES, disable=not show_progress_bar))
+        result = insert(
             a,
             b,
             fractions,
@@ -198,15 +241,17 @@ def interpolate(
             targets=_targets(target_images, fractions),
             std=std,
             interval=interval,
-            parameters={"interval": interval, "layer": layer, "spatial_key": spatial_key},
+            parameters={"interval": interval, "layer": layer, "spatial_key": spatial_key, "digits": digits},
             device=available(device),
             seed=seed,
             key_added=key_added,
             progress=shares_of(bar),
+            stream=None if store is None else Stream(store, digits),
         )
     added = ", ".join(_keys.inserted(key_added, len(fractions)))
-    _log.info(f"inserted {added} into `.layers` ({out.n_obs} bins x {out.n_vars} genes)")
-    return out
+    where = "`.layers`" if out is None else f"the layers of {out}"
+    _log.info(f"inserted {added} into {where} ({result.n_obs} bins x {result.n_vars} genes)")
+    return result if out is None else grid.open_store(out, key_added)
 
 
 def _fractions(n_slices: int, positions: Sequence[float] | None, z_a: float | None, z_b: float | None) -> FloatArray:

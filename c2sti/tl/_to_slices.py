@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 import pandas as pd
+import scipy.sparse as sp
 from anndata import AnnData
 from numpy.typing import NDArray
 from pandas.api.types import union_categoricals
@@ -76,7 +78,7 @@ def to_slices(adata: AnnData, *, key: str = "c2sti", gap: float | None = None) -
         index=pd.Index([f"{name}_{row}" for name, row in zip(label, adata.obs_names[taken], strict=True)]),
     )
     stack = AnnData(
-        X=np.concatenate([np.asarray(adata.layers[name])[r] for name, r in zip(names, rows, strict=True)]),
+        X=np.concatenate([_dense(adata.layers[name], r) for name, r in zip(names, rows, strict=True)]),
         obs=obs,
         var=adata.var.copy(),
         obsm={_keys.SPATIAL: xy, _keys.SPATIAL_3D: np.column_stack([xy, z])},
@@ -92,6 +94,12 @@ def to_slices(adata: AnnData, *, key: str = "c2sti", gap: float | None = None) -
     return stack
 
 
+def _dense(layer: Any, rows: NDArray[np.intp]) -> NDArray[np.float32]:
+    """Some rows of a layer, which in a result from a store may be sparse, or on disk still."""
+    some = layer[rows]
+    return some.toarray() if sp.issparse(some) else np.asarray(some)
+
+
 def _add_doubt(adata: AnnData, stack: AnnData, names: Sequence[str], rows: Sequence[NDArray[np.intp]]) -> None:
     """How sure the inserted sections are, as one layer or column for all of them; NaN where measured."""
     inserted = stack.obs[_keys.INSERTED].to_numpy()
@@ -100,7 +108,7 @@ def _add_doubt(adata: AnnData, stack: AnnData, names: Sequence[str], rows: Seque
         if found:
             stack.layers[kind] = np.full(stack.shape, np.nan, dtype=np.float32)
             stack.layers[kind][inserted] = np.concatenate(
-                [np.asarray(found[name])[r] for name, r in zip(names, rows, strict=True) if name in found]
+                [_dense(found[name], r) for name, r in zip(names, rows, strict=True) if name in found]
             )
     columns = {name: adata.obs[key] for name in names if (key := _keys.confidence(name)) in adata.obs}
     if columns:

@@ -1,0 +1,179 @@
+"""A result as a zarr store: whole at its place or not there at all, and opened again without reading it."""
+
+from __future__ import annotations
+
+import errno
+import shutil
+import tempfile
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from math import ceil, log2
+from pathlib import Path
+from typing import IO, Any
+
+import anndata as ad
+import numpy as np
+from anndata import AnnData
+from numpy.typing import NDArray
+
+from c2sti import _keys, _log
+
+try:
+    import fcntl
+except ImportError:  # Windows: leftovers of a killed run cannot be told from a run in progress, and stay
+    fcntl = None  # type: ignore[assignment]
+
+MANTISSA = 23  # bits of a float32
+MOST_DIGITS = 7  # that a float32 holds
+LOCK, PART = "lock", "store.zarr"
+REMOVALS, PAUSE = 20, 0.1  # a worker that has not yet heard that all is over may write once more
+LEVEL = 1
+
+
+@contextmanager
+def new_store(path: str | Path) -> Iterator[Path]:
+    """A folder to write a store into, beside its place, where it is moved when the block ends.
+
+    If the block fails, or is interrupted, the folder is removed and nothing is left. A process that was killed leaves
+    it behind, hidden; the next call for the same place removes it.
+
+    Raises
+    ------
+    FileExistsError, FileNotFoundError, PermissionError, ValueError
+        Before anything is done: there is something at the path, or no folder to write it into, or that may not be
+        written into, or the name is none of a zarr.
+    OSError
+        The disk is full.
+    """
+    path = Path(path)
+    _check_free(path)
+    _clear_leftovers(path)
+    aside, lock = _claim(path)
+    try:
+        yield aside / PART
+        _check_free(path)  # somebody else may have been quicker
+        (aside / PART).rename(path)
+    except OSError as error:
+        if error.errno in (errno.ENOSPC, errno.EDQUOT):
+            full = f"no space is left in {path.parent} for {path.name}; what was written of it has been removed again"
+            raise OSError(error.errno, full) from error
+        raise
+    finally:
+        _remove(aside)
+        if lock is not None:
+            lock.close()
+
+
+def _check_free(path: Path) -> None:
+    if path.suffix != ".zarr":
+        raise ValueError(f"out={str(path)!r} must end in .zarr: results that are streamed are zarr stores")
+    if path.is_symlink() or path.exists():
+        raise FileExistsError(f"{path} exists; name another one with out=, or remove it first")
+    if not path.parent.is_dir():
+        raise FileNotFoundError(f"there is no folder {path.parent} to write {path.name} into; make it first")
+
+
+def _hidden(path: Path) -> str:
+    return f".{path.name}.part-"
+
+
+def _claim(path: Path) -> tuple[Path, IO[str] | None]:
+    """A folder of our own, and the lock that says so for as long as this process lives."""
+    try:
+        aside = Path(tempfile.mkdtemp(prefix=_hidden(path), dir=path.parent))
+    except OSError as error:
+        raise PermissionError(f"{path.parent} cannot be written into ({error.strerror}); name another out=") from error
+    if fcntl is None:
+        return aside, None
+    lock = (aside / LOCK).open("w")
+    fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    return aside, lock
+
+
+def _clear_leftovers(path: Path) -> None:
+    """Remove what a killed run for the same place has left: nobody holds its lock any more."""
+    for left in path.parent.glob(f"{_hidden(path)}*") if fcntl is not None else ():
+        try:
+            with (left / LOCK).open("r+") as lock:
+                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError:
+            continue  # a run in progress, or none of ours to judge
+        shutil.rmtree(left, ignore_errors=True)
+        _log.info(f"removed {left.name}, which a run that was killed had left")
+
+
+def _remove(folder: Path) -> None:
+    for _ in range(REMOVALS):
+        shutil.rmtree(folder, ignore_errors=True)
+        if not folder.exists():
+            return
+        time.sleep(PAUSE)
+    _log.warning(f"{folder} could not be removed; remove it by hand")
+
+
+# ---- what is in it
+
+
+def codec() -> Any:
+    """Compression of all arrays: bytes of equal weight side by side, then a fast general one."""
+    from zarr.codecs import BloscCodec  # noqa: PLC0415 - heavy, and only a streamed result needs it
+
+    return BloscCodec(cname="zstd", clevel=LEVEL, shuffle="shuffle")
+
+
+def check_digits(digits: int | None) -> None:
+    """Refuse a number of digits that a float32 cannot have."""
+    if digits is not None and (digits != int(digits) or not 1 <= digits <= MOST_DIGITS):
+        raise ValueError(
+            f"digits = {digits} must be a whole number from 1 to {MOST_DIGITS}, or None for all that float32 has"
+        )
+
+
+def rounded(values: NDArray[np.float32], digits: int | None) -> NDArray[np.float32]:
+    """The values to that many significant decimal digits: the mantissa to the nearest of ⌈digits · log₂ 10⌉ bits.
+
+    The relative error is at most half a unit of the last digit kept. Bits that are all zero take no room once
+    compressed. NaN and infinite values stay as they are.
+    """
+    dropped = 0 if digits is None else MANTISSA - ceil(digits * log2(10))
+    if dropped <= 0:
+        return values
+    bits = np.ascontiguousarray(values, dtype=np.float32).view(np.uint32)
+    last = (bits >> np.uint32(dropped)) & np.uint32(1)  # ties go to the even neighbour
+    near = (bits + np.uint32((1 << (dropped - 1)) - 1) + last) & np.uint32(0xFFFFFFFF << dropped & 0xFFFFFFFF)
+    return np.where(np.isfinite(values), near.view(np.float32), values)
+
+
+# ---- opened again
+
+
+def open_store(path: str | Path, key_added: str = _keys.RESULT) -> AnnData:
+    """A streamed result with its layers left on disk, as arrays of dask.
+
+    What is small (`obs`, `var`, `obsm`, `varp`, `uns`) is in memory, so that squidpy and scanpy take it as any other.
+    The measured layers look as those of a result in memory do: dense, NaN outside of their tissue.
+    """
+    import zarr  # noqa: PLC0415 - see above
+    from anndata.experimental import read_elem_lazy  # noqa: PLC0415
+    from anndata.io import read_elem  # noqa: PLC0415
+
+    store = zarr.open_group(str(path), mode="r")
+    parts = {name: read_elem(store[name]) for name in ("obs", "var", "obsm", "varp", "uns")}
+    on_disk: Any = store["layers"]
+    sections = [str(name) for name in parts["uns"][key_added]["sections"]]
+    layers = {}
+    for name in [*sections, *sorted(set(on_disk) - set(sections))]:
+        layers[name] = read_elem_lazy(on_disk[name])
+        if isinstance(on_disk[name], zarr.Group):
+            layers[name] = _measured(layers[name], parts["obs"][_keys.tissue(name)].to_numpy())
+    return ad.AnnData(layers=layers, **parts)
+
+
+def _measured(sparse: Any, tissue: NDArray[np.bool_]) -> Any:
+    """(M, N) dense, lazily: rows of a CSR matrix, NaN where there is no tissue."""
+    import dask.array as da  # noqa: PLC0415 - what anndata reads lazily with
+
+    inside = da.from_array(tissue[:, None], chunks=(sparse.chunks[0], 1))
+    dense = sparse.map_blocks(lambda block: block.toarray(), dtype=np.float32, meta=np.empty((0, 0), np.float32))
+    return da.where(inside, dense, np.float32(np.nan))
