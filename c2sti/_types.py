@@ -8,11 +8,14 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from functools import cached_property
 from typing import Any, Protocol
 
 import numpy as np
 import scipy.sparse as sp
 from numpy.typing import NDArray
+
+from c2sti._stored import Expression, in_memory
 
 FloatArray = NDArray[np.floating]
 BY_SECTION = frozenset({"displacement"})  # notes of a prediction with an entry for each of its sections
@@ -74,7 +77,7 @@ class Section:
     xy
         (n, 2) spot centres, unit of the frame.
     expression
-        (n, N) log1p expression per spot, CSR float32.
+        (n, N) log1p expression per spot, CSR float32; or what reads it in blocks, where it is left on disk.
     position
         Depth on the scale of the pair: 0 is section a, 1 is section b; context lies beyond.
     histology
@@ -85,12 +88,12 @@ class Section:
     """
 
     xy: FloatArray
-    expression: sp.csr_array
+    expression: Expression
     position: float
     histology: FloatArray | None = None
     features: FloatArray | None = None
 
-    @property
+    @cached_property
     def mean(self) -> FloatArray:
         """(N,) mean expression over the spots."""
         return np.asarray(self.expression.mean(axis=0), dtype=np.float64).ravel()
@@ -134,6 +137,11 @@ class SlicePair:
     def subset(self, genes: NDArray[np.intp]) -> SlicePair:
         """The same pair with some of its genes, by index."""
         a, b, *context = (replace(section, expression=section.expression[:, genes]) for section in self.sections)
+        return replace(self, a=a, b=b, context=tuple(context))
+
+    def in_memory(self) -> SlicePair:
+        """The same pair with no expression left on disk."""
+        a, b, *context = (replace(section, expression=in_memory(section.expression)) for section in self.sections)
         return replace(self, a=a, b=b, context=tuple(context))
 
 

@@ -7,7 +7,7 @@ the H&E (section 2.3) and total variation (section 2.4).
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from math import ceil, isqrt
 
 import numpy as np
@@ -19,6 +19,7 @@ from scipy.spatial import KDTree
 from torch import Tensor
 from torch.nn import functional
 
+from c2sti._stored import Expression, Stored, blocks, in_memory
 from c2sti._types import FloatArray, Lattice
 
 GRAM = 3000  # spots up to which principal axes come from their inner products
@@ -203,21 +204,39 @@ def _symmetric(weight: NDArray[np.float32], column: NDArray[np.intp]) -> sp.csr_
     return (upper + upper.T).tocsr()
 
 
-def graph_values(xy: FloatArray, expression: sp.csr_array, width: float, most: int = 4096) -> NDArray[np.float32]:
+def graph_values(xy: FloatArray, expression: Expression, width: float, most: int = 4096) -> NDArray[np.float32]:
     """(n, N) dense expression from which a section's gene graph is made: lightly smoothed, at most `most` rows.
 
     Count noise pulls every correlation towards zero. A small section is smoothed by a Gaussian of the given width; a
-    large one is averaged over square blocks, which takes away as much noise and bounds the work.
+    large one is averaged over square patches, which takes away as much noise and bounds the work.
     """
     if expression.shape[0] <= most:
-        return np.asarray((gaussian_operator(xy, xy, width) @ expression).todense(), dtype=np.float32)
+        smooth = gaussian_operator(xy, xy, width) @ in_memory(expression)
+        return np.asarray(smooth.todense(), dtype=np.float32)
+    return patch_means(patches(xy, most), blocks(expression), expression.shape[1])
+
+
+def patches(xy: FloatArray, most: int) -> NDArray[np.intp]:
+    """(n,) number of the square patch of tissue in which each spot lies, of at most about `most`."""
     side = np.sqrt(np.prod(np.ptp(xy, axis=0)) / most) * 1.05
-    block = np.unique(np.floor(xy / side), axis=0, return_inverse=True)[1].ravel()
-    member = sp.csr_array((np.ones(len(block), dtype=np.float32), (block, np.arange(len(block)))))
-    return np.asarray((member @ expression).todense() / member.sum(axis=1)[:, None], dtype=np.float32)
+    return np.unique(np.floor(xy / side), axis=0, return_inverse=True)[1].ravel()
 
 
-def most_variable(expressions: Sequence[sp.csr_array], n: int, detected: float = 0.0) -> NDArray[np.intp]:
+def patch_means(
+    patch: NDArray[np.intp], values: Iterable[tuple[slice, sp.csr_array]], n_columns: int
+) -> NDArray[np.float32]:
+    """(P, N) mean over the spots of each patch, of values that come in blocks of rows."""
+    total = np.zeros((patch.max() + 1, n_columns), dtype=np.float32)
+    for rows, block in values:
+        here, place = np.unique(patch[rows], return_inverse=True)
+        ones = np.ones(len(place), dtype=np.float32)
+        member = sp.csr_array((ones, (place.ravel(), np.arange(len(place)))), shape=(len(here), len(place)))
+        total[here] += (member @ block).toarray()
+    total /= np.bincount(patch)[:, None].astype(np.float32)
+    return total
+
+
+def most_variable(expressions: Sequence[Expression], n: int, detected: float = 0.0) -> NDArray[np.intp]:
     """Indices of the n genes of largest mean variance over sections, among those detected widely enough in all of them.
 
     Parameters
@@ -231,6 +250,11 @@ def most_variable(expressions: Sequence[sp.csr_array], n: int, detected: float =
     """
     variances, shares = [], []
     for x in expressions:
+        if isinstance(x, Stored):
+            found = x.moments
+            variances.append(found.square - found.mean**2)
+            shares.append(found.seen)
+            continue
         mean = np.asarray(x.mean(axis=0)).ravel()
         square = np.asarray(x.multiply(x).mean(axis=0)).ravel()
         variances.append(square - mean**2)

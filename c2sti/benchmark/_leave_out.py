@@ -18,6 +18,7 @@ import scipy.sparse as sp
 from tqdm.auto import tqdm
 
 from c2sti import grid, metrics, ops
+from c2sti._stored import in_memory
 from c2sti._types import FloatArray, InsertedSection, Interpolator, PictureEncoder, SlicePair
 from c2sti.spread import Calibration, ask
 from c2sti.training import Case
@@ -127,7 +128,7 @@ def pair_of(
     chosen = ops.most_variable([whole.a.expression, whole.b.expression], n_genes, DETECTED)
     if len(chosen) == 0:
         raise ValueError(f"no gene is detected in {DETECTED:.0%} of the spots of both {a.name} and {b.name}")
-    return whole.subset(chosen), names[chosen]
+    return whole.subset(chosen).in_memory(), names[chosen]
 
 
 def check_unseen(hidden: grid.SliceGrid, neighbours: Sequence[grid.SliceGrid]) -> None:
@@ -164,7 +165,8 @@ def hidden_cases(
                 around = {q: slices[i] for q, i in beyond.items()}
                 pair, genes = pair_of(slices[window.a], slices[window.b], around, shared, n_genes, encoder)
                 for i, position in zip(window.hidden, window.positions, strict=True):
-                    xy, values, library = grid.profiles(slices[i], pair.lattice, genes)
+                    xy, stored, library = grid.profiles(slices[i], pair.lattice, genes)
+                    values = in_memory(stored)
                     truth = grid.log_normalise(values, library) if slices[i].counts else values
                     cases.append(Case(pair, xy, position, truth, slices[i].name))
     return cases
@@ -181,13 +183,14 @@ class Target:
 
 def target_of(hidden: grid.SliceGrid, pair: SlicePair, genes: pd.Index) -> Target:
     """What a hidden section measured of these genes."""
-    xy, values, library = grid.profiles(hidden, pair.lattice, genes)
+    xy, stored, library = grid.profiles(hidden, pair.lattice, genes)
+    values = in_memory(stored)
     if not hidden.counts:
         return Target(xy, values.toarray(), float("nan"))
     # All other genes count towards the library size only: one column stands for them.
     rest = np.rint(np.maximum(library - values.sum(axis=1), 0))
     noise = metrics.ceiling(sp.hstack([values, rest[:, None]], format="csr"), genes=slice(0, len(genes)))
-    return Target(xy, grid.log_normalise(values, library).toarray(), noise)
+    return Target(xy, in_memory(grid.log_normalise(values, library)).toarray(), noise)
 
 
 def _score(

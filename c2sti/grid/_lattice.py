@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from scipy.ndimage import distance_transform_edt
 
 from c2sti import _log
+from c2sti._stored import Expression, blocks, per_row
 from c2sti._types import FloatArray, Lattice, PictureEncoder, Section, SlicePair
 from c2sti.grid._histology import Picture, features_on, histology_on
 from c2sti.grid._read import SliceGrid, log_normalise
@@ -105,9 +106,10 @@ def shared_profiles(a: SliceGrid, b: SliceGrid) -> int:
     projected = []
     for grid in (a, b):
         values = grid.values[:, grid.genes.get_indexer(genes)]
-        telling = np.diff(values.indptr) >= LEAST_TELLING
-        projected.append((values.astype(np.float64) @ weights)[telling])
-    return len(np.intersect1d(*(np.round(p, 6) for p in projected)))
+        telling = per_row(values, lambda x: np.diff(x.indptr)) >= LEAST_TELLING
+        projected.append(per_row(values, lambda x: x.astype(np.float64) @ weights)[telling])
+    first, second = (np.round(p, 6) for p in projected)
+    return len(np.intersect1d(first, second))
 
 
 def shared_genes(grids: Sequence[SliceGrid], genes: Sequence[str] | pd.Index | None = None) -> pd.Index:
@@ -226,7 +228,7 @@ def _section(
     return Section(xy, expression, position, histology_on(grid.image, lattice), features)
 
 
-def profiles(grid: SliceGrid, lattice: Lattice, genes: pd.Index) -> tuple[FloatArray, sp.csr_array, FloatArray]:
+def profiles(grid: SliceGrid, lattice: Lattice, genes: pd.Index) -> tuple[FloatArray, Expression, FloatArray]:
     """A section as it enters an interpolator: spots as they are, cells and fine bins gathered into the lattice's bins.
 
     Counts of one bin are summed, normalised expression is averaged, and the profile lies at the bin's centre. Bins run
@@ -236,14 +238,15 @@ def profiles(grid: SliceGrid, lattice: Lattice, genes: pd.Index) -> tuple[FloatA
     -------
     (n, 2) coordinates, (n, N) CSR values on the scale of the input, (n,) library sizes over all genes.
     """
-    values = grid.values[:, grid.genes.get_indexer(genes)]
+    values = grid.values if genes.equals(grid.genes) else grid.values[:, grid.genes.get_indexer(genes)]
     if not is_gathered(grid, lattice):
         return grid.xy, values, grid.library
     cell = np.floor((grid.xy - np.asarray(lattice.origin)) / lattice.pitch + 0.5)
     cells, index = np.unique(cell, axis=0, return_inverse=True)
     index = index.ravel()
     member = sp.csr_array((np.ones(len(index), dtype=np.float32), (index, np.arange(len(index)))))
-    total = (member @ values).tocsr()
+    parts = [member[:, rows] @ block for rows, block in blocks(values)]
+    total = sum(parts[1:], start=parts[0]).tocsr()
     if not grid.counts:
         total.data /= np.repeat(member.sum(axis=1), np.diff(total.indptr)).astype(np.float32)
     return cells * lattice.pitch + np.asarray(lattice.origin), total, member @ grid.library

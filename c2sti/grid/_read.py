@@ -15,7 +15,8 @@ from anndata import AnnData
 from numpy.typing import NDArray
 from scipy.spatial import KDTree
 
-from c2sti import _keys
+from c2sti import _keys, _log
+from c2sti._stored import Expression, Stored, blocks
 from c2sti._types import FloatArray
 from c2sti.grid._annotations import Annotations, read_annotations
 from c2sti.grid._histology import Picture, read_image
@@ -26,6 +27,7 @@ if TYPE_CHECKING:
 
 TARGET_SUM = 1e4  # counts a spot are scaled to this before log1p
 LEAST_SPOTS = 20
+LARGE = 2**24  # entries of a backed or lazy matrix from which it is left where it is and read in blocks
 CELLS_PER_BIN = 4
 LEAST_CELLS = 1000  # irregular points fewer than this are too few to be gathered into bins
 
@@ -43,7 +45,8 @@ class SliceGrid:
     xy
         (n, 2) coordinates of spots, bins or cells, unit of the frame.
     values
-        (n, N) CSR float32: raw counts, or already normalised expression.
+        (n, N) CSR float32: raw counts, or already normalised expression. What reads them in blocks, where the container
+        leaves them on disk and they are many.
     counts
         Whether `values` are raw counts.
     library
@@ -66,7 +69,7 @@ class SliceGrid:
 
     name: str
     xy: FloatArray
-    values: sp.csr_array
+    values: Expression
     counts: bool
     library: FloatArray
     genes: pd.Index
@@ -91,9 +94,15 @@ class SliceGrid:
 
     def fingerprint(self) -> str:
         """Hash of coordinates, expression and gene names, to recognise an input by."""
-        digest = hashlib.sha256()
-        for part in (self.xy, self.values.data, self.values.indices, self.values.indptr):
-            digest.update(np.ascontiguousarray(part).tobytes())
+        entries, columns = hashlib.sha256(), hashlib.sha256()
+        lengths = []
+        for _, block in blocks(self.values):
+            entries.update(block.data.astype(np.float32).tobytes())
+            columns.update(block.indices.astype(np.int64).tobytes())
+            lengths.append(np.diff(block.indptr).astype(np.int64))
+        digest = hashlib.sha256(self.xy.astype(np.float64).tobytes())
+        digest.update(entries.digest() + columns.digest())
+        digest.update(np.concatenate(lengths).tobytes())
         digest.update("\n".join(self.genes).encode())
         return digest.hexdigest()
 
@@ -153,10 +162,9 @@ def read_slice(
     else:
         raise TypeError(f"{name} is a {type(slice_).__name__}; an AnnData or SpatialData is needed")
     xy = xy[:, :2]
-    values = _expression(adata, name, layer)
+    values, where = _expression(adata, name, layer), _where(name, layer)
+    counts, library = _survey(values, where)
     genes = _gene_names(adata, name)
-    counts = is_counts(values)
-    library = np.asarray(values.sum(axis=1), dtype=np.float64).ravel() if counts else np.ones(len(xy))
     layout, pitch = _layout(xy)
     keys = [obs_keys] if isinstance(obs_keys, str) else list(dict.fromkeys(obs_keys))
     annotations = read_annotations(adata, name, keys)
@@ -212,26 +220,49 @@ def layer_names(adata: AnnData) -> list[str]:
     return sorted(name for name in adata.layers if name is not None)
 
 
-def _expression(adata: AnnData, name: str, layer: str | None) -> sp.csr_array:
+def _where(name: str, layer: str | None) -> str:
+    return f"X of {name}" if layer is None else f"layer {layer!r} of {name}"
+
+
+def _expression(adata: AnnData, name: str, layer: str | None) -> Expression:
+    """Values as CSR; what a backed file or a lazy array holds stays there where it is large."""
     if layer is not None and layer not in adata.layers:
         raise KeyError(f"{name} has no layer {layer!r}; its layers are {layer_names(adata)}")
     x = adata.X if layer is None else adata.layers[layer]
-    where = f"X of {name}" if layer is None else f"layer {layer!r} of {name}"
     if x is None:
-        raise ValueError(f"{where} is empty; put expression there, or name a layer with layer=")
+        raise ValueError(f"{_where(name, layer)} is empty; put expression there, or name a layer with layer=")
+    if not isinstance(x, np.ndarray) and not sp.issparse(x) and _entries(x) > LARGE:
+        if getattr(x, "format", "csr") == "csr":
+            return Stored(x, _entries(x))
+        _log.warning(f"{_where(name, layer)} is stored by genes (CSC) and has to be read whole; CSR is read in blocks")
     if hasattr(x, "compute"):  # dask
         x = x.compute()
     elif hasattr(x, "to_memory"):  # sparse matrix of a backed AnnData
         x = x.to_memory()
-    values = sp.csr_array(x if sp.issparse(x) else np.asarray(x[:]), dtype=np.float32)
-    if not np.isfinite(values.data).all():
-        raise ValueError(f"{where} holds NaN or infinite values; set them to 0 or drop their genes")
-    if values.nnz and values.data.min() < 0:
-        raise ValueError(
-            f"{where} holds negative values (least: {values.data.min():.3g}); c2sti needs counts or log-normalised "
-            "expression, not scaled or centred data: name its layer with layer="
-        )
-    return values
+    return sp.csr_array(x if sp.issparse(x) else np.asarray(x[:]), dtype=np.float32)
+
+
+def _entries(x: Any) -> int:
+    """Entries of a stored matrix: those that are not zero where it tells, else a twentieth, as in counts of tissue."""
+    group = getattr(x, "group", None)  # of a sparse dataset
+    return int(group["data"].shape[0]) if group is not None else int(np.prod(x.shape)) // 20
+
+
+def _survey(values: Expression, where: str) -> tuple[bool, FloatArray]:
+    """Whether the values are counts, and what each spot has of them; refuse what cannot be used."""
+    counts, library = True, []
+    for _, block in blocks(values):
+        if not np.isfinite(block.data).all():
+            raise ValueError(f"{where} holds NaN or infinite values; set them to 0 or drop their genes")
+        if block.nnz and block.data.min() < 0:
+            raise ValueError(
+                f"{where} holds negative values (least: {block.data.min():.3g}); c2sti needs counts or log-normalised "
+                "expression, not scaled or centred data: name its layer with layer="
+            )
+        counts = counts and is_counts(block)
+        library.append(np.asarray(block.sum(axis=1), dtype=np.float64).ravel())
+    spots = np.concatenate(library)
+    return counts, spots if counts else np.ones(len(spots))
 
 
 def _gene_names(adata: AnnData, name: str) -> pd.Index:
@@ -250,9 +281,14 @@ def is_counts(values: sp.csr_array) -> bool:
     return bool((head == np.rint(head)).all() and (values.data == np.rint(values.data)).all())
 
 
-def log_normalise(counts: sp.csr_array, library: FloatArray) -> sp.csr_array:
-    """Counts scaled to 1e4 a spot, then log1p; a spot without counts stays zero. CSR float32 in and out."""
+def log_normalise(counts: Expression, library: FloatArray) -> Expression:
+    """Counts scaled to 1e4 a spot, then log1p; a spot without counts stays zero. CSR float32 in and out.
+
+    Of counts on disk nothing is read yet.
+    """
     factor = TARGET_SUM / np.maximum(library, 1)
+    if isinstance(counts, Stored):
+        return counts.log1p(factor)
     data = np.log1p(counts.data * np.repeat(factor, np.diff(counts.indptr))).astype(np.float32)
     return sp.csr_array((data, counts.indices, counts.indptr), shape=counts.shape)
 

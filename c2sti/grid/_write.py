@@ -182,7 +182,8 @@ def _measured_layer(section: Section, points: FloatArray, tissue: NDArray[np.boo
 
     Not smoothed: what was measured keeps its noise. Not zero outside: nothing was measured there.
     """
-    layer = (nearest_operator(section.xy, points) @ section.expression).toarray().astype(np.float32)
+    nearest = nearest_operator(section.xy, points).indices
+    layer = section.expression[nearest].toarray().astype(np.float32)
     layer[~tissue] = np.nan
     return layer
 

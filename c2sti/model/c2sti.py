@@ -25,6 +25,7 @@ from c2sti.model.pieces import in_pieces
 from c2sti.model.programmes import Programmes, describe, noise_of
 from c2sti.model.pyramid import GenePool, MGCGraph, MotionDecoder, PyramidEncoder, agreement, profiles
 from c2sti.model.scene import Basis, Scene, prepare
+from c2sti.model.streamed import describe_large, is_large
 from c2sti.ops import deformable_sampling, sample, sobel_magnitude
 
 FEWEST_GENES = 8  # of a panel that two halves are asked of
@@ -359,6 +360,10 @@ def look(
 
 def describe_pair(config: C2STiConfig, pair: SlicePair, *, device: str, seed: int) -> list[Programmes]:
     """Programmes of a pair by the settings of a network: the costly part, whatever is asked of the pair."""
+    if is_large(pair):
+        return describe_large(
+            pair, n_programmes=config.n_programmes, views=config.views, rough=config.rough, device=device, seed=seed
+        )
     return describe(
         pair,
         n_programmes=config.n_programmes,

@@ -163,7 +163,7 @@ def _on_lattice(values: Tensor, lattice: Lattice) -> Tensor:
 
 def _scene(pair: SlicePair, lattice: Lattice, n_panel: int, ends: tuple[Tensor, Tensor]) -> Scene:
     genes = np.sort(most_variable([pair.a.expression, pair.b.expression], n_panel))
-    small = pair.subset(genes)
+    small = pair.subset(genes).in_memory()
     values = [graph_values(s.xy, s.expression, WIDTH * pair.spacing) for s in small.sections]
     shares = _shares([s.position for s in small.sections])
     graph = (

@@ -11,11 +11,11 @@ from typing import Literal
 
 import numpy as np
 import pandas as pd
-import scipy.sparse as sp
 from numpy.typing import NDArray
 from scipy.ndimage import gaussian_filter, map_coordinates
 from scipy.spatial import KDTree
 
+from c2sti._stored import Expression, in_memory
 from c2sti._types import FloatArray, Lattice
 from c2sti.grid import Picture, SliceGrid, histology_on, log_normalise, profiles, shared_genes
 from c2sti.ops import gaussian_operator, most_variable, smoothed_axes
@@ -173,7 +173,7 @@ def _stained(grids: Sequence[SliceGrid], use: Use) -> bool:
     return use != "expression" and not without
 
 
-def _points(grid: SliceGrid, scale: float, step: float, genes: pd.Index) -> tuple[FloatArray, sp.csr_array]:
+def _points(grid: SliceGrid, scale: float, step: float, genes: pd.Index) -> tuple[FloatArray, Expression]:
     """Spots with their log expression; gathered into bins of one step where they are many, or finer than the raster.
 
     A few thousand cells are left where they are: bins would blur their outline, and the maps are smoothed anyway.
@@ -199,7 +199,7 @@ def _tissue(points: FloatArray, lattice: Lattice, step: float) -> NDArray[np.boo
 
 def _components(
     points: Sequence[FloatArray],
-    expression: Sequence[sp.csr_array],
+    expression: Sequence[Expression],
     lattices: Sequence[Lattice],
     tissues: Sequence[NDArray[np.bool_]],
     step: float,
@@ -210,7 +210,7 @@ def _components(
     to equal variance the last, which are noise, would weigh as much.
     """
     variable = most_variable(expression, N_GENES)
-    chosen = [sp.csr_array(x[:, variable]) for x in expression]
+    chosen = [in_memory(x[:, variable]) for x in expression]
     smoothers = [gaussian_operator(p, p, SMOOTHING * step) for p in points]
     axes = smoothed_axes(chosen, N_COMPONENTS, smoothers)
     maps = []

@@ -18,6 +18,7 @@ from c2sti._types import FloatArray, Interpolator, Lattice, PictureEncoder
 from c2sti.spread import Spread, ask
 from c2sti.tl._coexpression import graphs
 from c2sti.tl._labels import carry, shared_labels
+from c2sti.tl._models import reads_blocks
 
 SHARES = "{desc}: {percentage:3.0f}%|{bar}| {elapsed}<{remaining}"  # of a bar that is told shares, which round
 LIBRARIES = ("c2sti", "anndata", "numpy", "scipy", "torch")
@@ -102,6 +103,7 @@ def insert(
     # Genes that nobody asked for tell of the tissue all the same: they are left out after the model, not before.
     wanted = None if genes is None else grid.shared_genes((a, b, *context.values()), genes)
     pair, names = grid.make_pair(a, b, context=context, lattice=lattice, encoder=encoder, targets=targets)
+    pair = pair if reads_blocks(method) else pair.in_memory()
     rows = grid.rows_of(a, b, lattice, at)
     how: dict[str, Any] = {"device": device, "seed": seed, "progress": progress}
     found: Spread | None = None

@@ -64,6 +64,11 @@ def sees_context(method: Interpolator) -> bool:
     return method not in two_only and getattr(method, "uses_context", True)
 
 
+def reads_blocks(method: Interpolator) -> bool:
+    """Whether a method takes expression that is left on disk; the others want it in memory."""
+    return isinstance(method, C2STi)
+
+
 def name_of(model: str | Path | Interpolator) -> str:
     """What provenance and tables call a model."""
     return str(model) if isinstance(model, str | Path) else getattr(model, "__name__", type(model).__name__)

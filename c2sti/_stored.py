@@ -1,0 +1,170 @@
+"""Expression that stays where it is stored, a backed file or a lazy array, and is read in blocks of rows.
+
+A section of 500,000 bins × 20,000 genes does not fit beside what is made of it. Whatever is needed of it (sums,
+projections, a few genes, a few rows) is gathered block by block; a block is an ordinary CSR matrix. `blocks` goes
+through a matrix in memory in the same way, so that large sections have one path, wherever they lie.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, replace
+from functools import cached_property
+from typing import Any, TypeAlias, overload
+
+import numpy as np
+import scipy.sparse as sp
+from numpy.typing import NDArray
+
+BLOCK = 2**23  # entries of a block, unless one row has more
+
+
+@dataclass(frozen=True)
+class Moments:
+    """Of each of the N genes: mean, mean square, and share of the spots in which it is seen, (N,) float64."""
+
+    mean: NDArray[np.floating]
+    square: NDArray[np.floating]
+    seen: NDArray[np.floating]
+
+
+@dataclass(frozen=True)
+class Stored:
+    """(n, N) matrix of which only blocks of rows are ever in memory; stands in for a CSR matrix where one is too large.
+
+    Parameters
+    ----------
+    source
+        What holds the values: it has a shape, and ``source[first:last]`` reads rows. A sparse dataset of a backed
+        AnnData, a dask, zarr or h5py array.
+    entries
+        About how many entries that are not zero it has, which sets the rows of a block.
+    genes
+        Columns of the source that are wanted, None for all.
+    factor
+        (n,) what the values of each spot are multiplied by before log1p; None for the values as they are.
+    """
+
+    source: Any
+    entries: int
+    genes: NDArray[np.intp] | None = None
+    factor: NDArray[np.floating] | None = None
+
+    @property
+    def shape(self) -> tuple[int, int]:
+        """(n, N)."""
+        return self.source.shape[0], self.source.shape[1] if self.genes is None else len(self.genes)
+
+    @overload
+    def __getitem__(self, index: slice | NDArray[Any]) -> sp.csr_array: ...
+
+    @overload
+    def __getitem__(self, index: tuple[slice, Any]) -> Stored: ...
+
+    def __getitem__(self, index: slice | NDArray[Any] | tuple[slice, Any]) -> sp.csr_array | Stored:
+        """Rows (a slice, or increasing or other indices) as CSR float32; or ``[:, genes]``, which reads nothing yet."""
+        if isinstance(index, tuple):
+            rows, genes = index
+            if rows != slice(None):
+                raise TypeError("rows and genes of stored expression are chosen one after the other")
+            every = np.arange(self.source.shape[1]) if self.genes is None else self.genes
+            return replace(self, genes=every[genes])
+        if isinstance(index, slice):
+            first, last, step = index.indices(self.shape[0])
+            return self._read(first, max(first, last)) if step == 1 else self._rows(np.arange(first, last, step))
+        index = np.asarray(index)
+        return self._rows(np.flatnonzero(index) if index.dtype == bool else index)
+
+    def log1p(self, factor: NDArray[np.floating]) -> Stored:
+        """The same as log1p of the values times a factor of each spot."""
+        return replace(self, factor=factor)
+
+    def blocks(self) -> Iterator[tuple[slice, sp.csr_array]]:
+        """All rows, block by block, with their place."""
+        n = self.shape[0]
+        step = max(1, int(BLOCK * n / max(self.entries, 1)))
+        for first in range(0, n, step):
+            rows = slice(first, min(first + step, n))
+            yield rows, self._read(rows.start, rows.stop)
+
+    @cached_property
+    def moments(self) -> Moments:
+        """Of each gene, in one reading."""
+        return moments(self)
+
+    def mean(self, axis: int) -> NDArray[np.floating]:
+        """(N,) over the spots, as of a matrix in memory: ``axis=0``."""
+        assert axis == 0, "only over spots"
+        return self.moments.mean
+
+    def __matmul__(self, right: NDArray[np.floating]) -> NDArray[np.floating]:
+        """(n, K) product with a dense (N, K)."""
+        return np.concatenate([block @ right for _, block in self.blocks()])
+
+    def tocsr(self) -> sp.csr_array:
+        """All of it, in memory."""
+        return sp.vstack([block for _, block in self.blocks()], format="csr")
+
+    def _read(self, first: int, last: int) -> sp.csr_array:
+        found = self.source[first:last]
+        found = found.compute() if hasattr(found, "compute") else found
+        rows = sp.csr_array(found if sp.issparse(found) else np.asarray(found), dtype=np.float32)
+        if self.genes is not None:
+            rows = rows[:, self.genes]
+        if self.factor is None:
+            return rows
+        data = np.log1p(rows.data * np.repeat(self.factor[first:last], np.diff(rows.indptr))).astype(np.float32)
+        return sp.csr_array((data, rows.indices, rows.indptr), shape=rows.shape)
+
+    def _rows(self, index: NDArray[np.intp]) -> sp.csr_array:
+        """Some rows: every block that holds one is read once."""
+        order = np.argsort(index, kind="stable")
+        found = []
+        for rows, block in self._blocks_with(index[order]):
+            inside = index[order][np.searchsorted(index[order], rows.start) : np.searchsorted(index[order], rows.stop)]
+            found.append(block[inside - rows.start])
+        whole = sp.vstack(found, format="csr") if found else sp.csr_array((0, self.shape[1]), dtype=np.float32)
+        return whole[np.argsort(order, kind="stable")]
+
+    def _blocks_with(self, wanted: NDArray[np.intp]) -> Iterator[tuple[slice, sp.csr_array]]:
+        n = self.shape[0]
+        step = max(1, int(BLOCK * n / max(self.entries, 1)))
+        for first in np.unique(wanted // step) * step:
+            rows = slice(int(first), int(min(first + step, n)))
+            yield rows, self._read(rows.start, rows.stop)
+
+
+Expression: TypeAlias = sp.csr_array | Stored
+
+
+def blocks(expression: Expression) -> Iterator[tuple[slice, sp.csr_array]]:
+    """Rows of a matrix, block by block, with their place: wherever it lies."""
+    if isinstance(expression, Stored):
+        yield from expression.blocks()
+        return
+    n = expression.shape[0]
+    step = max(1, int(BLOCK * n / max(expression.nnz, 1)))
+    for first in range(0, n, step):
+        rows = slice(first, min(first + step, n))
+        yield rows, expression if step >= n else expression[rows]
+
+
+def moments(expression: Expression) -> Moments:
+    """Mean, mean square and share of spots above zero of each gene."""
+    n, n_genes = expression.shape
+    sums = np.zeros((3, n_genes))
+    for _, block in blocks(expression):
+        data = block.data.astype(np.float64)
+        for total, weights in zip(sums, (data, np.square(data), data > 0), strict=True):
+            total += np.bincount(block.indices, weights=weights, minlength=n_genes)
+    return Moments(*(sums / max(n, 1)))
+
+
+def in_memory(expression: Expression) -> sp.csr_array:
+    """The matrix as CSR."""
+    return expression.tocsr() if isinstance(expression, Stored) else expression
+
+
+def per_row(expression: Expression, of: Callable[[sp.csr_array], NDArray[Any]]) -> NDArray[Any]:
+    """(n, …) what a function says of the rows of each block."""
+    return np.concatenate([of(block) for _, block in blocks(expression)])
