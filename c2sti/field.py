@@ -17,12 +17,14 @@ same is done tile by tile, every tile seeing the spots within a few length scale
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
+from functools import cache, cached_property
 from itertools import product
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from scipy.linalg import lapack
 from scipy.spatial import KDTree
 from threadpoolctl import threadpool_limits
 from torch import Tensor
@@ -52,10 +54,18 @@ class Kernel:
 
     def __call__(self, x: Tensor, z: Tensor, x2: Tensor, z2: Tensor) -> Tensor:
         """(n, m) covariance of points at (x, z) with points at (x2, z2); points at one depth are one section's."""
-        gap = (z[:, None] - z2[None]) ** 2
-        between = torch.where(gap > 0, self.shared * self.decay**gap, 1.0)
+        return self.between(z, z2) * self.within(x, x2)
+
+    def within(self, x: Tensor, x2: Tensor) -> Tensor:
+        """(n, m) covariance of places in one section, S."""
         u = torch.cdist(x, x2, compute_mode="donot_use_mm_for_euclid_dist") / self.length
-        return between * (torch.exp(-0.5 * u**2) if self.gaussian else (1 + 3**0.5 * u) * torch.exp(-(3**0.5) * u))
+        return torch.exp(-0.5 * u**2) if self.gaussian else (1 + 3**0.5 * u) * torch.exp(-(3**0.5) * u)
+
+    def between(self, z: Tensor, z2: Tensor) -> Tensor:
+        """(n, m) covariance of one place at two depths, B; sections are few, so each two are looked at once."""
+        (depths, row), (depths2, column) = (depth.unique(return_inverse=True) for depth in (z, z2))
+        gap = (depths[:, None] - depths2[None]) ** 2
+        return torch.where(gap > 0, self.shared * self.decay**gap, 1.0)[row][:, column]
 
 
 @dataclass(frozen=True)
@@ -81,6 +91,10 @@ class Observed:
         rows = torch.as_tensor(index, device=self.x.device)
         return Observed(self.x[rows], self.z[rows], self.values[rows], self.variance[rows])
 
+    def cpu(self) -> Observed:
+        """The same in the processor's memory."""
+        return Observed(self.x.cpu(), self.z.cpu(), self.values.cpu(), self.variance.cpu())
+
 
 def observe(
     places: Sequence[FloatArray],
@@ -98,13 +112,34 @@ def observe(
 
 
 @dataclass(frozen=True)
+class Spectrum:
+    """(n,) eigenvalues, ≥ 0, and (n, n) vectors of the spots' covariance, and the (n,) 1/√v that whiten their noise."""
+
+    power: Tensor
+    vectors: Tensor
+    whiten: Tensor
+
+    def told(self, values: Tensor) -> Tensor:
+        """(n, K) values of the spots, whitened, on the vectors."""
+        return dot(self.vectors.T, self.whiten[:, None] * values)
+
+    def weights(self, values: Tensor, noise: Tensor) -> Tensor:
+        """(n, K) what a covariance with the spots is multiplied by: (C + r_k V)⁻¹ f_k."""
+        return self.whiten[:, None] * dot(self.vectors, self.told(values) / (self.power[:, None] + noise))
+
+
+@dataclass(frozen=True)
 class Field:
-    """K fields as learnt from spots: their covariance, and of each its noise ratio r and variance σ², (K,)."""
+    """K fields as learnt from spots: their covariance, and of each its noise ratio r and variance σ², (K,).
+
+    Where all is exact, the spectrum of the covariance stays at hand.
+    """
 
     observed: Observed
     kernel: Kernel
     noise: Tensor
     scale: Tensor
+    known: Spectrum | None = field(default=None, repr=False)
 
     @classmethod
     def learn(cls, observed: Observed, seed: int, *, gaussian: bool = True) -> Field:
@@ -114,7 +149,29 @@ class Field:
     @classmethod
     def with_kernel(cls, observed: Observed, kernel: Kernel, seed: int) -> Field:
         """Only r, and with it σ², by evidence."""
-        return cls(observed, kernel, *_best_noise(observed, kernel, seed))
+        if len(observed.x) > EXACT:
+            windows = [observed[index] for index in _windows(observed, seed)]
+            return cls(observed, kernel, *_best_noise([(_spectrum(kernel, w), w.values) for w in windows]))
+        known = _spectrum(kernel, observed)
+        return cls(observed, kernel, *_best_noise([(known, observed.values)]), known)
+
+    def split(self, sizes: Sequence[int]) -> list[Field]:
+        """The same maps as several fields of so many each."""
+        seen = self.observed
+        parts = zip(*(part.split(list(sizes), dim=-1) for part in (seen.values, self.noise, self.scale)), strict=True)
+        return [replace(self, observed=replace(seen, values=v), noise=r, scale=s) for v, r, s in parts]
+
+    @classmethod
+    def joined(cls, fields: Sequence[Field]) -> Field:
+        """Fields of the same spots with the same covariance as one, which does what is costly once."""
+        first = fields[0]
+        values = torch.cat([f.observed.values for f in fields], dim=1)
+        noise, scale = torch.cat([f.noise for f in fields]), torch.cat([f.scale for f in fields])
+        return replace(first, observed=replace(first.observed, values=values), noise=noise, scale=scale)
+
+    @cached_property
+    def _exact(self) -> Spectrum:
+        return self.known or _spectrum(self.kernel, self.observed)
 
     def at(
         self, target: FloatArray, depths: Sequence[float], progress: Callable[[float], object] = lambda share: None
@@ -125,10 +182,14 @@ class Field:
         means = np.zeros((len(depths), len(target), observed.values.shape[1]))
         for here, spots, share in _tiles(observed, places, self.kernel):
             near, place = observed[spots], places[torch.as_tensor(here, device=places.device)]
-            weights = _posterior(self.kernel, near, self.noise)
+            if len(observed.x) <= EXACT:
+                weights = self._exact.weights(near.values, self.noise)
+            else:
+                weights = _posterior(self.kernel, near, self.noise)
+            within = self.kernel.within(place, near.x)
             for i, depth in enumerate(depths):
-                z = torch.full((len(place),), depth, device=place.device, dtype=torch.float64)
-                means[i, here] = (self.kernel(place, z, near.x, near.z) @ weights).cpu().numpy()
+                between = self.kernel.between(place.new_tensor([depth]), near.z)
+                means[i, here] = dot(within, between.T * weights).cpu().numpy()
             progress(share)
         return means
 
@@ -141,22 +202,31 @@ class Field:
         ratios, of_map = self.noise.unique(return_inverse=True)
         for here, spots, _ in _tiles(observed, places, self.kernel):
             near, place = observed[spots], places[torch.as_tensor(here, device=places.device)]
-            spectrum, vectors, whiten = _spectrum(self.kernel, near)
+            known = self._exact if len(observed.x) <= EXACT else _spectrum(self.kernel, near)
             for i, depth in enumerate(depths):
                 z = torch.full((len(place),), depth, device=place.device, dtype=torch.float64)
-                told = ((self.kernel(place, z, near.x, near.z) * whiten) @ vectors) ** 2
-                explained = told @ (1 / (spectrum[:, None] + ratios))
+                told = dot(self.kernel(place, z, near.x, near.z) * known.whiten, known.vectors) ** 2
+                explained = told @ (1 / (known.power[:, None] + ratios))
                 left = (1 - explained).clamp(0, 1)[:, of_map] * self.scale
                 variances[i, here] = left.cpu().numpy()
         return variances
 
 
+def dot(a: Tensor, b: Tensor) -> Tensor:
+    """Matrix product; on a processor by numpy, whose library is a few times as fast on some of them."""
+    return a @ b if a.is_cuda else torch.from_numpy(a.numpy() @ b.numpy())
+
+
 def _best_kernel(observed: Observed, seed: int, gaussian: bool) -> Kernel:
     """ℓ first with the others at mid-range, then c and ρ, then ℓ again: as good as the full grid at a third of it."""
-    windows = [observed[index] for index in _windows(observed, seed)]
+    windows = [observed[index].cpu() for index in _windows(observed, seed)]
+    within = cache(lambda length: [Kernel(length, 1, 1, gaussian).within(w.x, w.x) for w in windows])
 
+    @cache
     def evidence(kernel: Kernel) -> float:
-        return float(sum(_misfit(kernel, window)[:, :N_LEADING].amin(dim=0).sum() for window in windows))
+        pairs = zip(windows, within(kernel.length), strict=True)
+        covariances = ((w, places * kernel.between(w.z, w.z)) for w, places in pairs)
+        return float(sum(_misfit(c, w)[:, :N_LEADING].amin(dim=0).sum() for w, c in covariances))
 
     # Matrices of this size gain nothing from threads, and lose much to them where processes share the cores.
     with threadpool_limits(1):
@@ -165,13 +235,11 @@ def _best_kernel(observed: Observed, seed: int, gaussian: bool) -> Kernel:
         return min((replace(best, length=length) for length in LENGTHS), key=evidence)
 
 
-def _best_noise(observed: Observed, kernel: Kernel, seed: int) -> tuple[Tensor, Tensor]:
-    """(K,) noise ratio r and variance σ² of each map."""
-    whole = len(observed.x) <= EXACT
-    final = [observed] if whole else [observed[index] for index in _windows(observed, seed)]
-    misfits, variances = zip(*(_profiled(kernel, spots) for spots in final), strict=True)
+def _best_noise(seen: Sequence[tuple[Spectrum, Tensor]]) -> tuple[Tensor, Tensor]:
+    """(K,) noise ratio r and variance σ² of each map, from spectra of some spots and the (n, K) values there."""
+    misfits, variances = zip(*(_profiled(known, values) for known, values in seen), strict=True)
     best = torch.stack(misfits).sum(dim=0).argmin(dim=0)
-    noise = torch.tensor(NOISES, device=best.device, dtype=observed.values.dtype)[best]
+    noise = torch.tensor(NOISES, device=best.device, dtype=variances[0].dtype)[best]
     return noise, torch.stack(variances).mean(dim=0).gather(0, best[None])[0]
 
 
@@ -196,28 +264,49 @@ def _sample(index: NDArray[np.intp], size: int, seed: int) -> NDArray[np.intp]:
     return np.random.default_rng(seed).permutation(index)[:size]
 
 
-def _misfit(kernel: Kernel, spots: Observed) -> Tensor:
-    """(R, K) negative log evidence of each map at each noise ratio, its variance profiled out."""
-    return _profiled(kernel, spots)[0]
+def _misfit(covariance: Tensor, spots: Observed) -> Tensor:
+    """(R, K) negative log evidence of each map at each noise ratio, its variance profiled out.
+
+    Eigenvectors are not needed for that: C = Q T Qᵀ with a tridiagonal T takes a third of the time, and what depends on
+    the noise is then solved in passing.
+    """
+    whiten = spots.variance.rsqrt()
+    matrix = (whiten[:, None] * covariance * whiten).numpy()
+    values = (whiten[:, None] * spots.values[:, :N_LEADING]).numpy()
+    n = len(matrix)
+    reflected, diagonal, beside, tau, _ = lapack.dsytrd(matrix, lower=1, lwork=int(lapack.dsytrd_lwork(n, lower=1)[0]))
+    if n > 1:
+        # Qᵀ f; Q leaves the first spot alone, and the rest is stored like the Q of a QR factorisation.
+        turned, _, _ = lapack.dormqr("L", "T", reflected[1:, :-1], tau, values[1:], max(64 * n, 1))
+        values = np.concatenate([values[:1], turned])
+    found = []
+    for ratio in NOISES:
+        factor, below, _ = lapack.dpttrf(np.maximum(diagonal, 0) + ratio, beside)
+        solved, _ = lapack.dpttrs(factor, below, values)
+        variance = (values * solved).sum(axis=0) / n
+        found.append(0.5 * n * np.log(variance + 1e-12) + 0.5 * np.log(factor).sum())
+    return torch.from_numpy(np.stack(found))
 
 
-def _profiled(kernel: Kernel, spots: Observed) -> tuple[Tensor, Tensor]:
+def _profiled(known: Spectrum, values: Tensor) -> tuple[Tensor, Tensor]:
     """(R, K) negative log evidence of each map at each noise ratio, and the variance σ² that is best there."""
-    spectrum, vectors, whiten = _spectrum(kernel, spots)
-    power = (vectors.T @ (whiten[:, None] * spots.values)) ** 2
+    power = known.told(values) ** 2
     ratios = torch.tensor(NOISES, device=power.device, dtype=power.dtype)
-    total = spectrum[:, None] + ratios
-    n = len(spectrum)
+    total = known.power[:, None] + ratios
+    n = len(known.power)
     variance = (1 / total).T @ power / n
     return 0.5 * n * torch.log(variance + 1e-12) + 0.5 * torch.log(total).sum(dim=0)[:, None], variance
 
 
-def _spectrum(kernel: Kernel, spots: Observed) -> tuple[Tensor, Tensor, Tensor]:
-    """(n,) eigenvalues, ≥ 0, and (n, n) vectors of the spots' covariance, and the (n,) 1/√v that whiten their noise."""
+def _spectrum(kernel: Kernel, spots: Observed) -> Spectrum:
+    """Of the covariance of some spots, in units of their noise."""
     whiten = spots.variance.rsqrt()
     covariance = whiten[:, None] * kernel(spots.x, spots.z, spots.x, spots.z) * whiten
-    spectrum, vectors = torch.linalg.eigh(covariance)
-    return spectrum.clamp_min(0), vectors, whiten
+    if covariance.is_cuda:
+        power, vectors = torch.linalg.eigh(covariance)
+    else:
+        power, vectors = map(torch.from_numpy, np.linalg.eigh(covariance.numpy()))
+    return Spectrum(power.clamp_min(0), vectors, whiten)
 
 
 def _posterior(kernel: Kernel, spots: Observed, noise: Tensor) -> Tensor:

@@ -7,22 +7,20 @@ the H&E (section 2.3) and total variation (section 2.4).
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from math import ceil, isqrt
 
 import numpy as np
 import scipy.sparse as sp
 import torch
 from numpy.typing import NDArray
-from scipy.sparse.linalg import LinearOperator, svds
 from scipy.spatial import KDTree
 from torch import Tensor
 from torch.nn import functional
 
 from c2sti._stored import Expression, Stored, blocks, in_memory
 from c2sti._types import FloatArray, Lattice
-
-GRAM = 3000  # spots up to which principal axes come from their inner products
+from c2sti.profiles import Profiles, View
 
 
 def spacing(xy: FloatArray) -> float:
@@ -75,9 +73,6 @@ def smoothed_axes(
 ) -> FloatArray:
     """Principal axes of several sections' (smoothed) expression, each section centred by its own mean.
 
-    Of many spots, neither the centring nor the smoothing is carried out on the matrix: both are applied inside
-    matrix-vector products, so sparse sections stay sparse. Of few (`GRAM`), genes are made dense a chunk at a time.
-
     Parameters
     ----------
     expressions
@@ -91,61 +86,8 @@ def smoothed_axes(
     -------
     (K, N) orthonormal rows, strongest first; the largest loading of each is positive. One without variance may be zero.
     """
-    n_genes = expressions[0].shape[1]
-    stacked = sp.vstack([x.astype(np.float64) for x in expressions], format="csr")
-    lengths = [x.shape[0] for x in expressions]
-    labels = np.repeat(np.arange(len(lengths)), lengths)
-    member = sp.csr_array((np.ones(len(labels)), (np.arange(len(labels)), labels)))
-    means = (member.T @ stacked).toarray() / np.array(lengths)[:, None]
-    smooth = None if smoothers is None else sp.block_diag(smoothers, format="csr")
-
-    def forward(v: FloatArray) -> FloatArray:
-        centred = stacked @ v - member @ (means @ v)
-        return centred if smooth is None else smooth @ centred
-
-    def backward(u: FloatArray) -> FloatArray:
-        u = u if smooth is None else smooth.T @ u
-        return stacked.T @ u - means.T @ (member.T @ u)
-
-    shape = (stacked.shape[0], n_genes)
-    rank = min(min(shape) - 1, n_axes)
-    if shape[0] <= min(GRAM, n_genes):
-        strength, axes = _axes_by_gram(backward, stacked, means, labels, smooth, rank)
-    else:
-        operator = LinearOperator(
-            shape, matvec=forward, rmatvec=backward, matmat=forward, rmatmat=backward, dtype=np.float64
-        )
-        # A fixed start makes Lanczos deterministic without touching anybody's random state.
-        start = np.random.default_rng(0).standard_normal(min(shape))
-        _, strength, axes = svds(operator, k=rank, v0=start, solver="arpack")
-    axes = axes[np.argsort(-strength)]
-    return axes * np.sign(axes[np.arange(rank), np.abs(axes).argmax(axis=1)])[:, None]
-
-
-def _axes_by_gram(
-    backward: Callable[[FloatArray], FloatArray],
-    stacked: sp.csr_array,
-    means: FloatArray,
-    labels: NDArray[np.intp],
-    smooth: sp.csr_array | None,
-    rank: int,
-    chunk: int = 2048,
-) -> tuple[FloatArray, FloatArray]:
-    """Strengths (K,) and axes (K, N) of few spots and many genes, from the inner products of the spots."""
-    columns = stacked.tocsc()
-    gram = np.zeros((stacked.shape[0],) * 2)
-    for first in range(0, stacked.shape[1], chunk):
-        block = columns[:, first : first + chunk].toarray() - means[labels, first : first + chunk]
-        block = block if smooth is None else smooth @ block
-        gram += block @ block.T
-    power, vectors = np.linalg.eigh(gram)
-    strength = np.sqrt(np.maximum(power[-rank:], 0))
-    axes = backward(vectors[:, -rank:]).T
-    # Scaled by their own length and not by the strength: an axis without variance is then zero, not noise over zero.
-    length = np.linalg.norm(axes, axis=1, keepdims=True)
-    return strength, np.where(
-        strength[:, None] > 1e-7 * strength.max(initial=0), axes / np.where(length > 0, length, 1), 0
-    )
+    smoother = None if smoothers is None else sp.block_diag(smoothers, format="csr")
+    return Profiles([View(expressions)]).axes(n_axes, smoother).astype(np.float64, copy=False)
 
 
 def centred(values: FloatArray) -> FloatArray:

@@ -20,6 +20,7 @@ LEVEL = {
     "_log": 0,
     "_stored": -1,  # expression that is left on disk: below the arrays of _types, which it stands in for
     "_types": 0,
+    "profiles": 0.3,
     "ops": 0.5,  # ops and metrics speak in the arrays of _types
     "metrics": 0.5,
     "field": 0.5,

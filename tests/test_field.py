@@ -37,7 +37,7 @@ def test_evidence_is_that_of_the_dense_gaussian() -> None:
     rng = np.random.default_rng(0)
     x, z = torch.as_tensor(rng.random((30, 2)) * 5), torch.zeros(30, dtype=torch.float64)
     values = torch.as_tensor(rng.standard_normal((30, 2)))
-    found = field._misfit(kernel, Observed(x, z, values, torch.ones(30, dtype=torch.float64)))
+    found = field._misfit(kernel(x, z, x, z), Observed(x, z, values, torch.ones(30, dtype=torch.float64)))
     for r in (0, 10, 19):
         covariance = kernel(x, z, x, z) + field.NOISES[r] * torch.eye(30)
         for k in range(2):
@@ -87,3 +87,28 @@ def test_posterior_variance_is_that_of_the_dense_gaussian() -> None:
         covariance = kernel(seen.x, seen.z, seen.x, seen.z).numpy() + r[k] * np.diag(np.concatenate(v))
         expected = scale[k] * (1 - np.einsum("ij,jk,ik->i", cross, np.linalg.inv(covariance), cross))
         np.testing.assert_allclose(made.variance_at(at, [0.5])[0, :, k], expected, rtol=1e-8)
+
+
+def test_the_spectrum_solves_what_the_tiles_factorise() -> None:
+    rng = np.random.default_rng(2)
+    seen = observe(
+        [rng.random((9, 2)) * 4], [0.0], [rng.random((9, 4))], variances=[np.linspace(0.5, 2, 9)], device="cpu"
+    )
+    kernel, noise = Kernel(1.5, 0.8, 0.7), torch.tensor([0.1, 2.0, 0.1, 30.0], dtype=torch.float64)
+    spectrum = field._spectrum(kernel, seen)
+    torch.testing.assert_close(spectrum.weights(seen.values, noise), field._posterior(kernel, seen, noise))
+
+
+def test_parts_of_a_field_put_together_are_the_field() -> None:
+    rng = np.random.default_rng(3)
+    places = [rng.random((20, 2)) * 6, rng.random((25, 2)) * 6]
+    seen = observe(places, [0.0, 1.0], [rng.standard_normal((20, 5)), rng.standard_normal((25, 5))], device="cpu")
+    made = Field.with_kernel(seen, Kernel(1.5, 0.75, 0.7), 0)
+    parts = made.split([2, 3])
+    whole = made.at(places[0], [0.3])
+    np.testing.assert_allclose(np.concatenate([p.at(places[0], [0.3]) for p in parts], axis=2), whole, rtol=1e-10)
+    np.testing.assert_array_equal(Field.joined(parts).at(places[0], [0.3]), whole)
+    # Each map chooses its noise by itself.
+    alone = Field.with_kernel(parts[1].observed, made.kernel, 0)
+    torch.testing.assert_close(alone.noise, parts[1].noise)
+    torch.testing.assert_close(alone.scale, parts[1].scale)

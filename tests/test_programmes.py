@@ -5,6 +5,7 @@ import dataclasses
 import numpy as np
 import pytest
 import scipy.sparse as sp
+from threadpoolctl import threadpool_limits
 
 from c2sti import grid, metrics
 from c2sti._types import Section, SlicePair
@@ -91,6 +92,17 @@ def test_deep_spots_are_less_noisy(tissue: Phantom) -> None:
     depth = np.concatenate([recover_counts(s.expression).depth for s in pair.sections])  # type: ignore[union-attr]
     assert np.corrcoef(np.log(depth), np.log(variance))[0, 1] < -0.5
     assert np.log(variance).mean() == pytest.approx(0, abs=1e-9)
+
+
+def test_threads_change_nothing(tissue: Phantom) -> None:
+    pair = pair_of(tissue)
+    made = []
+    for threads in (1, 2):
+        with threadpool_limits(threads):
+            made.append(describe(pair, n_splits=1, n_programmes=8))
+    for one, other in zip(*made, strict=True):
+        assert one.loadings.tobytes() == other.loadings.tobytes()
+        assert one.field.observed.values.numpy().tobytes() == other.field.observed.values.numpy().tobytes()
 
 
 def test_normalised_input_that_is_not_counts_still_works(tissue: Phantom) -> None:

@@ -21,10 +21,11 @@ from dataclasses import dataclass
 
 import numpy as np
 import scipy.sparse as sp
+from threadpoolctl import threadpool_limits
 
 from c2sti._types import FloatArray, Noise, Section, SlicePair
 from c2sti.field import EXACT, Field, Kernel, Observed, observe
-from c2sti.ops import smoothed_axes
+from c2sti.profiles import GRAM, Profiles, View
 
 TARGET_SUM = 1e4  # log expression is log1p of counts scaled to this
 WHOLE = 0.05  # how far from a whole number a recovered count may lie
@@ -64,35 +65,40 @@ class Counts:
 
     def log_expression(self) -> sp.csr_array:
         """log1p of counts scaled to 1e4 a spot."""
-        return _on_data(self.counts, np.log1p(self.counts.data * self._by_entry(TARGET_SUM / self.depth)))
+        return self._of_entries(np.log1p(self.counts.data * self._by_entry(TARGET_SUM / self.depth)))
 
     def log_counts(self) -> sp.csr_array:
         """log1p of the counts as they are: large where a spot is deep."""
-        return _on_data(self.counts, np.log1p(self.counts.data))
+        return self._of_entries(np.log1p(self.counts.data))
 
     def residuals(self) -> sp.csr_array:
         """Counts over the standard deviation that chance would give them, sqrt(depth · share of the gene)."""
-        share = np.asarray(self.counts.sum(axis=0)).ravel() / self.depth.sum()
-        expected = self._by_entry(self.depth) * share[self.counts.indices]
-        return _on_data(self.counts, np.minimum(self.counts.data / np.sqrt(expected), LARGEST_RESIDUAL))
+        counts = self.counts
+        share = np.bincount(counts.indices, counts.data, counts.shape[1]) / self.depth.sum()
+        deviation = self._by_entry(np.sqrt(self.depth)) * np.sqrt(share).astype(counts.dtype)[counts.indices]
+        return self._of_entries(np.minimum(counts.data / deviation, LARGEST_RESIDUAL))
 
     def halves(self, *seeds: int) -> tuple[Counts, Counts]:
         """Two independent sections of half the depth: every molecule goes to one of them by a coin.
 
         The coin depends on the section and on the seeds, not on which other sections there are or in what order.
         """
-        rng = np.random.default_rng([*seeds, self.counts.nnz, int(self.counts.data.sum())])
-        first = rng.binomial(self.counts.data.astype(np.int64), 0.5).astype(np.float64)
+        rng = np.random.default_rng([*seeds, self.counts.nnz, int(self.counts.data.sum(dtype=np.float64))])
+        first = rng.binomial(self.counts.data.astype(np.int64), 0.5).astype(self.counts.dtype)
         pair = (first, self.counts.data - first)
-        one, other = (Counts(_on_data(self.counts, data), self.depth / 2) for data in pair)
+        one, other = (Counts(_without_zeros(self._of_entries(data)), self.depth / 2) for data in pair)
         return one, other
 
+    def _of_entries(self, data: FloatArray) -> sp.csr_array:
+        """Other values in the places of the counts."""
+        return sp.csr_array((data, self.counts.indices, self.counts.indptr), shape=self.counts.shape)
+
     def _by_entry(self, by_spot: FloatArray) -> FloatArray:
-        return np.repeat(by_spot, np.diff(self.counts.indptr))
+        return np.repeat(by_spot.astype(self.counts.dtype), np.diff(self.counts.indptr))
 
 
-def _on_data(like: sp.csr_array, data: FloatArray) -> sp.csr_array:
-    made = sp.csr_array((data, like.indices, like.indptr), shape=like.shape, copy=True)
+def _without_zeros(values: sp.csr_array) -> sp.csr_array:
+    made = values.copy()
     made.eliminate_zeros()  # in place, hence the copy
     return made
 
@@ -113,6 +119,7 @@ def recover_counts(expression: sp.csr_array) -> Counts | None:
     whole = np.rint(found)
     if np.mean(np.abs(found - whole) < WHOLE) < 0.95:
         return None
+    whole = whole.astype(expression.dtype)
     return Counts(sp.csr_array((whole, expression.indices, expression.indptr), shape=expression.shape), depth)
 
 
@@ -144,82 +151,91 @@ def describe(
     seed
         Of the halvings, and of the spots to learn from.
     """
+    # Sums come out in one order, and the same bytes, whatever the number of threads. They would gain little here.
+    with threadpool_limits(1 if sum(len(s.xy) for s in pair.sections) <= GRAM else None):
+        return _described(pair, n_programmes, n_splits, views, rough, device, seed)
+
+
+def _described(
+    pair: SlicePair, n_programmes: int, n_splits: int, views: bool, rough: bool, device: str, seed: int
+) -> list[Programmes]:
     sections = pair.sections
-    expressions = [s.expression for s in sections]
-    axes = smoothed_axes(expressions, n_programmes)
-    plain = Field.learn(_observe(pair, expressions, axes, None, device), seed, gaussian=not rough)
+    given = Profiles([View([s.expression for s in sections])])
+    axes, scores = given.principal(n_programmes)
+    plain = Field.learn(_observe(pair, scores, None, device), seed, gaussian=not rough)
     counts = [recover_counts(s.expression) for s in sections] if views else [None]
     measured = [c for c in counts if c is not None]
     if len(measured) < len(sections):
         return [Programmes(axes, plain)]
-    whole = [_views(c) for c in measured]
-    variances = _spot_variances(pair, whole, [c.depth for c in measured], plain.kernel, n_programmes, device, seed)
-
-    def found(source: Sequence[sp.csr_array], projected: Sequence[sp.csr_array]) -> Programmes:
-        axes = smoothed_axes(source, n_programmes, [sp.diags_array(v**-0.5).tocsr() for v in variances])
-        field = Field.with_kernel(_observe(pair, projected, axes, variances, device), plain.kernel, seed)
-        return Programmes(axes[:, : pair.n_genes], field)
-
-    descriptions = [found(whole, whole)]
-    for split in range(n_splits if len(plain.observed.x) <= EXACT else 0):
-        one, other = zip(*(map(_views, c.halves(seed, split)) for c in measured), strict=True)
-        descriptions += [found(one, other), found(other, one)]
-    return descriptions
+    whole = given.beside(_views(measured)[1:])
+    depths = np.concatenate([c.depth for c in measured])
+    variance = _spot_variances(pair, whole, depths, plain.kernel, n_programmes, device, seed)
+    weight = sp.diags_array(variance**-0.5).tocsr()
+    found = [whole.principal(n_programmes, weight)]
+    for split in range(n_splits if len(variance) <= EXACT else 0):
+        one, other = (Profiles(_views(half)) for half in zip(*(c.halves(seed, split) for c in measured), strict=True))
+        for source, projected in ((one, other), (other, one)):
+            axes = source.axes(n_programmes, weight)
+            found.append((axes, projected.scores(axes)))
+    # All see the spots through the same noise, hence one field, whose costly part is done once.
+    together = Field.with_kernel(
+        _observe(pair, np.concatenate([scores for _, scores in found], axis=1), variance, device), plain.kernel, seed
+    )
+    fields = together.split([len(axes) for axes, _ in found])
+    return [Programmes(axes[:, : pair.n_genes], field) for (axes, _), field in zip(found, fields, strict=True)]
 
 
 def noise_of(programmes: Sequence[Programmes], at: FloatArray, positions: Sequence[float], spacing: float) -> Noise:
     """Variance of the mean of several descriptions: the mean of their variances, for they err alike."""
     return Noise(
-        lambda: np.concatenate([p.variance_at(at, positions, spacing) for p in programmes], axis=2),
+        lambda: Field.joined([p.field for p in programmes]).variance_at(at / spacing, positions),
         lambda: np.concatenate([np.square(p.loadings) for p in programmes]) / len(programmes),
     )
 
 
-def _views(counts: Counts) -> sp.csr_array:
-    """(n, 3N) log expression, log counts and residuals, side by side."""
-    return sp.hstack([counts.log_expression(), counts.log_counts(), counts.residuals()], format="csr")
+def _views(sections: Sequence[Counts]) -> list[View]:
+    """Log expression, log counts and residuals."""
+    return [
+        View([c.log_expression() for c in sections]),
+        View([c.log_counts() for c in sections]),
+        View([c.residuals() for c in sections]),
+    ]
 
 
-def _observe(
-    pair: SlicePair,
-    values: Sequence[sp.csr_array],
-    axes: FloatArray,
-    variances: Sequence[FloatArray] | None,
-    device: str,
-) -> Observed:
-    centred = [v @ axes.T - v.mean(axis=0) @ axes.T for v in values]
-    places = [s.xy / pair.spacing for s in pair.sections]
-    return observe(places, [s.position for s in pair.sections], centred, variances=variances, device=device)
+def _observe(pair: SlicePair, scores: FloatArray, variance: FloatArray | None, device: str) -> Observed:
+    """(n, K) scores of all spots, and their (n,) variances, as what is seen of fields."""
+    ends = np.cumsum([len(s.xy) for s in pair.sections])[:-1]
+    return observe(
+        [s.xy / pair.spacing for s in pair.sections],
+        [s.position for s in pair.sections],
+        np.split(scores, ends),
+        variances=None if variance is None else np.split(variance, ends),
+        device=device,
+    )
 
 
 def _spot_variances(
     pair: SlicePair,
-    values: Sequence[sp.csr_array],
-    depths: Sequence[FloatArray],
+    profiles: Profiles,
+    depths: FloatArray,
     kernel: Kernel,
     n_programmes: int,
     device: str,
     seed: int,
-) -> list[FloatArray]:
-    """(n_i,) how noisy a spot is for its depth, 1 on average (geometric): what smooth programmes leave unexplained.
+) -> FloatArray:
+    """(n,) how noisy a spot is for its depth, 1 on average (geometric): what smooth programmes leave unexplained.
 
     A curve over the logarithm of the depth, one for all sections: a spot's own residual would be noise itself.
     """
-    axes = smoothed_axes(values, n_programmes)
-    field = Field.with_kernel(_observe(pair, values, axes, None, device), kernel, seed)
-    log_left = []
-    for section, value in zip(pair.sections, values, strict=True):
-        mean = value.mean(axis=0)
-        size = np.asarray(value.multiply(value).sum(axis=1)).ravel() - 2 * (value @ mean) + mean @ mean
-        scores = value @ axes.T - mean @ axes.T
-        (maps,) = field.at(section.xy / pair.spacing, [section.position])
-        # The axes are orthonormal: |y - f·axes|² without ever making y - f·axes.
-        left = size - 2 * (scores * maps).sum(axis=1) + (maps**2).sum(axis=1)
-        log_left.append(np.log(np.maximum(left, 1e-9)))
-    x = np.log(np.concatenate(depths))
-    curve = np.polynomial.Polynomial.fit(x, np.concatenate(log_left), 2 if np.ptp(x) > 0 else 0)
+    _, scores = profiles.principal(n_programmes)
+    field = Field.with_kernel(_observe(pair, scores, None, device), kernel, seed)
+    maps = np.concatenate([field.at(s.xy / pair.spacing, [s.position])[0] for s in pair.sections])
+    # The axes are orthonormal: |y - f·axes|² without ever making y - f·axes.
+    left = profiles.sizes() - 2 * (scores * maps).sum(axis=1) + (maps**2).sum(axis=1)
+    x = np.log(depths)
+    curve = np.polynomial.Polynomial.fit(x, np.log(np.maximum(left, 1e-9)), 2 if np.ptp(x) > 0 else 0)
     fitted = curve(x)
-    return np.split(np.exp(fitted - fitted.mean()), np.cumsum([len(d) for d in depths])[:-1])
+    return np.exp(fitted - fitted.mean())
 
 
 def shared_mean(sections: Sequence[Section], position: float) -> FloatArray:

@@ -15,6 +15,7 @@ from scipy.spatial import KDTree
 from torch import Tensor
 
 from c2sti._types import FloatArray, Lattice, Section, SlicePair
+from c2sti.field import Field
 from c2sti.model.programmes import Programmes, shared_mean
 from c2sti.ops import gaussian_operator, graph_values, most_variable, pearson_graph, propagation
 
@@ -143,7 +144,8 @@ def prepare(
     lattice = pair.lattice.coarsened(MOST_BINS)
     places = np.concatenate([lattice.centres, at])
     # One call for all places and depths: the factorisation is the costly part.
-    found = np.concatenate([p.at(places, [0.0, 1.0, *positions], pair.spacing) for p in programmes], axis=2)
+    together = Field.joined([p.field for p in programmes])
+    found = together.at(places / pair.spacing, [0.0, 1.0, *positions])
     n_bins = len(lattice.centres)
     maps = torch.as_tensor(found.astype(np.float32))
     ends = (_on_lattice(maps[0, :n_bins], lattice), _on_lattice(maps[1, :n_bins], lattice))

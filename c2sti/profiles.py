@@ -1,0 +1,222 @@
+"""Expression profiles of the spots of several sections: their principal axes, and where the spots lie on them.
+
+Few spots are compared with each other rather than many genes: the axes come from the (n, n) inner products of the
+spots. Centring each section, weighting or smoothing its spots are operators on the left, so they are applied to the
+inner products afterwards, and what several descriptions of the same spots share is multiplied once. Genes are made
+dense in single precision, a view at a time; of many spots everything stays sparse (Lanczos).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+
+import numpy as np
+import scipy.linalg
+import scipy.sparse as sp
+from scipy.sparse.linalg import LinearOperator, svds
+
+from c2sti._types import FloatArray
+
+GRAM = 3000  # spots up to which principal axes come from their inner products
+DOUBLE = 2**22  # values of a view up to which they are kept in double precision: it costs nothing there
+KEEP = 2**24  # values of a view up to which it stays dense between two uses
+BLOCK = 2**25  # values of a view that are dense at the same time
+CHUNK = 4096  # genes whose products are summed in single precision
+
+
+@dataclass(frozen=True)
+class View:
+    """What is known of the spots in one respect: (n_i, N) CSR a section, the same genes in all."""
+
+    sections: Sequence[sp.csr_array]
+
+    @property
+    def shape(self) -> tuple[int, int]:
+        """n, N."""
+        return sum(s.shape[0] for s in self.sections), self.sections[0].shape[1]
+
+    @cached_property
+    def gram(self) -> FloatArray:
+        """(n, n) inner products of the spots, as they are."""
+        gram = np.zeros((self.shape[0],) * 2)
+        for _, block in self.blocks():
+            for first in range(0, block.shape[1], CHUNK):
+                part = block[:, first : first + CHUNK]
+                gram += part @ part.T
+        return gram
+
+    def blocks(self) -> Iterator[tuple[slice, FloatArray]]:
+        """Genes, and the (n, b) dense values of them."""
+        n, n_genes = self.shape
+        if n * n_genes <= KEEP:
+            yield slice(0, n_genes), self._dense
+            return
+        width = max(BLOCK // n, 1)
+        for first in range(0, n_genes, width):
+            genes = slice(first, min(first + width, n_genes))
+            yield genes, _dense([s[:, genes] for s in self.sections])
+
+    @cached_property
+    def _dense(self) -> FloatArray:
+        return _dense(self.sections, np.float64 if np.prod(self.shape) <= DOUBLE else np.float32)
+
+
+def _dense(sections: Sequence[sp.csr_array], dtype: type = np.float32) -> FloatArray:
+    lengths = [s.shape[0] for s in sections]
+    dense = np.zeros((sum(lengths), sections[0].shape[1]), dtype)
+    for section, rows in zip(sections, np.split(dense, np.cumsum(lengths)[:-1]), strict=True):
+        section.astype(dtype, copy=False).toarray(out=rows)
+    return dense
+
+
+@dataclass(frozen=True)
+class Profiles:
+    """The spots of several sections in several views, side by side: M = N · views columns."""
+
+    views: Sequence[View]
+
+    @property
+    def lengths(self) -> list[int]:
+        """Spots of each section."""
+        return [s.shape[0] for s in self.views[0].sections]
+
+    @property
+    def shape(self) -> tuple[int, int]:
+        """n, M."""
+        return self.views[0].shape[0], sum(view.shape[1] for view in self.views)
+
+    @property
+    def few(self) -> bool:
+        """Whether the spots are compared with each other."""
+        return self.shape[0] <= min(GRAM, self.shape[1])
+
+    def beside(self, others: Sequence[View]) -> Profiles:
+        """The same spots with further views."""
+        return Profiles([*self.views, *others])
+
+    def axes(self, n_axes: int, smoother: sp.csr_array | None = None) -> FloatArray:
+        """Principal axes of the profiles, each section centred by its own mean, then smoothed.
+
+        Parameters
+        ----------
+        n_axes
+            Number wanted, K; fewer come back where the data have fewer.
+        smoother
+            (n, n) operator on the spots, or None.
+
+        Returns
+        -------
+        (K, M) orthonormal rows, strongest first; the largest loading of each is positive. One without variance may be
+        zero.
+        """
+        rank = self._rank(n_axes)
+        axes = self._by_gram(rank, smoother)[0] if self.few else self._by_lanczos(rank, smoother)
+        return axes * _signs(axes)[:, None]
+
+    def principal(self, n_axes: int, smoother: sp.csr_array | None = None) -> tuple[FloatArray, FloatArray]:
+        """The same axes, and the (n, K) centred profiles on them, not smoothed."""
+        if not self.few:
+            axes = self.axes(n_axes, smoother)
+            return axes, self.scores(axes)
+        axes, weights = self._by_gram(self._rank(n_axes), smoother)
+        signs = _signs(axes)
+        return axes * signs[:, None], self._inner @ (weights * signs)
+
+    def scores(self, axes: FloatArray) -> FloatArray:
+        """(n, K) centred profiles on (K, M) axes."""
+        if not self.few:
+            return np.concatenate([s @ axes.T - s.mean(axis=0) @ axes.T for s in self._side_by_side])
+        found = np.zeros((self.shape[0], len(axes)))
+        for columns, block in self._blocks():
+            found += block @ axes[:, columns].T.astype(block.dtype, copy=False)
+        return self._centred(found)
+
+    def sizes(self) -> FloatArray:
+        """(n,) squared distance of each spot from the mean of its section."""
+        if self.few:
+            return np.diagonal(self._inner).copy()
+        found = []
+        for values in self._side_by_side:
+            mean = values.mean(axis=0)
+            square = np.asarray(values.multiply(values).sum(axis=1)).ravel()
+            found.append(square - 2 * (values @ mean) + mean @ mean)
+        return np.concatenate(found)
+
+    def _rank(self, n_axes: int) -> int:
+        return min(min(self.shape) - 1, n_axes)
+
+    # ---- few spots
+
+    def _blocks(self) -> Iterator[tuple[slice, FloatArray]]:
+        """Columns among the M, and the (n, b) dense values of them."""
+        start = 0
+        for view in self.views:
+            for genes, block in view.blocks():
+                yield slice(start + genes.start, start + genes.stop), block
+            start += view.shape[1]
+
+    def _centred(self, values: FloatArray) -> FloatArray:
+        """(n, …) minus the mean over the spots of each section."""
+        parts = np.split(values, np.cumsum(self.lengths)[:-1])
+        return np.concatenate([part - part.mean(axis=0) for part in parts])
+
+    @cached_property
+    def _inner(self) -> FloatArray:
+        """(n, n) inner products of the centred spots."""
+        raw = sum(view.gram for view in self.views[1:]) + self.views[0].gram
+        return self._centred(self._centred(raw).T)
+
+    def _by_gram(self, rank: int, smoother: sp.csr_array | None) -> tuple[FloatArray, FloatArray]:
+        """Axes, and the (n, K) weights of the spots that they are made of."""
+        inner = self._inner if smoother is None else smoother @ (smoother @ self._inner).T
+        n = len(inner)
+        power, vectors = scipy.linalg.eigh(inner, subset_by_index=[n - rank, n - 1], check_finite=False)
+        strength, vectors = np.sqrt(np.maximum(power[::-1], 0)), vectors[:, ::-1]
+        # An axis without variance is zero, not rounding over rounding.
+        single = np.prod(self.views[0].shape) > DOUBLE
+        present = strength > (1e-4 if single else 1e-7) * strength.max(initial=0)
+        weights = vectors * np.where(present, 1 / np.where(present, strength, 1), 0)
+        weights = self._centred(weights if smoother is None else smoother.T @ weights)
+        axes = np.empty((rank, self.shape[1]), np.float32 if single else np.float64)
+        for columns, block in self._blocks():
+            axes[:, columns] = weights.T.astype(block.dtype) @ block
+        return axes, weights
+
+    # ---- many spots
+
+    @cached_property
+    def _side_by_side(self) -> list[sp.csr_array]:
+        """(n_i, M) of each section."""
+        sections = zip(*(view.sections for view in self.views), strict=True)
+        return [views[0] if len(views) == 1 else sp.hstack(views, format="csr") for views in sections]
+
+    def _by_lanczos(self, rank: int, smoother: sp.csr_array | None) -> FloatArray:
+        """Neither the centring nor the smoothing is carried out on the matrix, but inside matrix-vector products."""
+        stacked = sp.vstack([x.astype(np.float64) for x in self._side_by_side], format="csr")
+        labels = np.repeat(np.arange(len(self.lengths)), self.lengths)
+        member = sp.csr_array((np.ones(len(labels)), (np.arange(len(labels)), labels)))
+        means = (member.T @ stacked).toarray() / np.array(self.lengths)[:, None]
+
+        def forward(v: FloatArray) -> FloatArray:
+            centred = stacked @ v - member @ (means @ v)
+            return centred if smoother is None else smoother @ centred
+
+        def backward(u: FloatArray) -> FloatArray:
+            u = u if smoother is None else smoother.T @ u
+            return stacked.T @ u - means.T @ (member.T @ u)
+
+        operator = LinearOperator(
+            self.shape, matvec=forward, rmatvec=backward, matmat=forward, rmatmat=backward, dtype=np.float64
+        )
+        # A fixed start makes Lanczos deterministic without touching anybody's random state.
+        start = np.random.default_rng(0).standard_normal(min(self.shape))
+        _, strength, axes = svds(operator, k=rank, v0=start, solver="arpack")
+        axes = axes[np.argsort(-strength)]
+        return axes
+
+
+def _signs(axes: FloatArray) -> FloatArray:
+    """(K,) those that make the largest loading of each axis positive."""
+    return np.sign(np.take_along_axis(axes, np.abs(axes).argmax(axis=1)[:, None], axis=1)[:, 0])
