@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any
@@ -14,6 +15,16 @@ from safetensors.torch import load_file, save
 from torch import nn
 
 WEIGHTS, SETTINGS = "model.safetensors", "config.json"
+
+
+def put(path: Path, content: bytes) -> None:
+    """A file whole or not at all: written aside, under a name that no other process uses, and moved into place."""
+    part = path.with_name(f".{path.name}.{os.getpid()}.part")
+    try:
+        part.write_bytes(content)
+        part.replace(path)
+    finally:
+        part.unlink(missing_ok=True)  # what a full disk, say, has left of it
 
 
 def fingerprint(network: nn.Module) -> str:
@@ -55,11 +66,9 @@ class Kind:
             "weights": fingerprint(network),
             "card": card,
         }
-        # Both are written aside and moved into place: a reader finds a whole file or none.
-        (folder / f"{WEIGHTS}.part").write_bytes(save(state))
-        (folder / f"{SETTINGS}.part").write_text(json.dumps(settings, indent=1) + "\n")
-        (folder / f"{WEIGHTS}.part").replace(folder / WEIGHTS)
-        (folder / f"{SETTINGS}.part").replace(folder / SETTINGS)
+        # Settings come last: they tell a reader that the weights are whole, and by their hash that they are these.
+        put(folder / WEIGHTS, save(state))
+        put(folder / SETTINGS, (json.dumps(settings, indent=1) + "\n").encode())
 
     def read_settings(self, folder: str | Path) -> tuple[Any, dict[str, Any]]:
         """Settings of the model in a folder, and its card.

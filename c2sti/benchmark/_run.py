@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import json
 import shutil
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, partial
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -23,7 +23,7 @@ from c2sti.benchmark._series import Source, made, measured
 from c2sti.benchmark._summary import summarise
 from c2sti.benchmark._tables import markdown
 from c2sti.model import C2STi, C2STiConfig
-from c2sti.training import Schedule
+from c2sti.training import OtherRun, Schedule
 
 RUN = "run.json"  # in OUT: what all that lies there has in common
 FILES = {"1": "table1", "2": "table2", "ablation": "ablation"}
@@ -152,14 +152,25 @@ class Run:
                     bar.set_postfix_str(f"loss {loss:.4f}", refresh=False)
                     bar.update(before + step + 1 - bar.n)  # a run that goes on begins in the middle
 
-                _networks.fit(
-                    network,
-                    self._recipe(network),
-                    material,
-                    self._schedule(network),
-                    device=self.settings.device,
-                    progress=progress,
-                )
+                self._fit(network, material, progress)
+
+    def _fit(self, network: Network, material: Material, progress: Callable[[int, float], object]) -> None:
+        fit = partial(
+            _networks.fit,
+            network,
+            self._recipe(network),
+            material,
+            self._schedule(network),
+            device=self.settings.device,
+            progress=progress,
+        )
+        try:
+            fit()
+        except OtherRun as error:
+            if not self.settings.force:
+                raise ValueError(f"{error}; --force does so") from error
+            _networks.forget(network)
+            fit()
 
     def _finished(self, network: Network) -> bool:
         try:

@@ -7,7 +7,6 @@ killed has lost the one it was at, and nothing is ever half-written.
 from __future__ import annotations
 
 import json
-import os
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass
@@ -83,9 +82,7 @@ class Job:
 
 def write(path: Path, text: str) -> None:
     """A text file, whole or not at all."""
-    part = path.with_name(f".{path.name}.{os.getpid()}.part")
-    part.write_text(text, encoding="utf-8")
-    part.replace(path)
+    _checkpoint.put(path, text.encode())
 
 
 def jobs(

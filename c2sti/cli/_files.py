@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import os
+import re
 import shutil
+import time
 import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -21,6 +23,8 @@ if TYPE_CHECKING:
 Section: TypeAlias = Union[AnnData, "SpatialData"]
 
 KINDS = (".h5ad", ".zarr")
+REMOVALS, PAUSE = 50, 0.05  # tries, and seconds between two
+
 ZARR_MARKS = ("zarr.json", ".zgroup")  # what every zarr group holds, by format
 
 CHECKPOINT = {"config.json", "model.safetensors"}  # what C2STi.save writes
@@ -62,15 +66,42 @@ def _read_zarr(path: Path) -> Section:
 
 
 def write(section: Section, path: Path) -> None:
-    """A section or result into a file that is not there yet, whole or not at all."""
-    with aside(path) as part, warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # of libraries to their own developers, on formats and shards, at every write
-        if is_spatialdata(section):
-            section.write(part)
-        elif path.suffix == ".zarr":
-            section.write_zarr(part)
-        else:
-            section.write_h5ad(part)
+    """A section or result into a file, whole or not at all.
+
+    Raises
+    ------
+    OSError
+        The disk is full, say, or the folder may not be written into; the message names the file.
+    """
+    try:
+        with aside(path) as part, warnings.catch_warnings():
+            # Of libraries to their own developers, on formats and shards, at every write.
+            warnings.simplefilter("ignore")
+            if is_spatialdata(section):
+                section.write(part)
+            elif path.suffix == ".zarr":
+                section.write_zarr(part)
+            else:
+                _check_space(section, part.parent)
+                section.write_h5ad(part)
+    except (OSError, RuntimeError) as error:
+        if not _reason(error):
+            raise
+        raise OSError(f"{path} could not be written ({_reason(error)}); nothing of it was kept") from error
+
+
+def _check_space(section: AnnData, folder: Path) -> None:
+    """Refuse what the disk has no room for: of a file that it cannot finish, HDF5 complains by the page."""
+    needed, free = section.__sizeof__(), shutil.disk_usage(folder).free
+    if needed > free:
+        raise OSError(f"it needs about {needed / 1e6:.0f} MB, {free / 1e6:.0f} MB are free")
+
+
+def _reason(error: Exception) -> str:
+    """What the system says of a failed write, without what libraries have put around it; empty if it is no such."""
+    told = re.search(r"errno = (\d+)", str(error))  # HDF5's, which comes as an OSError or as a RuntimeError
+    number = getattr(error, "errno", None) or (told and int(told[1]))
+    return os.strerror(number) if number else str(error) if isinstance(error, OSError) else ""
 
 
 def check_free(outputs: Sequence[Path], inputs: Sequence[Path], *, force: bool) -> None:
@@ -121,11 +152,19 @@ def aside(path: Path) -> Iterator[Path]:
             old = path.with_name(f".{path.stem}.{os.getpid()}.old{path.suffix}")
             path.replace(old)
             part.replace(path)
-            shutil.rmtree(old)
+            _remove(old)
         else:
             part.replace(path)
     finally:
-        if part.is_dir():
-            shutil.rmtree(part)
-        else:
-            part.unlink(missing_ok=True)
+        _remove(part)
+
+
+def _remove(path: Path) -> None:
+    """Remove a file or folder that may not be there; another thread of zarr may still be writing into the folder."""
+    for _ in range(REMOVALS):
+        if not path.is_dir():
+            path.unlink(missing_ok=True)
+            return
+        shutil.rmtree(path, ignore_errors=True)
+        if path.exists():
+            time.sleep(PAUSE)

@@ -9,13 +9,14 @@ from c2sti.training._examples import Case, Example, make_examples
 from c2sti.training._loop import Schedule
 from c2sti.training._moves import elastic, turn
 from c2sti.training._rivals import Triplet, make_triplets, rival_schedule, train_rival
-from c2sti.training._state import TrainingState
+from c2sti.training._state import OtherRun, TrainingState
 from c2sti.training._train import Objective, TrainConfig, train
 
 __all__ = [
     "Case",
     "Example",
     "Objective",
+    "OtherRun",
     "Schedule",
     "TrainConfig",
     "TrainingState",

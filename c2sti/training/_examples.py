@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+import hashlib
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -105,3 +106,14 @@ def _known_motion(case: Case, scene: Scene) -> Tensor:
     far = KDTree(case.points).query(lattice.centres)[0] > lattice.pitch
     moves[far] = np.nan
     return torch.as_tensor(moves.T.reshape(4, *lattice.shape).astype(np.float32))
+
+
+def mark_of(hidden: Iterable[Case | Example]) -> str:
+    """Hash of what a network learns from: names, places and expression of the hidden sections."""
+    digest = hashlib.sha256()
+    for one in hidden:
+        digest.update(f"{one.name} {one.position!r}".encode())
+        truth = one.truth.cpu().numpy() if isinstance(one.truth, Tensor) else one.truth.toarray()
+        for part in (one.points, truth):
+            digest.update(np.ascontiguousarray(part).tobytes())
+    return digest.hexdigest()

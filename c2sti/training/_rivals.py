@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from c2sti.baselines import RIVALS, FrameNetwork, Rival, fresh, make_frames
-from c2sti.training._examples import Case
+from c2sti.training._examples import Case, mark_of
 from c2sti.training._loop import Schedule, descend, make_accelerator
 from c2sti.training._moves import turned_maps
 from c2sti.training._state import TrainingState
@@ -141,7 +141,10 @@ def train_rival(
     keep = (
         None
         if folder is None
-        else TrainingState(Path(folder), {"model": name, "how": asdict(how), "network": asdict(network.config)})
+        else TrainingState(
+            Path(folder),
+            {"model": name, "how": asdict(how), "network": asdict(network.config), "data": mark_of(usable)},
+        )
     )
     accelerator = make_accelerator(device)
     triplets = make_triplets(usable, network.config.n_maps, device=str(accelerator.device))

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from c2sti.model.c2sti import C2STi, C2STiConfig, Network, fresh
 from c2sti.model.loss import coexpression, correlation, endpoint_error, paper_loss, relative_error, smoothness
 from c2sti.ops import sample
-from c2sti.training._examples import Example
+from c2sti.training._examples import Example, mark_of
 from c2sti.training._loop import Schedule, descend, make_accelerator
 from c2sti.training._moves import turn
 from c2sti.training._state import TrainingState
@@ -152,7 +152,7 @@ def train(
     Raises
     ------
     ValueError
-        No examples; or the folder holds the state of a run with other settings.
+        No examples; or the folder holds the state of a run with other settings or on other sections.
     FloatingPointError
         The loss is not a number; the message names the examples, and the last good state stays in the folder.
     """
@@ -163,6 +163,12 @@ def train(
     network = fresh(settings, how.seed)
     if start is not None:
         network.load_state_dict(start.network.state_dict())
+    told = {
+        "how": asdict(how),
+        "network": asdict(settings),
+        "start": "" if start is None else start.fingerprint(),
+        "data": mark_of(examples),
+    }
     accelerator = make_accelerator(device)
     placed = [_placed(example, accelerator.device) for example in examples]
     descend(
@@ -170,7 +176,7 @@ def train(
         Objective(network, how),
         lambda objective, step: _step_loss(objective, placed, how, step, accelerator.process_index),
         how=how,
-        keep=None if folder is None else TrainingState(Path(folder), {"how": asdict(how), "network": asdict(settings)}),
+        keep=None if folder is None else TrainingState(Path(folder), told),
         accelerator=accelerator,
         progress=progress,
         show_progress_bar=show_progress_bar,

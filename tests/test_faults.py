@@ -1,0 +1,368 @@
+"""What happens to software: killed processes, full disks, folders that may not be written into, broken connections."""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import errno
+import hashlib
+import http.server
+import os
+import resource
+import signal
+import sys
+import threading
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import anndata as ad
+import numpy as np
+import pytest
+import torch
+from anndata import AnnData
+
+import c2sti
+from c2sti import _checkpoint
+from c2sti.benchmark import _networks, _scores
+from c2sti.benchmark.__main__ import main as benchmark
+from c2sti.cli import _files, main
+from c2sti.datasets import _download
+from c2sti.training import OtherRun, TrainingState
+
+CONFIG = c2sti.C2STiConfig(channels=4, n_programmes=8, n_splits=0)
+
+
+@pytest.fixture
+def sections(pair: tuple[AnnData, AnnData], tmp_path: Path) -> Path:
+    folder = tmp_path / "given"
+    folder.mkdir()
+    for name, section in zip("ab", pair, strict=True):
+        section.write_h5ad(folder / f"{name}.h5ad")
+    return folder
+
+
+def interpolate(sections: Path, out: Path) -> int:
+    words = [str(sections / "a.h5ad"), str(sections / "b.h5ad"), "--model", "linear", "--quiet", "--force"]
+    return main(["interpolate", *words, "-o", str(out)])
+
+
+def left(folder: Path) -> list[str]:
+    return sorted(path.name for path in folder.iterdir())
+
+
+@contextlib.contextmanager
+def full_disk(at: int) -> Iterator[None]:
+    """No file grows beyond this many bytes, whoever writes it."""
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (at, before[1]))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+
+
+# -- full disks
+
+
+@pytest.mark.parametrize("kind", [".h5ad", ".zarr"])
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")  # HDF5, as it lets go of the file
+def test_a_full_disk_is_named_and_leaves_what_was_there(
+    kind: str, sections: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out = tmp_path / "out" / f"made{kind}"
+    assert interpolate(sections, out) == 0
+    before = {path: path.read_bytes() for path in out.parent.rglob("*") if path.is_file()}
+    capsys.readouterr()
+    with full_disk(at=300):
+        assert interpolate(sections, out) == 1
+    assert f"c2sti: {out} could not be written (File too large); nothing of it was kept" in capsys.readouterr().err
+    assert {path: path.read_bytes() for path in out.parent.rglob("*") if path.is_file()} == before
+
+
+def test_room_is_looked_for_before_hdf5_writes(
+    pair: tuple[AnnData, AnnData], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    total, used, free = 10**9, 10**9 - 1000, 1000
+    monkeypatch.setattr(_files.shutil, "disk_usage", lambda folder: _Usage(total, used, free))
+    monkeypatch.setattr(AnnData, "write_h5ad", lambda *a, **k: pytest.fail("it was written"))
+    with pytest.raises(OSError, match=r"a\.h5ad could not be written \(it needs about \d MB, 0 MB are free\); nothing"):
+        _files.write(pair[0], tmp_path / "a.h5ad")
+    assert left(tmp_path) == []
+
+
+@dataclasses.dataclass
+class _Usage:
+    total: int
+    used: int
+    free: int
+
+
+def test_an_error_of_ours_is_not_taken_for_a_full_disk(pair: tuple[AnnData, AnnData], tmp_path: Path) -> None:
+    pair[0].uns["x"] = object()
+    with pytest.raises(Exception, match="No method registered for writing"):
+        _files.write(pair[0], tmp_path / "a.h5ad")
+    assert left(tmp_path) == []
+
+
+def test_a_checkpoint_on_a_full_disk_leaves_the_one_that_was_there(tmp_path: Path) -> None:
+    model = c2sti.C2STi(CONFIG)
+    model.save(tmp_path)
+    with torch.no_grad():
+        next(model.network.parameters()).add_(1)
+    other = model.fingerprint()
+    with full_disk(at=1000), pytest.raises(OSError, match="File too large"):
+        model.save(tmp_path)
+    assert left(tmp_path) == ["config.json", "model.safetensors"]
+    assert c2sti.C2STi.load(tmp_path).fingerprint() != other
+
+
+def test_a_table_on_a_full_disk_is_the_one_of_before(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = tmp_path / "table.csv"
+    _scores.write(path, "a\n1\n")
+
+    def full(self: Path, content: bytes) -> int:
+        with self.open("wb") as file:
+            file.write(content[:1])
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr(Path, "write_bytes", full)
+    with pytest.raises(OSError, match="No space left on device"):
+        _scores.write(path, "b\n2\n")
+    assert path.read_text() == "a\n1\n"
+    assert left(tmp_path) == ["table.csv"]
+
+
+# -- folders that may not be written into
+
+
+def test_a_folder_that_may_not_be_written_into(
+    sections: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """By a made error: whoever runs the tests may be allowed everything."""
+
+    def refuse(*given: object, **named: object) -> None:
+        raise PermissionError(errno.EACCES, os.strerror(errno.EACCES))
+
+    out = tmp_path / "out.h5ad"
+    monkeypatch.setattr(AnnData, "write_h5ad", refuse)
+    assert interpolate(sections, out) == 1
+    assert f"{out} could not be written (Permission denied); nothing of it was kept" in capsys.readouterr().err
+    assert left(tmp_path) == ["given"]
+
+
+def test_a_result_below_a_file(sections: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "file").write_text("mine")
+    assert interpolate(sections, tmp_path / "file" / "out.h5ad") == 1
+    assert "out.h5ad could not be written (" in capsys.readouterr().err
+    assert (tmp_path / "file").read_text() == "mine"
+
+
+# -- killed processes
+
+
+def killed_before(event: str, number: int, work: Callable[[], object]) -> None:
+    """Do the work in another process, which is killed right before the file event of that kind and number."""
+    seen = 0
+
+    def hook(name: str, arguments: tuple[object, ...]) -> None:
+        nonlocal seen
+        if name == event:  # the kill is an event too
+            seen += 1
+            if seen == number:
+                os.kill(os.getpid(), signal.SIGKILL)
+
+    child = os.fork()
+    if child == 0:
+        sys.addaudithook(hook)  # for as long as the process lives
+        try:
+            work()
+        finally:
+            os._exit(0)
+    assert os.WTERMSIG(os.waitpid(child, 0)[1]) == signal.SIGKILL
+
+
+def test_a_checkpoint_killed_between_its_files_is_refused_by_name(tmp_path: Path) -> None:
+    model = c2sti.C2STi(CONFIG)
+    model.save(tmp_path)
+    with torch.no_grad():
+        next(model.network.parameters()).add_(1)
+    killed_before("os.rename", 1, lambda: model.save(tmp_path))
+    assert c2sti.C2STi.load(tmp_path).fingerprint() != model.fingerprint()  # the one of before
+    killed_before("os.rename", 2, lambda: model.save(tmp_path))
+    with pytest.raises(ValueError, match=r"does not belong to its config\.json: the hashes differ"):
+        c2sti.C2STi.load(tmp_path)
+    model.save(tmp_path)
+    assert c2sti.C2STi.load(tmp_path).fingerprint() == model.fingerprint()
+
+
+def test_a_new_checkpoint_killed_between_its_files_is_none(tmp_path: Path) -> None:
+    killed_before("os.rename", 2, lambda: c2sti.C2STi(CONFIG).save(tmp_path))
+    with pytest.raises(FileNotFoundError, match=r"holds no config\.json"):
+        c2sti.C2STi.load(tmp_path)
+
+
+# -- the state of a training
+
+
+def state(folder: Path, **settings: object) -> tuple[TrainingState, torch.nn.Module, torch.optim.Optimizer]:
+    torch_state = torch.random.get_rng_state()
+    torch.manual_seed(0)
+    network = torch.nn.Linear(3, 2)
+    torch.random.set_rng_state(torch_state)
+    optimiser = torch.optim.AdamW(network.parameters())
+    network(torch.ones(1, 3)).sum().backward()
+    optimiser.step()
+    return TrainingState(folder, {"how": {"steps": 4}, **settings}), network, optimiser
+
+
+def test_every_flipped_byte_of_a_state_is_found(tmp_path: Path) -> None:
+    keep, network, optimiser = state(tmp_path)
+    keep.save(network, optimiser, 3)
+    path = tmp_path / "training.safetensors"
+    whole = path.read_bytes()
+    assert keep.restore(network, optimiser) == 3
+    weights = [p.detach().clone() for p in network.parameters()]
+    rng, found = np.random.default_rng(0), 0
+    for place in rng.choice(len(whole), 40, replace=False):
+        broken = bytearray(whole)
+        broken[place] ^= 1 << int(rng.integers(7))
+        path.write_bytes(broken)
+        try:
+            assert keep.restore(network, optimiser) == 3  # or it makes no difference: blanks of the header, say
+        except ValueError as error:
+            assert str(path) in str(error)
+            found += 1
+        assert all(torch.equal(p, w) for p, w in zip(network.parameters(), weights, strict=True))
+    assert found >= 38
+
+
+def test_a_truncated_state_is_refused_by_name(tmp_path: Path) -> None:
+    keep, network, optimiser = state(tmp_path)
+    keep.save(network, optimiser, 3)
+    path = tmp_path / "training.safetensors"
+    whole = path.read_bytes()
+    for length in (0, 5, 9, 200, len(whole) - 1):
+        path.write_bytes(whole[:length])
+        with pytest.raises(ValueError, match=r"training\.safetensors cannot be read .*; remove it to begin anew"):
+            keep.restore(network, optimiser)
+
+
+def test_a_state_of_other_sections_is_refused_and_an_old_one_believed(tmp_path: Path) -> None:
+    keep, network, optimiser = state(tmp_path, data="a")
+    keep.save(network, optimiser, 3)
+    with pytest.raises(OtherRun, match=r"\(data differs\); train into another folder, or remove it"):
+        state(tmp_path, data="b")[0].restore(network, optimiser)
+    state(tmp_path)[0].save(network, optimiser, 2)  # as they were before data were marked
+    assert keep.restore(network, optimiser) == 2
+
+
+def test_training_on_other_sections_does_not_go_on(series: list[AnnData], tmp_path: Path) -> None:
+    how = c2sti.TrainConfig(steps=2, save_every=1, genes=10, panel=8)
+
+    def train(sections: list[AnnData]) -> c2sti.C2STi:
+        given = {"model": None, "config": CONFIG, "how": how, "folder": tmp_path, "n_genes": 40}
+        return c2sti.tl.train(sections, show_progress_bar=False, **given)
+
+    train(series[:3])
+    with pytest.raises(ValueError, match=r"data differs"):
+        train(series[1:])
+
+
+def test_the_benchmark_begins_anew_when_told_to(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """A run that was stopped in the middle of a training, then called with other settings."""
+    words = ["--table", "1", "--quick", "--seeds", "1", "--methods", "unet", "--device", "cpu", "--out", str(tmp_path)]
+    folders = [tmp_path / "networks" / "unet" / fold / "0" / _networks.STATE for fold in "AB"]
+    for folder in folders:
+        keep, network, optimiser = state(folder)
+        keep.save(network, optimiser, 1)
+    assert benchmark([*words, "--steps", "1"]) == 1
+    said = capsys.readouterr().err
+    assert "(how differs); train into another folder, or remove it to begin anew; --force does so" in said
+    assert benchmark([*words, "--steps", "1", "--force"]) == 0
+    assert not any(folder.exists() for folder in folders)
+
+
+# -- downloads
+
+CONTENT = np.random.default_rng(0).bytes(30_011)
+
+
+class Broken(http.server.BaseHTTPRequestHandler):
+    """Serves the file as the path says: whole, cut short, other, or not at all."""
+
+    def do_GET(self) -> None:
+        how = self.path.split("/")[1]
+        if how == "refused":
+            self.send_error(503)
+            return
+        self.send_response(200)
+        if how != "without length":
+            self.send_header("Content-Length", str(len(CONTENT)))
+        self.end_headers()
+        self.wfile.write({"whole": CONTENT, "other": CONTENT[::-1]}.get(how, CONTENT[:9000]))
+
+    def log_message(self, *words: object) -> None:
+        """Say nothing."""
+
+
+@pytest.fixture(scope="module")
+def server() -> Iterator[str]:
+    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), Broken) as serving:
+        threading.Thread(target=serving.serve_forever, daemon=True).start()
+        yield f"http://127.0.0.1:{serving.server_port}"
+        serving.shutdown()
+
+
+@pytest.fixture
+def fetch(server: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., Path]:
+    def fetch(how: str, *, sha256: bool = True) -> Path:
+        blob = hashlib.sha1(b"blob %d\0" % len(CONTENT) + CONTENT).hexdigest()
+        known = hashlib.sha256(CONTENT).hexdigest() if sha256 else ""
+        source = _download.Source("r", "c", "made.bin", str(len(CONTENT)), blob, known)
+        monkeypatch.setattr(_download, "BASE_URL", f"{server}/{how}")
+        monkeypatch.setattr(_download, "CACHE", tmp_path / "cache")
+        monkeypatch.setattr(_download, "published", lambda: {"made.bin": source})
+        return _download.fetch("made.bin")
+
+    return fetch
+
+
+@pytest.mark.parametrize("sha256", [True, False])
+@pytest.mark.parametrize("how", ["short", "other", "without length", "refused"])
+def test_a_broken_download_leaves_nothing_and_says_so(
+    how: str, sha256: bool, fetch: Callable[..., Path], tmp_path: Path
+) -> None:
+    with pytest.raises(OSError, match=r"made\.bin could not be had from http.*Nothing of it was kept\. Check the conn"):
+        fetch(how, sha256=sha256)
+    assert [path for path in (tmp_path / "cache").rglob("*") if path.is_file()] == []
+    assert fetch("whole", sha256=sha256).read_bytes() == CONTENT
+
+
+@pytest.mark.parametrize("sha256", [True, False])
+def test_an_altered_copy_in_the_cache_is_replaced(sha256: bool, fetch: Callable[..., Path]) -> None:
+    path = fetch("whole", sha256=sha256)
+    path.write_bytes(CONTENT[:-1])
+    assert fetch("whole", sha256=sha256).read_bytes() == CONTENT
+
+
+# -- no other process is disturbed
+
+
+def test_two_processes_do_not_write_into_one_another(tmp_path: Path) -> None:
+    """What is written aside has a name of its own: runs of the benchmark may share a folder."""
+    path = tmp_path / "x"
+    (tmp_path / ".x.1.part").write_bytes(b"of another process")
+    _checkpoint.put(path, b"mine")
+    assert path.read_bytes() == b"mine"
+    assert (tmp_path / ".x.1.part").read_bytes() == b"of another process"
+    assert left(tmp_path) == [".x.1.part", "x"]
+
+
+def test_what_a_killed_command_left_does_not_stop_the_next(sections: Path, tmp_path: Path) -> None:
+    out = tmp_path / "out.h5ad"
+    killed_before("os.rename", 1, lambda: interpolate(sections, out))
+    assert not out.exists()
+    (remains,) = [name for name in left(tmp_path) if name != "given"]
+    assert remains.startswith(".out.")
+    assert interpolate(sections, out) == 0
+    assert ad.read_h5ad(out).uns["c2sti"]["synthetic"]
