@@ -16,6 +16,7 @@ INSERTED = "inserted"  # obs of tl.to_slices: False for the measured sections
 STD = "std"  # layers of a stack, and end of a layer's name in a result: spread of inserted values
 LOWER, UPPER = "lower", "upper"  # the same: ends of the interval for a measured value
 CONFIDENCE = "confidence"  # obs of a stack, and end of a column's name in a result: 0 to 1
+FIT = "fit"  # uns of a result: how well the two sections fit
 COEXPRESSION = "coexpression"  # varp and uns: gene graphs
 ALIGNMENT = "alignment"  # uns: how a section was brought into the frame of another
 VIRTUAL_HISTOLOGY = "virtual_histology"  # uns of a result: sections whose H&E was made, not photographed

@@ -352,7 +352,9 @@ def test_little_overlap_warns_and_names_the_mend(pair: tuple[AnnData, AnnData]) 
     a, b = pair
     del b.uns["spatial"]
     b.obsm["spatial"] += [900.0, 0.0]
-    with pytest.warns(UserWarning, match=r"only \d+% of slice_a and slice_b overlap; .*c2sti.pp.align"):
+    with pytest.warns(
+        UserWarning, match=r"slice_a and slice_b do not .* overlap 0\.\d+, and at least 0.50 .*c2sti.pp.align"
+    ):
         interpolate(a, b, model="linear")
 
 

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import argparse
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 from c2sti import tl
 from c2sti.cli._files import check_free, read, write
 from c2sti.cli._options import add_computing, add_force, add_reading, command, result_file, where_to_read
 from c2sti.cli._say import give, say
+from c2sti.fit import OnMisfit
 
 DESCRIPTION = """\
 Make the missing sections between two measured ones.
@@ -69,6 +70,10 @@ def add(commands: Any) -> None:
         help="add the ends of intervals for measured values, c2sti_1_lower and c2sti_1_upper; 0.9 holds nine of ten",
     )  # fmt: skip
     parser.add_argument(
+        "--on-misfit", choices=get_args(OnMisfit), default="warn",
+        help="what to do where the two do not seem to belong together (default: %(default)s)",
+    )  # fmt: skip
+    parser.add_argument(
         "--pitch", type=float, metavar="LENGTH", help="side of a bin of the result (default: distance of the spots)"
     )
     parser.add_argument(
@@ -97,6 +102,7 @@ def run(chosen: argparse.Namespace) -> None:
         obs_keys=chosen.obs_keys,
         std=chosen.std,
         interval=chosen.interval,
+        on_misfit=chosen.on_misfit,
         pitch=chosen.pitch,
         key_added=chosen.key_added,
         device=chosen.device,

@@ -74,8 +74,8 @@ def overlap(a: SliceGrid, b: SliceGrid) -> float:
     return float(max(a.covers(b.xy).mean(), b.covers(a.xy).mean()))
 
 
-def check_overlap(a: SliceGrid, b: SliceGrid) -> None:
-    """Refuse two sections that lie beside each other, warn when they barely meet.
+def check_overlap(a: SliceGrid, b: SliceGrid, warn: bool = True) -> None:
+    """Refuse two sections that lie beside each other; warn, if asked to, when they barely meet.
 
     Raises
     ------
@@ -86,7 +86,7 @@ def check_overlap(a: SliceGrid, b: SliceGrid) -> None:
     mend = "bring them into one frame first: c2sti.pp.align(slice_a, slice_b), then spatial_key='spatial_aligned'"
     if share < NO_OVERLAP:
         raise ValueError(f"{a.name} and {b.name} do not overlap ({_extent(a)} and {_extent(b)}); {mend}")
-    if share < POOR_OVERLAP:
+    if warn and share < POOR_OVERLAP:
         warnings.warn(f"only {share:.0%} of {a.name} and {b.name} overlap; {mend}", UserWarning, stacklevel=4)
 
 
@@ -150,6 +150,7 @@ def make_pair(
     genes: Sequence[str] | pd.Index | None = None,
     encoder: PictureEncoder | None = None,
     targets: Mapping[float, Picture] | None = None,
+    judged: bool = False,
 ) -> tuple[SlicePair, pd.Index]:
     """Lay two sections and their context on one lattice, as plain arrays.
 
@@ -167,6 +168,8 @@ def make_pair(
         Describes the pictures of the sections, beside their colour.
     targets
         Pictures of missing sections, by position.
+    judged
+        Whether the caller judges how the two fit; if not, a warning says where they barely overlap.
 
     Returns
     -------
@@ -187,7 +190,7 @@ def make_pair(
     grids = [a, b, *around.values()]
     _check_scale(grids)
     for other in grids[1:]:
-        check_overlap(a, other)
+        check_overlap(a, other, warn=not (judged and other is b))
     lattice = common_lattice(a, b) if lattice is None else lattice
     names = shared_genes(grids, genes)
     sections = [

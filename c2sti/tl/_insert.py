@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from importlib.metadata import version
@@ -13,7 +14,7 @@ import pandas as pd
 from anndata import AnnData
 from tqdm.auto import tqdm
 
-from c2sti import _keys, grid
+from c2sti import _keys, fit, grid
 from c2sti._types import FloatArray, Interpolator, Lattice, PictureEncoder
 from c2sti.spread import Spread, ask
 from c2sti.tl._coexpression import graphs
@@ -61,6 +62,7 @@ def insert(
     with_graphs: bool = True,
     std: bool = False,
     interval: float | None = None,
+    on_misfit: fit.OnMisfit = "warn",
     progress: Callable[[float], object] = lambda share: None,
     stream: Stream | None = None,
 ) -> AnnData:
@@ -88,6 +90,8 @@ def insert(
         Whether to make the gene graph of each section.
     std, interval
         Whether to say how sure the inserted values are, and the level of intervals for measured values.
+    on_misfit
+        What to do where the two do not seem to belong together.
     progress
         Is told each share of the work that has been done: 1 in all for what is computed, 1 more for what is streamed.
     stream
@@ -102,7 +106,9 @@ def insert(
     labels = shared_labels([a, b]) if labels is None else labels
     # Genes that nobody asked for tell of the tissue all the same: they are left out after the model, not before.
     wanted = None if genes is None else grid.shared_genes((a, b, *context.values()), genes)
-    pair, names = grid.make_pair(a, b, context=context, lattice=lattice, encoder=encoder, targets=targets)
+    pair, names = grid.make_pair(a, b, context=context, lattice=lattice, encoder=encoder, targets=targets, judged=True)
+    fits = fit.measure(pair.a, pair.b, pair.spacing, grid.overlap(a, b))
+    complain(fits, a.name, b.name, on_misfit)
     pair = pair if reads_blocks(method) else pair.in_memory()
     rows = grid.rows_of(a, b, lattice, at)
     how: dict[str, Any] = {"device": device, "seed": seed, "progress": progress}
@@ -116,13 +122,15 @@ def insert(
         pair, prediction, names = pair.subset(kept), prediction.subset(kept), wanted
         found = None if found is None else found.subset(kept)
     field = prediction.notes.get("displacement")
+    folds = {"folding": fit.folding(field, pair.lattice, fractions.tolist())}
+    complain(folds, a.name, b.name, on_misfit)
     pictures = grid.section_pictures(a.image, b.image, lattice, fractions, displacement=field, targets=targets)
     record = provenance((a, b, *context.values()), method_name, lattice, seed, parameters or {})
     common: dict[str, Any] = {
         "genes": names,
         "positions": fractions,
         "graphs": graphs(pair, [0.0, *fractions, 1.0]) if with_graphs else None,
-        "provenance": {**record, **_depths(a, b, fractions)},
+        "provenance": {**record, **_depths(a, b, fractions), _keys.FIT: {**fits, **folds}},
         "pictures": pictures,
         "stained": targets or (),
         "key_added": key_added,
@@ -155,6 +163,17 @@ def _unknown(std: bool, key_added: str, fractions: FloatArray, rows: grid.Rows) 
     """Columns for the confidence of bins, which is known only when all blocks have been written."""
     names = _keys.inserted(key_added, len(fractions)) if std else []
     return {_keys.confidence(name): np.full(len(rows.points), np.nan) for name in names}
+
+
+def complain(found: Mapping[str, float], first: str, second: str, on_misfit: fit.OnMisfit) -> None:
+    """Say it where two sections do not seem to belong together, as loudly as was asked for."""
+    text = fit.complaint(found, first, second)
+    if text is None or on_misfit == "ignore":
+        return
+    text += ". c2sti.pp.fit(slice_a, slice_b) has the numbers; on_misfit='ignore' goes on without a word"
+    if on_misfit == "raise":
+        raise ValueError(text)
+    warnings.warn(text, UserWarning, stacklevel=4)
 
 
 def check_level(interval: float | None) -> None:

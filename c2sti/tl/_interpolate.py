@@ -16,6 +16,7 @@ from tqdm.auto import tqdm
 
 from c2sti import _keys, _log, grid
 from c2sti._types import FloatArray, Interpolator
+from c2sti.fit import OnMisfit, check_on_misfit
 from c2sti.tl._insert import SHARES, Stream, check_level, insert, shares_of
 from c2sti.tl._models import available, name_of, picture_encoder, resolve, sees_context
 
@@ -44,6 +45,7 @@ def interpolate(
     obs_keys: str | Sequence[str] = (),
     std: bool = False,
     interval: float | None = None,
+    on_misfit: OnMisfit = "warn",
     device: str | None = None,
     seed: int = 0,
     key_added: str = "c2sti",
@@ -105,6 +107,9 @@ def interpolate(
         Whether to add how sure each inserted value is. A layer more for each inserted section; of time little.
     interval
         Probability, 0.9 say, of the intervals to add: two layers more for each inserted section, see Notes.
+    on_misfit
+        What to do where the two sections do not seem to belong together, by :func:`c2sti.pp.fit`: ``"warn"``,
+        ``"raise"`` a ValueError, or ``"ignore"``. The numbers are kept in any case.
     device
         Where the work is done, ``"cpu"`` or ``"cuda"``; by default a GPU where there is one.
     seed
@@ -144,6 +149,8 @@ def interpolate(
       strongest Pearson correlations a gene, made from the measured sections weighted by 1 − p and p (eq. 2). Among more
       than 2,000 genes it spans the 2,000 most variable.
     - ``uns["c2sti"]``: positions, depths, model, parameters, versions, fingerprints of the inputs, ``synthetic: True``.
+    - ``uns["c2sti"]["fit"]``: how well the two sections fit, numbers of :func:`c2sti.pp.fit` by name, and ``folding``:
+      the share of bins in which the model's displacement turns tissue inside out. NaN where it cannot be told.
     - ``uns["spatial"]["c2sti"]``: virtual H&E of the inserted sections where both have H&E, else a blank picture, so
       that ``sq.pl.spatial_scatter(out, color=gene, layer="c2sti_1", shape="square")`` draws at once. Its picture is
       that of ``X``; ``img_res_key="c2sti_1"`` (or ``"slice_a"`` …) chooses that of a section. Names of the sections
@@ -157,6 +164,11 @@ def interpolate(
         There is something at `out`, or no folder to write it into, or not the right to; before any work is done.
     OSError
         The disk is full; what was written has been removed again.
+
+    Warns
+    -----
+    UserWarning
+        The two sections do not seem to belong together; the message says which number is off, and what to do.
 
     Notes
     -----
@@ -204,6 +216,7 @@ def interpolate(
     True
     """
     check_level(interval)
+    check_on_misfit(on_misfit)
     grid.check_digits(digits)
     if out is None and digits is not None:
         raise ValueError(f"digits = {digits} is for results that are written to a store; name one: out='sections.zarr'")
@@ -241,6 +254,7 @@ def interpolate(
             targets=_targets(target_images, fractions),
             std=std,
             interval=interval,
+            on_misfit=on_misfit,
             parameters={"interval": interval, "layer": layer, "spatial_key": spatial_key, "digits": digits},
             device=available(device),
             seed=seed,

@@ -19,6 +19,7 @@ from tqdm.auto import tqdm
 
 from c2sti import _keys, _log, grid, ops
 from c2sti._types import FloatArray, Interpolator, Lattice
+from c2sti.fit import OnMisfit, check_on_misfit
 from c2sti.tl._insert import SHARES, check_level, insert, provenance, shares_of
 from c2sti.tl._labels import certain, measured, palette, shared_labels, table
 from c2sti.tl._models import available, name_of, resolve, sees_context
@@ -50,6 +51,7 @@ def interpolate_series(
     obs_keys: str | Sequence[str] = (),
     std: bool = False,
     interval: float | None = None,
+    on_misfit: OnMisfit = "warn",
     device: str | None = None,
     seed: int = 0,
     key_added: str = "c2sti",
@@ -83,6 +85,8 @@ def interpolate_series(
         Labels and numbers in `obs` to carry along, as in :func:`interpolate`; every section needs them.
     std, interval
         Whether to say how sure inserted values are, as in :func:`interpolate`.
+    on_misfit
+        What to do where two neighbours do not seem to belong together, as in :func:`interpolate`.
     key_added
         Prefix of the inserted sections' names, and key of the provenance in `uns`.
 
@@ -101,7 +105,8 @@ def interpolate_series(
       NaN where measured.
     - annotations of `obs_keys` under their own names: `obs`, and of labels also ``obsm`` and ``uns["<key>_colors"]``.
     - ``uns["c2sti"]``: names and depths of the sections, ``"neighbours"`` (of each inserted section the places of its
-      neighbours in `slices`, and its position between them), model, parameters, versions, fingerprints of the inputs,
+      neighbours in `slices`, and its position between them), ``"fit"`` (of each pair of neighbours between which
+      something was inserted, as in :func:`interpolate`), model, parameters, versions, fingerprints of the inputs,
       ``synthetic: True``. ``uns["spatial"]``: a picture a section: the own
       one of a measured section, the virtual H&E of an inserted one whose neighbours both have H&E, else blank. Gene
       graphs are not made: see :func:`coexpression`.
@@ -123,6 +128,7 @@ def interpolate_series(
     [0.0, 50.0, 100.0, 150.0, 200.0, 250.0]
     """
     check_level(interval)
+    check_on_misfit(on_misfit)
     method = resolve(model)
     _check_slices(slices)
     grids = [
@@ -150,6 +156,7 @@ def interpolate_series(
     parts = {
         place.name: _measured_part(grids[place.first], lattice, names, labels) for place in places if not place.inserted
     }
+    fits: dict[str, dict[str, float]] = {}
     n_inserted = sum(place.inserted for place in places)
     what = f"inserting {n_inserted} section(s)"
     with tqdm(total=100 * len(gaps), desc=what, bar_format=SHARES, disable=not show_progress_bar) as bar:
@@ -171,13 +178,16 @@ def interpolate_series(
                 with_graphs=False,
                 std=std,
                 interval=interval,
+                on_misfit=on_misfit,
                 progress=shares_of(bar),
             )
             parts |= _inserted_parts(out, inside, key_added)
+            fits[f"{_keys.measured(first)} to {_keys.measured(first + 1)}"] = out.uns[key_added][_keys.FIT]
     _leave_blank(parts, std, interval)
     parameters = {"layer": layer, "spatial_key": spatial_key, "n_context": n_context, "spacing": spacing}
     parameters["interval"] = interval
-    record = provenance(grids, name_of(model), lattice, seed, parameters)
+    record = {_keys.FIT: pd.DataFrame.from_dict(fits, orient="index")}
+    record |= provenance(grids, name_of(model), lattice, seed, parameters)
     stack = _stack(parts, places, lattice, key_added, record)
     for key, kind in labels.items():
         colours = [] if kind is None else palette(kind, grids, key)

@@ -1,0 +1,262 @@
+"""Whether two sections belong together, and what is said where they do not."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+
+import anndata as ad
+import numpy as np
+import pandas as pd
+import pytest
+import scipy.sparse as sp
+from anndata import AnnData
+
+import c2sti
+from c2sti import fit
+from c2sti._types import Lattice, Section
+from c2sti.cli import main
+from tests.conftest import square_array
+
+SIDE = 20
+XY = square_array(SIDE)
+NAMES = ["overlap", "agreement", "agreement_z", "likeness"]
+
+
+def waves(seed: int, noise: float = 0.0) -> np.ndarray:
+    """(n, 30) maps of genes: each a slanted wave over the array, of its own height; noise differs from call to call."""
+    rng = np.random.default_rng(5)
+    slants, phases, heights = rng.uniform(-0.6, 0.6, (2, 30)), rng.uniform(0, 6, 30), rng.uniform(1, 4, 30)
+    scatter = np.random.default_rng(seed).standard_normal((len(XY), 30))
+    return heights + np.sin(XY @ slants + phases) + noise * scatter
+
+
+def section(values: np.ndarray, xy: np.ndarray = XY) -> Section:
+    return Section(xy, sp.csr_array(values.astype(np.float32)), 0.0)
+
+
+def told(a: Section, b: Section) -> dict[str, float]:
+    return fit.measure(a, b, 1.0, 1.0)
+
+
+def test_the_same_maps_through_noise_agree_and_the_noise_cancels() -> None:
+    for noise in (0.2, 0.8):
+        found = told(section(waves(0, noise)), section(waves(1, noise)))
+        assert list(found) == NAMES
+        assert 0.95 < found["agreement"] <= 1
+        assert found["agreement_z"] > 2
+        assert found["likeness"] > 0.99
+    raw = np.mean([np.corrcoef(*pair)[0, 1] for pair in zip(waves(0, 0.8).T, waves(1, 0.8).T, strict=True)])
+    assert raw < 0.6  # what a plain correlation of the spots makes of it
+
+
+def test_it_is_the_same_whichever_comes_first_and_each_time() -> None:
+    a, b = section(waves(0, 0.5)), section(waves(1, 0.5)[:-7], XY[:-7] + 0.3)
+    assert told(a, b) == pytest.approx(told(b, a), rel=1e-9)
+    assert told(a, b) == told(a, b)
+
+
+MOVES: dict[str, Callable[[np.ndarray], np.ndarray]] = {
+    "shuffled": lambda v: v[np.random.default_rng(3).permutation(len(v))],
+    "mirrored": lambda v: v.reshape(SIDE, SIDE, -1)[:, ::-1].reshape(len(v), -1),
+    "turned": lambda v: v[::-1],
+}
+
+
+@pytest.mark.parametrize("how", MOVES)
+def test_a_section_that_lies_wrong_disagrees_and_looks_alike(how: str) -> None:
+    found = told(section(waves(0, 0.2)), section(MOVES[how](waves(1, 0.2))))
+    assert found["agreement"] < 0.3
+    assert found["agreement_z"] < 1.5
+    assert found["likeness"] > 0.99
+    assert fit.misfits(found) == ["agreement"]
+
+
+def test_likeness_is_the_correlation_of_the_means_of_genes_that_are_seen() -> None:
+    first, second = np.zeros((2, len(XY), 40))
+    first[:, :25] = np.arange(25)
+    second[:, :25] = np.arange(25)[::-1]
+    first[:3, 30] = 99  # in too few spots to count
+    assert told(section(first), section(second))["likeness"] == pytest.approx(-1)
+    second[:, 30:] = 5.0  # seen in the second section only, and counted
+    seen = np.r_[:25, 30:40]
+    by_hand = np.corrcoef(first[:, seen].mean(axis=0), second[:, seen].mean(axis=0))[0, 1]
+    assert told(section(first), section(second))["likeness"] == pytest.approx(by_hand)
+    first[:, 19:] = 0
+    assert np.isnan(told(section(first), section(first))["likeness"])  # 19 genes
+
+
+def test_what_cannot_be_told_is_unknown_and_fits() -> None:
+    noise = [section(np.random.default_rng(i).random((len(XY), 40))) for i in (0, 1)]
+    few_genes = section(waves(0)[:, :10])
+    apart = section(waves(0), XY + [SIDE - 1, 0])
+    for a, b in (noise, (few_genes, few_genes), (section(waves(0)), section(waves(0), XY + 100.0))):
+        found = told(a, b)
+        assert np.isnan(found["agreement"])
+        assert fit.complaint(found, "a", "b") is None
+    assert not np.isnan(told(section(waves(0)), apart)["agreement"])  # two columns of spots are in both
+
+
+def test_a_large_section_is_looked_at_in_patches() -> None:
+    xy = square_array(80)
+    places = np.minimum((xy / 4).astype(int), SIDE - 1) @ [1, SIDE]
+    rng = np.random.default_rng(0)
+    a, b = (section(waves(0)[places] + rng.standard_normal((len(xy), 30)), xy) for _ in range(2))
+    assert told(a, b)["agreement"] > 0.9
+
+
+LATTICE = Lattice((0.0, 0.0), 2.0, (6, 6))
+
+
+def test_folding_is_the_share_of_bins_turned_inside_out() -> None:
+    x = LATTICE.centres.reshape(6, 6, 2)[..., 0]
+    field = np.stack([-x, 0 * x])  # halfway d / (2 · ½) = d: x - x = 0 folds everywhere, x + x nowhere
+    assert fit.folding(field[None], LATTICE, [0.5]) == 0.5
+    assert fit.folding(0.9 * field[None], LATTICE, [0.5]) == 0
+    assert fit.folding(0.9 * field[None], LATTICE, [0.75]) == 0.5  # the way to the first is 1.8 d there
+    assert fit.folding(np.stack([0 * field, field]), LATTICE, [0.25, 0.5]) == 0.25
+    wide = field[:, ::2, ::2]  # bins of twice the side: the same map
+    assert fit.folding(wide[None], LATTICE, [0.5]) == 0.5
+    assert np.isnan(fit.folding(None, LATTICE, [0.5]))
+
+
+def test_the_score_is_the_least_margin() -> None:
+    good = {"overlap": 1.0, "agreement": 0.7, "agreement_z": -9.0, "likeness": 0.99, "folding": 0.0}
+    assert fit.score(good) == pytest.approx(0.5)  # (0.7 - 0.4) / 0.6
+    assert fit.score(good | {"likeness": 0.85}) == pytest.approx(-0.5)
+    assert fit.score(good | {"folding": 0.1}) == pytest.approx(-1)
+    assert fit.score({"overlap": float("nan")}) != fit.score({"overlap": float("nan")})
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "words"),
+    [
+        ("overlap", 0.3, r"one and two do not .* overlap 0\.30, and at least 0\.50 is expected: .*c2sti\.pp\.align"),
+        ("agreement", 0.1, r"agreement 0\.10, and at least 0\.40 is expected: .*c2sti\.pp\.align.*flip=True"),
+        (
+            "likeness",
+            0.7,
+            r"likeness 0\.70, and at least 0\.90 is expected: .*two patients: take sections of one block",
+        ),
+        ("folding", 0.2, r"folding 0\.20, and at most 0\.05 is expected: .*nearer to each other"),
+    ],
+)
+def test_a_complaint_names_the_sections_the_number_its_limit_and_the_mend(name: str, value: float, words: str) -> None:
+    text = fit.complaint({name: value}, "one", "two")
+    assert text is not None
+    with pytest.raises(AssertionError, match=words):
+        raise AssertionError(text)
+
+
+# ---- through the public face
+
+
+def shuffled(section: AnnData) -> AnnData:
+    wrong = section.copy()
+    wrong.obsm["spatial"] = wrong.obsm["spatial"][np.random.default_rng(0).permutation(len(wrong))]
+    return wrong
+
+
+@pytest.fixture(scope="module")
+def large() -> list[AnnData]:
+    return c2sti.datasets.phantom(seed=0).series([0.0, 100.0, 200.0])
+
+
+def insert(a: AnnData, b: AnnData, **how: object) -> AnnData:
+    return c2sti.tl.interpolate(a, b, model="linear", show_progress_bar=False, **how)
+
+
+def test_made_neighbours_fit_and_the_numbers_stay_with_the_result(large: list[AnnData], tmp_path: Path) -> None:
+    table = c2sti.pp.fit(large[0], large[1])
+    assert list(table.index) == NAMES
+    assert table["fits"].all()
+    assert table["fits"].isna().tolist() == [False, False, True, False]
+    out = insert(large[0], large[1])  # warnings are errors here
+    kept = out.uns["c2sti"]["fit"]
+    assert {name: kept[name] for name in NAMES} == pytest.approx(table["value"].to_dict())
+    assert np.isnan(kept["folding"])  # the linear blend moves nothing
+    out.write_h5ad(tmp_path / "out.h5ad")
+    again = ad.read_h5ad(tmp_path / "out.h5ad").uns["c2sti"]["fit"]
+    assert {name: float(value) for name, value in again.items()} == pytest.approx(kept, nan_ok=True)
+
+
+def test_a_misfit_warns_raises_or_is_ignored(large: list[AnnData]) -> None:
+    a, b = large[0], shuffled(large[1])
+    words = r"slice_a and slice_b do not seem to belong together\. agreement -?0\.\d\d, .*pp\.fit.*on_misfit='ignore'"
+    with pytest.warns(UserWarning, match=words) as caught:
+        warned = insert(a, b)
+    assert caught[0].filename == __file__
+    with pytest.raises(ValueError, match=words):
+        insert(a, b, on_misfit="raise")
+    ignored = insert(a, b, on_misfit="ignore")
+    assert ignored.uns["c2sti"]["fit"] == pytest.approx(warned.uns["c2sti"]["fit"], nan_ok=True)
+    with pytest.raises(ValueError, match="on_misfit='stop' is not known; choose one of warn, raise, ignore"):
+        insert(a, b, on_misfit="stop")
+
+
+def test_folded_tissue_is_a_misfit_too(large: list[AnnData]) -> None:
+    def folds(pair: object, at: np.ndarray, positions: list[float], **_: object) -> c2sti._types.Prediction:
+        made = c2sti.baselines.METHODS["copy"](pair, at, positions)
+        field = np.zeros((len(positions), 2, *pair.lattice.shape))
+        field[:, 0] = -np.arange(pair.lattice.shape[1]) * pair.lattice.pitch
+        return replace(made, notes={"displacement": field})
+
+    with pytest.raises(ValueError, match=r"folding 0\.50, and at most 0\.05 is expected"):
+        c2sti.tl.interpolate(large[0], large[1], model=folds, on_misfit="raise", show_progress_bar=False)
+
+
+def test_a_series_names_the_gap(large: list[AnnData]) -> None:
+    series = [large[0], large[1], shuffled(large[2])]
+    how = {"at_z": [50.0, 150.0], "model": "linear", "show_progress_bar": False}
+    with pytest.warns(UserWarning, match=r"^slices\[1\] and slices\[2\] do not seem to belong") as caught:
+        stack = c2sti.tl.interpolate_series(series, **how)
+    assert len(caught) == 1
+    assert caught[0].filename == __file__
+    kept = stack.uns["c2sti"]["fit"]
+    assert isinstance(kept, pd.DataFrame)
+    assert list(kept.index) == ["slice_0 to slice_1", "slice_1 to slice_2"]
+    assert kept["agreement"].iloc[0] > 0.9
+    assert kept["agreement"].iloc[1] < 0.3
+    with pytest.raises(ValueError, match=r"^slices\[1\] and slices\[2\]"):
+        c2sti.tl.interpolate_series(series, on_misfit="raise", **how)
+
+
+def test_the_command_line_refuses_if_told_to(
+    large: list[AnnData], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for name, one in (("a", large[0]), ("b", shuffled(large[1]))):
+        one.write_h5ad(tmp_path / f"{name}.h5ad")
+    files = [str(tmp_path / f"{name}.h5ad") for name in "ab"]
+    command = ["interpolate", *files, "-o", str(tmp_path / "out.h5ad"), "--model", "linear", "-q"]
+    assert main([*command, "--on-misfit", "raise"]) == 1
+    assert "do not seem to belong together" in capsys.readouterr().err
+    assert not (tmp_path / "out.h5ad").exists()
+    assert main([*command, "--on-misfit", "ignore"]) == 0
+
+
+# ---- measured sections
+
+
+@pytest.fixture(scope="module")
+def patients(real: Path) -> dict[str, AnnData]:
+    return {name: ad.read_h5ad(real / "her2st" / f"her2st_{name}.h5ad") for name in ("C3", "C4", "D4")}
+
+
+def misfitting(a: AnnData, b: AnnData) -> list[str]:
+    table = c2sti.pp.fit(a, b, spatial_key="spatial_aligned")
+    return list(table.index[table["fits"].eq(False)])
+
+
+def test_neighbours_fit_and_another_patient_does_not(patients: dict[str, AnnData]) -> None:
+    a, b, other = (patients[name] for name in ("C3", "C4", "D4"))
+    c2sti.pp.align(a, b, use="expression")
+    assert misfitting(a, b) == []
+    mirrored = b.copy()
+    mirrored.obsm["spatial_aligned"] = b.obsm["spatial_aligned"] * [-1, 1] + [2 * a.obsm["spatial"][:, 0].mean(), 0]
+    assert misfitting(a, mirrored) == ["agreement"]
+    # The other patient as a user would bring it there by hand: centred, and stretched to the same extent.
+    place = other.obsm["spatial"] - other.obsm["spatial"].mean(axis=0)
+    extent = np.ptp(a.obsm["spatial"], axis=0) / np.ptp(place, axis=0)
+    other.obsm["spatial_aligned"] = place * extent + a.obsm["spatial"].mean(axis=0)
+    assert "likeness" in misfitting(a, other)
