@@ -12,7 +12,8 @@ RESULT = "c2sti"  # uns: provenance of a result; prefix of the inserted layers (
 SLICE_A, SLICE_B = "slice_a", "slice_b"  # layers: the two measured sections, brought to the rows of the result
 SUPPORT = "support"  # obs: which measured section covers a row: "both", "a", "b" or "none"
 SECTION = "section"  # obs of tl.to_slices: which section a row belongs to
-INSERTED = "inserted"  # obs of tl.to_slices: False for the measured sections
+INSERTED = "inserted"  # obs: whether X of a row was made, not measured
+LIBRARY_SIZE = "library_size"  # obs of a stack, and end of a column's name in a result: counts of a measured spot
 STD = "std"  # layers of a stack, and end of a layer's name in a result: spread of inserted values
 LOWER, UPPER = "lower", "upper"  # the same: ends of the interval for a measured value
 CONFIDENCE = "confidence"  # obs of a stack, and end of a column's name in a result: 0 to 1
@@ -22,7 +23,7 @@ ALIGNMENT = "alignment"  # uns: how a section was brought into the frame of anot
 VIRTUAL_HISTOLOGY = "virtual_histology"  # uns of a result: sections whose H&E was made, not photographed
 OBS_KEYS = "obs_keys"  # uns of a result: the annotations that were carried along
 TAKEN = frozenset(
-    {"tissue", "array_row", "array_col", SUPPORT, SECTION, INSERTED, Z, CONFIDENCE}
+    {"tissue", "array_row", "array_col", SUPPORT, SECTION, INSERTED, Z, CONFIDENCE, LIBRARY_SIZE}
 )  # no annotation may be called so
 
 
@@ -49,6 +50,11 @@ def doubt(section: str, kind: str) -> str:
 def confidence(section: str) -> str:
     """`obs` column with the confidence in each bin of an inserted section."""
     return f"{section}_{CONFIDENCE}"
+
+
+def library_size(section: str) -> str:
+    """`obs` column with the counts of a measured section's spots, over all genes that it has."""
+    return f"{section}_{LIBRARY_SIZE}"
 
 
 def graph(section: str) -> str:

@@ -71,6 +71,26 @@ def test_measured_sections_are_passed_on_unchanged_and_nan_where_nothing_was_mea
     assert not np.isnan(out.layers["slice_a"][~outside]).any()
 
 
+def test_library_sizes_of_the_measured_spots_come_along(pair: tuple[AnnData, AnnData]) -> None:
+    a, b = pair
+    out = interpolate(a, b, model="copy", genes=a.var_names[:2])
+    assert out.obs["inserted"].all()
+    index = KDTree(out.obsm["spatial"]).query(a.obsm["spatial"])[1]
+    np.testing.assert_array_equal(out.obs["slice_a_library_size"].to_numpy()[index], a.X.sum(axis=1).A1)
+    assert np.isnan(out.obs["slice_a_library_size"][~out.obs["slice_a_tissue"]]).all()
+    stack = c2sti.tl.to_slices(out)
+    sizes = stack.obs.groupby("section", observed=True)["library_size"]
+    assert sizes.count().to_dict() == {"slice_a": a.n_obs, "c2sti_1": 0, "slice_b": b.n_obs}
+    np.testing.assert_array_equal(sizes.sum(), [a.X.sum(), 0, b.X.sum()])
+    gathered = interpolate(a, b, model="copy", pitch=200.0)
+    assert gathered.obs["slice_a_library_size"].sum() == pytest.approx(a.X.sum(), rel=0.1)
+    assert gathered.obs["slice_a_library_size"].mean() > 3 * out.obs["slice_a_library_size"].mean()
+    for section in pair:
+        sc.pp.normalize_total(section)
+        sc.pp.log1p(section)
+    assert "slice_a_library_size" not in interpolate(a, b, model="copy").obs
+
+
 def test_a_gene_is_the_same_whichever_others_are_wanted(pair: tuple[AnnData, AnnData]) -> None:
     every = interpolate(*pair, model="lowrank")
     genes = list(every.var_names[[7, 3]])

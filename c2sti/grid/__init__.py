@@ -11,6 +11,7 @@ from c2sti.grid._histology import HEImage, Picture, SlideImage, histology_on, im
 from c2sti.grid._lattice import (
     Rows,
     common_lattice,
+    library_sizes,
     make_pair,
     overlap,
     profiles,
@@ -61,6 +62,7 @@ __all__ = [
     "make_pair",
     "library_of",
     "library_of_section",
+    "library_sizes",
     "material_places",
     "new_store",
     "open_store",

@@ -11,6 +11,7 @@ import pandas as pd
 import scipy.sparse as sp
 from numpy.typing import NDArray
 from scipy.ndimage import distance_transform_edt
+from scipy.spatial import KDTree
 
 from c2sti import _log
 from c2sti._stored import Expression, blocks, per_row
@@ -244,15 +245,29 @@ def profiles(grid: SliceGrid, lattice: Lattice, genes: pd.Index) -> tuple[FloatA
     values = grid.values if genes.equals(grid.genes) else grid.values[:, grid.genes.get_indexer(genes)]
     if not is_gathered(grid, lattice):
         return grid.xy, values, grid.library
-    cell = np.floor((grid.xy - np.asarray(lattice.origin)) / lattice.pitch + 0.5)
-    cells, index = np.unique(cell, axis=0, return_inverse=True)
-    index = index.ravel()
+    places, index = _gathered(grid, lattice)
     member = sp.csr_array((np.ones(len(index), dtype=np.float32), (index, np.arange(len(index)))))
     parts = [member[:, rows] @ block for rows, block in blocks(values)]
     total = sum(parts[1:], start=parts[0]).tocsr()
     if not grid.counts:
         total.data /= np.repeat(member.sum(axis=1), np.diff(total.indptr)).astype(np.float32)
-    return cells * lattice.pitch + np.asarray(lattice.origin), total, member @ grid.library
+    return places, total, member @ grid.library
+
+
+def _gathered(grid: SliceGrid, lattice: Lattice) -> tuple[FloatArray, NDArray[np.intp]]:
+    """(m, 2) centres of the bins that hold points of a section, and the (n,) number of each point's bin among them."""
+    cell = np.floor((grid.xy - np.asarray(lattice.origin)) / lattice.pitch + 0.5)
+    cells, index = np.unique(cell, axis=0, return_inverse=True)
+    return cells * lattice.pitch + np.asarray(lattice.origin), index.ravel()
+
+
+def library_sizes(grid: SliceGrid, lattice: Lattice, points: FloatArray) -> FloatArray:
+    """(M,) counts, over all genes of the section, of the spot (or the gathered bin) nearest to each point."""
+    xy, library = grid.xy, grid.library
+    if is_gathered(grid, lattice):
+        xy, index = _gathered(grid, lattice)
+        library = np.bincount(index, weights=grid.library).astype(np.float64)
+    return library[KDTree(xy).query(points)[1]]
 
 
 @dataclass(frozen=True)

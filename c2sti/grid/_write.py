@@ -39,6 +39,7 @@ def write_slices(
     spread: Spread | None = None,
     std: bool = False,
     interval: float | None = None,
+    columns: Mapping[str, FloatArray] | None = None,
     key_added: str = _keys.RESULT,
 ) -> AnnData:
     """Put the measured pair and the inserted sections side by side, as layers over the same rows.
@@ -61,6 +62,8 @@ def write_slices(
         Positions of inserted sections whose picture was photographed.
     spread, std, interval
         How sure the inserted sections are, where their standard deviations or the intervals of that level are wanted.
+    columns
+        (M,) further columns of `obs`.
     key_added
         Prefix of the inserted layers and key in `uns`.
     """
@@ -88,6 +91,7 @@ def write_slices(
         pictures=pictures,
         stained=stained,
         confidences=confidences,
+        columns=columns,
         layers={name: layers[name] for name in (_keys.SLICE_A, *inserted, _keys.SLICE_B)} | doubt,
         key_added=key_added,
     )
@@ -105,6 +109,7 @@ def frame_slices(
     pictures: Sequence[HEImage] | None = None,
     stained: Collection[float] = (),
     confidences: Mapping[str, FloatArray] | None = None,
+    columns: Mapping[str, FloatArray] | None = None,
     layers: Mapping[str, NDArray[np.float32]] | None = None,
     key_added: str = _keys.RESULT,
 ) -> AnnData:
@@ -112,7 +117,7 @@ def frame_slices(
 
     Parameters
     ----------
-    pair, rows, genes, positions, graphs, provenance, pictures, stained, key_added
+    pair, rows, genes, positions, graphs, provenance, pictures, stained, columns, key_added
         As in :func:`write_slices`.
     notes
         What the method found out.
@@ -129,7 +134,7 @@ def frame_slices(
     made = {} if graphs is None else dict(zip(names, map(sp.csr_matrix, graphs), strict=True))
     adata = AnnData(
         X=None if layers is None else layers[middle].copy(),
-        obs=_obs(rows, pair.lattice, tissue).assign(**(confidences or {})),
+        obs=_obs(rows, pair.lattice, tissue).assign(**(confidences or {}), **(columns or {})),
         var=pd.DataFrame(index=genes.copy()),
         layers=None if layers is None else dict(layers),
         obsm={_keys.SPATIAL: rows.points.copy()},
@@ -197,6 +202,7 @@ def _obs(rows: Rows, lattice: Lattice, tissue: Mapping[str, NDArray[np.bool_]]) 
             "array_row": np.where(rows.bins >= 0, row, -1),
             "array_col": np.where(rows.bins >= 0, column, -1),
             _keys.SUPPORT: pd.Categorical(support, categories=["both", "a", "b", "none"]),
+            _keys.INSERTED: True,
         },
         index=pd.Index([f"bin_{i}" for i in range(len(row))]),
     )

@@ -133,6 +133,7 @@ def insert(
         "provenance": {**record, **_depths(a, b, fractions), _keys.FIT: {**fits, **folds}},
         "pictures": pictures,
         "stained": targets or (),
+        "columns": _library_sizes(a, b, rows, lattice),
         "key_added": key_added,
     }
     if stream is None:
@@ -174,6 +175,16 @@ def complain(found: Mapping[str, float], first: str, second: str, on_misfit: fit
     if on_misfit == "raise":
         raise ValueError(text)
     warnings.warn(text, UserWarning, stacklevel=4)
+
+
+def _library_sizes(a: grid.SliceGrid, b: grid.SliceGrid, rows: grid.Rows, lattice: Lattice) -> dict[str, FloatArray]:
+    """Columns with the counts of the measured spots, NaN outside of their tissue; none where counts were not given."""
+    if not a.counts:
+        return {}
+    return {
+        _keys.library_size(name): np.where(rows.inside(p), grid.library_sizes(g, lattice, rows.points), np.nan)
+        for name, g, p in ((_keys.SLICE_A, a, 0.0), (_keys.SLICE_B, b, 1.0))
+    }
 
 
 def check_level(interval: float | None) -> None:

@@ -139,7 +139,9 @@ def interpolate(
       *measured* there would lie with that probability, count noise included.
     - ``obsm["spatial"]``: (M, 2) in the unit of the frame.
     - ``obs["support"]``: which measured section covers a row. ``obs["c2sti_1_tissue"]`` …: whether the row lies inside
-      the outline of that section.
+      the outline of that section. ``obs["inserted"]``: True, as ``X`` was made and not measured. Where counts were
+      given, ``obs["slice_a_library_size"]``, ``obs["slice_b_library_size"]``: those of the measured spot, over all of
+      its genes, NaN outside of the tissue.
     - with `obs_keys`, for each of them, say "domain": ``obs["c2sti_1_domain"]`` …, the most probable label (or the
       number), NaN where no spot within two spot spacings has one; ``obsm["c2sti_1_domain"]``, probabilities of labels,
       (M, labels) float32, rows add up to 1, "|" for "/" in the columns; ``obs["slice_a_domain"]``,

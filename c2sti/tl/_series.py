@@ -96,7 +96,8 @@ def interpolate_series(
     layout of :func:`to_slices`:
 
     - ``obs["section"]``: ``"slice_0"`` … for a measured section by its place in `slices`, ``"c2sti_1"`` … for an
-      inserted one, in order of depth; ``obs["inserted"]``; ``obs["z"]``; ``obs["array_row"]``, ``obs["array_col"]``:
+      inserted one, in order of depth; ``obs["inserted"]``; ``obs["z"]``; where counts were given,
+      ``obs["library_size"]`` of the measured spots; ``obs["array_row"]``, ``obs["array_col"]``:
       the bin of the common lattice.
     - ``obs["support"]``: which of its two neighbours cover the bin (``"a"`` is the upper one), ``"measured"`` if its
       section was.
@@ -316,6 +317,8 @@ def _measured_part(
         var=pd.DataFrame(index=genes.copy()),
         obsm={_keys.SPATIAL: points},
     )
+    if g.counts:
+        part.obs[_keys.LIBRARY_SIZE] = grid.library_sizes(g, lattice, points)
     for key, kind in labels.items():
         known = measured(g, key, points, np.ones(len(points), dtype=bool), kind)
         part.obs[key] = known

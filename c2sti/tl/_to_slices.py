@@ -35,7 +35,8 @@ def to_slices(adata: AnnData, *, key: str = "c2sti", gap: float | None = None) -
     Returns
     -------
     AnnData: ``X`` expression; ``obs["section"]`` (ordered from slice_a to slice_b), ``obs["inserted"]`` (True where
-    nothing was measured), ``obs["z"]``, ``obs["support"]``; each annotation carried along as ``obs["domain"]``, with
+    nothing was measured), ``obs["z"]``, ``obs["support"]``; where counts were given, ``obs["library_size"]`` of the
+    measured spots, NaN in inserted sections; each annotation carried along as ``obs["domain"]``, with
     ``obsm["domain"]`` and ``uns["domain_colors"]`` if it is a label; of a result that says how sure it is also
     ``layers["std"]``, ``layers["lower"]``, ``layers["upper"]`` and ``obs["confidence"]``, NaN where measured;
     ``obsm["spatial"]`` and ``obsm["spatial_3d"]``; ``uns["spatial"]`` with one library a section; `varp` and
@@ -88,6 +89,10 @@ def to_slices(adata: AnnData, *, key: str = "c2sti", gap: float | None = None) -
     pictures = adata.uns.get(_keys.SPATIAL, {}).get(key, {})
     stack.uns[_keys.SPATIAL] = {name: grid.library_of(pictures, name) or blank for name in names}
     stack.uns[key] = record
+    sizes = [adata.obs.get(_keys.library_size(name)) for name in names]
+    if sizes[0] is not None:  # counts of the measured sections are known
+        parts = [np.full(len(r), np.nan) if s is None else s.to_numpy()[r] for s, r in zip(sizes, rows, strict=True)]
+        stack.obs[_keys.LIBRARY_SIZE] = np.concatenate(parts)
     _add_doubt(adata, stack, names, rows)
     for annotation in map(str, record.get(_keys.OBS_KEYS, ())):
         _add_annotation(adata, stack, annotation, names, rows)
