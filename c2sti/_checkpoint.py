@@ -15,6 +15,7 @@ from safetensors.torch import load_file, save
 from torch import nn
 
 WEIGHTS, SETTINGS = "model.safetensors", "config.json"
+HASH = "sha256"  # in the settings, of all else that they say
 
 
 def put(path: Path, content: bytes) -> None:
@@ -66,6 +67,7 @@ class Kind:
             "weights": fingerprint(network),
             "card": card,
         }
+        settings[HASH] = _hash(settings)
         # Settings come last: they tell a reader that the weights are whole, and by their hash that they are these.
         put(folder / WEIGHTS, save(state))
         put(folder / SETTINGS, (json.dumps(settings, indent=1) + "\n").encode())
@@ -78,7 +80,7 @@ class Kind:
         FileNotFoundError
             There is no checkpoint in the folder.
         ValueError
-            It is of another version or another model; the message says which.
+            It is of another version or another model, or was altered; the message says which.
         """
         folder = Path(folder)
         found = kind_of(folder)
@@ -94,6 +96,8 @@ class Kind:
         unknown = sorted(set(given) - {f.name for f in fields(self.config)})
         if unknown:
             raise ValueError(f"{path} has settings that this version does not know: {unknown}")
+        if settings.get(HASH, "") not in ("", _hash(settings)):  # checkpoints of before have none
+            raise ValueError(f"{path} was altered since it was written: its hash differs; copy the checkpoint again")
         return self.config(**given), settings.get("card", {})
 
     def read_weights(self, folder: str | Path, network: nn.Module) -> None:
@@ -120,6 +124,11 @@ def kind_of(folder: str | Path) -> str | None:
         if not (folder / name).is_file():
             raise FileNotFoundError(f"{folder} holds no {name}; a checkpoint is a folder that a model's save wrote")
     return _json(folder).get("model")
+
+
+def _hash(settings: dict[str, Any]) -> str:
+    told = {key: value for key, value in settings.items() if key != HASH}
+    return hashlib.sha256(json.dumps(told, sort_keys=True).encode()).hexdigest()
 
 
 def _json(folder: Path) -> dict[str, Any]:
