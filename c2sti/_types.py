@@ -171,7 +171,8 @@ class InsertedSection:
         """(M, n) log1p expression of the chosen genes, ≥ 0."""
         product = self.weights @ self.basis[:, genes]
         dense = product.toarray() if isinstance(product, sp.sparray) else np.asarray(product)
-        return np.maximum(dense + self.offset[genes], 0).astype(np.float32)
+        dense += self.offset[genes].astype(dense.dtype, copy=False)  # in place: memory is what a gene costs
+        return np.maximum(dense, 0, out=dense).astype(np.float32, copy=False)
 
     def rows(self, points: slice) -> InsertedSection:
         """The same section at some of its points."""

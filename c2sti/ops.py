@@ -119,19 +119,36 @@ def pearson_graph(
     -------
     (N, N) symmetric CSR float32 with a zero diagonal.
     """
-    n_genes = values[0].shape[1]
-    rows = np.concatenate([np.sqrt(w / len(v)) * centred(v) for v, w in zip(values, weights, strict=True)])
-    length = np.linalg.norm(rows, axis=0)
-    unit = torch.as_tensor((rows / np.where(length > 0, length, 1)).astype(np.float32))
-    k = min(n_edges, n_genes - 1)
-    weight, column = np.empty((n_genes, k), dtype=np.float32), np.empty((n_genes, k), dtype=np.intp)
+    return pearson_graphs(values, [weights], n_edges, chunk)[0]
+
+
+def pearson_graphs(
+    values: Sequence[FloatArray], weights: Sequence[Sequence[float]], n_edges: int, chunk: int = 1024
+) -> list[sp.csr_array]:
+    """The same by several weightings of the sections, each of which is multiplied once: one graph a weighting."""
+    n_genes, k = values[0].shape[1], min(n_edges, values[0].shape[1] - 1)
+    rows = [(centred(v) / np.sqrt(len(v))).astype(np.float32) for v in values]
+    variances = np.stack([np.square(r, dtype=np.float64).sum(axis=0) for r in rows])
+    shares = np.asarray(weights, dtype=np.float64)
+    length = np.sqrt(shares @ variances)
+    scale = np.divide(1, length, out=np.zeros_like(length), where=length > 0).astype(np.float32)
+    weight = np.empty((len(shares), n_genes, k), dtype=np.float32)
+    column = np.empty((len(shares), n_genes, k), dtype=np.intp)
     for first in range(0, n_genes, chunk):
-        genes = torch.arange(first, min(first + chunk, n_genes))
-        block = unit[:, genes].T @ unit
-        block[genes - first, genes] = 0
-        index = block.abs().topk(k, dim=1).indices
-        weight[genes], column[genes] = block.gather(1, index).numpy(), index.numpy()
-    return _symmetric(weight.clip(-1, 1), column)
+        genes = np.arange(first, min(first + chunk, n_genes))
+        covariances = [r[:, genes].T @ r for r in rows]
+        block = np.empty_like(covariances[0])
+        for i, share in enumerate(shares.astype(np.float32)):
+            np.multiply(covariances[0], share[0], out=block)
+            for covariance, part in zip(covariances[1:], share[1:], strict=True):
+                block += part * covariance
+            block *= scale[i]
+            block *= scale[i, genes, None]
+            block[genes - first, genes] = 0
+            found = torch.from_numpy(block)
+            index = found.abs().topk(k, dim=1).indices
+            weight[i, genes], column[i, genes] = found.gather(1, index).numpy(), index.numpy()
+    return [_symmetric(w.clip(-1, 1), c) for w, c in zip(weight, column, strict=True)]
 
 
 def _symmetric(weight: NDArray[np.float32], column: NDArray[np.intp]) -> sp.csr_array:

@@ -9,7 +9,7 @@ dense in single precision, a view at a time; of many spots everything stays spar
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 
 import numpy as np
@@ -21,16 +21,30 @@ from c2sti._types import FloatArray
 
 GRAM = 3000  # spots up to which principal axes come from their inner products
 DOUBLE = 2**22  # values of a view up to which they are kept in double precision: it costs nothing there
-KEEP = 2**24  # values of a view up to which it stays dense between two uses
-BLOCK = 2**25  # values of a view that are dense at the same time
+BLOCK = 2**24  # values of a view that are dense at the same time
 CHUNK = 4096  # genes whose products are summed in single precision
+
+
+class Room:
+    """Memory that the dense values of one view after another are written into: fresh memory takes longer than they."""
+
+    def __init__(self) -> None:
+        self._values = np.empty(0)
+
+    def of(self, shape: tuple[int, int], dtype: type) -> FloatArray:
+        """An array of that shape, which nobody else reads any more; of unknown values."""
+        size = int(np.prod(shape)) * np.dtype(dtype).itemsize
+        if self._values.nbytes < size:
+            self._values = np.empty(-(-size // 8))
+        return self._values.view(np.uint8)[:size].view(dtype).reshape(shape)
 
 
 @dataclass(frozen=True)
 class View:
-    """What is known of the spots in one respect: (n_i, N) CSR a section, the same genes in all."""
+    """What is known of the spots in one respect: (n_i, N) CSR a section, the same genes in all; and room to work in."""
 
     sections: Sequence[sp.csr_array]
+    room: Room = field(default_factory=Room)
 
     @property
     def shape(self) -> tuple[int, int]:
@@ -48,27 +62,18 @@ class View:
         return gram
 
     def blocks(self) -> Iterator[tuple[slice, FloatArray]]:
-        """Genes, and the (n, b) dense values of them."""
+        """Genes, and the (n, b) dense values of them, good until the next ones of the same room are asked for."""
         n, n_genes = self.shape
-        if n * n_genes <= KEEP:
-            yield slice(0, n_genes), self._dense
-            return
-        width = max(BLOCK // n, 1)
+        dtype = np.float64 if n * n_genes <= DOUBLE else np.float32
+        width = min(max(BLOCK // n, 1), n_genes)
+        ends = np.cumsum([s.shape[0] for s in self.sections])[:-1]
         for first in range(0, n_genes, width):
             genes = slice(first, min(first + width, n_genes))
-            yield genes, _dense([s[:, genes] for s in self.sections])
-
-    @cached_property
-    def _dense(self) -> FloatArray:
-        return _dense(self.sections, np.float64 if np.prod(self.shape) <= DOUBLE else np.float32)
-
-
-def _dense(sections: Sequence[sp.csr_array], dtype: type = np.float32) -> FloatArray:
-    lengths = [s.shape[0] for s in sections]
-    dense = np.zeros((sum(lengths), sections[0].shape[1]), dtype)
-    for section, rows in zip(sections, np.split(dense, np.cumsum(lengths)[:-1]), strict=True):
-        section.astype(dtype, copy=False).toarray(out=rows)
-    return dense
+            dense = self.room.of((n, genes.stop - first), dtype)
+            for section, rows in zip(self.sections, np.split(dense, ends), strict=True):
+                chosen = section if width == n_genes else section[:, genes]
+                chosen.astype(dtype, copy=False).toarray(out=rows)
+            yield genes, dense
 
 
 @dataclass(frozen=True)
@@ -114,6 +119,12 @@ class Profiles:
         rank = self._rank(n_axes)
         axes = self._by_gram(rank, smoother)[0] if self.few else self._by_lanczos(rank, smoother)
         return axes * _signs(axes)[:, None]
+
+    def leading(self, n_axes: int) -> FloatArray:
+        """(n, K) centred profiles on their principal axes, up to the sign of each."""
+        if not self.few:
+            return self.scores(self.axes(n_axes))
+        return self._inner @ self._weights(self._rank(n_axes), None)
 
     def principal(self, n_axes: int, smoother: sp.csr_array | None = None) -> tuple[FloatArray, FloatArray]:
         """The same axes, and the (n, K) centred profiles on them, not smoothed."""
@@ -168,21 +179,28 @@ class Profiles:
         raw = sum(view.gram for view in self.views[1:]) + self.views[0].gram
         return self._centred(self._centred(raw).T)
 
-    def _by_gram(self, rank: int, smoother: sp.csr_array | None) -> tuple[FloatArray, FloatArray]:
-        """Axes, and the (n, K) weights of the spots that they are made of."""
+    def _weights(self, rank: int, smoother: sp.csr_array | None) -> FloatArray:
+        """(n, K) weights of the spots of which principal axes are made."""
         inner = self._inner if smoother is None else smoother @ (smoother @ self._inner).T
         n = len(inner)
         power, vectors = scipy.linalg.eigh(inner, subset_by_index=[n - rank, n - 1], check_finite=False)
         strength, vectors = np.sqrt(np.maximum(power[::-1], 0)), vectors[:, ::-1]
         # An axis without variance is zero, not rounding over rounding.
-        single = np.prod(self.views[0].shape) > DOUBLE
-        present = strength > (1e-4 if single else 1e-7) * strength.max(initial=0)
+        present = strength > (1e-4 if self._single else 1e-7) * strength.max(initial=0)
         weights = vectors * np.where(present, 1 / np.where(present, strength, 1), 0)
-        weights = self._centred(weights if smoother is None else smoother.T @ weights)
-        axes = np.empty((rank, self.shape[1]), np.float32 if single else np.float64)
+        return self._centred(weights if smoother is None else smoother.T @ weights)
+
+    def _by_gram(self, rank: int, smoother: sp.csr_array | None) -> tuple[FloatArray, FloatArray]:
+        """Axes, and the (n, K) weights of the spots that they are made of."""
+        weights = self._weights(rank, smoother)
+        axes = np.empty((rank, self.shape[1]), np.float32 if self._single else np.float64)
         for columns, block in self._blocks():
             axes[:, columns] = weights.T.astype(block.dtype) @ block
         return axes, weights
+
+    @property
+    def _single(self) -> bool:
+        return bool(np.prod(self.views[0].shape) > DOUBLE)
 
     # ---- many spots
 

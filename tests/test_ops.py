@@ -212,3 +212,20 @@ def test_axes_from_inner_products_are_those_of_lanczos(monkeypatch: pytest.Monke
     by_gram = ops.smoothed_axes(sections, 6, smoothers)
     monkeypatch.setattr(profiles, "GRAM", 0)
     np.testing.assert_allclose(by_gram, ops.smoothed_axes(sections, 6, smoothers), atol=1e-8)
+
+
+def test_graphs_of_several_weightings_are_those_made_one_by_one() -> None:
+    rng = np.random.default_rng(3)
+    a, b = rng.random((40, 12)), rng.random((30, 12)) ** 2
+    a[:, 4] = b[:, 4] = 1  # a gene without variance correlates with none
+    weights = [(1.0, 0.0), (0.25, 0.75), (0.0, 1.0)]
+    made = ops.pearson_graphs([a, b], weights, n_edges=11, chunk=5)
+    for graph, (share_a, share_b) in zip(made, weights, strict=True):
+        covariance = share_a * np.cov(a.T, bias=True) + share_b * np.cov(b.T, bias=True)
+        length = np.sqrt(np.diagonal(covariance))
+        expected = (
+            covariance / np.where(length > 1e-9, length, np.inf) / np.where(length > 1e-9, length, np.inf)[:, None]
+        )
+        np.fill_diagonal(expected, 0)
+        np.testing.assert_allclose(graph.toarray(), expected, atol=1e-6)
+        assert graph[[4]].nnz == 0

@@ -188,7 +188,7 @@ def _measured_layer(section: Section, points: FloatArray, tissue: NDArray[np.boo
     Not smoothed: what was measured keeps its noise. Not zero outside: nothing was measured there.
     """
     nearest = nearest_operator(section.xy, points).indices
-    layer = section.expression[nearest].toarray().astype(np.float32)
+    layer = section.expression[nearest].toarray().astype(np.float32, copy=False)
     layer[~tissue] = np.nan
     return layer
 

@@ -25,7 +25,7 @@ from threadpoolctl import threadpool_limits
 
 from c2sti._types import FloatArray, Noise, Section, SlicePair
 from c2sti.field import EXACT, Field, Kernel, Observed, observe
-from c2sti.profiles import GRAM, Profiles, View
+from c2sti.profiles import GRAM, Profiles, Room, View
 
 TARGET_SUM = 1e4  # log expression is log1p of counts scaled to this
 WHOLE = 0.05  # how far from a whole number a recovered count may lie
@@ -160,20 +160,22 @@ def _described(
     pair: SlicePair, n_programmes: int, n_splits: int, views: bool, rough: bool, device: str, seed: int
 ) -> list[Programmes]:
     sections = pair.sections
-    given = Profiles([View([s.expression for s in sections])])
+    room = Room()
+    given = Profiles([View([s.expression for s in sections], room)])
     axes, scores = given.principal(n_programmes)
     plain = Field.learn(_observe(pair, scores, None, device), seed, gaussian=not rough)
     counts = [recover_counts(s.expression) for s in sections] if views else [None]
     measured = [c for c in counts if c is not None]
     if len(measured) < len(sections):
         return [Programmes(axes, plain)]
-    whole = given.beside(_views(measured)[1:])
+    whole = given.beside(_views(measured, room)[1:])
     depths = np.concatenate([c.depth for c in measured])
     variance = _spot_variances(pair, whole, depths, plain.kernel, n_programmes, device, seed)
     weight = sp.diags_array(variance**-0.5).tocsr()
     found = [whole.principal(n_programmes, weight)]
     for split in range(n_splits if len(variance) <= EXACT else 0):
-        one, other = (Profiles(_views(half)) for half in zip(*(c.halves(seed, split) for c in measured), strict=True))
+        halves = zip(*(c.halves(seed, split) for c in measured), strict=True)
+        one, other = (Profiles(_views(half, room)) for half in halves)
         for source, projected in ((one, other), (other, one)):
             axes = source.axes(n_programmes, weight)
             found.append((axes, projected.scores(axes)))
@@ -193,12 +195,12 @@ def noise_of(programmes: Sequence[Programmes], at: FloatArray, positions: Sequen
     )
 
 
-def _views(sections: Sequence[Counts]) -> list[View]:
+def _views(sections: Sequence[Counts], room: Room) -> list[View]:
     """Log expression, log counts and residuals."""
     return [
-        View([c.log_expression() for c in sections]),
-        View([c.log_counts() for c in sections]),
-        View([c.residuals() for c in sections]),
+        View([c.log_expression() for c in sections], room),
+        View([c.log_counts() for c in sections], room),
+        View([c.residuals() for c in sections], room),
     ]
 
 
@@ -227,7 +229,7 @@ def _spot_variances(
 
     A curve over the logarithm of the depth, one for all sections: a spot's own residual would be noise itself.
     """
-    _, scores = profiles.principal(n_programmes)
+    scores = profiles.leading(n_programmes)
     field = Field.with_kernel(_observe(pair, scores, None, device), kernel, seed)
     maps = np.concatenate([field.at(s.xy / pair.spacing, [s.position])[0] for s in pair.sections])
     # The axes are orthonormal: |y - f·axes|² without ever making y - f·axes.
