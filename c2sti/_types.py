@@ -174,7 +174,7 @@ class InsertedSection:
         dense += self.offset[genes].astype(dense.dtype, copy=False)  # in place: memory is what a gene costs
         return np.maximum(dense, 0, out=dense).astype(np.float32, copy=False)
 
-    def rows(self, points: slice) -> InsertedSection:
+    def rows(self, points: slice | NDArray[np.intp]) -> InsertedSection:
         """The same section at some of its points."""
         return replace(self, weights=self.weights[points])
 

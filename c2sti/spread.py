@@ -8,6 +8,12 @@ the one on the side of b says. The variance of a mixture is that of its parts an
 where `noise` is what the spots' noise becomes on its way through the method (:class:`c2sti._types.Noise`), and "from a"
 is the method's own answer right beside section a, at the same place.
 
+Where a section has no tissue, what a method says "from" it comes from spots farther off, and says little of how far the
+two would disagree there. With b unknown, and d² the mean square of what they disagree on where both are seen, the
+mixture is that of a and of something d away from it, of variance p d². In bins that only a covers the second term is
+therefore at least p d², in bins that only b covers (1 − p) d², in those that neither covers d², gene by gene: more than
+the p (1 − p) d² of the others. The rise of the noise towards places without spots, which Gaussian fields tell, is kept.
+
 That is the doubt about a mean. A measured value scatters around its mean by far more, in a way that no formula of ours
 has to know: every measured spot of either section is predicted from the other one, and how the measured values lie
 around those predictions, gene by gene, gives intervals for what would be measured elsewhere (split-conformal
@@ -29,7 +35,9 @@ from c2sti._types import FloatArray, InsertedSection, Interpolator, Prediction, 
 
 PART = 60  # spots from which the ends of an interval are told
 MOST_PARTS = 10
+N_GENES = 1024  # that are looked at together
 MOST_SPOTS = 1000  # of a section on which intervals are calibrated
+MOST_SEEN = 1000  # bins in both tissues by which the disagreement of the sections is told
 BESIDE = 1e-3  # position of a section right beside a measured one, and none of its spots is in it
 
 
@@ -47,18 +55,35 @@ class Spread:
         What the method says of a section right beside a, and of one right beside b, at the same points.
     calibration
         What intervals are made of, where they were asked for.
+    covered
+        (2, M) whether each point lies in the tissue of a, and of b; None where that makes no difference.
     """
 
     prediction: Prediction
     positions: Sequence[float]
     ends: tuple[InsertedSection, InsertedSection]
     calibration: Calibration | None = None
+    covered: NDArray[np.bool_] | None = None
 
     @cached_property
     def _noise(self) -> tuple[FloatArray, FloatArray] | None:
         """(S, M, R) weights and (R, N) variances."""
         noise = self.prediction.noise
         return None if noise is None else (noise.weights(), noise.basis())
+
+    @cached_property
+    def _disagreement(self) -> FloatArray:
+        """(N,) mean square of what the two sections disagree on, over points that both cover; 0 if there are none."""
+        total = np.zeros(len(self.ends[0].offset))
+        both = np.flatnonzero([] if self.covered is None else self.covered.all(axis=0))
+        if len(both) == 0:
+            return total
+        some = np.unique(np.linspace(0, len(both) - 1, MOST_SEEN).astype(int))
+        first, second = (end.rows(both[some]) for end in self.ends)
+        for start in range(0, len(total), N_GENES):
+            genes = slice(start, start + N_GENES)
+            total[genes] = np.square(second.expression(genes) - first.expression(genes)).mean(axis=0, dtype=np.float64)
+        return total
 
     def subset(self, genes: NDArray[np.intp]) -> Spread:
         """The same of some of the genes, by index."""
@@ -71,6 +96,10 @@ class Spread:
         p = self.positions[section]
         from_a, from_b = (end.rows(points).expression(genes) for end in self.ends)
         variance = p * (1 - p) * np.square(from_b - from_a)
+        if self.covered is not None and not self.covered[:, points].all():
+            in_a, in_b = self.covered[:, points]
+            unknown = (1 - p) * ~in_a + p * ~in_b
+            variance = np.maximum(variance, unknown[:, None] * self._disagreement[genes])
         if self._noise is not None:
             weights, basis = self._noise
             variance += weights[section, points] @ basis[:, genes]
@@ -148,11 +177,12 @@ def ask(
     seed: int,
     progress: Callable[[float], object] = lambda share: None,
     intervals: bool = False,
+    covered: NDArray[np.bool_] | None = None,
 ) -> tuple[Prediction, Spread]:
     """The answer of a method, and how sure it is, with what intervals are made of or without.
 
     The method is asked once for everything: the sections wanted and one right beside either end, at the points wanted
-    and, for intervals, at some of the measured spots.
+    and, for intervals, at some of the measured spots. `covered` is as in :class:`Spread`.
     """
     s, m = len(positions), len(points)
     seen = [_some(section, seed) for section in (pair.a, pair.b)] if intervals else []
@@ -166,7 +196,7 @@ def ask(
         first, second = slice(m, m + len(of_a)), slice(m + len(of_a), None)
         calibration = Calibration((beside_b.rows(first), beside_a.rows(second)), (a, b))
     ends = (beside_a.rows(slice(m)), beside_b.rows(slice(m)))
-    return prediction, Spread(prediction, positions, ends, calibration)
+    return prediction, Spread(prediction, positions, ends, calibration, covered)
 
 
 def _some(section: Section, seed: int) -> tuple[FloatArray, sp.csr_array]:
@@ -175,7 +205,7 @@ def _some(section: Section, seed: int) -> tuple[FloatArray, sp.csr_array]:
     return section.xy[chosen], section.expression[chosen]
 
 
-def confidence(values: FloatArray, std: FloatArray, inside: NDArray[np.bool_], n_genes: int = 1024) -> FloatArray:
+def confidence(values: FloatArray, std: FloatArray, inside: NDArray[np.bool_], n_genes: int = N_GENES) -> FloatArray:
     """(M,) share of the variance between the bins of a section that is not doubt: V / (V + std² of the bin).
 
     V is the variance of the inserted values over the section's bins; both are summed over genes. 1 where nothing is in

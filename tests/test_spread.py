@@ -76,6 +76,39 @@ def test_a_method_that_tells_no_noise_has_what_the_sides_disagree_on() -> None:
     assert spread.subset(np.array([2])).std(0).shape == (SIDE**2, 1)
 
 
+def test_what_only_one_section_covers_is_less_sure() -> None:
+    """One gene 1 in a and 4 in b: d² = 9 where both are seen, and nothing else is in doubt."""
+    pair = array_pair(np.full((SIDE**2, 2), 1.0), np.tile([1.0, 4.0], (SIDE**2, 1)), SIDE)
+    covered = np.ones((2, SIDE**2), dtype=bool)
+    covered[1, :6] = False  # only in a
+    covered[0, 6:9] = False  # only in b
+    covered[:, 9] = False  # in neither
+    _, spread = ask(METHODS["copy"], pair, AT, [0.25, 0.5], device="cpu", seed=0, covered=covered)
+    for i, p in enumerate((0.25, 0.5)):
+        shares = np.repeat([p, 1 - p, 1, p * (1 - p)], [6, 3, 1, SIDE**2 - 10])
+        expected = np.sqrt(9 * shares)[:, None] * [0, 1]
+        np.testing.assert_allclose(spread.std(i), expected, atol=1e-5)
+        np.testing.assert_allclose(spread.std(i, slice(1, 2), slice(4, 20)), expected[4:20, 1:], atol=1e-5)
+        np.testing.assert_allclose(spread.subset(np.array([1])).std(i), expected[:, 1:], atol=1e-5)
+    nowhere = ask(METHODS["copy"], pair, AT, [0.5], device="cpu", seed=0, covered=np.zeros_like(covered))[1]
+    np.testing.assert_allclose(nowhere.std(0), np.tile([0, 1.5], (SIDE**2, 1)), atol=1e-5)  # d² is not known
+
+
+@pytest.mark.parametrize("model", ["copy", "linear", "lowrank", "gp"])
+def test_a_half_that_one_section_lacks_is_less_sure(model: str, pair: tuple[AnnData, AnnData]) -> None:
+    a, b = pair
+    x = b.obsm["spatial"][:, 0]
+    half = b[x < np.median(x)].copy()
+    del half.uns["spatial"]
+    out = c2sti.tl.interpolate(a, half, n_slices=3, model=model, std=True, show_progress_bar=False)
+    alone = (out.obs["support"] == "a").to_numpy()
+    both = (out.obs["support"] == "both").to_numpy()
+    assert alone.sum() > 30
+    for name in ("c2sti_1", "c2sti_2", "c2sti_3"):
+        variance = np.square(out.layers[f"{name}_std"], dtype=np.float64)
+        assert variance[alone].mean() > 1.02 * variance[both].mean()
+
+
 def test_confidence_is_the_share_that_is_not_doubt() -> None:
     values = np.array([[0.0, 1], [2, 1], [9, 9]])  # variance over the first two bins: 1 + 0
     std = np.array([[0.0, 0], [1, 0], [3, 0]])

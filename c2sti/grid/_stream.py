@@ -224,7 +224,8 @@ def settled(answer: Answer) -> Answer:
             first, second = calibration.predicted
             calibration = replace(calibration, predicted=(by_genes(first), by_genes(second)))
         from_a, from_b = map(by_genes, spread.ends)
-        spread = Spread(Prediction(slices, noise=noise), spread.positions, (from_a, from_b), calibration)
+        prediction = Prediction(slices, noise=noise)
+        spread = replace(spread, prediction=prediction, ends=(from_a, from_b), calibration=calibration)
     return replace(answer, slices=slices, spread=spread)
 
 

@@ -114,7 +114,9 @@ def insert(
     how: dict[str, Any] = {"device": device, "seed": seed, "progress": progress}
     found: Spread | None = None
     if std or interval is not None:
-        prediction, found = ask(method, pair, rows.points, fractions.tolist(), intervals=interval is not None, **how)
+        covered = np.stack([rows.inside(0.0), rows.inside(1.0)])
+        doubt: dict[str, Any] = {"intervals": interval is not None, "covered": covered}
+        prediction, found = ask(method, pair, rows.points, fractions.tolist(), **doubt, **how)
     else:
         prediction = method(pair, rows.points, fractions.tolist(), **how)
     if wanted is not None:

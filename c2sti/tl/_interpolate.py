@@ -178,7 +178,10 @@ def interpolate(
     the posterior variance of the maps times the squared loadings of the genes (``"c2sti"``, ``"gp"``), the sum of the
     squared weights times the noise of a spot (the others; none for a callable that does not tell). The other is what
     the two neighbours disagree on: p (1 − p) times the squared difference between what the method says right beside
-    `slice_b` and right beside `slice_a`. It is the doubt about a mean: a measured spot scatters around it by far more.
+    `slice_b` and right beside `slice_a`. Where only one of them has tissue (``obs["support"]`` is "a" or "b") nobody
+    knows what the other would say: there it is at least p (for "a") or 1 − p (for "b") times the mean of that squared
+    difference over the bins that both cover. It is the doubt about a mean: a measured spot scatters around it by far
+    more.
 
     Intervals are for such a spot. The model predicts the measured spots of `slice_a` as part of a section right beside
     `slice_b`, and the reverse; how the measured values of a gene lie around that, where about as much was predicted,
