@@ -24,7 +24,7 @@ from itertools import product
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from scipy.linalg import lapack
+from scipy.linalg import lapack, solve
 from scipy.spatial import KDTree
 from threadpoolctl import threadpool_limits
 from torch import Tensor
@@ -315,9 +315,17 @@ def _posterior(kernel: Kernel, spots: Observed, noise: Tensor) -> Tensor:
     weights = torch.empty_like(spots.values)
     for ratio in noise.unique():
         maps = noise == ratio
-        factor = torch.linalg.cholesky(covariance + ratio * torch.diag(spots.variance))
-        weights[:, maps] = torch.cholesky_solve(spots.values[:, maps], factor)
+        noisy = covariance.clone()
+        noisy.diagonal().add_(ratio * spots.variance)
+        weights[:, maps] = _solved(noisy, spots.values[:, maps])
     return weights
+
+
+def _solved(covariance: Tensor, values: Tensor) -> Tensor:
+    """(n, K) covariance⁻¹ values."""
+    if covariance.is_cuda:
+        return torch.cholesky_solve(values, torch.linalg.cholesky(covariance))
+    return torch.from_numpy(solve(covariance.numpy(), values.numpy(), assume_a="pos", check_finite=False))
 
 
 def _tiles(

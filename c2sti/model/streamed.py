@@ -3,7 +3,8 @@
 Beyond `MANY` spots, or where expression is left on disk, nothing of the size spots × genes is held. What that changes:
 
 - axes are those of means over square patches of tissue (at most `PATCHES` a section), which have lost most of the count
-  noise; so there are no halvings, whose point it is to keep that noise out, and depth does not weigh on the axes;
+  noise; so there are no halvings, whose point it is to keep that noise out, and depth does not weigh on the axes. On
+  small sections this scores as :func:`~c2sti.model.programmes.describe` does without halvings;
 - how noisy a spot is for its depth is read off in a few windows of the tissue, not everywhere;
 - the spots of a section are gathered by two and two (or three and three) where the maps vary so slowly that nothing is
   lost by it.
@@ -28,7 +29,7 @@ from c2sti.field import EXACT, Field, Observed, observe
 from c2sti.model.programmes import LARGEST_RESIDUAL, TARGET_SUM, Programmes, recover_counts
 from c2sti.ops import patch_means, patches
 
-MANY = 20_000  # spots of all sections together
+MANY = EXACT  # spots of all sections together: as many as maps of are exact
 PATCHES = 1200  # of a section
 CHUNK = 4096  # genes whose inner products are added at a time
 WINDOWS, WINDOW = 12, 300  # of tissue, and their spots, that tell how noise depends on depth
@@ -177,12 +178,12 @@ def _noise_by_depth(
     places = x[np.lexsort(x.T)]
     centres = places[np.random.default_rng(seed).permutation(len(places))[:WINDOWS]]
     chosen = np.unique(KDTree(x).query(centres, k=min(WINDOW, len(x)))[1])
-    left = np.empty(len(chosen))
+    left, fast = np.empty(len(chosen)), _gathered(plain)
     for depth in np.unique(z[chosen]):
         here = z[chosen] == depth
         spots = chosen[here]
         scores = plain.observed.values[torch.as_tensor(spots, device=plain.observed.x.device)].cpu().numpy()
-        (maps,) = plain.at(x[spots], [depth])
+        (maps,) = fast.at(x[spots], [depth])
         # The axes are orthonormal: |y - f·axes|² without ever making y - f·axes.
         left[here] = size[spots] - 2 * (scores * maps).sum(axis=1) + (maps**2).sum(axis=1)
     sample = log_depth[chosen]
