@@ -75,7 +75,8 @@ def measure(a: Section, b: Section, spacing: float, overlap: float) -> dict[str,
 def _sampled(expression: Expression) -> sp.csr_array:
     n = expression.shape[0]
     if n <= SAMPLED:
-        return in_memory(expression)
+        # A copy: scipy sorts the entries of a matrix that is compared, in place, and models draw in their order.
+        return in_memory(expression).copy()
     return expression[np.sort(np.random.default_rng(SEED).permutation(n)[:SAMPLED])]
 
 
