@@ -21,6 +21,7 @@ FIT = "fit"  # uns of a result: how well the two sections fit
 COEXPRESSION = "coexpression"  # varp and uns: gene graphs
 ALIGNMENT = "alignment"  # uns: how a section was brought into the frame of another
 VIRTUAL_HISTOLOGY = "virtual_histology"  # uns of a result: sections whose H&E was made, not photographed
+COUNTS = "counts"  # uns of what tl.sample_counts gives: how its counts were drawn
 OBS_KEYS = "obs_keys"  # uns of a result: the annotations that were carried along
 TAKEN = frozenset(
     {"tissue", "array_row", "array_col", SUPPORT, SECTION, INSERTED, Z, CONFIDENCE, LIBRARY_SIZE}

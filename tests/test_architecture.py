@@ -25,6 +25,7 @@ LEVEL = {
     "metrics": 0.5,
     "field": 0.5,
     "spread": 0.5,
+    "counts": 0.5,
     "fit": 0.7,  # stands on ops
     "grid": 1,
     "model": 1,

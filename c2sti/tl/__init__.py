@@ -3,6 +3,7 @@
 from c2sti.tl._coexpression import coexpression
 from c2sti.tl._evaluate import evaluate
 from c2sti.tl._interpolate import interpolate
+from c2sti.tl._sample_counts import sample_counts
 from c2sti.tl._series import interpolate_series
 from c2sti.tl._to_slices import to_slices
 from c2sti.tl._to_spatialdata import to_spatialdata
@@ -14,6 +15,7 @@ __all__ = [
     "evaluate",
     "interpolate",
     "interpolate_series",
+    "sample_counts",
     "to_slices",
     "to_spatialdata",
     "to_volume",
