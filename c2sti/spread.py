@@ -91,18 +91,19 @@ class Spread:
         calibration = None if self.calibration is None else self.calibration.subset(genes)
         return replace(self, prediction=self.prediction.subset(genes), ends=(first, second), calibration=calibration)
 
-    def std(self, section: int, genes: slice = slice(None), points: slice = slice(None)) -> NDArray[np.float32]:
+    def std(self, section: int, genes: slice = slice(None), points: slice | None = None) -> NDArray[np.float32]:
         """(m, n) standard deviation of the inserted values of some genes as estimates of a mean, log1p expression."""
         p = self.positions[section]
-        from_a, from_b = (end.rows(points).expression(genes) for end in self.ends)
+        from_a, from_b = (end.expression(genes) if points is None else end.block(points, genes) for end in self.ends)
         variance = p * (1 - p) * np.square(from_b - from_a)
-        if self.covered is not None and not self.covered[:, points].all():
-            in_a, in_b = self.covered[:, points]
+        where = slice(None) if points is None else points
+        if self.covered is not None and not self.covered[:, where].all():
+            in_a, in_b = self.covered[:, where]
             unknown = (1 - p) * ~in_a + p * ~in_b
             variance = np.maximum(variance, unknown[:, None] * self._disagreement[genes])
         if self._noise is not None:
             weights, basis = self._noise
-            variance += weights[section, points] @ basis[:, genes]
+            variance += weights[section, where] @ basis[:, genes]
         return np.sqrt(variance).astype(np.float32)
 
 

@@ -6,6 +6,7 @@ common lattice as the arrays that interpolators take, and `write_slices` turns w
 """
 
 from c2sti.grid._annotations import Annotations, is_labels
+from c2sti.grid._blocks import Answer
 from c2sti.grid._depth import position_of
 from c2sti.grid._histology import HEImage, Picture, SlideImage, histology_on, image_of
 from c2sti.grid._lattice import (
@@ -20,6 +21,7 @@ from c2sti.grid._lattice import (
     shared_profiles,
 )
 from c2sti.grid._material import material_places
+from c2sti.grid._memory import Extent, Plan, check_dense, memory_of, plan, plan_anyway, tell
 from c2sti.grid._read import (
     LEAST_SPOTS,
     TARGET_SUM,
@@ -32,21 +34,24 @@ from c2sti.grid._read import (
 )
 from c2sti.grid._spatialdata import frame_of, table_of
 from c2sti.grid._store import check_digits, new_store, open_store
-from c2sti.grid._stream import Answer, stream_layers
+from c2sti.grid._stream import stream_layers
 from c2sti.grid._virtual import library_of, library_of_section, section_picture, section_pictures
 from c2sti.grid._write import blank_library, frame_slices, lattice_as_dict, write_slices
 
 __all__ = [
     "Annotations",
     "Answer",
+    "Extent",
     "HEImage",
     "LEAST_SPOTS",
     "Picture",
+    "Plan",
     "Rows",
     "SliceGrid",
     "SlideImage",
     "TARGET_SUM",
     "blank_library",
+    "check_dense",
     "check_digits",
     "common_lattice",
     "frame_of",
@@ -64,9 +69,12 @@ __all__ = [
     "library_of_section",
     "library_sizes",
     "material_places",
+    "memory_of",
     "new_store",
     "open_store",
     "overlap",
+    "plan",
+    "plan_anyway",
     "position_of",
     "profiles",
     "read_slice",
@@ -77,5 +85,6 @@ __all__ = [
     "section_pictures",
     "stream_layers",
     "table_of",
+    "tell",
     "write_slices",
 ]

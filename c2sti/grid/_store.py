@@ -28,7 +28,7 @@ MANTISSA = 23  # bits of a float32
 MOST_DIGITS = 7  # that a float32 holds
 LOCK, PART = "lock", "store.zarr"
 REMOVALS, PAUSE = 20, 0.1  # a worker that has not yet heard that all is over may write once more
-LEVEL = 1
+LEVEL = 5
 
 
 @contextmanager
@@ -116,10 +116,13 @@ def _remove(folder: Path) -> None:
 
 
 def codec() -> Any:
-    """Compression of all arrays: bytes of equal weight side by side, then a fast general one."""
+    """Compression of all arrays: bits of equal weight side by side, then a fast general one.
+
+    Of those tried (zstd 1 and 3, lz4 1 and 5, by bytes and by bits) the smallest or nearly so, and among the fastest.
+    """
     from zarr.codecs import BloscCodec  # noqa: PLC0415 - heavy, and only a streamed result needs it
 
-    return BloscCodec(cname="zstd", clevel=LEVEL, shuffle="shuffle")
+    return BloscCodec(cname="lz4", clevel=LEVEL, shuffle="bitshuffle")
 
 
 def check_digits(digits: int | None) -> None:

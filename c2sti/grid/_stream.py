@@ -1,124 +1,34 @@
-"""Arrays → a store on disk, piece by piece: a result whose dense layers never exist in memory.
-
-An answer is small, ``max(weights @ basis + offset, 0)``, until it is made dense. Each task makes one block of rows and
-genes of all layers from these factors and writes it as one whole chunk an array, so that tasks never meet in a file
-and may be done in any order, anywhere, and again.
-"""
+"""Arrays → a store on disk, piece by piece: a result whose dense layers never exist in memory."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor, as_completed
-from dataclasses import dataclass, replace
-from functools import lru_cache, partial
+import warnings
+from collections.abc import Callable, Generator, Sequence
+from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
+from contextlib import closing
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import scipy.sparse as sp
-import torch
 from anndata import AnnData
 from numpy.typing import NDArray
 from scipy.spatial import KDTree
 from threadpoolctl import threadpool_limits
 
 from c2sti import _keys
-from c2sti._types import FloatArray, InsertedSection, Noise, Prediction, Section, SlicePair
+from c2sti._types import FloatArray, Section, SlicePair
+from c2sti.grid._blocks import Answer, Block, Told, blocks, chunks_of, settled, write_block
+from c2sti.grid._cluster import current_client, write_on_cluster
 from c2sti.grid._lattice import Rows
-from c2sti.grid._store import codec, rounded
-from c2sti.spread import Spread
+from c2sti.grid._memory import Plan
+from c2sti.grid._store import codec
 
-CHUNK_ROWS = 8192
-CHUNK_VALUES = 2**20  # 4 MB
-LEAST_GENES = 64
 SPARSE_CHUNK = 2**20
+MEASURED_ROWS = 2048  # rows of a measured section that are read and written together
 READ_AT_ONCE = 256  # spots between two wanted ones that are read along rather than skipped
 ARRAY: dict[str, Any] = {"encoding-type": "array", "encoding-version": "0.2.0"}  # anndata's mark of a dense array
-OUT_OF_MEMORY = (MemoryError, torch.OutOfMemoryError)
-
-
-@dataclass(frozen=True)
-class Answer:
-    """What every dense layer is computed from, and nothing else: it travels to where the work is done.
-
-    Parameters
-    ----------
-    names
-        S names of the inserted sections.
-    slices
-        S sections.
-    inside
-        (S, M) rows inside the outline of each.
-    spread
-        How sure they are, where that is asked for.
-    std, level
-        Whether standard deviations are wanted, and the level of intervals.
-    digits
-        Significant decimal digits to keep.
-    """
-
-    names: Sequence[str]
-    slices: tuple[InsertedSection, ...]
-    inside: NDArray[np.bool_]
-    spread: Spread | None = None
-    std: bool = False
-    level: float | None = None
-    digits: int | None = None
-
-    @property
-    def shape(self) -> tuple[int, int]:
-        """Rows and genes, (M, N)."""
-        return self.slices[0].weights.shape[0], len(self.slices[0].offset)
-
-    def kinds(self) -> list[str]:
-        """What is written of each section beside its values."""
-        bounds = [_keys.LOWER, _keys.UPPER] if self.level is not None else []
-        return [_keys.STD] * self.std + bounds
-
-    def layers(self) -> list[str]:
-        """Names of all layers."""
-        doubts = [_keys.doubt(name, kind) for name in self.names for kind in self.kinds()]
-        return [*self.names, *doubts]
-
-    def values(self, i: int, rows: slice, genes: slice) -> Iterator[tuple[str, NDArray[np.float32]]]:
-        """Layers of section i, by name: (m, n) of some rows and genes."""
-        name = self.names[i]
-        made = self.slices[i].rows(rows).expression(genes)
-        yield name, made
-        if self.spread is not None and self.std:
-            yield _keys.doubt(name, _keys.STD), self.spread.std(i, genes, rows)
-        if self.spread is not None and self.spread.calibration is not None and self.level is not None:
-            lower, upper = self.spread.calibration.bounds(made, self.level, genes)
-            yield _keys.doubt(name, _keys.LOWER), lower
-            yield _keys.doubt(name, _keys.UPPER), upper
-
-
-@dataclass(frozen=True)
-class Told:
-    """What a task has found out about its block beside the values, for the confidence of each bin.
-
-    Parameters
-    ----------
-    rows
-        Rows of the block.
-    doubt
-        (S, m) std² summed over the block's genes.
-    moments
-        (S, 3, n) number of rows inside the section's outline, mean of the values there, and sum of squares around it.
-    rows_at_once
-        As many rows as fitted into memory together.
-    """
-
-    rows: slice
-    doubt: FloatArray
-    moments: FloatArray
-    rows_at_once: int
-
-
-def chunks_of(shape: tuple[int, int]) -> tuple[int, int]:
-    """Rows and genes of a chunk: tall, because one gene of all rows is what is looked at; 4 MB."""
-    rows = max(min(shape[0], CHUNK_ROWS), 1)
-    return rows, max(min(shape[1], max(CHUNK_VALUES // rows, LEAST_GENES)), 1)
 
 
 def stream_layers(
@@ -128,6 +38,7 @@ def stream_layers(
     pair: SlicePair,
     rows: Rows,
     *,
+    plan: Plan,
     progress: Callable[[float], object] = lambda share: None,
 ) -> None:
     """Write a whole result: the frame, the measured sections as CSR, the inserted ones block by block.
@@ -142,6 +53,8 @@ def stream_layers(
         What the inserted layers are computed from.
     pair, rows
         The measured sections, and the M points.
+    plan
+        How much is worked on at a time.
     progress
         Is told each share of the work that has been done.
     """
@@ -164,7 +77,7 @@ def stream_layers(
             compressors=codec(),
             attributes=ARRAY,
         )
-    told = write_blocks(store, answer, progress=progress)
+    told = write_blocks(store, answer, plan, progress=progress)
     if answer.std:
         _fill_confidence(frame, answer, told)
         write_elem(group, "obs", frame.obs)
@@ -174,116 +87,51 @@ def stream_layers(
 # ---- the inserted sections
 
 
-def blocks(shape: tuple[int, int]) -> list[tuple[slice, slice]]:
-    """Rows and genes of every chunk, gene blocks first."""
-    m, n = chunks_of(shape)
-    return [
-        (slice(row, min(row + m, shape[0])), slice(gene, min(gene + n, shape[1])))
-        for gene in range(0, shape[1], n)
-        for row in range(0, shape[0], m)
-    ]
-
-
-def write_blocks(
-    store: Path, answer: Answer, *, progress: Callable[[float], object] = lambda share: None
-) -> list[Told]:
-    """Write all blocks of the inserted layers, by as many threads as torch has, and give back what each tells."""
-    answer = settled(answer)
-    wanted = blocks(answer.shape)
-    work = partial(write_block, str(store), answer)
+def write_blocks(store: Path, answer: Answer, plan: Plan, *, progress: Callable[[float], object]) -> list[Told]:
+    """Write all blocks of the inserted layers, by threads or by the caller's cluster, and give back what each tells."""
+    answer, wanted, client = settled(answer), blocks(answer.shape), current_client()
     told: list[Told | None] = [None] * len(wanted)
-    pool = ThreadPoolExecutor(max_workers=torch.get_num_threads())
+    found = (
+        write_by_threads(store, answer, wanted, plan)
+        if client is None
+        else write_on_cluster(client, store.absolute(), answer, wanted, plan.rows_at_once)
+    )
+    rows_at_once = plan.rows_at_once
+    with closing(found):  # whatever happens here, nobody writes on once we are gone
+        for place, block in found:
+            told[place] = block
+            progress(1 / len(wanted))
+            if block.rows_at_once < rows_at_once:
+                text = f"out of memory with {rows_at_once} rows at once; going on with {block.rows_at_once}"
+                warnings.warn(text, stacklevel=2)
+                rows_at_once = block.rows_at_once
+    return [block for block in told if block is not None]
+
+
+def write_by_threads(
+    store: Path, answer: Answer, wanted: Sequence[Block], plan: Plan
+) -> Generator[tuple[int, Told], None, None]:
+    """Write blocks here, and give back what each tells, by its place, in any order."""
+    rows_at_once, places = plan.rows_at_once, iter(range(len(wanted)))
+    jobs: dict[Future[Told], int] = {}
+    pool = ThreadPoolExecutor(max_workers=plan.tasks)
     try:
         with threadpool_limits(1, user_api="blas"):  # threads of ours, not threads of theirs in each of ours
-            jobs: dict[Future[Told], int] = {pool.submit(work, block): i for i, block in enumerate(wanted)}
-            for job in as_completed(jobs):
-                told[jobs[job]] = job.result()
-                progress(1 / len(wanted))
+            while True:
+                # Few wait in line, so that the next ones know of the memory that the last ones lacked.
+                for place in islice(places, plan.tasks + 1 - len(jobs)):
+                    jobs[pool.submit(write_block, str(store), answer, wanted[place], rows_at_once)] = place
+                if not jobs:
+                    return
+                for job in wait(jobs, return_when=FIRST_COMPLETED).done:
+                    told = job.result()
+                    rows_at_once = min(rows_at_once, told.rows_at_once)
+                    yield jobs.pop(job), told
     finally:
         pool.shutdown(cancel_futures=True)
-    return [t for t in told if t is not None]
-
-
-def settled(answer: Answer) -> Answer:
-    """The same with all that is computed once computed, and what is sparse stored by genes: blocks take few of them."""
-    stored: dict[int, FloatArray | sp.csc_array] = {}
-
-    def by_genes(section: InsertedSection) -> InsertedSection:
-        key = id(section.basis)  # shared by sections, and to stay so
-        if key not in stored:
-            stored[key] = sp.csc_array(section.basis) if sp.issparse(section.basis) else section.basis
-        return replace(section, basis=stored[key])
-
-    slices = tuple(map(by_genes, answer.slices))
-    spread = answer.spread
-    if spread is not None:
-        noise, calibration = spread.prediction.noise, spread.calibration
-        if noise is not None:
-            noise = Noise(partial(np.asarray, noise.weights()), partial(np.asarray, noise.basis()))
-        if calibration is not None:
-            first, second = calibration.predicted
-            calibration = replace(calibration, predicted=(by_genes(first), by_genes(second)))
-        from_a, from_b = map(by_genes, spread.ends)
-        prediction = Prediction(slices, noise=noise)
-        spread = replace(spread, prediction=prediction, ends=(from_a, from_b), calibration=calibration)
-    return replace(answer, slices=slices, spread=spread)
-
-
-def write_block(store: str, answer: Answer, block: tuple[slice, slice], rows_at_once: int = CHUNK_ROWS) -> Told:
-    """Compute one block of all inserted layers and write it, a whole chunk an array."""
-    rows, genes = block
-    arrays = _arrays(store)
-    s, m, n = len(answer.slices), rows.stop - rows.start, genes.stop - genes.start
-    doubt, moments = np.zeros((s, m)), np.zeros((s, 3, n))
-    for i, name in enumerate(answer.names):
-        made, rows_at_once = _computed(answer, i, rows, genes, rows_at_once)
-        for layer, values in made.items():
-            arrays[layer][rows, genes] = rounded(values, answer.digits)
-        if answer.std:
-            doubt[i] = np.square(made[_keys.doubt(name, _keys.STD)], dtype=np.float64).sum(axis=1)
-            moments[i] = _moments(made[name][answer.inside[i, rows]])
-    return Told(rows, doubt, moments, rows_at_once)
-
-
-def _computed(
-    answer: Answer, i: int, rows: slice, genes: slice, at_once: int
-) -> tuple[dict[str, NDArray[np.float32]], int]:
-    """Layers of one section in one block, (m, n), and the number of rows that were computed together."""
-    shape = (rows.stop - rows.start, genes.stop - genes.start)
-    made: dict[str, NDArray[np.float32]] = {}
-    start, at_once = 0, min(at_once, shape[0])
-    while start < shape[0]:
-        stop = min(start + at_once, shape[0])
-        try:
-            for name, values in answer.values(i, slice(rows.start + start, rows.start + stop), genes):
-                made.setdefault(name, np.empty(shape, dtype=np.float32))[start:stop] = values
-        except OUT_OF_MEMORY:
-            if at_once == 1:
-                raise
-            at_once = max(at_once // 2, 1)
-            continue
-        start = stop
-    return made, at_once
-
-
-@lru_cache(maxsize=2)
-def _arrays(store: str) -> dict[str, Any]:
-    """Inserted layers of a store, opened once a process."""
-    import zarr  # noqa: PLC0415 - see above
-
-    layers: Any = zarr.open_group(store, mode="r+")["layers"]
-    return dict(layers.arrays())
 
 
 # ---- confidence, see spread.confidence: what is asked of whole sections, from what blocks tell
-
-
-def _moments(values: NDArray[np.float32]) -> FloatArray:
-    """(3, n) number, mean and sum of squares around it, of (m, n) values."""
-    if len(values) == 0:
-        return np.zeros((3, values.shape[1]))
-    mean = values.mean(axis=0, dtype=np.float64)
-    return np.stack([np.full(len(mean), float(len(values))), mean, np.square(values - mean).sum(axis=0)])
 
 
 def _together(first: FloatArray, second: FloatArray) -> FloatArray:
@@ -325,8 +173,8 @@ def _write_measured(layers: Any, name: str, section: Section, points: FloatArray
     how = {"chunks": (SPARSE_CHUNK,), "compressors": codec(), "indptr_dtype": np.dtype("int64")}
     write_elem(layers, name, none, dataset_kwargs=how)
     written = sparse_dataset(layers[name])
-    for first in range(0, len(points), CHUNK_ROWS):
-        block = slice(first, first + CHUNK_ROWS)
+    for first in range(0, len(points), MEASURED_ROWS):
+        block = slice(first, first + MEASURED_ROWS)
         inside = tissue[block]
         values = spots(section.expression, nearest[block][inside])
         length = np.zeros(len(inside), dtype=np.int64)

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pandas as pd
+import torch
 from anndata import AnnData
 from tqdm.auto import tqdm
 
@@ -65,6 +66,7 @@ def insert(
     on_misfit: fit.OnMisfit = "warn",
     progress: Callable[[float], object] = lambda share: None,
     stream: Stream | None = None,
+    max_memory: int | None = None,
 ) -> AnnData:
     """Insert sections between two, and put all of them side by side, as :func:`interpolate` returns them.
 
@@ -96,6 +98,8 @@ def insert(
         Is told each share of the work that has been done: 1 in all for what is computed, 1 more for what is streamed.
     stream
         Where to write the layers; None for memory.
+    max_memory
+        Bytes to get by with, of the result and of what it is made from.
 
     Returns
     -------
@@ -111,6 +115,18 @@ def insert(
     complain(fits, a.name, b.name, on_misfit)
     pair = pair if reads_blocks(method) else pair.in_memory()
     rows = grid.rows_of(a, b, lattice, at)
+    extent = grid.Extent(
+        len(rows.points),
+        pair.n_genes if wanted is None else len(wanted),
+        len(fractions),
+        n_values=sum(getattr(s.expression, "nnz", 0) for s in pair.sections),
+        std=std,
+        interval=interval is not None,
+    )
+    if stream is None:
+        grid.check_dense(extent, max_memory)
+    else:
+        grid.tell(extent, grid.plan(extent, max_memory, torch.get_num_threads()))
     how: dict[str, Any] = {"device": device, "seed": seed, "progress": progress}
     found: Spread | None = None
     if std or interval is not None:
@@ -158,7 +174,9 @@ def insert(
         inside = np.stack([rows.inside(p) for p in fractions])
         sections = tuple(_keys.inserted(key_added, len(fractions)))
         answer = grid.Answer(sections, prediction.slices, inside, found, std, interval, stream.digits)
-        grid.stream_layers(stream.store, out, answer, pair, rows, progress=progress)
+        extent = replace(extent, n_components=answer.n_components)
+        plan = grid.plan_anyway(extent, max_memory, torch.get_num_threads())
+        grid.stream_layers(stream.store, out, answer, pair, rows, plan=plan, progress=progress)
     return out
 
 

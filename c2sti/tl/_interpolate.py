@@ -52,6 +52,7 @@ def interpolate(
     show_progress_bar: bool = True,
     out: str | Path | None = None,
     digits: int | None = None,
+    max_memory: int | str | None = None,
 ) -> AnnData:
     """Make the missing sections between two measured ones.
 
@@ -124,6 +125,10 @@ def interpolate(
     digits
         Significant decimal digits that `out` keeps of the inserted values (and their spread); by default all that
         float32 has. The relative error is at most half a unit of the last one, and files are smaller.
+    max_memory
+        Memory to get by with, in bytes or as text, ``"8GB"``. With `out` it says how much is worked on at a time, and
+        too little is refused with the least that works. Without, a result that is larger is refused. What the method
+        itself needs while it works is not counted, nor what the caller holds.
 
     Returns
     -------
@@ -201,6 +206,15 @@ def interpolate(
     ``anndata.experimental.read_lazy("sections.zarr")[:, ["ERBB2"]].to_memory()``, and all of it by
     ``anndata.read_zarr("sections.zarr")``.
 
+    Blocks of rows and genes are made by as many threads as torch has (``OMP_NUM_THREADS``), or, where there is a client
+    of ``dask.distributed``, as tasks on its cluster: the workers need c2sti and the file system of `out`. A worker that
+    is killed is made up for by the others; where there is none at all for two minutes, the run fails. The values are
+    the same either way. A block that runs out of memory goes on with half the rows, with a warning.
+
+    `max_memory` counts the answer's factors, 8 K (S M + N) bytes for K components, 24 bytes for each measured value
+    that is not zero, 300 for each row, and 24 to 36 for each value of the 4 MB blocks that are worked on side by side
+    (up to twice that with `std` and `interval`); the log says how much it comes to.
+
     The store is written beside its place, in a hidden folder, and moved there when it is whole. If the run fails or is
     interrupted, nothing is left; what a run that was killed leaves is removed by the next one for the same place.
 
@@ -223,6 +237,7 @@ def interpolate(
     check_level(interval)
     check_on_misfit(on_misfit)
     grid.check_digits(digits)
+    limit = grid.memory_of(max_memory)
     if out is None and digits is not None:
         raise ValueError(f"digits = {digits} is for results that are written to a store; name one: out='sections.zarr'")
     method = resolve(model)
@@ -266,6 +281,7 @@ def interpolate(
             key_added=key_added,
             progress=shares_of(bar),
             stream=None if store is None else Stream(store, digits),
+            max_memory=limit,
         )
     added = ", ".join(_keys.inserted(key_added, len(fractions)))
     where = "`.layers`" if out is None else f"the layers of {out}"
