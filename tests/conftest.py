@@ -7,13 +7,17 @@ from pathlib import Path
 
 import matplotlib
 import numpy as np
+import pandas as pd
 import pytest
 import scipy.sparse as sp
 import torch
 from anndata import AnnData
 
-from c2sti._types import Lattice, Section, SlicePair
+import c2sti
+from c2sti import grid
+from c2sti._types import InsertedSection, Lattice, Section, SlicePair
 from c2sti.datasets import Phantom, phantom
+from c2sti.grid import _blocks
 
 matplotlib.use("Agg")
 
@@ -72,3 +76,42 @@ def array_pair(values_a: np.ndarray, values_b: np.ndarray, side: int, *context: 
         Lattice((0.0, 0.0), 1.0, (side, side)),
         context,
     )
+
+
+# ---- results that are written block by block
+
+PLAN = grid.Plan(tasks=2, rows_at_once=10_000)
+
+
+def interpolate(a: AnnData, b: AnnData, **keywords: object) -> AnnData:
+    return c2sti.tl.interpolate(a, b, show_progress_bar=False, **keywords)
+
+
+def never(*_: object, **__: object) -> None:
+    raise AssertionError("work was done")
+
+
+@pytest.fixture
+def small_chunks(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Several blocks along both sides of a small result, the last ones narrower."""
+    monkeypatch.setattr(_blocks, "CHUNK_ROWS", 50)
+    monkeypatch.setattr(_blocks, "CHUNK_VALUES", 50 * 13)
+    monkeypatch.setattr(_blocks, "LEAST_GENES", 13)
+
+
+def made_answer(n_rows: int, n_genes: int, n_sections: int = 1) -> tuple[AnnData, grid.Answer, SlicePair, grid.Rows]:
+    """An answer of any size, and a pair of four spots."""
+    rng = np.random.default_rng(0)
+    basis = rng.standard_normal((5, n_genes))
+    slices = tuple(
+        InsertedSection(rng.standard_normal((n_rows, 5)), basis, np.ones(n_genes)) for _ in range(n_sections)
+    )
+    xy, lattice = square_array(2), Lattice((0.0, 0.0), 1.0, (2, 2))
+    expression = sp.csr_array(rng.random((4, n_genes), dtype=np.float32))
+    pair = SlicePair(Section(xy, expression, 0.0), Section(xy, expression, 1.0), 1.0, lattice)
+    rows = grid.Rows(rng.random((n_rows, 2)), rng.integers(0, 4, n_rows), np.ones((2, 2, 2), dtype=bool))
+    positions = np.arange(1, n_sections + 1) / (n_sections + 1)
+    genes = pd.Index([f"g{i}" for i in range(n_genes)])
+    frame = grid.frame_slices(pair, rows, genes=genes, positions=positions, graphs=None, notes={}, provenance={})
+    names = tuple(f"c2sti_{i + 1}" for i in range(n_sections))
+    return frame, grid.Answer(names, slices, np.ones((n_sections, n_rows), dtype=bool)), pair, rows

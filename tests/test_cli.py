@@ -145,6 +145,28 @@ def test_interpolate_gives_what_the_tool_gives(s: Files, tmp_path: Path, capsys:
     assert found.uns["made"]["inputs"].keys() == wanted.uns["made"]["inputs"].keys()
 
 
+def test_interpolate_streams_when_it_is_told_to(s: Files, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    out = tmp_path / "new" / "large.zarr"
+    words = ["interpolate", *s(0, 2), "--model", "copy", "-q", "-o", str(out)]
+    assert main([*words, "--digits", "3"]) == 1
+    assert "--digits is for results that are written block by block; add --stream" in capsys.readouterr().err
+    assert main([*words[:-1], "o.h5ad", "--stream"]) == 1
+    assert "o.h5ad cannot be written block by block; end it in .zarr" in capsys.readouterr().err
+    assert main([*words, "--max-memory", "1kB"]) == 1
+    assert "--stream on the command line" in capsys.readouterr().err
+    words = [*words, "--stream", "--digits", "3", "--max-memory", "8GB"]
+    for more in ([], ["--force"]):
+        assert main([*words, *more]) == 0
+        assert capsys.readouterr().out == f"{out}\n"
+        found = ad.read_zarr(out)
+        assert found.X is None
+        assert found.layers["slice_a"].format == "csr"
+        assert found.uns["c2sti"]["parameters"]["digits"] == 3
+        assert [path.name for path in out.parent.iterdir()] == ["large.zarr"]
+    assert main(words) == 1
+    assert "large.zarr is there already" in capsys.readouterr().err
+
+
 @pytest.mark.parametrize(
     ("name", "said"),
     [

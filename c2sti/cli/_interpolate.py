@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import argparse
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, get_args
 
+from anndata import AnnData
+
 from c2sti import tl
-from c2sti.cli._files import check_free, read, write
+from c2sti.cli._files import Section, aside, check_free, read, write
 from c2sti.cli._options import add_computing, add_force, add_reading, command, result_file, where_to_read
 from c2sti.cli._say import give, say
 from c2sti.fit import OnMisfit
@@ -30,6 +33,7 @@ EPILOG = """\
 examples:
   c2sti interpolate a.h5ad b.h5ad -n 3 -o sections.zarr
   c2sti interpolate a.h5ad b.h5ad --positions 30 45 -o sections.h5ad
+  c2sti interpolate a.h5ad b.h5ad -n 3 --stream --digits 3 --max-memory 8GB -o large.zarr
   c2sti interpolate s2.h5ad s3.h5ad --context s1.h5ad@-1 s4.h5ad@2 -o sections.h5ad
 """
 
@@ -80,6 +84,20 @@ def add(commands: Any) -> None:
         "--key-added", default="c2sti", metavar="KEY", help="prefix of the layers (default: %(default)s)"
     )
     add_computing(parser)
+    group = parser.add_argument_group("results that do not fit into memory")
+    group.add_argument(
+        "--stream", action="store_true",
+        help="write a .zarr block by block and never hold it: without X, and A and B as sparse layers",
+    )  # fmt: skip
+    group.add_argument(
+        "--digits",
+        type=int,
+        metavar="N",
+        help="significant digits to keep, with --stream; 3 halve the files (default: all)",
+    )
+    group.add_argument(
+        "--max-memory", metavar="SIZE", help="memory to get by with, such as 8GB; what needs more is refused"
+    )
     add_reading(parser, aligned=True)
     add_force(parser)
     parser.set_defaults(run=run)
@@ -89,9 +107,28 @@ def run(chosen: argparse.Namespace) -> None:
     """Do it."""
     paths = [chosen.slice_a, chosen.slice_b, *(path for path, _ in chosen.context)]
     check_free([chosen.output], paths, force=chosen.force)
+    if chosen.stream and chosen.output.suffix != ".zarr":
+        raise ValueError(f"{chosen.output} cannot be written block by block; end it in .zarr, or leave out --stream")
+    if chosen.digits is not None and not chosen.stream:
+        raise ValueError("--digits is for results that are written block by block; add --stream")
     sections = [read(path) for path in paths]
+    if not chosen.stream:
+        result = _interpolate(chosen, sections, None)
+        say(chosen, f"writing {chosen.output}")
+        write(result, chosen.output)
+    elif chosen.output.exists():  # and may be replaced, once there is what to replace it with
+        with aside(chosen.output) as part:
+            _interpolate(chosen, sections, part)
+    else:
+        chosen.output.parent.mkdir(parents=True, exist_ok=True)
+        _interpolate(chosen, sections, chosen.output)
+    give(chosen.output)
+
+
+def _interpolate(chosen: argparse.Namespace, sections: Sequence[Section], out: Path | None) -> AnnData:
+    """The sections, written to a store or in memory."""
     around = zip((position for _, position in chosen.context), sections[2:], strict=True)
-    result = tl.interpolate(
+    return tl.interpolate(
         sections[0],
         sections[1],
         n_slices=chosen.n_slices,
@@ -107,12 +144,12 @@ def run(chosen: argparse.Namespace) -> None:
         key_added=chosen.key_added,
         device=chosen.device,
         seed=chosen.seed,
+        out=out,
+        digits=chosen.digits,
+        max_memory=chosen.max_memory,
         show_progress_bar=not chosen.quiet,
         **where_to_read(chosen, sections, aligned=True),
     )
-    say(chosen, f"writing {chosen.output}")
-    write(result, chosen.output)
-    give(chosen.output)
 
 
 def _context(text: str) -> tuple[Path, float]:

@@ -115,8 +115,8 @@ def check_dense(extent: Extent, limit: int | None) -> None:
         layers = extent.n_sections * extent.layers + 3
         raise ValueError(
             f"the result takes {_said(extent.dense)} ({extent.n_rows} bins x {extent.n_genes} genes x {layers} layers) "
-            f"and max_memory is {_said(limit)}; write it to a store instead, out='sections.zarr', or choose fewer "
-            "genes= or a larger pitch="
+            f"and max_memory is {_said(limit)}; write it to a store instead, out='sections.zarr' "
+            "(--stream on the command line), or choose fewer genes= or a larger pitch="
         )
 
 
