@@ -212,6 +212,8 @@ class Profiles:
 
     def _by_lanczos(self, rank: int, smoother: sp.csr_array | None) -> FloatArray:
         """Neither the centring nor the smoothing is carried out on the matrix, but inside matrix-vector products."""
+        if self.shape[1] == 1:
+            return np.ones((1, 1))  # the one direction that there is
         stacked = sp.vstack([x.astype(np.float64) for x in self._side_by_side], format="csr")
         labels = np.repeat(np.arange(len(self.lengths)), self.lengths)
         member = sp.csr_array((np.ones(len(labels)), (np.arange(len(labels)), labels)))
@@ -230,6 +232,8 @@ class Profiles:
         )
         # A fixed start makes Lanczos deterministic without touching anybody's random state.
         start = np.random.default_rng(0).standard_normal(min(self.shape))
+        if not backward(forward(np.resize(start, self.shape[1]))).any():
+            return np.zeros((rank, self.shape[1]))  # nothing varies, which Lanczos takes for a mistake
         _, strength, axes = svds(operator, k=rank, v0=start, solver="arpack")
         axes = axes[np.argsort(-strength)]
         return axes

@@ -133,6 +133,8 @@ def shared_genes(grids: Sequence[SliceGrid], genes: Sequence[str] | pd.Index | N
         )
     if genes is not None:
         wanted = pd.Index([genes] if isinstance(genes, str) else list(genes))
+        if len(wanted) == 0:
+            raise ValueError("genes= is empty; name one gene or more, or leave it out for all that the sections share")
         missing = wanted[~wanted.isin(common)]
         if len(missing):
             raise KeyError(f"{len(missing)} of {len(wanted)} genes= are not in all sections (first: {missing[0]!r})")
