@@ -192,7 +192,9 @@ def relate(out: ad.AnnData, a: ad.AnnData, b: ad.AnnData, given: dict[str, Any],
     given = given | {"std": False, "interval": None}
     names = [str(n) for n in out.uns["c2sti"]["inserted"]]
     # Half-way, and between two spots as near, copying takes the first.
-    kind = str(rng.choice(["genes", "unit"] if given["model"] == "copy" else ["genes", "spots", "unit", "turn", "swap"]))
+    kind = str(
+        rng.choice(["genes", "unit"] if given["model"] == "copy" else ["genes", "spots", "unit", "turn", "swap"])
+    )
     a, b = a.copy(), b.copy()
     xy = np.asarray(out.obsm["spatial"])
     match kind:
