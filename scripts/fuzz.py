@@ -343,13 +343,16 @@ def guarded(family: str, number: int, folder: Path) -> tuple[str, str]:
     return (kind, text) if told else ("crash", f"the process ended with {status}")
 
 
-def fuzz(seconds: float, seed: int, folder: Path) -> tuple[dict[str, Counter[str]], list[str]]:
-    """Run cases for some seconds; counts by family and outcome, and all that is wrong."""
+def fuzz(
+    seconds: float, seed: int, folder: Path, cases: float = float("inf")
+) -> tuple[dict[str, Counter[str]], list[str]]:
+    """Run cases for some seconds, at most so many of a family; counts by outcome, and all that is wrong."""
     counts: dict[str, Counter[str]] = {family: Counter() for family in FAMILIES}
     wrong: list[str] = []
-    end, number = time.monotonic() + seconds, seed * 1_000_000
+    first = number = seed * 1_000_000
+    end = time.monotonic() + seconds
     _whole(folder)
-    while time.monotonic() < end:
+    while time.monotonic() < end and number - first < cases:
         for family in FAMILIES:
             run = guarded if family == "files" else outcome
             kind, text = run(family, number, folder)
