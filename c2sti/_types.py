@@ -18,6 +18,8 @@ from numpy.typing import NDArray
 from c2sti._stored import Expression, in_memory
 
 FloatArray = NDArray[np.floating]
+DENSE = 2**25  # values of a basis up to which it is made dense
+PIECE = 256  # genes whose values in all spots stay in the processor's cache
 BY_SECTION = frozenset({"displacement"})  # notes of a prediction with an entry for each of its sections
 
 
@@ -169,8 +171,9 @@ class InsertedSection:
 
     def expression(self, genes: slice | NDArray[np.intp] = slice(None)) -> NDArray[np.float32]:
         """(M, n) log1p expression of the chosen genes, ≥ 0."""
-        product = self.weights @ self.basis[:, genes]
-        dense = product.toarray() if isinstance(product, sp.sparray) else np.asarray(product)
+        weights, basis = self.weights, self.basis[:, genes]
+        sparse = isinstance(weights, sp.sparray) and isinstance(basis, sp.sparray)
+        dense = _blended(weights, basis) if sparse else np.asarray(weights @ basis)
         dense += self.offset[genes].astype(dense.dtype, copy=False)  # in place: memory is what a gene costs
         return np.maximum(dense, 0, out=dense).astype(np.float32, copy=False)
 
@@ -191,6 +194,18 @@ class InsertedSection:
     def subset(self, genes: NDArray[np.intp]) -> InsertedSection:
         """The same section with some of its genes, by index."""
         return replace(self, basis=self.basis[:, genes], offset=self.offset[genes])
+
+
+def _blended(weights: sp.csr_array, basis: sp.csr_array) -> FloatArray:
+    """(M, n) product of sparse factors by way of dense spots, a few genes at a time: adding sparse rows is slower."""
+    if np.prod(basis.shape) > DENSE:
+        return (weights @ basis).toarray()
+    weights, spots = weights.astype(np.float32, copy=False), basis.astype(np.float32, copy=False).toarray()
+    made = np.empty((weights.shape[0], basis.shape[1]), dtype=np.float32)
+    for first in range(0, made.shape[1], PIECE):
+        genes = slice(first, first + PIECE)
+        made[:, genes] = weights @ spots[:, genes]
+    return made
 
 
 @dataclass(frozen=True)

@@ -1,0 +1,71 @@
+"""The scripts of benchmarks/ run, at tiny sizes, and write what they promise."""
+
+from __future__ import annotations
+
+import importlib
+import json
+import sys
+from pathlib import Path
+from types import ModuleType
+
+import numpy as np
+import pytest
+import scipy.sparse as sp
+
+from c2sti._types import InsertedSection
+
+FOLDER = Path(__file__).parents[1] / "benchmarks"
+ROWS = {"throughput": 3, "end_to_end": 5, "training_step": 1, "latency": 7}
+
+
+def script(name: str, monkeypatch: pytest.MonkeyPatch) -> ModuleType:
+    monkeypatch.syspath_prepend(FOLDER)
+    monkeypatch.delitem(sys.modules, name, raising=False)
+    return importlib.import_module(name)
+
+
+@pytest.mark.parametrize("name", ["throughput", "end_to_end", "training_step"])
+def test_a_script_writes_its_figures_and_the_machine(
+    name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = script(name, monkeypatch).main(["--quick", "--repeats", "1", "--out", str(tmp_path)])
+    assert path == tmp_path / f"{name}.json"
+    found = json.loads(path.read_text())
+    assert (found["benchmark"], found["seed"], found["quick"]) == (name, 0, True)
+    assert {"cpu", "cores", "threads", "load", "versions", "date"} <= set(found["machine"])
+    assert len(found["rows"]) == ROWS[name]
+    assert str(path) in capsys.readouterr().out
+
+
+def test_growth_of_one_size_and_its_exponent(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    growth = script("growth", monkeypatch)
+    growth.main(["--one", "90", "20", "--model", "linear"])
+    found = json.loads(capsys.readouterr().out)
+    assert (found["bins"], found["genes"]) == (90, 20)
+    assert found["peak_mb"] >= found["before_mb"] > 50
+    record = script("_record", monkeypatch)
+    assert record.exponent([10, 100, 1000], [2, 20, 200]) == pytest.approx(1)
+    assert record.exponent([10, 100], [3, 300]) == pytest.approx(2)
+    assert np.isnan(record.exponent([10], [3]))
+
+
+def test_latency_has_a_row_for_each_import_and_model(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    latency = script("latency", monkeypatch)
+    # An import in a process of its own takes seconds where processes share the cores.
+    monkeypatch.setattr(latency.subprocess, "run", lambda *call, **how: None)
+    found = json.loads(latency.main(["--quick", "--repeats", "1", "--out", str(tmp_path)]).read_text())
+    assert [row["what"] for row in found["rows"]][2:] == ["copy", "linear", "lowrank", "gp", "c2sti"]
+    assert len(found["rows"]) == ROWS["latency"]
+
+
+def test_traffic_by_hand(monkeypatch: pytest.MonkeyPatch) -> None:
+    throughput = script("throughput", monkeypatch)
+    nothing = np.zeros(5)
+    dense = InsertedSection(np.ones((2, 3), np.float32), np.ones((3, 5), np.float32), nothing)
+    # 6 + 15 values in and 10 out, 4 bytes each; 2 · 2 · 3 · 5 operations.
+    assert throughput.traffic(dense, 2, 5) == (4 * 31, 60)
+    weights, spots = sp.csr_array(np.eye(2, 3)), sp.csr_array(np.eye(3, 5))
+    # 2 and 3 entries of 8 bytes in, 10 values out; 2 entries times 5 genes.
+    assert throughput.traffic(InsertedSection(weights, spots, nothing), 2, 5) == (8 * 5 + 40, 20)
