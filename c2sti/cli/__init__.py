@@ -11,12 +11,20 @@ import sys
 from collections.abc import Sequence
 from importlib.metadata import version
 
-from c2sti.cli import _align, _demo, _evaluate, _interpolate, _train
+from c2sti.cli import _align, _demo, _describe, _evaluate, _interpolate, _sample_counts, _train
 from c2sti.cli._talk import talking
 
 __all__ = ["main", "parser"]
 
-COMMANDS = (_align, _interpolate, _evaluate, _train, _demo)  # in the order in which a user meets them
+COMMANDS = (
+    _align,
+    _interpolate,
+    _describe,
+    _sample_counts,
+    _evaluate,
+    _train,
+    _demo,
+)  # in the order in which a user meets them
 
 # What our own checks, a reader of files or a missing extra say to the user. Anything else is a mistake of ours, and is
 # shown with its traceback.

@@ -1,6 +1,7 @@
 """Tools: make the missing sections, take the result apart, learn from a series, and measure how well it works."""
 
 from c2sti.tl._coexpression import coexpression
+from c2sti.tl._describe import describe
 from c2sti.tl._evaluate import evaluate
 from c2sti.tl._interpolate import interpolate
 from c2sti.tl._sample_counts import sample_counts
@@ -12,6 +13,7 @@ from c2sti.tl._train import train
 
 __all__ = [
     "coexpression",
+    "describe",
     "evaluate",
     "interpolate",
     "interpolate_series",

@@ -5,7 +5,6 @@ from __future__ import annotations
 import warnings
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -21,9 +20,9 @@ from c2sti.spread import Spread, ask
 from c2sti.tl._coexpression import graphs
 from c2sti.tl._labels import carry, shared_labels
 from c2sti.tl._models import reads_blocks
+from c2sti.tl._provenance import provenance
 
 SHARES = "{desc}: {percentage:3.0f}%|{bar}| {elapsed}<{remaining}"  # of a bar that is told shares, which round
-LIBRARIES = ("c2sti", "anndata", "numpy", "scipy", "torch")
 
 
 @dataclass(frozen=True)
@@ -49,7 +48,7 @@ def insert(
     *,
     context: Mapping[float, grid.SliceGrid],
     method: Interpolator,
-    method_name: str,
+    model: Mapping[str, str],
     lattice: Lattice,
     device: str,
     at: FloatArray | None = None,
@@ -57,6 +56,7 @@ def insert(
     encoder: PictureEncoder | None = None,
     targets: Mapping[float, grid.HEImage] | None = None,
     parameters: Mapping[str, Any] | None = None,
+    call: str | None = None,
     seed: int = 0,
     key_added: str = _keys.RESULT,
     labels: Mapping[str, pd.CategoricalDtype | None] | None = None,
@@ -78,14 +78,16 @@ def insert(
         (S,) positions in (0, 1), increasing.
     context
         Further sections by position, beyond the pair.
-    method, method_name
-        The interpolator, and what provenance calls it.
+    method, model
+        The interpolator, and what :func:`c2sti.tl._provenance.model_record` says of it.
     lattice
         Its bins inside the union of both tissues are the rows, if `at` names no points.
     encoder, targets
         As in :func:`c2sti.grid.make_pair`.
     parameters
         Of the caller, for the provenance; those that are None are left out.
+    call
+        The caller's call as text, where the result is given to the user as it is.
     labels
         What :func:`c2sti.tl._labels.shared_labels` says of the series, where the two are part of one.
     with_graphs
@@ -143,7 +145,7 @@ def insert(
     folds = {"folding": fit.folding(field, pair.lattice, fractions.tolist())}
     complain(folds, a.name, b.name, on_misfit)
     pictures = grid.section_pictures(a.image, b.image, lattice, fractions, displacement=field, targets=targets)
-    record = provenance((a, b, *context.values()), method_name, lattice, seed, parameters or {})
+    record = provenance((a, b, *context.values()), model, lattice, seed, parameters or {}, call)
     common: dict[str, Any] = {
         "genes": names,
         "positions": fractions,
@@ -218,28 +220,7 @@ def shares_of(bar: tqdm[Any]) -> Callable[[float], object]:
     return lambda share: bar.update(min(100 * share, (bar.total or 0) - bar.n))
 
 
-def provenance(
-    grids: Sequence[grid.SliceGrid], method_name: str, lattice: Lattice, seed: int, parameters: Mapping[str, Any]
-) -> dict[str, Any]:
-    """What a result says of how it was made."""
-    return {
-        "model": {"name": method_name},
-        "expression": "log1p of counts scaled to 1e4" if grids[0].counts else "as given",
-        "parameters": _without_none({"pitch": lattice.pitch, "seed": seed, **parameters}),
-        "inputs": {g.name: _input(g) for g in grids},
-        "versions": {name: version(name) for name in LIBRARIES},
-    }
-
-
 def _depths(a: grid.SliceGrid, b: grid.SliceGrid, fractions: FloatArray) -> dict[str, FloatArray]:
     if a.z is None or b.z is None:
         return {}
     return {"z": a.z + np.array([0.0, *fractions, 1.0]) * (b.z - a.z)}
-
-
-def _input(g: grid.SliceGrid) -> dict[str, Any]:
-    return {"fingerprint": g.fingerprint(), "n_obs": len(g.xy), "n_vars": len(g.genes), "layout": g.layout}
-
-
-def _without_none(parameters: Mapping[str, Any]) -> dict[str, Any]:
-    return {key: value for key, value in parameters.items() if value is not None}

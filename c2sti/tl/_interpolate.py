@@ -19,6 +19,7 @@ from c2sti._types import FloatArray, Interpolator
 from c2sti.fit import OnMisfit, check_on_misfit
 from c2sti.tl._insert import SHARES, Stream, check_level, insert, shares_of
 from c2sti.tl._models import available, name_of, picture_encoder, resolve, sees_context
+from c2sti.tl._provenance import call_of, model_record
 
 if TYPE_CHECKING:
     from spatialdata import SpatialData
@@ -155,7 +156,8 @@ def interpolate(
       30
       strongest Pearson correlations a gene, made from the measured sections weighted by 1 − p and p (eq. 2). Among more
       than 2,000 genes it spans the 2,000 most variable.
-    - ``uns["c2sti"]``: positions, depths, model, parameters, versions, fingerprints of the inputs, ``synthetic: True``.
+    - ``uns["c2sti"]``: positions, depths, model with the hash of its weights, parameters with the seed, the call,
+      versions, fingerprints of the inputs, ``synthetic: True``.
     - ``uns["c2sti"]["fit"]``: how well the two sections fit, numbers of :func:`c2sti.pp.fit` by name, and ``folding``:
       the share of bins in which the model's displacement turns tissue inside out. NaN where it cannot be told.
     - ``uns["spatial"]["c2sti"]``: virtual H&E of the inserted sections where both have H&E, else a blank picture, so
@@ -234,6 +236,7 @@ def interpolate(
     ...     big[:, "gene_001"].to_memory().layers["c2sti_1"].shape == (big.n_obs, 1)
     True
     """
+    call = call_of(interpolate, locals())  # before there are other names than those of the arguments
     check_level(interval)
     check_on_misfit(on_misfit)
     grid.check_digits(digits)
@@ -266,7 +269,8 @@ def interpolate(
             fractions,
             context=around,
             method=method,
-            method_name=name_of(model),
+            model=model_record(model, method),
+            call=call,
             lattice=grid.common_lattice(a, b, pitch=pitch),
             at=at,
             genes=genes,

@@ -15,6 +15,7 @@ from scipy.spatial import KDTree
 
 from c2sti import _keys, _log, counts
 from c2sti._types import FloatArray
+from c2sti.tl._provenance import call_of
 from c2sti.tl._to_slices import to_slices
 
 SAME_PLACE = 1e-3  # of a bin: rows of two sections this near are one bin
@@ -85,6 +86,7 @@ def sample_counts(
     >>> bool((drawn.X.data % 1 == 0).all())
     True
     """
+    call = call_of(sample_counts, locals())
     stacked = _keys.SECTION in adata.obs
     record = _record(adata, key)
     wanted = _sections(record, sections)
@@ -101,7 +103,7 @@ def sample_counts(
     out = _assembled(frame, rows, adata.var.iloc[chosen], sp.vstack(drawn, format="csr"), np.concatenate(sizes))
     out.obs[_keys.SECTION] = pd.Categorical(label[rows], categories=wanted, ordered=True)
     out.uns[_keys.SPATIAL] = {n: v for n, v in frame.uns.get(_keys.SPATIAL, {}).items() if n in wanted}
-    out.uns[key] = _provenance(record, wanted, seed)
+    out.uns[key] = _provenance(record, wanted, seed, call)
     _log.info(f"drew counts of {out.n_vars} genes for {', '.join(wanted)} ({out.n_obs} bins, seed {seed})")
     return out
 
@@ -233,7 +235,7 @@ def _assembled(
     return AnnData(X=sp.csr_matrix(drawn), obs=obs, var=var.copy(), obsm=obsm, uns=colours)
 
 
-def _provenance(record: dict[str, Any], sections: Sequence[str], seed: int) -> dict[str, Any]:
+def _provenance(record: dict[str, Any], sections: Sequence[str], seed: int, call: str) -> dict[str, Any]:
     """That of the result, of what is left of it, and how counts were drawn."""
     before = [str(name) for name in record["sections"]]
     kept = [before.index(name) for name in sections]
@@ -248,5 +250,6 @@ def _provenance(record: dict[str, Any], sections: Sequence[str], seed: int) -> d
         "sections": list(sections),
         "inserted": list(sections),
         "expression": "counts, drawn",
+        "calls": np.array([*map(str, record.get("calls", ())), call], dtype=str),
         _keys.COUNTS: {"seed": seed, "how": "negative binomial around the inserted values, with the neighbours' noise"},
     }

@@ -20,9 +20,10 @@ from tqdm.auto import tqdm
 from c2sti import _keys, _log, grid, ops
 from c2sti._types import FloatArray, Interpolator, Lattice
 from c2sti.fit import OnMisfit, check_on_misfit
-from c2sti.tl._insert import SHARES, check_level, insert, provenance, shares_of
+from c2sti.tl._insert import SHARES, check_level, insert, shares_of
 from c2sti.tl._labels import certain, measured, palette, shared_labels, table
-from c2sti.tl._models import available, name_of, resolve, sees_context
+from c2sti.tl._models import available, resolve, sees_context
+from c2sti.tl._provenance import call_of, model_record, provenance
 from c2sti.tl._to_slices import to_slices
 
 if TYPE_CHECKING:
@@ -128,9 +129,11 @@ def interpolate_series(
     >>> stack.uns["c2sti"]["z"].tolist()
     [0.0, 50.0, 100.0, 150.0, 200.0, 250.0]
     """
+    call = call_of(interpolate_series, locals())  # before there are other names than those of the arguments
     check_level(interval)
     check_on_misfit(on_misfit)
     method = resolve(model)
+    told = model_record(model, method)
     _check_slices(slices)
     grids = [
         grid.read_slice(
@@ -169,7 +172,7 @@ def interpolate_series(
                 np.array([place.position for place in inside]),
                 context=_context(grids, depths, first, n_context),
                 method=method,
-                method_name=name_of(model),
+                model=told,
                 lattice=lattice,
                 genes=names,
                 device=available(device),
@@ -188,7 +191,7 @@ def interpolate_series(
     parameters = {"layer": layer, "spatial_key": spatial_key, "n_context": n_context, "spacing": spacing}
     parameters["interval"] = interval
     record = {_keys.FIT: pd.DataFrame.from_dict(fits, orient="index")}
-    record |= provenance(grids, name_of(model), lattice, seed, parameters)
+    record |= provenance(grids, told, lattice, seed, parameters, call)
     stack = _stack(parts, places, lattice, key_added, record)
     for key, kind in labels.items():
         colours = [] if kind is None else palette(kind, grids, key)

@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 
 from c2sti import _keys
 from c2sti._types import Lattice
+from c2sti.tl._describe import describe
 from c2sti.tl._to_slices import to_slices
 
 UNEVEN = 1e-3  # of the distance between sections: depths are even up to this
@@ -65,7 +66,7 @@ def to_volume(
     -------
     The path. There lies one array (c, z, y, x), float32 log1p expression, chunked by gene; channels are named after the
     genes; scale, and position of the centre of the first voxel, are in µm. The attributes "c2sti" say which sections
-    were inserted.
+    were inserted, and in words how (:func:`describe`).
 
     Raises
     ------
@@ -111,6 +112,7 @@ def to_volume(
         "inserted": [name in inserted for name in sections],
         "model": str(record["model"]["name"]),
         "expression": str(record["expression"]),
+        "description": describe(stack, key=key),
     }
     # Beside its place, so that moving it there is one step within one file system.
     with tempfile.TemporaryDirectory(dir=path.parent, prefix=f".{path.name}.") as aside:

@@ -1,0 +1,204 @@
+"""A result in words, for the methods section of whoever uses it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import pandas as pd
+from anndata import AnnData
+
+from c2sti import _keys, fit, grid
+
+if TYPE_CHECKING:
+    from spatialdata import SpatialData
+
+SHORT = 12  # digits of a hash that are told
+
+
+def describe(adata: AnnData | SpatialData, *, key: str = "c2sti") -> str:
+    """Say in words how a result was made, for a methods section: ``print(c2sti.tl.describe(out))``.
+
+    Parameters
+    ----------
+    adata
+        Result of :func:`interpolate` or :func:`interpolate_series`, what :func:`to_slices`, :func:`to_spatialdata` or
+        :func:`sample_counts` make of it, or any of these with some of its rows or genes; read from a file or not.
+    key
+        The `key_added` that it was made with.
+
+    Returns
+    -------
+    A paragraph: which sections were computed and where they lie, between which measured ones, by which model, weights
+    and versions, with what seed and call, what of the H&E is virtual, and how well the sections fit. What the result
+    does not say of itself is left out.
+
+    Raises
+    ------
+    KeyError
+        The provenance is missing; the message says how it may have been lost.
+
+    Examples
+    --------
+    >>> import c2sti
+    >>> a, b = c2sti.datasets.phantom(seed=0, size=12, n_genes=50).series([0.0, 400.0])
+    >>> out = c2sti.tl.interpolate(a, b, show_progress_bar=False)
+    >>> c2sti.tl.describe(out).split(".")[0]
+    '1 section was computed, not measured'
+    """
+    tables = _tables(adata, key)
+    record = tables[0].uns[key]
+    made = _present(tables, record, [str(name) for name in record["inserted"]])
+    sentences = [
+        _made(made, record),
+        _placed(made, record),
+        _between(record),
+        _by(record),
+        _size(tables, record),
+        _expression(record),
+        _sureness(tables, made),
+        _pictures(adata, tables, record, key),
+        _fit(record),
+        _how(record),
+    ]
+    return " ".join(sentence for sentence in sentences if sentence)
+
+
+def _tables(adata: AnnData | SpatialData, key: str) -> list[AnnData]:
+    tables = [adata] if isinstance(adata, AnnData) else list(adata.tables.values())
+    found = [table for table in tables if "inserted" in table.uns.get(key, {})]
+    if found:
+        return found
+    rows = [table.obs[_keys.INSERTED] for table in tables if _keys.INSERTED in table.obs]
+    known = f"; obs['inserted'] says of {sum(int(r.sum()) for r in rows)} rows that they were computed" if rows else ""
+    raise KeyError(
+        f"uns[{key!r}], which says how a result was made, is missing{known}. anndata.concat drops it, unless it "
+        f"is given uns_merge='first'; a result made with another key_added is described by key="
+    )
+
+
+def _present(tables: Sequence[AnnData], record: Mapping[str, Any], names: Sequence[str]) -> list[str]:
+    """Those of some sections that are there still: of a stack rows may have been left out."""
+    if _keys.SECTION not in tables[0].obs:
+        return list(names)
+    there = {str(name) for table in tables for name in table.obs[_keys.SECTION].unique()}
+    return [name for name in names if name in there]
+
+
+def _made(made: Sequence[str], record: Mapping[str, Any]) -> str:
+    if not made:
+        return "All sections were measured."
+    drawn = record.get(_keys.COUNTS)
+    text = f"{len(made)} section{'s were' if len(made) > 1 else ' was'} computed, not measured."
+    if drawn is None:
+        return text
+    return f"{text} Their counts were drawn at random (seed {int(drawn['seed'])}), {drawn['how']}."
+
+
+def _placed(made: Sequence[str], record: Mapping[str, Any]) -> str:
+    if not made:
+        return ""
+    names = [str(name) for name in record["sections"]]
+    places = []
+    for name in made:
+        depth = f"depth {float(record['z'][names.index(name)]):g}" if "z" in record else ""
+        if "neighbours" in record:
+            row = record["neighbours"].loc[name]
+            first, second = (_keys.measured(int(row[side])) for side in "ab")
+            way = f"{row['position']:.3g} of the way from {first} to {second}"
+        else:
+            way = f"{float(record['positions'][names.index(name)]):.3g} of the way from slice_a to slice_b"
+        places.append(f"{name} at {', '.join(filter(None, (depth, way)))}")
+    return f"{'; '.join(places)}."
+
+
+def _between(record: Mapping[str, Any]) -> str:
+    inputs = record.get("inputs", {})
+    told = [
+        f"{name} ({int(i['n_obs'])} {'cells' if str(i['layout']) == 'cells' else 'spots'}, {int(i['n_vars'])} genes, "
+        f"sha256 {str(i['fingerprint'])[:SHORT]})"
+        for name, i in sorted(inputs.items(), key=lambda item: (len(item[0]), item[0]))  # files sort them by letters
+    ]
+    return f"They were made from {', '.join(told)}." if told else ""
+
+
+def _by(record: Mapping[str, Any]) -> str:
+    versions = {name: str(v) for name, v in sorted(record.get("versions", {}).items())}
+    model = record.get("model", {})
+    weights = f", weights sha256 {str(model['weights'])[:SHORT]}" if "weights" in model else ""
+    own = f" {versions.pop('c2sti')}" if "c2sti" in versions else ""
+    others = ", ".join(f"{name} {v}" for name, v in versions.items())
+    text = f"c2sti{own}, model {str(model.get('name', 'unknown'))!r}{weights}"
+    return f"Software: {text}{'; ' if others else ''}{others}."
+
+
+def _size(tables: Sequence[AnnData], record: Mapping[str, Any]) -> str:
+    pitch = f" of side {float(record['lattice']['pitch']):g} (unit of the coordinates)" if "lattice" in record else ""
+    n, before = tables[0].n_vars, len(record.get("genes", ()))
+    of = f" of {before}" if before > n else ""
+    return f"The result holds {n}{of} genes in {sum(table.n_obs for table in tables)} rows, bins{pitch}."
+
+
+def _expression(record: Mapping[str, Any]) -> str:
+    return f"Expression: {record['expression']}." if "expression" in record else ""
+
+
+def _sureness(tables: Sequence[AnnData], made: Sequence[str]) -> str:
+    layers = {str(name) for table in tables for name in table.layers}
+    kinds = {_keys.STD: "standard deviations of the means", _keys.UPPER: "intervals for measured values"}
+    told = [
+        text
+        for kind, text in kinds.items()
+        if kind in layers or any(_keys.doubt(name, kind) in layers for name in made)
+    ]
+    return f"With each inserted value come {' and '.join(told)}." if told else ""
+
+
+def _pictures(adata: AnnData | SpatialData, tables: Sequence[AnnData], record: Mapping[str, Any], key: str) -> str:
+    names = _present(tables, record, [str(name) for name in record["sections"]])
+    shown = [name for name in names if _has_picture(adata, name, key)]
+    if not shown:
+        return ""
+    painted = record.get(_keys.VIRTUAL_HISTOLOGY, ())
+    if isinstance(adata, AnnData):
+        virtual = {str(name) for name in np.atleast_1d(painted)}
+    else:
+        virtual = {str(t.uns[key]["section"]) for t in tables if bool(t.uns[key][_keys.VIRTUAL_HISTOLOGY])}
+    made, taken = [n for n in shown if n in virtual], [n for n in shown if n not in virtual]
+    parts = [f"virtual (computed from its neighbours') in {', '.join(made)}"] if made else []
+    parts += [f"photographed in {', '.join(taken)}"] if taken else []
+    return f"H&E is {', '.join(parts)}."
+
+
+def _has_picture(adata: AnnData | SpatialData, name: str, key: str) -> bool:
+    """Whether a section has H&E: what lies under the others is blank."""
+    if not isinstance(adata, AnnData):
+        return f"{name}_histology" in adata.images
+    libraries = adata.uns.get(_keys.SPATIAL, {})
+    if name in libraries:
+        pixels = np.asarray(libraries[name]["images"]["hires"])
+        return bool(pixels.min() < pixels.max())
+    return grid.library_of(libraries.get(key, {}), name) is not None
+
+
+def _fit(record: Mapping[str, Any]) -> str:
+    found = record.get(_keys.FIT)
+    if found is None or len(found) == 0:
+        return ""
+    if isinstance(found, pd.DataFrame):
+        bad = {str(pair): fit.misfits(row.to_dict()) for pair, row in found.iterrows()}
+        told = "; ".join(f"{pair}: {', '.join(names)}" for pair, names in bad.items() if names)
+        return f"Neighbours that do not seem to fit: {told}." if told else "All neighbours fit, by the limits of c2sti."
+    numbers = {str(name): float(value) for name, value in sorted(found.items())}
+    text = ", ".join(f"{name} {value:.2f}" for name, value in numbers.items() if np.isfinite(value))
+    wrong = fit.misfits(numbers)
+    return f"Fit of the two sections: {text}{f'; below what is expected: {wrong}' if wrong else ''}." if text else ""
+
+
+def _how(record: Mapping[str, Any]) -> str:
+    seed = record.get("parameters", {}).get("seed")
+    calls = [str(call) for call in np.atleast_1d(record.get("calls", ()))]
+    return " ".join(
+        ([] if seed is None else [f"Seed {int(seed)}."]) + ([f"Made by {', then '.join(calls)}."] if calls else [])
+    )
