@@ -6,6 +6,7 @@ import dataclasses
 from pathlib import Path
 
 import anndata as ad
+import matplotlib.pyplot as plt
 import numpy as np
 import pytest
 import scanpy as sc
@@ -233,6 +234,7 @@ def test_it_is_written_and_drawn(drawn: AnnData, tmp_path: Path) -> None:
     assert int(back.uns["c2sti"]["counts"]["seed"]) == 0
     np.testing.assert_array_equal(back.X.toarray(), drawn.X.toarray())
     sq.pl.spatial_scatter(back, color=back.var_names[0], library_key="section", shape="square")
+    plt.close("all")
     sc.pp.normalize_total(back)
 
 
