@@ -23,6 +23,7 @@ def test_pcc_is_numpys_signed_and_counts_the_undefined_as_zero() -> None:
 def test_scores_ignore_shift_and_scale_where_they_should() -> None:
     assert metrics.pcc(3 * X + 2, X) == pytest.approx(1)
     assert metrics.rv(3 * X + 2, X) == pytest.approx(1)
+    assert metrics.pcc(1e-4 * X, X) == pytest.approx(1)  # faint is not flat
     assert metrics.rmse(X + 2, X) == pytest.approx(2)
 
 
@@ -73,8 +74,8 @@ def test_shapes_must_agree() -> None:
 
 
 def test_log_normalise_by_hand() -> None:
-    counts = sp.csr_array(np.array([[1.0, 3.0], [0.0, 0.0]]))
-    np.testing.assert_allclose(metrics._log_normalise(counts), [[np.log1p(2500), np.log1p(7500)], [0, 0]])
+    counts = sp.csr_array(np.array([[1.0, 3.0], [0.0, 0.0], [1.0, 0.0]]))
+    np.testing.assert_allclose(metrics._log_normalise(counts), np.log1p([[2500, 7500], [0, 0], [1e4, 0]]))
 
 
 def test_ceiling_rises_with_depth_and_bounds_a_perfect_prediction() -> None:
@@ -95,3 +96,28 @@ def test_ceiling_is_seeded_and_takes_a_choice_of_genes() -> None:
     assert metrics.ceiling(counts, seed=1) == metrics.ceiling(counts, seed=1)
     assert metrics.ceiling(counts, genes=np.array([0, 1])) != metrics.ceiling(counts)
     assert metrics.ceiling(np.zeros((20, 3))) == 0
+
+
+def test_rv_by_hand() -> None:
+    up, bent = [-1.0, 0.0, 1.0], [1.0, -2.0, 1.0]  # these two do not correlate
+    one_edge = np.array([up, up, bent]).T * [1.0, 10.0, 5.0]
+    assert metrics.rv(one_edge, np.array([up, up, up]).T * [3.0, 1.0, 7.0]) == pytest.approx(2 / np.sqrt(2 * 6))
+    assert metrics.rv(one_edge, np.array([up, bent, up]).T) == pytest.approx(0)
+    assert metrics.rv(one_edge, np.array([up, np.negative(up), bent]).T) == pytest.approx(-1)
+
+
+def test_ceiling_is_the_root_of_the_spearman_brown_formula(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(metrics, "gene_pcc", lambda *halves: np.array([0.5, -0.5, 1.0, 0.0]))
+    # 2 · 0.5 / 1.5 of the first; halves that correlate negatively have nothing in common
+    assert metrics.ceiling(np.ones((5, 4))) == pytest.approx((np.sqrt(2 / 3) + 0 + 1 + 0) / 4)
+
+
+def test_ceiling_splits_every_count_in_two(monkeypatch: pytest.MonkeyPatch) -> None:
+    seen = []
+    monkeypatch.setattr(metrics, "_log_normalise", lambda counts: seen.append(counts) or counts.astype(float))
+    counts = rng.poisson(9.0, (200, 6))
+    metrics.ceiling(counts)
+    half, other = seen
+    np.testing.assert_array_equal(half + other, counts)
+    assert half.sum() / counts.sum() == pytest.approx(0.5, abs=0.02)
+    np.testing.assert_array_equal(half, np.random.default_rng(0).binomial(counts, 0.5))

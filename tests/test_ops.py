@@ -6,6 +6,7 @@ import scipy.sparse as sp
 import torch
 
 from c2sti import ops, profiles
+from c2sti._types import Lattice
 
 from .conftest import square_array
 
@@ -64,6 +65,8 @@ def test_pearson_graph_is_numpys_correlation() -> None:
     graph = ops.pearson_graph([x], [1.0], n_edges=6).toarray()
     expected = np.corrcoef(x.T) - np.eye(7)
     np.testing.assert_allclose(graph, expected, atol=1e-5)
+    more = ops.pearson_graph([x], [1.0], n_edges=50).toarray()  # than there are
+    np.testing.assert_allclose(more, expected, atol=1e-5)
 
 
 def test_pearson_graph_by_hand() -> None:
@@ -169,6 +172,16 @@ def test_deformable_sampling_gradients() -> None:
     assert torch.autograd.gradcheck(ops.deformable_sampling, [x.requires_grad_() for x in (maps, offsets, weights)])
 
 
+@pytest.mark.parametrize("shape", [(1, 4), (4, 1)])
+def test_deformable_sampling_along_an_axis_of_one_bin_has_gradients(shape: tuple[int, int]) -> None:
+    offsets, weights = identity_taps(*shape)
+    offsets.requires_grad_()
+    maps = torch.arange(4.0).view(1, *shape).requires_grad_()
+    ops.deformable_sampling(maps, offsets, weights).sum().backward()
+    assert offsets.grad is not None and offsets.grad.isfinite().all()
+    torch.testing.assert_close(maps.grad, torch.ones(1, *shape))
+
+
 def test_sobel_magnitude_finds_the_step_and_nothing_else() -> None:
     image = torch.full((3, 8, 10), 0.3)
     assert (ops.sobel_magnitude(image) == 0).all()
@@ -229,3 +242,86 @@ def test_graphs_of_several_weightings_are_those_made_one_by_one() -> None:
         np.fill_diagonal(expected, 0)
         np.testing.assert_allclose(graph.toarray(), expected, atol=1e-6)
         assert graph[[4]].nnz == 0
+
+
+def test_spots_that_coincide_with_others_do_not_make_the_spacing_zero() -> None:
+    assert ops.spacing(np.array([[0.0, 0.0], [0.0, 0.0], [3.0, 4.0], [3.0, 14.0]])) == 5  # of 5, 5 and 10
+
+
+def test_operators_have_a_row_a_target_and_a_column_a_source() -> None:
+    source, target = np.array([[0.0, 0.0], [10.0, 0.0], [20.0, 0.0]]), np.array([[19.0, 1.0], [2.0, 0.0]])
+    np.testing.assert_array_equal(ops.nearest_operator(source, target).toarray(), [[0, 0, 1], [1, 0, 0]])
+    two = ops.gaussian_operator(source, target, 10.0, n_neighbors=2).toarray()
+    assert (two > 0).tolist() == [[False, True, True], [True, True, False]]
+    near, far = np.exp(-0.5 * 0.2**2), np.exp(-0.5 * 0.8**2)
+    np.testing.assert_allclose(two[1], [near / (near + far), far / (near + far), 0], rtol=1e-9)
+
+
+def test_centred_by_hand_and_exactly_zero_without_variance() -> None:
+    values = np.array([[1.0, 0.1, 100.0, 100.0, 0.0], [2, 0.1, 100.00001, 100.01, 0], [6, 0.1, 100, 100, 0]])
+    centred = ops.centred(values)
+    np.testing.assert_allclose(centred[:, 0], [-2, -1, 3])
+    np.testing.assert_array_equal(centred[:, [1, 2, 4]], 0)  # a ten-millionth of the values is rounding
+    np.testing.assert_allclose(centred[:, 3], [-0.01 / 3, 0.02 / 3, -0.01 / 3])
+
+
+def test_patches_by_hand() -> None:
+    """Three units a side in four patches: 1.5 and a bit more, or the last spots would be another."""
+    patch = ops.patches(square_array(4), 4).reshape(4, 4)
+    assert len(np.unique(patch)) == 4
+    for rows, columns in [(slice(a, a + 2), slice(b, b + 2)) for a in (0, 2) for b in (0, 2)]:
+        assert len(np.unique(patch[rows, columns])) == 1
+    blocks = [(slice(0, 2), sp.csr_array([[2.0, 0.0], [4.0, 1.0]])), (slice(2, 3), sp.csr_array([[6.0, 0.0]]))]
+    np.testing.assert_array_equal(ops.patch_means(np.array([0, 1, 0]), blocks, 2), [[4, 0], [4, 1]])
+
+
+def test_graph_values_are_smoothed_up_to_and_with_the_most_rows() -> None:
+    xy, x = square_array(4), sp.csr_array(np.arange(16.0)[:, None])
+    smooth = ops.gaussian_operator(xy, xy, 0.6) @ x.toarray()
+    np.testing.assert_allclose(ops.graph_values(xy, x, 0.6, most=16), smooth, rtol=1e-6)
+    means = np.array([0 + 1 + 4 + 5, 2 + 3 + 6 + 7, 8 + 9 + 12 + 13, 10 + 11 + 14 + 15]) / 4
+    np.testing.assert_allclose(np.sort(ops.graph_values(xy, x, 0.6, most=4).ravel()), means)
+
+
+def test_most_variable_takes_genes_seen_in_exactly_the_least_share() -> None:
+    x = np.zeros((10, 3))
+    x[:3, 0], x[:2, 1], x[:10, 2] = 1, 9, 2  # variances 0.21, 12.96 and 0
+    assert ops.most_variable([sp.csr_array(x)], 3, detected=0.3).tolist() == [0, 2]
+    assert ops.most_variable([sp.csr_array(x)], 3).tolist() == [1, 0, 2]
+    other = x[:, [1, 0, 2]]  # there, the first gene is seen too seldom
+    assert ops.most_variable([sp.csr_array(x), sp.csr_array(other)], 3, detected=0.3).tolist() == [2]
+
+
+def test_sample_by_hand() -> None:
+    maps = torch.arange(12.0).view(1, 3, 4)
+    lattice = Lattice((10.0, 20.0), 2.0, (3, 4))
+    points = np.array([[10.0, 20.0], [13.0, 20.0], [10.0, 23.0], [15.0, 22.0], [99.0, 99.0], [-99.0, 20.0]])
+    values = ops.sample(torch.cat([maps, -maps]), lattice, points)
+    expected = torch.tensor([0.0, 1.5, 6.0, 6.5, 11.0, 0.0])
+    torch.testing.assert_close(values, torch.stack([expected, -expected], dim=1))
+    one_row = Lattice((10.0, 20.0), 2.0, (1, 4))
+    torch.testing.assert_close(ops.sample(maps[:, :1], one_row, points[:2]), torch.tensor([[0.0], [1.5]]))
+    one_column = Lattice((10.0, 20.0), 2.0, (3, 1))
+    torch.testing.assert_close(ops.sample(maps[:, :, :1], one_column, points[[0, 2]]), torch.tensor([[0.0], [6.0]]))
+
+
+def test_taps_run_row_by_row() -> None:
+    assert ops.taps(1) == [(0, 0)]
+    assert ops.taps(9) == [(-1, -1), (0, -1), (1, -1), (-1, 0), (0, 0), (1, 0), (-1, 1), (0, 1), (1, 1)]
+
+
+@pytest.mark.parametrize("brightness", [1e-3, 1.0, 1e3])
+def test_sobel_magnitude_takes_a_millionth_of_the_brightness_for_rounding(brightness: float) -> None:
+    image = torch.full((1, 6, 6), brightness, dtype=torch.float64)
+    image[:, :, 3:] *= 1 + 1e-6  # the amplitude is half the step
+    assert (ops.sobel_magnitude(image) == 0).all()
+    image[:, :, 3:] *= 1 + 1e-5
+    assert (ops.sobel_magnitude(image)[:, 2:4] == 1).all()
+
+
+def test_sobel_magnitude_is_one_at_the_99th_percentile() -> None:
+    x = torch.arange(202.0, dtype=torch.float64)
+    magnitude = ops.sobel_magnitude((x**2).view(1, 1, 202))
+    # the amplitude is 2x but at both ends: of 202 values, number 1 + ceil(0.99 · 201) is the last but two, 396
+    torch.testing.assert_close(magnitude[0, 1:199], x[1:199] / 198)
+    assert (magnitude[0, 199:201] == 1).all()

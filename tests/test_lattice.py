@@ -1,0 +1,88 @@
+"""The lattice of two sections, with values that can be worked out by hand."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from c2sti import grid
+from c2sti._types import Lattice
+from c2sti.grid._lattice import _signed_distance, check_overlap, is_gathered
+
+from .conftest import square_array
+from .test_grid import spots
+
+
+def test_the_common_lattice_by_hand() -> None:
+    a, b = (grid.read_slice(spots(square_array(5, 2.0) + [x, 1.0])) for x in (3.0, 7.0))
+    lattice = grid.common_lattice(a, b)
+    assert (lattice.pitch, lattice.shape) == (2.0, (5, 7))
+    assert lattice.origin == pytest.approx((3, 1))
+    wider = grid.common_lattice(a, b, pitch=4.0)  # bins of 4 over x from 3 to 15 and y from 1 to 9
+    assert (wider.pitch, wider.shape) == (4.0, (3, 4))
+    assert (wider.bins(np.concatenate([a.xy, b.xy])) >= 0).all()
+
+
+def test_sections_that_barely_meet_are_told_by_the_share_of_the_smaller() -> None:
+    a = grid.read_slice(spots(square_array(6)), name="slice_a")
+    small = grid.read_slice(spots(square_array(6)[:24]))
+    half, third, away = (grid.read_slice(spots(square_array(6) + [x, 0.0]), name="slice_b") for x in (3, 4, 7))
+    assert [grid.overlap(a, b) for b in (small, half, third, away)] == pytest.approx([1, 1 / 2, 1 / 3, 0])
+    assert grid.overlap(small, a) == 1
+    check_overlap(a, half)  # half is enough
+    with pytest.warns(UserWarning, match="only 33% of slice_a and slice_b overlap"):
+        check_overlap(a, third)
+    check_overlap(a, third, warn=False)
+    with pytest.raises(ValueError, match="slice_a and slice_b do not overlap .*x 0..5, y 0..5.*x 7..12, y 0..5"):
+        check_overlap(a, away, warn=False)
+
+
+def test_context_lies_beyond_the_pair() -> None:
+    a = grid.read_slice(spots(square_array(6)))
+    for position in (0.0, 0.5, 1.0):
+        with pytest.raises(ValueError, match=f"context holds a section at position {position}"):
+            grid.make_pair(a, a, context={-1.0: a, position: a})
+    pair, _ = grid.make_pair(a, a, context={-0.5: a, 1.5: a})
+    assert [s.position for s in (pair.a, pair.b, *pair.context)] == [0.0, 1.0, -0.5, 1.5]
+
+
+def test_profiles_that_two_sections_share_are_counted_where_they_tell() -> None:
+    a, b = spots(square_array(6), 40), spots(square_array(6), 40, seed=1)
+    for adata in (a, b):
+        adata.X = adata.X.toarray() + 1
+    b.X[:7] = a.X[:7]
+    b.X[5, 20:], b.X[6, 19:] = 0, 0  # 20 genes are enough to tell, 19 are not
+    a.X[5:7] = b.X[5:7]
+    assert grid.shared_profiles(grid.read_slice(a), grid.read_slice(b[:, ::-1].copy())) == 6
+
+
+def test_a_section_is_gathered_from_one_and_a_half_times_its_pitch_on() -> None:
+    section = grid.read_slice(spots(square_array(6)))
+    assert not is_gathered(section, Lattice((0.0, 0.0), 1.5, (4, 4)))
+    assert is_gathered(section, Lattice((0.0, 0.0), 1.51, (4, 4)))
+
+
+def test_library_sizes_are_those_of_the_nearest_spot_or_bin() -> None:
+    section = grid.read_slice(spots(square_array(6)))
+    points = np.array([[0.4, 0.6], [4.9, 2.1]])
+    own = grid.library_sizes(section, Lattice((0.0, 0.0), 1.0, (6, 6)), points)
+    np.testing.assert_array_equal(own, section.library[[6, 2 * 6 + 5]])
+    square = section.library.reshape(3, 2, 3, 2).sum(axis=(1, 3))  # two by two spots a bin
+    binned = grid.library_sizes(section, Lattice((0.5, 0.5), 2.0, (3, 3)), points)
+    np.testing.assert_array_equal(binned, [square[0, 0], square[1, 2]])
+
+
+def test_points_of_ones_own_are_taken_in_their_order() -> None:
+    a, b = (grid.read_slice(spots(square_array(6) + [x, 0.0])) for x in (0.0, 2.0))
+    at = np.array([[7.0, 0.0], [0.0, 5.0], [90.0, 0.0], [3.0, 3.0]])
+    rows = grid.rows_of(a, b, grid.common_lattice(a, b), at)
+    np.testing.assert_array_equal(rows.points, at)
+    assert rows.bins.tolist() == [7, 40, -1, 27]  # 8 bins a row
+    assert rows.inside(0.0).tolist() == [False, True, False, True]
+    assert rows.inside(1.0).tolist() == [True, False, False, True]
+
+
+def test_distances_to_the_outline_are_taken_from_between_the_bins() -> None:
+    mask = np.zeros((5, 7), bool)
+    mask[:, :3] = True
+    np.testing.assert_allclose(_signed_distance(mask)[2], [0.5, 1.5, 0.5, -0.5, -1.5, -2.5, -3.5])
