@@ -100,9 +100,13 @@ def _model(folder: Path) -> dict[str, str]:
     return {"weights": c2sti.C2STi.load(path).fingerprint()}
 
 
-def _interpolate(folder: Path, given: Path, kind: str) -> None:
-    words = [str(given / "a.h5ad"), str(given / "b.h5ad"), "--model", "linear", "-n", "2", "--force", "--quiet"]
+def _interpolate(folder: Path, given: Path, kind: str, *more: str) -> None:
+    words = [str(given / "a.h5ad"), str(given / "b.h5ad"), "--model", "linear", "-n", "2", "--force", "--quiet", *more]
     _must(cli.main(["interpolate", *words, "-o", str(folder / f"out{kind}")]))
+
+
+def _streamed(folder: Path, given: Path) -> None:
+    _interpolate(folder, given, ".zarr", "--stream")
 
 
 def _align(folder: Path, given: Path) -> None:
@@ -194,8 +198,10 @@ def targets(given: Path, port: int, content: bytes) -> list[Target]:
         result = _results_of(f"out{kind}")
         made.append(Target(f"interpolate {kind}", run, result))
         made.append(Target(f"interpolate {kind}, replacing", run, result, _older(given, kind)))
+    streamed = functools.partial(_streamed, given=given)
     return [
         *made,
+        Target("interpolate streamed", streamed, _results_of("out.zarr")),
         Target("align", functools.partial(_align, given=given), _results_of("a.h5ad", "b.h5ad")),
         Target("train", functools.partial(_train, sections=sections), _model),
         Target("benchmark --quick", _benchmark, _tables),
