@@ -38,7 +38,7 @@ TESTS = {  # a module's own examples are tests too
     "c2sti/ops.py": ["tests/test_ops.py"],
     "c2sti/metrics.py": ["tests/test_metrics.py", "c2sti/metrics.py"],
     "c2sti/grid/_lattice.py": ["tests/test_lattice.py", "tests/test_grid.py"],
-    "c2sti/grid/_read.py": ["tests/test_grid.py", "tests/test_stored.py"],
+    "c2sti/grid/_read.py": ["tests/test_read.py", "tests/test_grid.py", "tests/test_stored.py"],
 }
 THIRD = "pytest pytest_timeout torch pandas skimage.metrics matplotlib.pyplot scanpy spatialdata kornia.filters".split()
 
@@ -86,7 +86,7 @@ def changes(tree: ast.AST) -> Iterator[Change]:
     for node, parent in nodes(tree, tree):
         shown = parent if isinstance(node, ast.Constant) and not isinstance(parent, ast.arguments) else node
         for make in edits(node, id(node) in axes):
-            yield Change(getattr(node, "lineno", 0), shown, make)
+            yield Change(getattr(node, "lineno", getattr(parent, "lineno", 0)), shown, make)
 
 
 def edits(node: ast.AST, axis: bool) -> Iterator[Callable[[], None]]:
@@ -192,6 +192,7 @@ def main() -> None:
     parser.add_argument("--file", nargs="*", default=list(TESTS), help="modules, from the root of the repository")
     parser.add_argument("--tests", nargs="*", help="tests to run; by default those of TESTS")
     parser.add_argument("--sample", type=int, default=40, help="changes to try of each file")
+    parser.add_argument("--skip", type=int, default=0, help="leave out so many of the choice, tried before")
     parser.add_argument("--seed", type=int, default=0, help="of the choice")
     parser.add_argument("--only", type=int, nargs="*", help="numbers of changes to try, instead of a choice")
     parser.add_argument("--timeout", type=int, default=60, help="seconds of a core that tests may take")
@@ -207,7 +208,7 @@ def main() -> None:
         for file in given.file:
             numbers = list(range(sum(1 for _ in changes(ast.parse((copy / file).read_text())))))
             random.Random(given.seed).shuffle(numbers)  # so that a larger sample holds the smaller one
-            chosen = given.only or numbers[: given.sample]
+            chosen = given.only or numbers[given.skip :][: given.sample]
             rows.append(try_file(copy, file, given.tests or TESTS[file], chosen, given.timeout))
     print("\n| module | tests | changes possible | tried | noticed | survived |", "| --- |" + " --- |" * 5, sep="\n")
     print(*rows, f"\nseed {given.seed}, {time.monotonic() - start:.0f} s", sep="\n")

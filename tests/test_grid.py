@@ -1,6 +1,5 @@
 from __future__ import annotations
 
-from dataclasses import replace
 from pathlib import Path
 
 import anndata as ad
@@ -18,7 +17,7 @@ from spatialdata.transformations import Affine, set_transformation
 from c2sti import grid
 from c2sti._types import Lattice
 from c2sti.datasets import Phantom
-from c2sti.grid import HEImage, histology_on, is_counts, log_normalise
+from c2sti.grid import HEImage, histology_on
 from c2sti.grid._lattice import is_gathered, outline
 
 from .conftest import square_array
@@ -127,8 +126,8 @@ def test_depth_comes_from_obs_or_from_a_third_coordinate() -> None:
     assert grid.read_slice(adata).z == 7.0
     adata.obs["z_um"] = 12.0
     assert grid.read_slice(adata).z == 12.0
-    adata.obs["z_um"] = np.arange(36.0)
-    with pytest.raises(ValueError, match="holds 36 depths; a section has one"):
+    adata.obs["z_um"] = np.arange(36.0) > 20
+    with pytest.raises(ValueError, match="holds 2 depths; a section has one"):
         grid.read_slice(adata)
 
 
@@ -140,56 +139,6 @@ def test_fingerprint_knows_expression_coordinates_and_genes() -> None:
     renamed = spots(square_array(6))
     renamed.var_names = [f"h{i}" for i in range(4)]
     assert grid.read_slice(renamed).fingerprint() != base
-
-
-def test_tissue_reaches_three_quarters_of_a_pitch_from_an_array() -> None:
-    square = grid.read_slice(spots(square_array(6, 2.0)))
-    assert square.reach == 1.5
-    assert square.covers(np.array([[-1.499, 0.0], [-1.501, 0.0]])).tolist() == [True, False]
-    assert replace(square, layout="hex").reach == 1.5
-    assert replace(square, layout="cells").reach == 2
-
-
-def test_depths_that_are_not_known_are_none() -> None:
-    adata = spots(square_array(6))
-    adata.obsm["spatial"] = np.column_stack([adata.obsm["spatial"], np.arange(36.0)])
-    assert grid.read_slice(adata).z is None  # a third coordinate that varies is no depth of a section
-    np.testing.assert_array_equal(grid.read_slice(adata).xy, square_array(6))
-    adata.obs["z_um"] = np.nan
-    assert grid.read_slice(adata).z is None
-
-
-def test_the_least_that_is_a_section() -> None:
-    assert len(grid.read_slice(spots(square_array(5)[:20])).xy) == 20
-    with pytest.raises(ValueError, match="slice has 19 spots; at least 20 are needed"):
-        grid.read_slice(spots(square_array(5)[:19]))
-    xy = np.random.default_rng(0).uniform(0, 100, (1000, 2))
-    assert grid.read_slice(spots(xy)).layout == "cells"
-    assert grid.read_slice(spots(xy[1:])).layout == "scattered"
-
-
-def test_log_normalise_by_hand() -> None:
-    counts = sp.csr_array(np.array([[1.0, 3.0], [0, 0], [0, 1]], dtype=np.float32))
-    found = log_normalise(counts, np.array([4.0, 0.0, 1.0])).toarray()
-    assert found.dtype == np.float32
-    np.testing.assert_allclose(found, np.log1p([[2500, 7500], [0, 0], [0, 1e4]]), rtol=1e-6)
-
-
-def test_counts_are_whole_numbers_to_the_last() -> None:
-    values = np.ones((30, 1000), dtype=np.float32)
-    assert is_counts(sp.csr_array(values))
-    values[-1, -1] = 1.5  # far behind the first ten thousand, which are looked at first
-    assert not is_counts(sp.csr_array(values))
-
-
-def test_library_sizes_of_counts_and_of_what_is_normalised() -> None:
-    adata = spots(square_array(6))
-    np.testing.assert_array_equal(grid.read_slice(adata).library, np.asarray(adata.X.sum(axis=1)).ravel())
-    adata.X = adata.X.log1p()
-    np.testing.assert_array_equal(grid.read_slice(adata).library, 1)
-    adata.X.data[3] = -1e-3
-    with pytest.raises(ValueError, match="X of slice holds negative values"):
-        grid.read_slice(adata)
 
 
 def as_spatialdata(adata: AnnData) -> SpatialData:
@@ -268,7 +217,7 @@ def test_rows_are_the_union_of_both_tissues() -> None:
     assert rows.inside(0.0).sum() == rows.inside(1.0).sum() == 36
 
 
-@pytest.mark.parametrize("at", [np.zeros((3, 3)), np.zeros(4), np.full((2, 2), np.nan), np.zeros((0, 2))])
+@pytest.mark.parametrize("at", [np.zeros((3, 3)), np.zeros(4), np.diag([1.0, np.nan]), np.zeros((0, 2))])
 def test_unusable_points_are_refused(at: np.ndarray) -> None:
     a = grid.read_slice(spots(square_array(6)))
     with pytest.raises(ValueError, match=r"at has shape .* \(M, 2\) are needed"):

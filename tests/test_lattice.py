@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from c2sti import grid
+from c2sti import _log, grid
 from c2sti._types import Lattice
 from c2sti.grid._lattice import _signed_distance, check_overlap, is_gathered
 
@@ -21,6 +21,45 @@ def test_the_common_lattice_by_hand() -> None:
     wider = grid.common_lattice(a, b, pitch=4.0)  # bins of 4 over x from 3 to 15 and y from 1 to 9
     assert (wider.pitch, wider.shape) == (4.0, (3, 4))
     assert (wider.bins(np.concatenate([a.xy, b.xy])) >= 0).all()
+
+
+def test_of_sections_that_are_about_as_regular_the_larger_one_gives_the_bin_centres() -> None:
+    small, large = square_array(5), square_array(6) + 0.5
+    large += np.where(np.arange(36) % 2, 1, -1)[:, None] * 0.003  # cos(2π · 0.003) is 0.9998
+    grids = [grid.read_slice(spots(xy)) for xy in (small, large)]
+    assert grid.common_lattice(*grids, pitch=1.0).origin == pytest.approx((0.5, 0.5), abs=0.01)
+
+
+def test_a_fiftieth_of_the_smaller_section_is_enough_to_go_on() -> None:
+    xy = np.indices((5, 10)).reshape(2, -1)[::-1].T * 1.0
+    a, b = grid.read_slice(spots(xy)), grid.read_slice(spots(xy + [9.0, 4.0]))  # one of fifty
+    with pytest.warns(UserWarning, match="only 2% of"):
+        check_overlap(a, b)
+
+
+def test_who_judges_a_pair_is_warned_of_its_context_only() -> None:
+    a, third = (grid.read_slice(spots(square_array(6) + [x, 0.0])) for x in (0.0, 4.0))
+    with pytest.warns(UserWarning, match="only 33%"):
+        grid.make_pair(a, third)
+    pair, _ = grid.make_pair(a, third, judged=True)
+    np.testing.assert_array_equal(pair.b.xy, third.xy)
+    with pytest.warns(UserWarning, match="only 33%"):
+        grid.make_pair(a, a, context={2.0: third}, judged=True)
+
+
+def test_genes_that_are_left_out_are_told(monkeypatch: pytest.MonkeyPatch) -> None:
+    said: list[str] = []
+    monkeypatch.setattr(_log, "info", said.append)
+    a, b = grid.read_slice(spots(square_array(6), 5), name="a"), grid.read_slice(spots(square_array(6), 4), name="b")
+    assert grid.shared_genes([a, a]).tolist() == ["g0", "g1", "g2", "g3", "g4"]
+    assert said == []
+    assert grid.shared_genes([a, b]).tolist() == ["g0", "g1", "g2", "g3"]
+    assert said == ["4 genes are in all sections (a: 5, b: 4)"]
+    assert grid.shared_genes([a, b], "g2").tolist() == ["g2"]
+    with pytest.raises(ValueError, match="genes= is empty"):
+        grid.shared_genes([a, b], [])
+    with pytest.raises(KeyError, match="1 of 2 genes= are not in all sections .first: 'g4'"):
+        grid.shared_genes([a, b], ["g0", "g4"])
 
 
 def test_sections_that_barely_meet_are_told_by_the_share_of_the_smaller() -> None:

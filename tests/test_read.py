@@ -1,0 +1,100 @@
+"""What is read from one section, with values that can be worked out by hand."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import scipy.sparse as sp
+
+from c2sti import grid
+from c2sti.datasets import Phantom
+from c2sti.grid import is_counts, log_normalise
+from c2sti.grid._read import _entries
+
+from .conftest import square_array
+from .test_grid import spots
+
+
+def test_tissue_reaches_three_quarters_of_a_pitch_from_an_array() -> None:
+    square = grid.read_slice(spots(square_array(6, 2.0)))
+    assert square.reach == 1.5
+    assert square.covers(np.array([[-1.499, 0.0], [-1.501, 0.0]])).tolist() == [True, False]
+    assert replace(square, layout="hex").reach == 1.5
+    assert replace(square, layout="cells").reach == 2
+
+
+def test_depths_that_are_not_known_are_none() -> None:
+    adata = spots(square_array(6))
+    adata.obsm["spatial"] = np.column_stack([adata.obsm["spatial"], np.arange(36.0)])
+    assert grid.read_slice(adata).z is None  # a third coordinate that varies is no depth of a section
+    np.testing.assert_array_equal(grid.read_slice(adata).xy, square_array(6))
+    adata.obs["z_um"] = np.nan
+    assert grid.read_slice(adata).z is None
+
+
+def test_the_least_that_is_a_section() -> None:
+    assert len(grid.read_slice(spots(square_array(5)[:20])).xy) == 20
+    with pytest.raises(ValueError, match="slice has 19 spots; at least 20 are needed"):
+        grid.read_slice(spots(square_array(5)[:19]))
+    xy = np.random.default_rng(0).uniform(0, 100, (1000, 2))
+    assert grid.read_slice(spots(xy)).layout == "cells"
+    assert grid.read_slice(spots(xy[1:])).layout == "scattered"
+
+
+def test_log_normalise_by_hand() -> None:
+    counts = sp.csr_array(np.array([[1.0, 3.0], [0, 0], [0, 1]], dtype=np.float32))
+    found = log_normalise(counts, np.array([4.0, 0.0, 1.0])).toarray()
+    assert found.dtype == np.float32
+    np.testing.assert_allclose(found, np.log1p([[2500, 7500], [0, 0], [0, 1e4]]), rtol=1e-6)
+
+
+def test_counts_are_whole_numbers_to_the_last() -> None:
+    values = np.ones((30, 1000), dtype=np.float32)
+    assert is_counts(sp.csr_array(values))
+    values[-1, -1] = 1.5  # far behind the first ten thousand, which are looked at first
+    assert not is_counts(sp.csr_array(values))
+
+
+def test_library_sizes_of_counts_and_of_what_is_normalised() -> None:
+    adata = spots(square_array(6))
+    np.testing.assert_array_equal(grid.read_slice(adata).library, np.asarray(adata.X.sum(axis=1)).ravel())
+    adata.X = adata.X.log1p()
+    np.testing.assert_array_equal(grid.read_slice(adata).library, 1)
+    adata.X.data[3] = 0  # stored, but nothing
+    assert grid.read_slice(adata).values.toarray().min() == 0
+    adata.X.data[3] = -1e-3
+    with pytest.raises(ValueError, match="X of slice holds negative values"):
+        grid.read_slice(adata)
+
+
+def test_one_coordinate_that_is_not_finite_is_enough() -> None:
+    xy = square_array(6)
+    xy[3, 1] = np.nan
+    with pytest.raises(ValueError, match="is not finite for 1 of 36 spots .first: 's3'.; drop them: adata"):
+        grid.read_slice(spots(xy))
+
+
+def test_a_picture_lies_under_coordinates_with_a_depth_too(tissue: Phantom) -> None:
+    section = tissue.section(0.0)
+    section.obsm["spatial"] = np.column_stack([section.obsm["spatial"], np.full(section.n_obs, 7.0)])
+    assert grid.read_slice(section).image is not None
+
+
+def test_layers_are_listed_where_one_is_missing() -> None:
+    adata = spots(square_array(6))
+    adata.layers["raw"] = adata.layers["counts"] = adata.X
+    with pytest.raises(KeyError, match=r"no layer 'count'; its layers are \['counts', 'raw'\]"):
+        grid.read_slice(adata, layer="count")
+
+
+def test_the_pitch_is_the_median_over_the_four_nearest() -> None:
+    """20 × 20 spots, 1 apart along x and 1.1 along y: 760 distances of each, and 80 at the border that are longer."""
+    section = grid.read_slice(spots(square_array(20) * [1.0, 1.1]))
+    assert section.layout == "square"
+    assert section.pitch == pytest.approx(1.1)
+
+
+def test_a_twentieth_of_a_matrix_that_does_not_tell_is_taken_for_its_entries() -> None:
+    assert _entries(np.zeros((40, 100))) == 200
