@@ -7,6 +7,7 @@ import pytest
 
 from c2sti import _log, grid
 from c2sti._types import Lattice
+from c2sti.datasets import Phantom
 from c2sti.grid._lattice import _signed_distance, check_overlap, is_gathered
 
 from .conftest import square_array
@@ -21,6 +22,14 @@ def test_the_common_lattice_by_hand() -> None:
     wider = grid.common_lattice(a, b, pitch=4.0)  # bins of 4 over x from 3 to 15 and y from 1 to 9
     assert (wider.pitch, wider.shape) == (4.0, (3, 4))
     assert (wider.bins(np.concatenate([a.xy, b.xy])) >= 0).all()
+    with pytest.raises(ValueError, match="pitch = 0.0 must be positive"):
+        grid.common_lattice(a, b, pitch=0.0)
+
+
+def test_pictures_are_not_described_without_an_encoder(tissue: Phantom) -> None:
+    section = grid.read_slice(tissue.section(0.0))
+    plain, _ = grid.make_pair(section, section)
+    assert plain.a.histology is not None and plain.a.features is None
 
 
 def test_of_sections_that_are_about_as_regular_the_larger_one_gives_the_bin_centres() -> None:

@@ -61,6 +61,7 @@ def test_ssim_is_one_for_equal_maps_and_falls_with_noise() -> None:
     noisy = maps + 0.3 * rng.standard_normal(maps.shape)
     assert metrics.ssim(maps, maps, data_range=1.0) == pytest.approx(1)
     assert metrics.ssim(noisy, maps, data_range=1.0) < 0.9
+    assert metrics.ssim(maps[:, :9], maps[:, :9], data_range=1.0) == pytest.approx(1)
     mask = np.zeros((16, 16), dtype=bool)
     mask[:4] = True
     half = noisy.copy()

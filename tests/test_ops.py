@@ -137,7 +137,7 @@ def identity_taps(height: int, width: int, k: int = 3) -> tuple[torch.Tensor, to
     return torch.zeros(k * k, 2, height, width), weights
 
 
-@pytest.mark.parametrize("shape", [(4, 6), (1, 5), (5, 1), (1, 1)])
+@pytest.mark.parametrize("shape", [(4, 6), (2, 3), (3, 2), (1, 5), (5, 1), (1, 1)])
 def test_deformable_sampling_at_rest_is_the_identity(shape: tuple[int, int], device: str) -> None:
     maps = torch.rand(3, *shape, device=device)
     offsets, weights = (x.to(device) for x in identity_taps(*shape))
@@ -200,6 +200,9 @@ def test_sobel_magnitude_does_not_take_the_end_of_the_picture_for_an_edge() -> N
     assert (magnitude[3:5, :6] == 1).all()
     assert (magnitude[:, 6:] == 0).all()
     assert (ops.sobel_magnitude(torch.full((3, 4, 4), torch.nan)) == 0).all()
+    image[1:, :, 3] = torch.nan  # one channel is not enough to know a bin
+    assert (ops.sobel_magnitude(image)[:, 2:5] == 0).all()
+    assert (ops.sobel_magnitude(image)[3:5, :2] == 1).all()
 
 
 def test_sobel_magnitude_is_on_one_scale_for_all_pictures() -> None:
@@ -263,6 +266,13 @@ def test_centred_by_hand_and_exactly_zero_without_variance() -> None:
     np.testing.assert_allclose(centred[:, 0], [-2, -1, 3])
     np.testing.assert_array_equal(centred[:, [1, 2, 4]], 0)  # a ten-millionth of the values is rounding
     np.testing.assert_allclose(centred[:, 3], [-0.01 / 3, 0.02 / 3, -0.01 / 3])
+    np.testing.assert_allclose(ops.centred(1e-9 * values), 1e-9 * centred, atol=1e-18)  # small is not rounding
+
+
+def test_local_noise_is_half_the_mean_square_of_what_neighbours_differ_by() -> None:
+    xy, values = np.array([[0.0, 0.0], [1.0, 0.0], [9.0, 0.0], [10.0, 0.0]]), np.array([[1.0], [3.0], [5.0], [9.0]])
+    np.testing.assert_allclose(ops.local_noise(xy, values), [(4 + 4 + 16 + 16) / 4 / 2])
+    np.testing.assert_allclose(ops.local_noise(xy, sp.csr_array(values)), [5])
 
 
 def test_patches_by_hand() -> None:

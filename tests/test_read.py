@@ -98,3 +98,15 @@ def test_the_pitch_is_the_median_over_the_four_nearest() -> None:
 
 def test_a_twentieth_of_a_matrix_that_does_not_tell_is_taken_for_its_entries() -> None:
     assert _entries(np.zeros((40, 100))) == 200
+
+
+def test_spots_that_coincide_do_not_make_the_pitch_zero() -> None:
+    section = grid.read_slice(spots(np.concatenate([square_array(6, 2.0), square_array(6, 2.0)])))
+    assert (section.layout, section.pitch) == ("square", 2.0)
+
+
+def test_coordinates_have_two_columns() -> None:
+    adata = spots(square_array(6))
+    adata.obsm["spatial"] = adata.obsm["spatial"][:, :1]
+    with pytest.raises(ValueError, match=r"has shape \(36, 1\); columns x and y are needed"):
+        grid.read_slice(adata)
