@@ -81,10 +81,7 @@ class Stored:
 
     def blocks(self) -> Iterator[tuple[slice, sp.csr_array]]:
         """All rows, block by block, with their place."""
-        n = self.shape[0]
-        step = max(1, int(BLOCK * n / max(self.entries, 1)))
-        for first in range(0, n, step):
-            rows = slice(first, min(first + step, n))
+        for rows in _cuts(self.shape[0], self.entries):
             yield rows, self._read(rows.start, rows.stop)
 
     @cached_property
@@ -99,7 +96,7 @@ class Stored:
 
     def __matmul__(self, right: NDArray[np.floating]) -> NDArray[np.floating]:
         """(n, K) product with a dense (N, K)."""
-        return np.concatenate([block @ right for _, block in self.blocks()])
+        return per_row(self, lambda block: block @ right)
 
     def tocsr(self) -> sp.csr_array:
         """All of it, in memory."""
@@ -119,19 +116,13 @@ class Stored:
     def _rows(self, index: NDArray[np.intp]) -> sp.csr_array:
         """Some rows: every block that holds one is read once."""
         order = np.argsort(index, kind="stable")
-        found = []
-        for rows, block in self._blocks_with(index[order]):
-            inside = index[order][np.searchsorted(index[order], rows.start) : np.searchsorted(index[order], rows.stop)]
-            found.append(block[inside - rows.start])
+        wanted, found = index[order], []
+        for rows in _cuts(self.shape[0], self.entries):
+            inside = wanted[slice(*np.searchsorted(wanted, [rows.start, rows.stop]))]
+            if len(inside):
+                found.append(self._read(rows.start, rows.stop)[inside - rows.start])
         whole = sp.vstack(found, format="csr") if found else sp.csr_array((0, self.shape[1]), dtype=np.float32)
         return whole[np.argsort(order, kind="stable")]
-
-    def _blocks_with(self, wanted: NDArray[np.intp]) -> Iterator[tuple[slice, sp.csr_array]]:
-        n = self.shape[0]
-        step = max(1, int(BLOCK * n / max(self.entries, 1)))
-        for first in np.unique(wanted // step) * step:
-            rows = slice(int(first), int(min(first + step, n)))
-            yield rows, self._read(rows.start, rows.stop)
 
 
 Expression: TypeAlias = sp.csr_array | Stored
@@ -143,10 +134,14 @@ def blocks(expression: Expression) -> Iterator[tuple[slice, sp.csr_array]]:
         yield from expression.blocks()
         return
     n = expression.shape[0]
-    step = max(1, int(BLOCK * n / max(expression.nnz, 1)))
-    for first in range(0, n, step):
-        rows = slice(first, min(first + step, n))
-        yield rows, expression if step >= n else expression[rows]
+    for rows in _cuts(n, expression.nnz):
+        yield rows, expression if rows == slice(0, n) else expression[rows]
+
+
+def _cuts(n: int, entries: int) -> Iterator[slice]:
+    """Rows of each block of a matrix of n rows."""
+    step = max(1, int(BLOCK * n / max(entries, 1)))
+    return (slice(first, min(first + step, n)) for first in range(0, n, step))
 
 
 def moments(expression: Expression) -> Moments:

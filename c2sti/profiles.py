@@ -118,7 +118,7 @@ class Profiles:
         """
         rank = self._rank(n_axes)
         axes = self._by_gram(rank, smoother)[0] if self.few else self._by_lanczos(rank, smoother)
-        return axes * _signs(axes)[:, None]
+        return axes * signs(axes)[:, None]
 
     def leading(self, n_axes: int) -> FloatArray:
         """(n, K) centred profiles on their principal axes, up to the sign of each."""
@@ -132,8 +132,8 @@ class Profiles:
             axes = self.axes(n_axes, smoother)
             return axes, self.scores(axes)
         axes, weights = self._by_gram(self._rank(n_axes), smoother)
-        signs = _signs(axes)
-        return axes * signs[:, None], self._inner @ (weights * signs)
+        sign = signs(axes)
+        return axes * sign[:, None], self._inner @ (weights * sign)
 
     def scores(self, axes: FloatArray) -> FloatArray:
         """(n, K) centred profiles on (K, M) axes."""
@@ -239,6 +239,6 @@ class Profiles:
         return axes
 
 
-def _signs(axes: FloatArray) -> FloatArray:
+def signs(axes: FloatArray) -> FloatArray:
     """(K,) those that make the largest loading of each axis positive."""
     return np.sign(np.take_along_axis(axes, np.abs(axes).argmax(axis=1)[:, None], axis=1)[:, 0])

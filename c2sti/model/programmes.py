@@ -235,8 +235,13 @@ def _spot_variances(
     # The axes are orthonormal: |y - f·axes|² without ever making y - f·axes.
     left = profiles.sizes() - 2 * (scores * maps).sum(axis=1) + (maps**2).sum(axis=1)
     x = np.log(depths)
-    curve = np.polynomial.Polynomial.fit(x, np.log(np.maximum(left, 1e-9)), 2 if np.ptp(x) > 0 else 0)
-    fitted = curve(x)
+    return noise_over_depth(x, left, x)
+
+
+def noise_over_depth(seen: FloatArray, left: FloatArray, log_depth: FloatArray) -> FloatArray:
+    """(n,) noise at depths, 1 on average, by a parabola over what (m,) spots of other log depths leave unexplained."""
+    curve = np.polynomial.Polynomial.fit(seen, np.log(np.maximum(left, 1e-9)), 2 if np.ptp(seen) > 0 else 0)
+    fitted = curve(np.clip(log_depth, seen.min(), seen.max()))  # a parabola says nothing beyond its points
     return np.exp(fitted - fitted.mean())
 
 

@@ -9,7 +9,7 @@ Beyond `MANY` spots, or where expression is left on disk, nothing of the size sp
 - the spots of a section are gathered by two and two (or three and three) where the maps vary so slowly that nothing is
   lost by it.
 
-Expression is read three times (four, where it is made of counts), whatever the number of genes.
+Expression is read twice (three times, where it is made of counts), whatever the number of genes.
 """
 
 from __future__ import annotations
@@ -26,8 +26,9 @@ from scipy.spatial import KDTree
 from c2sti._stored import Stored, blocks
 from c2sti._types import FloatArray, Section, SlicePair
 from c2sti.field import EXACT, Field, Observed, observe
-from c2sti.model.programmes import LARGEST_RESIDUAL, TARGET_SUM, Programmes, recover_counts
+from c2sti.model.programmes import LARGEST_RESIDUAL, TARGET_SUM, Programmes, noise_over_depth, recover_counts
 from c2sti.ops import patch_means, patches
+from c2sti.profiles import signs
 
 MANY = EXACT  # spots of all sections together: as many as maps of are exact
 PATCHES = 1200  # of a section
@@ -148,7 +149,7 @@ def _axes(seen: Sequence[Seen], n_axes: int) -> tuple[list[FloatArray], FloatArr
     each = np.split(vectors[:, ::-1].astype(np.float32), np.cumsum([len(r) for r in rows])[:-1])
     axes = sum(v.T @ r for v, r in zip(each, rows, strict=True))
     axes /= np.maximum(np.linalg.norm(axes, axis=1, keepdims=True), np.finfo(np.float32).tiny)
-    return means, axes * np.sign(axes[np.arange(rank), np.abs(axes).argmax(axis=1)])[:, None]
+    return means, axes * signs(axes)[:, None]
 
 
 def _project(one: Seen, mean: FloatArray, axes: FloatArray) -> tuple[FloatArray, FloatArray]:
@@ -186,10 +187,8 @@ def _noise_by_depth(
         (maps,) = fast.at(x[spots], [depth])
         # The axes are orthonormal: |y - f·axes|² without ever making y - f·axes.
         left[here] = size[spots] - 2 * (scores * maps).sum(axis=1) + (maps**2).sum(axis=1)
-    sample = log_depth[chosen]
-    curve = np.polynomial.Polynomial.fit(sample, np.log(np.maximum(left, 1e-9)), 2 if np.ptp(sample) > 0 else 0)
-    fitted = curve(np.clip(log_depth, sample.min(), sample.max()))  # a parabola says nothing beyond its points
-    return np.split(np.exp(fitted - fitted.mean()), np.cumsum([len(d) for d in depths])[:-1])
+    noise = noise_over_depth(log_depth[chosen], left, log_depth)
+    return np.split(noise, np.cumsum([len(d) for d in depths])[:-1])
 
 
 def _gathered(field: Field) -> Field:
