@@ -71,7 +71,7 @@ def interpolate(a: Path, b: Path, out: Path, slices: int, digits: int | None, ma
 
     sections = [ad.read_h5ad(path, backed="r") for path in (a, b)]
     start, cpu = time.perf_counter(), time.process_time()
-    made = c2sti.tl.interpolate(*sections, n_slices=slices, out=out, digits=digits)
+    made = c2sti.tl.interpolate(*sections, n_slices=slices, out=out, digits=digits, max_memory=max_memory)
     seconds, cpu = time.perf_counter() - start, time.process_time() - cpu
     return {
         "seconds": seconds,

@@ -172,7 +172,7 @@ def graph_values(xy: FloatArray, expression: Expression, width: float, most: int
     if expression.shape[0] <= most:
         smooth = gaussian_operator(xy, xy, width) @ in_memory(expression)
         return np.asarray(smooth.todense(), dtype=np.float32)
-    return patch_means(patches(xy, most), blocks(expression), expression.shape[1])
+    return patch_means(patches(xy, most), ((rows, [block]) for rows, block in blocks(expression)), expression.shape[1])
 
 
 def patches(xy: FloatArray, most: int) -> NDArray[np.intp]:
@@ -182,15 +182,18 @@ def patches(xy: FloatArray, most: int) -> NDArray[np.intp]:
 
 
 def patch_means(
-    patch: NDArray[np.intp], values: Iterable[tuple[slice, sp.csr_array]], n_columns: int
+    patch: NDArray[np.intp], values: Iterable[tuple[slice, Sequence[sp.csr_array]]], n_columns: int
 ) -> NDArray[np.float32]:
-    """(P, N) mean over the spots of each patch, of values that come in blocks of rows."""
+    """(P, N) mean over the spots of each patch, of values in blocks of rows, each of matrices side by side."""
     total = np.zeros((patch.max() + 1, n_columns), dtype=np.float32)
-    for rows, block in values:
+    for rows, side_by_side in values:
         here, place = np.unique(patch[rows], return_inverse=True)
         ones = np.ones(len(place), dtype=np.float32)
         member = sp.csr_array((ones, (place.ravel(), np.arange(len(place)))), shape=(len(here), len(place)))
-        total[here] += (member @ block).toarray()
+        first = 0
+        for block in side_by_side:  # one after the other: to put them together takes as much memory as they do
+            total[here, first : first + block.shape[1]] += (member @ block).toarray()
+            first += block.shape[1]
     total /= np.bincount(patch)[:, None].astype(np.float32)
     return total
 

@@ -281,7 +281,7 @@ def test_patches_by_hand() -> None:
     assert len(np.unique(patch)) == 4
     for rows, columns in [(slice(a, a + 2), slice(b, b + 2)) for a in (0, 2) for b in (0, 2)]:
         assert len(np.unique(patch[rows, columns])) == 1
-    blocks = [(slice(0, 2), sp.csr_array([[2.0, 0.0], [4.0, 1.0]])), (slice(2, 3), sp.csr_array([[6.0, 0.0]]))]
+    blocks = [(slice(0, 2), [sp.csr_array([[2.0, 0.0], [4.0, 1.0]])]), (slice(2, 3), [sp.csr_array([[6.0, 0.0]])])]
     np.testing.assert_array_equal(ops.patch_means(np.array([0, 1, 0]), blocks, 2), [[4, 0], [4, 1]])
 
 

@@ -77,8 +77,9 @@ def test_what_is_asked_of_rows_comes_back_in_order(matrix: sp.csr_array) -> None
 
 def test_patch_means_are_those_of_the_spots(matrix: sp.csr_array) -> None:
     patch = np.random.default_rng(1).permutation(np.arange(40) % 6)
-    found = ops.patch_means(patch, blocks(matrix), 9)
-    wanted = np.stack([matrix.toarray()[patch == p].mean(axis=0) for p in range(6)])
+    found = ops.patch_means(patch, ((rows, [block, 2 * block]) for rows, block in blocks(matrix)), 18)
+    once = np.stack([matrix.toarray()[patch == p].mean(axis=0) for p in range(6)])
+    wanted = np.hstack([once, 2 * once])
     np.testing.assert_allclose(found, wanted, rtol=1e-6)
 
 

@@ -21,7 +21,7 @@ from c2sti.grid._lattice import (
     shared_profiles,
 )
 from c2sti.grid._material import material_places
-from c2sti.grid._memory import Extent, Plan, check_dense, memory_of, plan, plan_anyway, tell
+from c2sti.grid._memory import Extent, Plan, check_dense, check_work, memory_of, plan, plan_anyway, tell
 from c2sti.grid._read import (
     LEAST_SPOTS,
     TARGET_SUM,
@@ -52,6 +52,7 @@ __all__ = [
     "TARGET_SUM",
     "blank_library",
     "check_dense",
+    "check_work",
     "check_digits",
     "common_lattice",
     "frame_of",

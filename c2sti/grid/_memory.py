@@ -32,6 +32,8 @@ class Extent:
         one and a half times the number of spots that a row looks at. Known when the method has answered.
     n_values
         Measured values that are not zero, of all sections.
+    working
+        Bytes that the method takes while it works, before anything is written; 0 where it does not say.
     std, interval
         Whether these are wanted.
     """
@@ -41,6 +43,7 @@ class Extent:
     n_sections: int
     n_components: int = COMPONENTS
     n_values: int = 0
+    working: int = 0
     std: bool = False
     interval: bool = False
 
@@ -65,6 +68,11 @@ class Extent:
         factors = 8 * self.n_components * (sections * self.n_rows + (1 + self.std) * self.n_genes)
         means = 8 * sections * self.n_genes
         return factors + means + PER_VALUE * self.n_values + PER_ROW * self.n_rows + MEASURED
+
+    @property
+    def worked(self) -> int:
+        """Bytes at the peak of the method's work, with what is there all the time; 0 where it does not say."""
+        return self.working and self.working + PER_VALUE * self.n_values + PER_ROW * self.n_rows
 
     def block(self, rows_at_once: int) -> int:
         """Bytes of one task: 24 for each value of its chunk, 12 for each that is computed at once; more with doubts."""
@@ -120,6 +128,22 @@ def check_dense(extent: Extent, limit: int | None) -> None:
         )
 
 
+def check_work(extent: Extent, limit: int | None) -> None:
+    """Refuse a pair that the method cannot describe in so little, whether the result is streamed or not.
+
+    Raises
+    ------
+    ValueError
+        It cannot.
+    """
+    if limit is not None and extent.worked > limit:
+        raise ValueError(
+            f"max_memory = {_said(limit)} is too little for the method to work on these sections; about "
+            f"{_said(extent.worked)} are needed before anything is written. Give more, or sections with fewer genes, "
+            "slice_a[:, names]"
+        )
+
+
 def plan(extent: Extent, limit: int | None, n_tasks: int) -> Plan:
     """As many tasks, then as many rows at once, as the limit allows; all of them where there is none.
 
@@ -160,9 +184,11 @@ def _rows_at_once(extent: Extent) -> list[int]:
 
 def tell(extent: Extent, chosen: Plan) -> None:
     """Say in the log what is going to be needed."""
+    writing = extent.held + chosen.tasks * extent.block(chosen.rows_at_once)
     _log.info(
-        f"about {_said(extent.held + chosen.tasks * extent.block(chosen.rows_at_once))} of memory for a result of "
-        f"{_said(extent.dense)}: {chosen.tasks} block(s) at a time, {chosen.rows_at_once} rows at once"
+        f"about {_said(max(extent.worked, writing))} of memory for a result of {_said(extent.dense)}: "
+        f"{_said(extent.worked)} while sections are described, {_said(writing)} while they are written, "
+        f"{chosen.tasks} block(s) at a time, {chosen.rows_at_once} rows at once"
     )
 
 

@@ -21,6 +21,7 @@ from c2sti import _checkpoint
 from c2sti._types import FloatArray, InsertedSection, Prediction, SlicePair
 from c2sti.model.cross_modal import CrossModalAlignment, ExpressionStem, HistologyEncoder
 from c2sti.model.dlsm import DLSM, Deformation, differences, fuse, position_map
+from c2sti.model.memory import memory
 from c2sti.model.pieces import in_pieces
 from c2sti.model.programmes import Programmes, describe, noise_of
 from c2sti.model.pyramid import GenePool, MGCGraph, MotionDecoder, PyramidEncoder, agreement, profiles
@@ -314,6 +315,12 @@ class C2STi:
     def describe(self, pair: SlicePair, *, device: str, seed: int) -> list[Programmes]:
         """Programmes of a pair, by this model's settings."""
         return describe_pair(self.config, pair, device=device, seed=seed)
+
+    def memory(self, pair: SlicePair, n_points: int, n_positions: int) -> int:
+        """About the most bytes that an answer takes while it is worked on, beside the sections themselves."""
+        config = self.config
+        sizes = {"n_programmes": config.n_programmes, "n_views": 3 if config.views else 1, "n_splits": config.n_splits}
+        return memory(pair, n_points, n_positions, **sizes)
 
     def fingerprint(self) -> str:
         """Hash of the weights."""

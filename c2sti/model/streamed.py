@@ -131,9 +131,7 @@ def _axes(seen: Sequence[Seen], n_axes: int) -> tuple[list[FloatArray], FloatArr
     rows, means = [], []
     for one in seen:
         patch = patches(one.section.xy, PATCHES)
-        views = ((place, sp.hstack(found, format="csr")) for place, found in one.blocks())
-        n_columns = one.section.expression.shape[1] * one.n_views
-        found = patch_means(patch, views, n_columns)
+        found = patch_means(patch, one.blocks(), one.section.expression.shape[1] * one.n_views)
         size = np.bincount(patch)
         means.append((size @ found) / size.sum())
         found -= means[-1].astype(np.float32)

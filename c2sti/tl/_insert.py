@@ -19,7 +19,7 @@ from c2sti._types import FloatArray, Interpolator, Lattice, PictureEncoder
 from c2sti.spread import Spread, ask
 from c2sti.tl._coexpression import graphs
 from c2sti.tl._labels import carry, shared_labels
-from c2sti.tl._models import reads_blocks
+from c2sti.tl._models import memory_of, reads_blocks
 from c2sti.tl._provenance import provenance
 
 SHARES = "{desc}: {percentage:3.0f}%|{bar}| {elapsed}<{remaining}"  # of a bar that is told shares, which round
@@ -122,9 +122,11 @@ def insert(
         pair.n_genes if wanted is None else len(wanted),
         len(fractions),
         n_values=sum(getattr(s.expression, "nnz", 0) for s in pair.sections),
+        working=memory_of(method, pair, len(rows.points), len(fractions)),
         std=std,
         interval=interval is not None,
     )
+    grid.check_work(extent, max_memory)
     if stream is None:
         grid.check_dense(extent, max_memory)
     else:

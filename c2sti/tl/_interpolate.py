@@ -128,8 +128,9 @@ def interpolate(
         float32 has. The relative error is at most half a unit of the last one, and files are smaller.
     max_memory
         Memory to get by with, in bytes or as text, ``"8GB"``. With `out` it says how much is worked on at a time, and
-        too little is refused with the least that works. Without, a result that is larger is refused. What the method
-        itself needs while it works is not counted, nor what the caller holds.
+        too little is refused with the least that works. Without, a result that is larger is refused. What the
+        default model (or one trained like it) needs while it works is counted; that of other methods is not, nor what
+        the caller and the libraries hold.
 
     Returns
     -------
@@ -215,7 +216,9 @@ def interpolate(
 
     `max_memory` counts the answer's factors, 8 K (S M + N) bytes for K components, 24 bytes for each measured value
     that is not zero, 300 for each row, and 24 to 36 for each value of the 4 MB blocks that are worked on side by side
-    (up to twice that with `std` and `interval`); the log says how much it comes to.
+    (up to twice that with `std` and `interval`); and, before anything is written, what describing the sections takes:
+    of large ones 29 kB a gene or 2 kB a spot, whichever is more, of small ones 66 bytes for each spot and gene. The
+    log says how much it comes to.
 
     The store is written beside its place, in a hidden folder, and moved there when it is whole. If the run fails or is
     interrupted, nothing is left; what a run that was killed leaves is removed by the next one for the same place.

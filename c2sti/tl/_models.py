@@ -10,7 +10,7 @@ import torch
 from torch import nn
 
 from c2sti import _checkpoint
-from c2sti._types import FloatArray, Interpolator, PictureEncoder
+from c2sti._types import FloatArray, Interpolator, PictureEncoder, SlicePair
 from c2sti.baselines import METHODS, ON_REQUEST, RIVALS, USES_CONTEXT, load_rival
 from c2sti.model import C2STi
 
@@ -67,6 +67,11 @@ def sees_context(method: Interpolator) -> bool:
 def reads_blocks(method: Interpolator) -> bool:
     """Whether a method takes expression that is left on disk; the others want it in memory."""
     return isinstance(method, C2STi)
+
+
+def memory_of(method: Interpolator, pair: SlicePair, n_points: int, n_positions: int) -> int:
+    """Bytes that a method says it takes while it works; 0 where it does not say."""
+    return method.memory(pair, n_points, n_positions) if isinstance(method, C2STi) else 0
 
 
 def name_of(model: str | Path | Interpolator) -> str:
