@@ -3,7 +3,7 @@ VENV ?= .venv
 PYTHON = $(VENV)/bin/python
 READY = $(VENV)/.ready
 
-.PHONY: env demo test lint types docs clean
+.PHONY: env demo test coverage lint types docs clean
 
 env: $(READY)
 
@@ -18,6 +18,10 @@ demo: env
 # One process a core, one thread each: the suite is many small computations.
 test: env
 	OMP_NUM_THREADS=1 NUMBA_NUM_THREADS=1 $(PYTHON) -m pytest --numprocesses logical --maxprocesses 4 --dist worksteal
+
+# In one process, beside those that tests start; about twice as long.
+coverage: env
+	OMP_NUM_THREADS=1 NUMBA_NUM_THREADS=1 $(PYTHON) -m pytest -p no:xdist --timeout 1200 --cov --cov-report term-missing:skip-covered
 
 lint: env
 	$(PYTHON) -m ruff check .
