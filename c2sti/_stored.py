@@ -43,12 +43,15 @@ class Stored:
         Columns of the source that are wanted, None for all.
     factor
         (n,) what the values of each spot are multiplied by before log1p; None for the values as they are.
+    name
+        What errors call it.
     """
 
     source: Any
     entries: int
     genes: NDArray[np.intp] | None = None
     factor: NDArray[np.floating] | None = None
+    name: str = "stored expression"
 
     @property
     def shape(self) -> tuple[int, int]:
@@ -104,8 +107,7 @@ class Stored:
 
     def _read(self, first: int, last: int) -> sp.csr_array:
         found = self.source[first:last]
-        found = found.compute() if hasattr(found, "compute") else found
-        rows = sp.csr_array(found if sp.issparse(found) else np.asarray(found), dtype=np.float32)
+        rows = as_csr(found.compute() if hasattr(found, "compute") else found, self.name)
         if self.genes is not None:
             rows = rows[:, self.genes]
         if self.factor is None:
@@ -126,6 +128,44 @@ class Stored:
 
 
 Expression: TypeAlias = sp.csr_array | Stored
+
+
+def as_csr(x: Any, name: str) -> sp.csr_array:
+    """A dense or sparse matrix of somebody else as CSR float32: columns in order, each once, and no zeros stored.
+
+    What is not so already is copied first. CSR of another number type shares its indices with what it was made from,
+    and putting those in order would leave the values of the other in the wrong columns.
+
+    Raises
+    ------
+    ValueError
+        It is damaged: its indices point outside of it. Code that believes them ends the process.
+    """
+    if not sp.issparse(x):
+        return sp.csr_array(np.asarray(x), dtype=np.float32)
+    _check_indices(x, name)
+    rows = sp.csr_array(x, dtype=np.float32)
+    if not rows.has_canonical_format or not rows.data.all():
+        rows = rows.copy()
+        rows.sum_duplicates()
+        rows.eliminate_zeros()
+    return rows
+
+
+def _check_indices(x: Any, name: str) -> None:
+    """Refuse a CSR or CSC matrix whose rows or columns do not follow each other, or hold what lies outside of it."""
+    if x.format not in ("csr", "csc"):
+        return
+    n_lines, n_places = x.shape if x.format == "csr" else x.shape[::-1]
+    start, index = x.indptr, x.indices
+    room = min(len(index), len(x.data))
+    if len(start) != n_lines + 1 or start[0] != 0 or start[-1] > room or (np.diff(start) < 0).any():
+        found = "its indptr does not lead through its values"
+    elif start[-1] == 0 or (0 <= index.min() and index.max() < n_places):
+        return
+    else:
+        found = f"it has an index of {index.min() if index.min() < 0 else index.max()} among {n_places}"
+    raise ValueError(f"{name} is a damaged {x.format.upper()} matrix ({found}); read or make it anew")
 
 
 def blocks(expression: Expression) -> Iterator[tuple[slice, sp.csr_array]]:

@@ -1,33 +1,36 @@
-"""Odd sections and damaged files, some of each, by `scripts/fuzz.py`; and what it found once, by itself."""
+"""Odd sections and damaged files, some of each, by `scripts/fuzz`; and what it found once, by itself."""
 
 from __future__ import annotations
 
-import importlib.util
+import importlib
 from pathlib import Path
 from types import ModuleType
 
+import anndata as ad
+import dask.array as da
+import h5py
 import numpy as np
+import pandas as pd
 import pytest
+import scipy.sparse as sp
 from anndata import AnnData
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import c2sti
 from c2sti import metrics
+from c2sti.cli import _files
+from c2sti.grid import _read
 from tests.conftest import square_array
 
-SCRIPT = Path(c2sti.__file__).parents[1] / "scripts" / "fuzz.py"
-CASES = 30  # of each kind; by number and not by time, so that a busy machine tests as much
+ROOT = Path(c2sti.__file__).parents[1]
+CASES = 20  # of each kind; by number and not by time, so that a busy machine tests as much
 
 
-@pytest.fixture(scope="module")
-def fuzz() -> ModuleType:
-    spec = importlib.util.spec_from_file_location("fuzz", SCRIPT)
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
+@pytest.fixture
+def fuzz(monkeypatch: pytest.MonkeyPatch) -> ModuleType:
+    monkeypatch.syspath_prepend(str(ROOT))
+    return importlib.import_module("scripts.fuzz.driver")
 
 
 def test_odd_sections_and_damaged_files(fuzz: ModuleType, tmp_path: Path) -> None:
@@ -75,6 +78,87 @@ def test_one_gene_alone_keeps_its_pattern(model: str) -> None:
     found = out.layers["c2sti_1"][:, 0]
     assert np.corrcoef(found, truth)[0, 1] > 0.98
     assert abs(found.mean() - truth.mean()) < 0.02
+
+
+def unordered(values: np.ndarray, dtype: type) -> sp.csr_matrix:
+    """The same values in CSR with the columns of each row back to front, and a zero that is stored."""
+    rows, columns = np.indices(values.shape)[:, :, ::-1].reshape(2, -1)
+    start = np.arange(len(values) + 1) * values.shape[1]
+    return sp.csr_matrix((values[rows, columns].astype(dtype), columns, start), shape=values.shape)
+
+
+@pytest.mark.parametrize("dtype", [np.float32, np.float64, np.int64])
+def test_sparse_input_out_of_order_stays_what_it_is(dtype: type) -> None:
+    values = np.random.default_rng(0).poisson(3, (36, 10))
+    plain, given_ = section(values), section(values)
+    given_.X = unordered(values, dtype)
+    found = c2sti.tl.interpolate(given_, given_, on_misfit="ignore", show_progress_bar=False)
+    np.testing.assert_array_equal(given_.X.toarray(), values)
+    wanted = c2sti.tl.interpolate(plain, plain, on_misfit="ignore", show_progress_bar=False)
+    np.testing.assert_array_equal(found.layers["c2sti_1"], wanted.layers["c2sti_1"])
+    marks = [out.uns["c2sti"]["inputs"]["slice_a"]["fingerprint"] for out in (found, wanted)]
+    assert marks[0] == marks[1]
+
+
+@pytest.mark.parametrize("by_blocks", [False, True])
+def test_a_lazy_section_out_of_order_is_read_as_often_as_needed(
+    by_blocks: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    values = np.random.default_rng(0).poisson(3, (36, 10))
+    lazy = section(values)
+    lazy.X = da.from_array(sp.csr_array(unordered(values, np.int64)), chunks=(10, 10), asarray=False)
+    if by_blocks:
+        monkeypatch.setattr(_read, "LARGE", 0)
+    at = square_array(6)
+    out = c2sti.tl.interpolate(lazy, lazy, at=at, model="copy", on_misfit="ignore", show_progress_bar=False)
+    wanted = np.log1p(values * 1e4 / values.sum(axis=1, keepdims=True))
+    np.testing.assert_allclose(out.layers["c2sti_1"], wanted, rtol=1e-5)
+
+
+@pytest.mark.parametrize("form", [sp.csr_matrix, sp.csc_matrix])
+@pytest.mark.parametrize(
+    ("part", "value", "found"),
+    [
+        ("indices", 10**6, "it has an index of 1000000 among"),
+        ("indices", -7, "it has an index of -7 among"),
+        ("indptr", 10**6, "its indptr does not lead through its values"),
+    ],
+)
+def test_indices_that_point_outside_are_refused_rather_than_believed(
+    form: type, part: str, value: int, found: str
+) -> None:
+    broken = section(np.ones((36, 10)))
+    broken.X = form(broken.X)
+    getattr(broken.X, part)[5] = value
+    name = form.__name__[:3].upper()
+    with pytest.raises(ValueError, match=rf"X of slice_b is a damaged {name} matrix \({found}.*read or make it anew"):
+        c2sti.tl.interpolate(section(np.ones((36, 10))), broken, show_progress_bar=False)
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_sections_that_are_left_on_disk_whole_bring_depth_and_labels(tmp_path: Path) -> None:
+    plain, lazy = [], []
+    for i in range(2):
+        one = section(np.random.default_rng(i).poisson(3, (36, 10)))
+        one.obs["z_um"], one.obs["cells"] = 100.0 * i, np.arange(36.0)
+        one.obs["domain"] = np.where(np.arange(36) < 18, "rim", "core")
+        one.write_zarr(tmp_path / f"{i}.zarr")
+        plain.append(one)
+        lazy.append(ad.experimental.read_lazy(tmp_path / f"{i}.zarr"))
+    how = {"model": "linear", "obs_keys": ["domain", "cells"], "on_misfit": "ignore", "show_progress_bar": False}
+    wanted, found = c2sti.tl.interpolate(*plain, **how), c2sti.tl.interpolate(*lazy, **how)
+    np.testing.assert_array_equal(found.uns["c2sti"]["z"], [0.0, 50.0, 100.0])
+    np.testing.assert_array_equal(found.layers["c2sti_1"], wanted.layers["c2sti_1"])
+    pd.testing.assert_frame_equal(found.obs, wanted.obs)
+
+
+def test_errors_of_readers_without_a_public_name_name_the_file(tmp_path: Path) -> None:
+    path = tmp_path / "a.h5ad"
+    section(np.ones((36, 3))).write_h5ad(path)
+    with h5py.File(path, "r+") as file:
+        file["var"].attrs["encoding-type"] = ""
+    with pytest.raises(ValueError, match=r"a\.h5ad cannot be read as a section: No read method registered"):
+        _files.read(path)
 
 
 def test_no_gene_asked_for() -> None:

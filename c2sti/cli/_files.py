@@ -46,7 +46,7 @@ def read(path: Path) -> Section:
         if path.suffix == ".h5ad":
             return ad.read_h5ad(path)
         return _read_zarr(path)
-    except (OSError, ValueError, KeyError) as error:
+    except Exception as error:  # damaged bytes make libraries raise anything, some of it without a public name
         raise ValueError(f"{path} cannot be read as a section: {error}") from error
 
 

@@ -58,7 +58,9 @@ def _column(adata: AnnData, name: str, key: str) -> pd.Series:
         raise ValueError(
             f"obs_keys= names {key!r}, which {reason}; rename the column first: adata.obs.rename(columns=)"
         )
-    column = _typed(adata.obs[key], f"obs[{key!r}] of {name}")
+    # What anndata.experimental.read_lazy has left on disk is no DataFrame yet.
+    known = adata.obs[key] if isinstance(adata.obs, pd.DataFrame) else adata.obs[[key]].to_memory()[key]
+    column = _typed(known, f"obs[{key!r}] of {name}")
     if not column.notna().any():
         raise ValueError(f"obs[{key!r}] of {name} holds nothing but NaN; leave it out of obs_keys=, or fill it in")
     return column

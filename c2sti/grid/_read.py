@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from scipy.spatial import KDTree
 
 from c2sti import _keys, _log
-from c2sti._stored import Expression, Stored, blocks
+from c2sti._stored import Expression, Stored, as_csr, blocks
 from c2sti._types import FloatArray
 from c2sti.grid._annotations import Annotations, read_annotations
 from c2sti.grid._histology import Picture, read_image
@@ -204,7 +204,7 @@ def _check_points(xy: FloatArray, adata: AnnData, where: str, name: str, mend: s
 def _depth(adata: AnnData, xy: FloatArray, name: str) -> float | None:
     for key in (_keys.Z_UM, _keys.Z):
         if key in adata.obs:
-            depths = np.unique(adata.obs[key].to_numpy(dtype=np.float64))
+            depths = np.unique(np.asarray(adata.obs[key], dtype=np.float64))  # of pandas, or lazy
             if len(depths) > 1:
                 raise ValueError(
                     f"obs[{key!r}] of {name} holds {len(depths)} depths; a section has one: split it first"
@@ -233,13 +233,13 @@ def _expression(adata: AnnData, name: str, layer: str | None) -> Expression:
         raise ValueError(f"{_where(name, layer)} is empty; put expression there, or name a layer with layer=")
     if not isinstance(x, np.ndarray) and not sp.issparse(x) and _entries(x) > LARGE:
         if getattr(x, "format", "csr") == "csr":
-            return Stored(x, _entries(x))
+            return Stored(x, _entries(x), name=_where(name, layer))
         _log.warning(f"{_where(name, layer)} is stored by genes (CSC) and has to be read whole; CSR is read in blocks")
     if hasattr(x, "compute"):  # dask
         x = x.compute()
     elif hasattr(x, "to_memory"):  # sparse matrix of a backed AnnData
         x = x.to_memory()
-    return sp.csr_array(x if sp.issparse(x) else np.asarray(x[:]), dtype=np.float32)
+    return as_csr(x if sp.issparse(x) else x[:], _where(name, layer))
 
 
 def _entries(x: Any) -> int:
