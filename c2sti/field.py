@@ -275,10 +275,9 @@ def _misfit(covariance: Tensor, spots: Observed) -> Tensor:
     values = (whiten[:, None] * spots.values[:, :N_LEADING]).numpy()
     n = len(matrix)
     reflected, diagonal, beside, tau, _ = lapack.dsytrd(matrix, lower=1, lwork=int(lapack.dsytrd_lwork(n, lower=1)[0]))
-    if n > 1:
-        # Qᵀ f; Q leaves the first spot alone, and the rest is stored like the Q of a QR factorisation.
-        turned, _, _ = lapack.dormqr("L", "T", reflected[1:, :-1], tau, values[1:], max(64 * n, 1))
-        values = np.concatenate([values[:1], turned])
+    # Qᵀ f; Q leaves the first spot alone, and the rest is stored like the Q of a QR factorisation.
+    turned, _, _ = lapack.dormqr("L", "T", reflected[1:, :-1], tau, values[1:], 64 * n)
+    values = np.concatenate([values[:1], turned])
     found = []
     for ratio in NOISES:
         factor, below, _ = lapack.dpttrf(np.maximum(diagonal, 0) + ratio, beside)

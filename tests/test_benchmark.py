@@ -4,12 +4,14 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import scipy.sparse as sp
 from anndata import AnnData
 
 import c2sti
-from c2sti import benchmark
+from c2sti import benchmark, grid
 from c2sti._types import Prediction, SlicePair
 from c2sti.baselines import METHODS
+from c2sti.benchmark._leave_out import pair_of
 from c2sti.datasets import Phantom
 
 
@@ -123,3 +125,11 @@ def test_bad_series_are_refused(series: list[AnnData], change, message: str) -> 
     keywords = change(series)
     with pytest.raises(ValueError, match=message):
         evaluate(keywords.pop("slices"), **keywords)
+
+
+def test_genes_that_nobody_has_leave_nothing_to_score(series: list[AnnData]) -> None:
+    for section in series:
+        section.X = sp.csr_matrix(([1.0], ([0], [0])), shape=section.shape, dtype=np.float32)  # one count in all
+    a, b = (grid.read_slice(s, name=n) for s, n in zip(series[:2], "ab", strict=True))
+    with pytest.raises(ValueError, match="no gene is detected in 10% of the spots of both a and b"):
+        pair_of(a, b, {}, a.genes, 5)

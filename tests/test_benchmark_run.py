@@ -214,3 +214,28 @@ def test_networks_of_one_base_describe_a_pair_once(
         np.testing.assert_array_equal(answers[-2], answers[-1])
     assert len(described) == 1
     assert shared.lent > 0
+
+
+def test_a_run_that_is_stopped_can_go_on(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def stopped(self: object) -> str:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("c2sti.benchmark._run.Run.table", stopped)
+    assert main(command(tmp_path / "out", methods=["copy"])) == 130
+    assert capsys.readouterr().err.endswith("c2sti.benchmark: stopped; give the same command to go on\n")
+
+
+def test_one_patient_is_too_few_to_train_without_one(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    source = _series.made()
+    monkeypatch.setattr("c2sti.benchmark._run.measured", lambda data: replace(source, series=source.series[:1]))
+    said = refusal(capsys, ["--table", "1", "--data", "there", "--out", str(tmp_path), "--methods", "unet"])
+    assert "there holds whole series of 1 patients of her2st; to train without one, two or more are needed" in said
+
+
+def test_the_ablation_without_motion_moves_nothing() -> None:
+    still = [row.make(QUICK) for row in ROWS.values() if row.make is not None and row.name not in [*METHODS, "rbi"]]
+    assert [model.config for model in still] == [replace(QUICK, displacement=False)]

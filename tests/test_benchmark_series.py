@@ -6,8 +6,10 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from anndata import AnnData
 
 from c2sti import benchmark, grid
+from c2sti.benchmark import _material, _series
 
 
 def test_series_by_study_and_patient() -> None:
@@ -58,3 +60,22 @@ def test_measured_sections_lie_in_one_frame(real: Path) -> None:
     assert [g.name for g in grids] == ["BC1", "BC2", "BC3", "BC4"]
     centres = np.stack([g.xy.mean(axis=0) for g in grids])
     assert np.abs(centres - centres.mean(axis=0)).max() < 400.0  # µm; two pitches
+
+
+def test_a_registered_series_is_read_in_its_own_frame(series: list[AnnData], tmp_path: Path) -> None:
+    (tmp_path / "h").mkdir()
+    for i, section in enumerate(series):
+        xy = section.obsm["spatial"]
+        section.obsm["spatial_3d"] = np.column_stack([xy[:, 1] + 7, xy[:, 0], np.full(len(xy), 12.0 * i)])
+        section.write_h5ad(tmp_path / "h" / f"{i}.h5ad")
+    grids = benchmark.read_series(_series.Series("heart", ("h/2", "h/3"), in_register=True), tmp_path)
+    assert [(g.name, g.z, g.image) for g in grids] == [("2", 24.0, None), ("3", 36.0, None)]
+    np.testing.assert_allclose(grids[0].xy, series[2].obsm["spatial"][:, ::-1] + [7, 0])
+
+
+def test_networks_are_taught_by_every_series_of_a_study_and_by_made_tissue(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(_material, "read_series", lambda one, data: [f"{data}/{one.name}"])
+    monkeypatch.setattr(_material, "series_cases", lambda grids: [f"{grids[0]} hidden", f"{grids[0]} moved"])
+    monkeypatch.setattr(_material, "made_cases", lambda: ["made"])
+    found = benchmark.training_cases("d", ["her2st", "stahl"], without="BCD")
+    assert found == ["d/her2st A hidden", "d/her2st A moved", "d/stahl hidden", "d/stahl moved", "made"]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import shlex
+import shutil
 import subprocess
 import sys
 from collections.abc import Callable
@@ -17,14 +18,16 @@ import numpy as np
 import pandas as pd
 import pytest
 import spatialdata as sd
+import zarr
 from anndata import AnnData
 
 import c2sti
-from c2sti.cli import COMMANDS, _files, main, parser
+from c2sti.cli import COMMANDS, _files, _train, main, parser
 from c2sti.datasets import Phantom, phantom
 from c2sti.model import C2STi, C2STiConfig
 from c2sti.pp._maps import Use
 from c2sti.pp._refine import Method
+from c2sti.training import TrainConfig
 
 
 @pytest.fixture(scope="module")
@@ -355,3 +358,48 @@ def test_our_warnings_are_said_in_a_line(tissue: Phantom, tmp_path: Path, capsys
         == 0
     )
     assert "c2sti: warning: positions = [0.5] are read as fractions" in capsys.readouterr().err
+
+
+def test_what_a_command_cannot_take_is_named(
+    s: Files, tissue: Phantom, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "elsewhere").mkdir()
+    twin = shutil.copy(s(0)[0], tmp_path / "elsewhere")
+    assert main(["align", *s(0), str(twin), "-o", str(tmp_path / "o")]) == 1
+    assert "two of the sections have the same file name; each is written under its own" in capsys.readouterr().err
+    array = tmp_path / "array.zarr"
+    zarr.open_group(array, mode="w").create_array("x", data=np.zeros(3))
+    assert main(["interpolate", *s(0), str(array), "-o", str(tmp_path / "o.h5ad")]) == 1
+    assert "array.zarr cannot be read as a section: it is a zarr, but neither an AnnData nor" in capsys.readouterr().err
+    assert main(["train", *s(0, 1, 2), "-o", str(twin)]) == 1
+    assert "s0.h5ad is a file; name a folder" in capsys.readouterr().err
+    _files.write(as_spatialdata(tissue.section(0.0)), tmp_path / "sdata.zarr")
+    assert main(["sample-counts", str(tmp_path / "sdata.zarr"), "-o", str(tmp_path / "o.h5ad")]) == 1
+    assert "sdata.zarr is a SpatialData; give the AnnData that `c2sti interpolate` wrote" in capsys.readouterr().err
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["array.zarr", "elsewhere", "sdata.zarr"]
+
+
+def test_a_number_of_steps_keeps_the_rest_of_the_settings() -> None:
+    words = ["train", "a", "b", "c", "-o", "d", "--seed", "5"]
+    assert _train._how(parser().parse_args(words), anew=False) is None
+    given = parser().parse_args([*words, "--steps", "7"])
+    assert _train._how(given, anew=True) == TrainConfig(steps=7, seed=5)
+    assert _train._how(given, anew=False) == TrainConfig(steps=7, seed=5, learning_rate=5e-4)
+
+
+def test_a_folder_that_is_still_written_into_is_removed_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    folder, calls, remove = tmp_path / "x", [], shutil.rmtree
+
+    def late(path: Path, ignore_errors: bool) -> None:
+        calls.append(path)
+        if len(calls) == 3:
+            remove(path)
+
+    folder.mkdir()
+    monkeypatch.setattr(_files.shutil, "rmtree", late)
+    monkeypatch.setattr(_files, "PAUSE", 0.0)
+    _files._remove(folder)
+    assert calls == [folder] * 3
+    folder.mkdir()
+    _files._remove(folder)  # and in the end it is let be, for the result is there
+    assert len(calls) == 3 + _files.REMOVALS

@@ -104,6 +104,18 @@ def test_an_error_of_ours_is_not_taken_for_a_full_disk(pair: tuple[AnnData, AnnD
     assert left(tmp_path) == []
 
 
+def test_a_complaint_of_a_library_is_passed_on(
+    pair: tuple[AnnData, AnnData], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def odd(section: AnnData, path: Path) -> None:
+        raise RuntimeError("unable to create dataset (name already exists)")
+
+    monkeypatch.setattr(AnnData, "write_h5ad", odd)
+    with pytest.raises(RuntimeError, match="^unable to create dataset"):
+        _files.write(pair[0], tmp_path / "a.h5ad")
+    assert left(tmp_path) == []
+
+
 def test_a_checkpoint_on_a_full_disk_leaves_the_one_that_was_there(tmp_path: Path) -> None:
     model = c2sti.C2STi(CONFIG)
     model.save(tmp_path)

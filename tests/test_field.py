@@ -33,18 +33,19 @@ def test_posterior_solves_the_linear_system_of_every_axis() -> None:
         torch.testing.assert_close(restored, values[:, k])
 
 
-def test_evidence_is_that_of_the_dense_gaussian() -> None:
+@pytest.mark.parametrize("n", [2, 30])
+def test_evidence_is_that_of_the_dense_gaussian(n: int) -> None:
     kernel = Kernel(1.5, 0.8, 0.7)
     rng = np.random.default_rng(0)
-    x, z = torch.as_tensor(rng.random((30, 2)) * 5), torch.zeros(30, dtype=torch.float64)
-    values = torch.as_tensor(rng.standard_normal((30, 2)))
-    found = field._misfit(kernel(x, z, x, z), Observed(x, z, values, torch.ones(30, dtype=torch.float64)))
+    x, z = torch.as_tensor(rng.random((n, 2)) * 5), torch.zeros(n, dtype=torch.float64)
+    values = torch.as_tensor(rng.standard_normal((n, 2)))
+    found = field._misfit(kernel(x, z, x, z), Observed(x, z, values, torch.ones(n, dtype=torch.float64)))
     for r in (0, 10, 19):
-        covariance = kernel(x, z, x, z) + field.NOISES[r] * torch.eye(30)
+        covariance = kernel(x, z, x, z) + field.NOISES[r] * torch.eye(n)
         for k in range(2):
             f = values[:, k]
-            variance = f @ torch.linalg.solve(covariance, f) / 30
-            expected = 0.5 * 30 * torch.log(variance) + 0.5 * torch.logdet(covariance)
+            variance = f @ torch.linalg.solve(covariance, f) / n
+            expected = 0.5 * n * torch.log(variance) + 0.5 * torch.logdet(covariance)
             torch.testing.assert_close(found[r, k], expected, rtol=1e-6, atol=1e-6)
 
 
@@ -58,6 +59,16 @@ def test_every_target_is_answered_once(monkeypatch: pytest.MonkeyPatch) -> None:
     assert len(tiles) > 20
     assert sorted(np.concatenate([here for here, *_ in tiles])) == list(range(300))
     assert sum(share for *_, share in tiles) == pytest.approx(1)
+
+
+def test_targets_far_from_every_spot_are_in_no_tile(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(field, "EXACT", 10)
+    x = torch.as_tensor(np.random.default_rng(0).random((30, 2)))
+    zeros = torch.zeros((30, 1), dtype=torch.float64)
+    observed = Observed(x, zeros[:, 0], zeros, torch.ones(30, dtype=torch.float64))
+    target = torch.tensor([[0.5, 0.5], [1e4, 1e4]], dtype=torch.float64)
+    ((here, near, share),) = field._tiles(observed, target, Kernel(1.0, 0.5, 0.5))
+    assert (here.tolist(), sorted(near), share) == ([0], list(range(30)), 0.5)
 
 
 def test_noisier_spots_count_for_less() -> None:

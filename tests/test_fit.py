@@ -106,6 +106,14 @@ def test_what_cannot_be_told_is_unknown_and_fits() -> None:
     assert not np.isnan(told(section(waves(0)), apart)["agreement"])  # two columns of spots are in both
 
 
+def test_a_strip_that_is_turned_away_from_the_other_tells_nothing() -> None:
+    """Thirty spots in a row: turned by a right angle about their middle, two lie within a side of the other row."""
+    row = np.column_stack([np.arange(30.0), np.zeros(30)])
+    way = fit._Way(row, row[:, :1], row, row[:, :1], 1.0)
+    assert np.isnan(way.other(np.array([[0.0, -1.0], [1.0, 0.0]])))
+    assert way.other(np.eye(2)) > 0.99
+
+
 def test_a_large_section_is_looked_at_in_patches() -> None:
     xy = square_array(80)
     places = np.minimum((xy / 4).astype(int), SIDE - 1) @ [1, SIDE]

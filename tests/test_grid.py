@@ -55,7 +55,9 @@ def test_layout_and_pitch_of_arrays(xy: np.ndarray, layout: str, pitch: float) -
 
 def test_pitch_is_that_of_the_array_although_printed_spots_scatter() -> None:
     xy = square_array(20, 200.0) + np.random.default_rng(0).normal(0, 12, (400, 2))
-    assert grid.read_slice(spots(xy)).pitch == pytest.approx(200, rel=0.02)
+    section = grid.read_slice(spots(xy))
+    assert section.layout == "square"
+    assert section.pitch == pytest.approx(200, rel=0.02)
 
 
 def test_cells_get_a_bin_that_holds_about_four() -> None:

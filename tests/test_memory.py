@@ -52,6 +52,17 @@ def test_a_limit_takes_rows_first_then_tasks() -> None:
         grid.plan(extent, least - 1, 4)
 
 
+def test_an_answer_larger_than_was_thought_is_written_with_the_least_there_is(monkeypatch: pytest.MonkeyPatch) -> None:
+    said: list[str] = []
+    monkeypatch.setattr("c2sti._log.warning", said.append)
+    extent = grid.Extent(100_000, 20_000, 3)
+    assert grid.plan_anyway(extent, extent.held + extent.block(256), 4) == grid.Plan(1, 256)
+    assert not said
+    assert grid.plan_anyway(extent, 5_000, 4) == grid.Plan(1, 256)
+    assert said[0].startswith("max_memory = 5 kB is too little for 100000 bins x 20000 genes")
+    assert said[0].endswith("; going on with the least there is")
+
+
 def test_a_limit_is_kept_before_any_work(pair: tuple[AnnData, AnnData], tmp_path: Path) -> None:
     m, n = interpolate(*pair, model="copy").shape
     with pytest.raises(ValueError, match=rf"\({m} bins x {n} genes x 4 layers\).*write it to a store instead, out="):

@@ -6,14 +6,16 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import anndata as ad
+import h5py
 import numpy as np
 import pandas as pd
 import pytest
+from anndata.io import write_elem
 from scipy import sparse
 
 import c2sti
 from c2sti import benchmark, grid
-from c2sti.datasets import openst, patches
+from c2sti.datasets import _openst, _openst_file, openst, patches
 
 PX = 0.345
 GENES = ["A", "B", "C"]
@@ -253,6 +255,45 @@ def test_sizes_are_positive(tmp_path: Path, what: str) -> None:
         openst(tmp_path, **{what: 0})
 
 
+def test_sections_are_counted_by_whole_numbers(tmp_path: Path) -> None:
+    file = tmp_path / "series.h5ad"
+    write_stack(file, [2, 3])
+    adata = ad.read_h5ad(file)
+    adata.obs["n_section"] = np.where(adata.obs["n_section"] == 3, 3.5, 2.0)
+    adata.write_h5ad(file)
+    with pytest.raises(ValueError, match=r"obs\['n_section'\] of .*series.h5ad holds '3.5'; numbers that count"):
+        openst(file)
+
+
+def test_one_file_of_one_section_and_dense_counts_are_read(tmp_path: Path) -> None:
+    file = tmp_path / "a_S4.h5ad"
+    counts = write_cells(file)
+    adata = ad.read_h5ad(file)
+    adata.X = adata.X.toarray()
+    adata.write_h5ad(file)
+    (section,) = openst(file)
+    assert section.uns["section"]["section_id"] == "S4"
+    np.testing.assert_array_equal(section.X.toarray(), counts)
+
+
+def test_so_many_points_that_they_should_be_gathered_are_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    said: list[str] = []
+    monkeypatch.setattr(_openst._log, "warning", said.append)
+    monkeypatch.setattr(_openst, "MANY", 35)
+    write_cells(tmp_path / "a_S4.h5ad")
+    openst(tmp_path)
+    openst(tmp_path, pitch=20.0)
+    assert said == ["S4 (a_S4.h5ad) has 36 points; pitch=20.0, say, gathers them into bins of 20 µm"]
+
+
+def test_a_file_may_hold_no_rows_and_no_picture(tmp_path: Path) -> None:
+    with h5py.File(tmp_path / "x.h5", "w") as file:
+        write_elem(file, "csr", sparse.csr_matrix(np.eye(3)))
+        assert _openst_file.picture(file, 100, "x") is None
+        assert _openst_file._rows(file["csr"], np.array([], dtype=int)).shape == (0, 3)
+        np.testing.assert_array_equal(_openst_file._rows(file["csr"], np.array([0, 2])).toarray(), np.eye(3)[[0, 2]])
+
+
 # -- patches
 
 
@@ -403,3 +444,22 @@ def test_what_cannot_be_cut_says_why() -> None:
         patches(slices, least=2)
     with pytest.raises(ValueError, match="size = 0"):
         patches(slices, size=0)
+
+
+def test_sections_that_say_less_are_cut_too() -> None:
+    """Without depth the order given is believed; where a patch lies beside its picture it is white."""
+    slices = series(3, image=True)
+    for section in slices:
+        del section.obs["z_um"], section.uns["section"]
+        (library,) = section.uns["spatial"].values()
+        library["images"]["hires"] = library["images"]["hires"][:, :11]  # its right part is lost
+    parts = patches(slices, size=5, pixel_um=9.5, shares=(1, 0, 0))
+    shown = {w[0].uns["patch"]["column"]: w[0].uns["spatial"]["slice_0"]["images"]["hires"] for w in parts["train"]}
+    assert {column: bool((pixels == 255).all()) for column, pixels in shown.items()} == {
+        0: False,
+        1: False,
+        2: False,
+        3: True,
+    }
+    assert shown[0].max() == 4  # as bright as the column: 47.5 µm are less than five
+    assert all("section" not in patch.uns for w in parts["train"] for patch in w)

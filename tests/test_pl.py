@@ -331,3 +331,28 @@ def test_spread_names_what_is_missing(out: AnnData) -> None:
         c2sti.pl.spread(out, out.var_names[0], section="slice_b")
     with pytest.raises(KeyError, match="there is no gene 'xyz'"):
         c2sti.pl.spread(out, "xyz")
+
+
+def test_a_gene_that_does_not_vary_has_no_lines(made: AnnData) -> None:
+    flat = made.copy()
+    gene = flat.var_names[0]
+    flat.layers["c2sti_1_std"] = np.ones(flat.shape, dtype=np.float32)
+    flat.layers["c2sti_1"] = np.full(flat.shape, 2.0, dtype=np.float32)
+    ax = c2sti.pl.spread(flat, gene, section="c2sti_1")
+    assert not [drawn for drawn in ax.collections if isinstance(drawn, TriContourSet)]
+
+
+def test_sections_without_depth_are_called_by_their_position(pair: tuple[AnnData, AnnData]) -> None:
+    for section in pair:
+        del section.obs["z_um"]
+    out = c2sti.tl.interpolate(*pair, positions=[0.25], model="copy", show_progress_bar=False)
+    titles = [ax.get_title() for ax in c2sti.pl.sections(out, out.var_names[0])]
+    assert titles == ["slice_a\nmeasured", "c2sti_1\ninserted, at 0.25", "slice_b\nmeasured"]
+
+
+def test_numbers_of_axes_and_genes_are_checked(out: AnnData) -> None:
+    _, axs = plt.subplots(1, 3)
+    with pytest.raises(ValueError, match="axs holds 3 axes; one for each of slice_a, c2sti_1, c2sti_2, slice_b is"):
+        c2sti.pl.sections(out, out.var_names[0], axs=axs)
+    with pytest.raises(ValueError, match="n_genes = 0 must be at least 1"):
+        c2sti.pl.coexpression(out, out.var_names[0], n_genes=0)

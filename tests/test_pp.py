@@ -23,7 +23,7 @@ from c2sti.datasets import Phantom, phantom
 from c2sti.grid import SliceGrid, read_slice
 from c2sti.pp import align, align_series
 from c2sti.pp._estimate import unit_ratio
-from c2sti.pp._write import background
+from c2sti.pp._write import background, picture_end, warped
 
 PITCH = 100.0
 COUNTS = 2000  # a spot, few for Visium
@@ -583,3 +583,17 @@ def test_real_sections_are_found(real: Path, reference: str, moving: str, angle:
     assert distance / read_slice(fixed).pitch < 0.7
     assert moved.uns["alignment"]["angle_deg"] == pytest.approx(angle, abs=4)
     assert moved.uns["alignment"]["fit"] > 0.5
+
+
+def test_pictures_of_numbers_move_and_those_without_a_scale_stay_away() -> None:
+    """A picture of one pixel a unit, moved by one unit: every column comes from the one before, the first is glass."""
+    pixels = np.full((4, 5), 0.75)
+    pixels[1, 2] = 0.25
+    library = {"images": {"hires": pixels, "lowres": pixels}, "scalefactors": {"tissue_hires_scalef": 1.0}}
+    moved = warped(library, np.array([[1, 0, 1.0], [0, 1, 0], [0, 0, 1]]), np.array([6.0, 4.0]))
+    assert list(moved["images"]) == ["hires"]
+    assert moved["scalefactors"] == {"tissue_hires_scalef": 1.0}
+    assert moved["images"]["hires"].dtype == np.float64
+    np.testing.assert_allclose(moved["images"]["hires"], np.column_stack([np.full(4, 0.75), pixels]), atol=1e-6)
+    adata = AnnData(np.ones((1, 1)), uns={"spatial": {"s": library}})
+    np.testing.assert_array_equal(picture_end(adata, "spatial", None), [5, 4])

@@ -15,7 +15,7 @@ from anndata import AnnData
 
 import c2sti
 from c2sti.cli import main
-from c2sti.tl._provenance import call_of, model_record
+from c2sti.tl._provenance import _as_text, call_of, model_record
 
 
 @pytest.fixture(scope="module")
@@ -191,3 +191,14 @@ def test_commands(out: AnnData, tmp_path: Path, capsys: pytest.CaptureFixture[st
     np.testing.assert_array_equal(drawn.X.toarray(), expected.X.toarray())
     assert main(words) == 1
     assert "is there already" in capsys.readouterr().err
+
+
+def test_arguments_are_told_so_that_they_fit_on_a_line() -> None:
+    told = {
+        "<array of shape (3, 2)>": np.zeros((3, 2)),
+        "2.5": np.float32(2.5),
+        "'a.zarr'": Path("/home/somebody/a.zarr"),
+        "{-1: ['a', None]}": {-1: ["a", None]},
+        "<AnnData>": ad.AnnData(),
+    }
+    assert {_as_text(value): value for value in told.values()}.keys() == told.keys()

@@ -3,15 +3,19 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from types import SimpleNamespace
 
+import dask.array as da
 import numpy as np
 import pytest
 import scipy.sparse as sp
+from anndata import AnnData
 
 from c2sti import grid
+from c2sti._stored import Stored
 from c2sti.datasets import Phantom
 from c2sti.grid import is_counts, log_normalise
-from c2sti.grid._read import _entries
+from c2sti.grid._read import _entries, _expression
 
 from .conftest import square_array
 from .test_grid import spots
@@ -100,6 +104,32 @@ def test_a_twentieth_of_a_matrix_that_does_not_tell_is_taken_for_its_entries() -
     assert _entries(np.zeros((40, 100))) == 200
 
 
+def test_an_array_is_told_by_the_nearest_spot() -> None:
+    """Every other row of 12 × 12 spots, 10 apart, is doubled 1 to the right.
+
+    The nearest spot is 1 away from 144 and 10 from 72, however alike the second nearest of all of them are.
+    """
+    xy = square_array(12, 10.0)
+    doubled = xy[xy[:, 1] % 20 == 0] + [1.0, 0.0]
+    assert len(doubled) == 72
+    assert grid.read_slice(spots(np.vstack([xy, doubled]))).layout == "scattered"
+
+
+@pytest.mark.parametrize("more", [0, 1])
+def test_what_is_stored_is_read_in_blocks_beyond_16_million_entries(more: int) -> None:
+    """A matrix that does not tell has a twentieth of its places filled: 2²⁴ of them, or 2¹² more."""
+
+    class Lazy:
+        shape = (2**12 + more, 20 * 2**12)
+
+        def compute(self) -> np.ndarray:
+            return np.ones((2, 3))
+
+    found = _expression(SimpleNamespace(X=Lazy()), "a", None)
+    assert isinstance(found, Stored) == bool(more)
+    assert found.shape == (Lazy.shape if more else (2, 3))
+
+
 def test_spots_that_coincide_do_not_make_the_pitch_zero() -> None:
     section = grid.read_slice(spots(np.tile(square_array(6, 2.0), (5, 1))))
     assert (section.layout, section.pitch) == ("square", 2.0)
@@ -109,4 +139,55 @@ def test_coordinates_have_two_columns() -> None:
     adata = spots(square_array(6))
     adata.obsm["spatial"] = adata.obsm["spatial"][:, :1]
     with pytest.raises(ValueError, match=r"has shape \(36, 1\); columns x and y are needed"):
+        grid.read_slice(adata)
+
+
+def test_a_lazy_matrix_that_is_small_is_read_at_once() -> None:
+    adata = spots(square_array(6))
+    wanted = adata.X.toarray()
+    adata.X = da.from_array(wanted, chunks=(10, 4))
+    values = grid.read_slice(adata).values
+    assert sp.issparse(values)
+    np.testing.assert_array_equal(values.toarray(), wanted)
+
+
+def test_expression_that_is_not_there_is_named() -> None:
+    adata = spots(square_array(6))
+    adata.X = None
+    with pytest.raises(ValueError, match="X of slice is empty; put expression there, or name a layer with layer="):
+        grid.read_slice(adata)
+
+
+# ---- which picture is taken
+
+
+def with_pictures(**images: tuple[int, float]) -> AnnData:
+    """Six by six spots, 1 apart, and grey pictures: pixels a side, and pixels a unit, by resolution."""
+    adata = spots(square_array(6))
+    adata.uns["spatial"] = {
+        "s": {
+            "images": {name: np.full((side, side, 3), 100, dtype=np.uint8) for name, (side, _) in images.items()},
+            "scalefactors": {f"tissue_{name}_scalef": scale for name, (_, scale) in images.items()},
+        }
+    }
+    return adata
+
+
+def test_the_finest_picture_that_has_a_scale_is_taken() -> None:
+    both = with_pictures(hires=(24, 4.0), lowres=(12, 2.0))
+    assert grid.read_slice(both).image.scale == 4
+    del both.uns["spatial"]["s"]["scalefactors"]["tissue_hires_scalef"]
+    read = grid.read_slice(both).image
+    assert (read.scale, read.pixels.shape) == (2, (12, 12, 3))
+    del both.uns["spatial"]["s"]["images"]["lowres"]
+    assert grid.read_slice(both).image is None  # a picture without a scale lies nowhere
+
+
+def test_a_picture_is_chosen_by_its_library() -> None:
+    adata = with_pictures(hires=(24, 4.0))
+    adata.uns["spatial"]["t"] = with_pictures(lowres=(12, 2.0)).uns["spatial"]["s"]
+    assert grid.read_slice(adata, image_key="t").image.scale == 2
+    with pytest.raises(KeyError, match=r"slice has no picture 'u' in uns\['spatial'\]; it has \['s', 't'\]"):
+        grid.read_slice(adata, image_key="u")
+    with pytest.raises(ValueError, match=r"slice has pictures of \['s', 't'\]; choose one with image_key="):
         grid.read_slice(adata)

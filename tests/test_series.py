@@ -12,6 +12,7 @@ import pandas as pd
 import pytest
 import scanpy as sc
 from anndata import AnnData
+from scipy.spatial import KDTree
 
 import c2sti
 from c2sti.datasets import Phantom
@@ -191,3 +192,22 @@ def test_labels_are_needed_in_every_section(uneven: list[AnnData]) -> None:
 def test_a_stack_is_not_stacked_again(uneven: list[AnnData]) -> None:
     with pytest.raises(ValueError, match="one row per section and bin already"):
         c2sti.tl.to_slices(fill(uneven, at_z=[75.0]))
+
+
+def test_numbers_and_labels_of_normalised_sections(uneven: list[AnnData]) -> None:
+    """Measured rows tell their nearest spot; where nobody counted and nobody chose colours, nothing is said of them."""
+    for section in uneven:
+        section.X = section.X.log1p()
+        section.obs["half"] = pd.Categorical(np.where(section.obsm["spatial"][:, 0] > 500, "right", "left"))
+        section.obs["x"] = section.obsm["spatial"][:, 0]
+    stack = fill(uneven, spacing=100.0, obs_keys=["half", "x"])
+    assert list(stack.uns["c2sti"]["obs_keys"]) == ["half", "x"]
+    assert "library_size" not in stack.obs
+    assert not [key for key in stack.uns if key.endswith("_colors")]
+    rows = stack.obs["section"] == "slice_0"
+    near = KDTree(uneven[0].obsm["spatial"]).query(stack.obsm["spatial"][rows])[1]
+    assert rows.sum() > 50
+    np.testing.assert_allclose(stack.obs["x"][rows], uneven[0].obs["x"].to_numpy()[near])
+    assert stack.obs["half"][rows].tolist() == uneven[0].obs["half"].iloc[near].tolist()
+    out = c2sti.tl.interpolate(*uneven[:2], model="linear", show_progress_bar=False)
+    assert "library_size" not in c2sti.tl.to_slices(out).obs

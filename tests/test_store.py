@@ -139,3 +139,35 @@ def test_what_a_killed_run_leaves_is_no_result_and_the_next_removes_it(tmp_path:
         assert store.parent.exists()
         store.mkdir()
     assert os.listdir(tmp_path) == ["o.zarr"]
+
+
+def test_a_system_without_locks_leaves_what_it_cannot_judge(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(_store, "fcntl", None)  # Windows
+    left = tmp_path / ".o.zarr.part-x"
+    left.mkdir()
+    with grid.new_store(tmp_path / "o.zarr") as store:
+        store.mkdir()
+    assert sorted(os.listdir(tmp_path)) == [left.name, "o.zarr"]
+
+
+def test_a_folder_that_stays_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    said: list[str] = []
+    monkeypatch.setattr(_store._log, "warning", said.append)
+    monkeypatch.setattr(_store, "PAUSE", 0.0)
+    monkeypatch.setattr(_store.shutil, "rmtree", lambda folder, ignore_errors: None)
+    _store._remove(tmp_path)
+    assert said == [f"{tmp_path} could not be removed; remove it by hand"]
+
+
+# ---- blocks
+
+
+def test_a_worker_that_does_not_see_the_store_says_so(tmp_path: Path) -> None:
+    with pytest.raises(FileNotFoundError, match=r"does not see .*o.zarr; workers need the file system of out="):
+        _blocks._arrays(str(tmp_path / "o.zarr"))
+
+
+def test_moments_of_a_block_by_hand() -> None:
+    values = np.array([[1, 10], [3, 10], [8, 40]], dtype=np.float32)
+    np.testing.assert_allclose(_blocks._moments(values), [[3, 3], [4, 20], [9 + 1 + 16, 100 + 100 + 400]])
+    np.testing.assert_array_equal(_blocks._moments(values[:0]), np.zeros((3, 2)))  # no row lies inside

@@ -149,3 +149,19 @@ def test_what_is_large(pair: SlicePair, monkeypatch: pytest.MonkeyPatch) -> None
     assert not is_large(pair)
     monkeypatch.setattr(streamed, "MANY", 100)
     assert is_large(pair)
+
+
+def test_spots_without_counts_are_as_shallow_as_the_shallowest(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whole blocks of them too; where no spot has any, the section is taken as it is."""
+    monkeypatch.setattr(_stored, "BLOCK", 30)  # some rows of ten genes
+    counts = np.random.default_rng(0).poisson(3.0, (60, 10))
+    counts[:, 0] = 1  # a spot's smallest value is one count
+    counts[20:40] = 0
+    library = np.where(counts.sum(axis=1) > 0, np.arange(60) + 100.0, 7.0)
+    seen = streamed._counted(_section(counts, library))
+    assert seen.depth is not None and seen.share is not None
+    filled = counts.sum(axis=1) > 0
+    np.testing.assert_allclose(seen.depth, np.where(filled, library, 100.0), rtol=1e-4)
+    np.testing.assert_allclose(seen.share, counts.sum(axis=0) / (library[filled].sum() + 20 * 100.0), rtol=1e-4)
+    nothing = _section(np.zeros((60, 10)), library)
+    assert streamed._counted(nothing) == Seen(nothing)

@@ -475,3 +475,10 @@ def test_two_models_of_one_name_are_both_judged() -> None:
     one, other = c2sti.C2STi(), c2sti.C2STi(c2sti.C2STiConfig(n_splits=0))
     assert list(named(["copy", one, "copy", other])) == ["copy", "C2STi", "C2STi 2"]
     assert named([one, other])["C2STi 2"] is other
+
+
+def test_an_encoder_of_other_channels_is_refused() -> None:
+    a, b = phantom(seed=0, size=8, n_genes=30).series([0.0, 150.0])
+    model = c2sti.C2STi(C2STiConfig(channels=4, n_programmes=6, n_splits=0, panel=12, picture_channels=5))
+    with pytest.raises(ValueError, match="trained on pictures described in 5 channels; histology_encoder gives 2"):
+        c2sti.tl.interpolate(a, b, model=model, histology_encoder=Describes(), show_progress_bar=False)

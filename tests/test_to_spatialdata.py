@@ -127,3 +127,25 @@ def test_names_that_cannot_be_written_are_refused(result: AnnData, measured: lis
         c2sti.tl.to_spatialdata(result, um_per_unit=0)
     with pytest.raises(KeyError, match=r"uns\['other'\] does not hold the result"):
         c2sti.tl.to_spatialdata(result, key="other")
+
+
+def test_a_picture_of_numbers_becomes_one_of_8_bits(result: AnnData, measured: list[AnnData]) -> None:
+    plain = measured[0].copy()
+    (library,) = plain.uns["spatial"].values()
+    pixels = np.zeros((*library["images"]["hires"].shape[:2], 3), dtype=np.float32)
+    pixels[0, 0], pixels[0, 1] = (0.2, 1.0, 1.7), (0.1, -0.5, 0.9)
+    library["images"] = {"hires": pixels}
+    bare = measured[1].copy()
+    del bare.uns["spatial"]
+    found = c2sti.tl.to_spatialdata(result, originals={"a": plain, "b": bare})
+    image = np.asarray(found["a_histology"].data)
+    assert image.dtype == np.uint8
+    np.testing.assert_array_equal(image[:, 0, :3].T, [[51, 255, 255], [26, 0, 230], [0, 0, 0]])
+    assert "b_spots" in found
+    assert "b_histology" not in found
+
+
+def test_a_stack_of_another_key_is_named(result: AnnData) -> None:
+    stack = c2sti.tl.to_slices(result)
+    with pytest.raises(KeyError, match=r"uns\['other'\] does not hold the result of c2sti.tl.interpolate; uns has"):
+        c2sti.tl.to_spatialdata(stack, key="other")

@@ -120,6 +120,26 @@ def test_nothing_half_written_stays(stack: AnnData, tmp_path: Path, monkeypatch:
     np.testing.assert_array_equal(voxels(path), before)
 
 
+def test_what_was_there_comes_back_where_the_new_one_cannot_be_moved(
+    stack: AnnData, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = c2sti.tl.to_volume(stack, tmp_path / "a.zarr", genes=["gene_001"])
+    before, rename = voxels(path), Path.rename
+
+    def refuses(self: Path, target: Path) -> Path:
+        if self.name == "new":
+            raise PermissionError("a virus scanner holds it")
+        return rename(self, target)
+
+    monkeypatch.setattr(Path, "rename", refuses)
+    with pytest.raises(PermissionError, match="a virus scanner holds it"):
+        c2sti.tl.to_volume(stack, path, genes=["gene_002"], overwrite=True)
+    with pytest.raises(PermissionError, match="a virus scanner holds it"):
+        c2sti.tl.to_volume(stack, tmp_path / "b.zarr", genes=["gene_002"])
+    assert list(tmp_path.iterdir()) == [path]
+    np.testing.assert_array_equal(voxels(path), before)
+
+
 BAD: dict[str, tuple[Callable[[AnnData, list[AnnData]], tuple[AnnData, dict]], type[Exception], str]] = {
     "no gene": (lambda stack, _: (stack, {"genes": ["gene_001", "xyz"]}), KeyError, "1 of 2 genes= .*'xyz'"),
     "no genes": (lambda stack, _: (stack, {"genes": []}), ValueError, "genes= is empty"),

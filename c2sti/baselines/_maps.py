@@ -51,11 +51,6 @@ class Frames:
     scale: float
     width: float
 
-    @property
-    def n_maps(self) -> int:
-        """K, the number of maps."""
-        return len(self.axes)
-
     def maps_of(self, xy: FloatArray, expression: sp.csr_array) -> FloatArray:
         """(K, H, W) maps of a section with these spots, as those of the pair were made."""
         return _maps(xy, expression, self.axes, self.lattice, self.width) / self.scale
@@ -170,11 +165,11 @@ def conv(n_in: int, n_out: int, *, stride: int = 1) -> nn.Sequential:
 def silent(layer: nn.Conv2d | nn.ConvTranspose2d, n: int | None = None) -> nn.Conv2d | nn.ConvTranspose2d:
     """A convolution whose first n output channels (all by default) say 0 until they have learnt something."""
     weight, bias = layer.weight, layer.bias
+    assert bias is not None, "all convolutions of the rivals have one"
     with torch.no_grad():
         rows = weight if isinstance(layer, nn.Conv2d) else weight.transpose(0, 1)
         rows[:n].zero_()
-        if bias is not None:
-            bias[:n].zero_()
+        bias[:n].zero_()
     return layer
 
 

@@ -51,10 +51,6 @@ class Programmes:
         """(S, M, K) maps at (M, 2) points of the frame and S positions."""
         return self.field.at(points / spacing, positions)
 
-    def variance_at(self, points: FloatArray, positions: Sequence[float], spacing: float) -> FloatArray:
-        """(S, M, K) how unsure these maps are: posterior variances."""
-        return self.field.variance_at(points / spacing, positions)
-
 
 @dataclass(frozen=True)
 class Counts:
