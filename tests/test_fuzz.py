@@ -21,6 +21,7 @@ import c2sti
 from c2sti import metrics
 from c2sti.cli import _files
 from c2sti.grid import _read
+from c2sti.model.programmes import noise_over_depth, recover_counts
 from tests.conftest import square_array
 
 ROOT = Path(c2sti.__file__).parents[1]
@@ -159,6 +160,65 @@ def test_errors_of_readers_without_a_public_name_name_the_file(tmp_path: Path) -
         file["var"].attrs["encoding-type"] = ""
     with pytest.raises(ValueError, match=r"a\.h5ad cannot be read as a section: No read method registered"):
         _files.read(path)
+
+
+@pytest.mark.parametrize(
+    ("pitch", "text"),
+    [
+        (12, r"pitch = 12 gathers all 36 points of slice_a into one bin, .* about 1 apart: choose pitch= nearer"),
+        (np.inf, "pitch = inf must be positive and finite"),
+        (1e-200, r"pitch = 1e-200 makes 5\d+ x 5\d+ bins over \[5.0, 5.0\]; spots are about 1 apart"),
+    ],
+)
+def test_bins_that_are_no_bins_are_refused(pitch: float, text: str) -> None:
+    one = section(np.random.default_rng(0).poisson(3, (36, 10)))
+    with pytest.raises(ValueError, match=text):
+        c2sti.tl.interpolate(one, one, model="gp", pitch=pitch, show_progress_bar=False)
+
+
+def test_bins_with_their_centres_off_the_tissue_are_refused() -> None:
+    left = section(np.random.default_rng(0).poisson(3, (36, 10)))
+    left.obsm["spatial"] = left.obsm["spatial"] + np.where(np.arange(36) % 6 < 3, -20.0, 20.0)[:, None] * [1.0, 0.0]
+    with pytest.raises(
+        ValueError, match=r"none of the \d bins of pitch = 30 has its centre in the tissue of slice_a or"
+    ):
+        c2sti.tl.interpolate(left, left, pitch=30.0, model="linear", on_misfit="ignore", show_progress_bar=False)
+
+
+def test_spots_at_few_places_are_refused() -> None:
+    one = section(np.random.default_rng(0).poisson(3, (36, 10)))
+    one.obsm["spatial"] = np.column_stack([np.arange(36) % 3, np.zeros(36)])
+    with pytest.raises(ValueError, match=r"the 36 spots of slice_a lie at 3 place\(s\); more than 6 are needed"):
+        c2sti.tl.interpolate(one, one, show_progress_bar=False)
+
+
+def test_two_depths_are_told_apart_by_a_line() -> None:
+    seen, left = np.array([1.0, 1.0, 2.0, 2.0]), np.exp([0.0, 0.0, 3.0, 3.0])
+    found = np.log(noise_over_depth(seen, left, np.array([1.0, 2.0])))
+    np.testing.assert_allclose(found, [-1.5, 1.5], rtol=1e-9)
+
+
+def test_large_values_are_no_logarithms_of_counts() -> None:
+    assert recover_counts(sp.csr_array(np.array([[1e6, 2e6], [3e6, 0.5]]))) is None
+    found = recover_counts(sp.csr_array(np.log1p(np.array([[1e4 / 4, 3e4 / 4], [1e4, 0.0]]))))
+    assert found is not None
+    np.testing.assert_array_equal(found.counts.toarray(), [[1, 3], [1, 0]])
+
+
+@pytest.mark.parametrize(
+    ("part", "value", "text"),
+    [
+        ("sections", ["slice_a", "c", "slice_b"], r"'c2sti_1' was inserted, and its sections are \['slice_a', 'c'"),
+        ("positions", [0.0, 0.5], r"2 positions, and its sections are"),
+    ],
+)
+def test_a_record_that_contradicts_itself_is_not_described(part: str, value: list[object], text: str) -> None:
+    one = section(np.random.default_rng(0).poisson(3, (36, 10)))
+    out = c2sti.tl.interpolate(one, one, model="linear", on_misfit="ignore", show_progress_bar=False)
+    assert "1 section was computed" in c2sti.tl.describe(out)
+    out.uns["c2sti"][part] = np.array(value)
+    with pytest.raises(ValueError, match=rf"uns\['c2sti'\] contradicts itself: {text}"):
+        c2sti.tl.describe(out)
 
 
 def test_no_gene_asked_for() -> None:

@@ -40,20 +40,20 @@ def common_lattice(*grids: SliceGrid, pitch: float | None = None) -> Lattice:
         The pitch is not positive, or so small that the lattice would not fit into memory.
     """
     side = float(np.mean([grid.pitch for grid in grids]) if pitch is None else pitch)
-    if not side > 0:
-        raise ValueError(f"pitch = {pitch} must be positive")
+    if not 0 < side < np.inf:
+        raise ValueError(f"pitch = {pitch} must be positive and finite")
     phase = _phase(grids, side)
     every = np.concatenate([grid.xy for grid in grids])
     first = np.floor((every.min(axis=0) - phase) / side + 0.5)
     last = np.floor((every.max(axis=0) - phase) / side + 0.5)
-    width, height = (last - first + 1).astype(int).tolist()
+    width, height = (last - first + 1).tolist()  # not whole numbers yet: they may be beyond what those hold
     if width * height > MOST_BINS:
         raise ValueError(
-            f"pitch = {side:.4g} makes {width} x {height} bins over {np.ptp(every, axis=0).round(1).tolist()}; spots "
-            f"are about {grids[0].pitch:.4g} apart: choose pitch= near that"
+            f"pitch = {side:.4g} makes {width:.0f} x {height:.0f} bins over {np.ptp(every, axis=0).round(1).tolist()}; "
+            f"spots are about {grids[0].pitch:.4g} apart: choose pitch= near that"
         )
     x, y = (phase + first * side).tolist()
-    return Lattice((x, y), side, (height, width))
+    return Lattice((x, y), side, (int(height), int(width)))
 
 
 def _phase(grids: Sequence[SliceGrid], side: float) -> FloatArray:
@@ -227,6 +227,11 @@ def _section(
     grid: SliceGrid, position: float, lattice: Lattice, genes: pd.Index, encoder: PictureEncoder | None
 ) -> Section:
     xy, values, library = profiles(grid, lattice, genes)
+    if len(xy) == 1:
+        raise ValueError(
+            f"pitch = {lattice.pitch:.4g} gathers all {len(grid.xy)} points of {grid.name} into one bin, which has no "
+            f"neighbours; they are about {grid.pitch:.4g} apart: choose pitch= nearer to that"
+        )
     expression = log_normalise(values, library) if grid.counts else values
     if grid.image is None:
         return Section(xy, expression, position)
@@ -302,13 +307,18 @@ def rows_of(a: SliceGrid, b: SliceGrid, lattice: Lattice, at: FloatArray | None 
     Raises
     ------
     ValueError
-        `at` is not an (M, 2) array of finite numbers.
+        `at` is not an (M, 2) array of finite numbers; or the centre of no bin lies in tissue.
     """
     centres = lattice.centres
     tissue = np.stack([a.covers(centres), b.covers(centres)])
     if at is None:
         bins = np.flatnonzero(tissue.any(axis=0))
         points = centres[bins]
+        if len(bins) == 0:
+            raise ValueError(
+                f"none of the {len(centres)} bins of pitch = {lattice.pitch:.4g} has its centre in the tissue of "
+                f"{a.name} or {b.name}; spots are about {a.pitch:.4g} apart: choose pitch= near that"
+            )
     else:
         points = np.asarray(at, dtype=np.float64)
         if points.ndim != 2 or points.shape[1] != 2 or len(points) == 0 or not np.isfinite(points).all():

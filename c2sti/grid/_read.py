@@ -27,6 +27,7 @@ if TYPE_CHECKING:
 
 TARGET_SUM = 1e4  # counts a spot are scaled to this before log1p
 LEAST_SPOTS = 20
+NEIGHBOURS = 6  # of a spot, by which the layout is told
 LARGE = 2**24  # entries of a backed or lazy matrix from which it is left where it is and read in blocks
 CELLS_PER_BIN = 4
 LEAST_CELLS = 1000  # irregular points fewer than this are too few to be gathered into bins
@@ -165,7 +166,7 @@ def read_slice(
     values, where = _expression(adata, name, layer), _where(name, layer)
     counts, library = _survey(values, where)
     genes = _gene_names(adata, name)
-    layout, pitch = _layout(xy)
+    layout, pitch = _layout(xy, name)
     keys = [obs_keys] if isinstance(obs_keys, str) else list(dict.fromkeys(obs_keys))
     annotations = read_annotations(adata, name, keys)
     return SliceGrid(name, xy, values, counts, library, genes, layout, pitch, z, image, annotations)
@@ -293,7 +294,7 @@ def log_normalise(counts: Expression, library: FloatArray) -> Expression:
     return sp.csr_array((data, counts.indices, counts.indptr), shape=counts.shape)
 
 
-def _layout(xy: FloatArray) -> tuple[Layout, float]:
+def _layout(xy: FloatArray, name: str) -> tuple[Layout, float]:
     """Layout of the points and their pitch.
 
     In an array the distance to the nearest neighbour hardly varies (in random points its spread is half its mean), and
@@ -301,7 +302,12 @@ def _layout(xy: FloatArray) -> tuple[Layout, float]:
     scatter, which makes the nearest of them lie 6 % too near on real arrays.
     """
     points = np.unique(xy, axis=0)
-    distance = KDTree(points).query(points, k=7)[0][:, 1:]
+    if len(points) <= NEIGHBOURS:
+        raise ValueError(
+            f"the {len(xy)} spots of {name} lie at {len(points)} place(s); more than {NEIGHBOURS} are needed to tell "
+            "how far apart spots are: correct the coordinates, or name others with spatial_key="
+        )
+    distance = KDTree(points).query(points, k=NEIGHBOURS + 1)[0][:, 1:]
     nearest = np.median(distance[:, 0])
     if np.std(np.minimum(distance[:, 0], 2 * nearest)) > 0.25 * nearest:
         # For random points the k-th neighbour lies within a circle that holds k others on average.

@@ -30,6 +30,7 @@ from c2sti.profiles import GRAM, Profiles, Room, View
 TARGET_SUM = 1e4  # log expression is log1p of counts scaled to this
 WHOLE = 0.05  # how far from a whole number a recovered count may lie
 LARGEST_RESIDUAL = 10.0
+MOST_LOG = 50.0  # log1p of more counts than there are: larger values are no logarithms
 
 
 @dataclass(frozen=True)
@@ -105,7 +106,7 @@ def recover_counts(expression: sp.csr_array) -> Counts | None:
     The smallest value of a spot is one count, which tells its depth; all others must then be whole numbers.
     """
     filled = np.diff(expression.indptr) > 0
-    if not filled.any():
+    if not filled.any() or expression.data.max() > MOST_LOG:
         return None
     scaled = np.expm1(expression.data.astype(np.float64))
     depth = np.full(expression.shape[0], np.nan)
@@ -236,7 +237,8 @@ def _spot_variances(
 
 def noise_over_depth(seen: FloatArray, left: FloatArray, log_depth: FloatArray) -> FloatArray:
     """(n,) noise at depths, 1 on average, by a parabola over what (m,) spots of other log depths leave unexplained."""
-    curve = np.polynomial.Polynomial.fit(seen, np.log(np.maximum(left, 1e-9)), 2 if np.ptp(seen) > 0 else 0)
+    degree = min(2, len(np.unique(seen.round(9))) - 1)  # a line through two depths, a level at one
+    curve = np.polynomial.Polynomial.fit(seen, np.log(np.maximum(left, 1e-9)), degree)
     fitted = curve(np.clip(log_depth, seen.min(), seen.max()))  # a parabola says nothing beyond its points
     return np.exp(fitted - fitted.mean())
 

@@ -38,6 +38,8 @@ def describe(adata: AnnData | SpatialData, *, key: str = "c2sti") -> str:
     ------
     KeyError
         The provenance is missing; the message says how it may have been lost.
+    ValueError
+        The provenance contradicts itself: it was altered, or the file that it came from is damaged.
 
     Examples
     --------
@@ -49,6 +51,7 @@ def describe(adata: AnnData | SpatialData, *, key: str = "c2sti") -> str:
     """
     tables = _tables(adata, key)
     record = tables[0].uns[key]
+    _check(record, key)
     made = _present(tables, record, [str(name) for name in record["inserted"]])
     sentences = [
         _made(made, record),
@@ -75,6 +78,20 @@ def _tables(adata: AnnData | SpatialData, key: str) -> list[AnnData]:
     raise KeyError(
         f"uns[{key!r}], which says how a result was made, is missing{known}. anndata.concat drops it, unless it "
         f"is given uns_merge='first'; a result made with another key_added is described by key="
+    )
+
+
+def _check(record: Mapping[str, Any], key: str) -> None:
+    """Refuse a record whose parts are not of one result."""
+    sections = [str(name) for name in record.get("sections", ())]
+    strangers = [str(name) for name in record["inserted"] if str(name) not in sections]
+    lengths = {k: len(record[k]) for k in ("positions", "z") if k in record and len(record[k]) != len(sections)}
+    if not strangers and not lengths:
+        return
+    found = f"{strangers[0]!r} was inserted" if strangers else " and ".join(f"{n} {k}" for k, n in lengths.items())
+    raise ValueError(
+        f"uns[{key!r}] contradicts itself: {found}, and its sections are {sections}; read the result again, or make it "
+        "anew"
     )
 
 

@@ -123,9 +123,10 @@ SPOILT = {
 }  # fmt: skip
 
 
-def spoiled(values: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+def spoiled(values: np.ndarray, whole: bool, rng: np.random.Generator) -> np.ndarray:
     """The same with something odd in it, now and then."""
     i, j = (int(rng.integers(n)) for n in values.shape)
+    one = 1.0 if whole else 1.3  # of logarithms, that neither they nor twice they are taken for counts
     match rng.choice(list(SPOILT), p=list(SPOILT.values())):
         case "nan":
             values[i, j] = np.nan
@@ -136,18 +137,18 @@ def spoiled(values: np.ndarray, rng: np.random.Generator) -> np.ndarray:
         case "empty gene":
             values[:, j] = 0
         case "constant gene":
-            values[:, j] = 2
+            values[:, j] = 2 * one
         case "empty spot":
             values[i] = 0
         case "empty":
             values[:] = 0
         case "flat":
-            values[:] = 1
+            values[:] = one
         case "huge":
-            values = np.rint(values * 1e6)
+            values = values * 1e6
         case "one":
             values[:] = 0
-            values[i, j] = 1
+            values[i, j] = one
     return values
 
 
@@ -161,7 +162,7 @@ def _pair(rng: np.random.Generator) -> tuple[ad.AnnData, ad.AnnData, float]:
     depths = rng.random() < 0.1
     made = []
     for i, where in enumerate((xy, other)):
-        found = spoiled(expression(where, n_genes, whole, np.random.default_rng(seed)), rng)
+        found = spoiled(expression(where, n_genes, whole, np.random.default_rng(seed)), whole, rng)
         kept = rng.permutation(n_genes)[: max(n_genes - int(rng.random() < 0.1), 1)]
         var = pd.DataFrame(index=[f"g{j}" for j in kept])
         if rng.random() < 0.01:
