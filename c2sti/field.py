@@ -11,7 +11,8 @@ the tissue does not support get a large r_k and vanish, fine-grained ones stay s
 with no other.
 
 One eigendecomposition of the covariance serves all maps and noise levels. It is exact up to `EXACT` spots; beyond, the
-same is done tile by tile, every tile seeing the spots within a few length scales (the kernel is zero beyond).
+same is done tile by tile, every tile seeing the spots within a few length scales (the kernel is zero beyond): side by
+side by threads, or on the caller's Dask cluster.
 """
 
 from __future__ import annotations
@@ -20,6 +21,7 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cache, cached_property
 from itertools import product
+from typing import TypeAlias
 
 import numpy as np
 import torch
@@ -29,6 +31,7 @@ from scipy.spatial import KDTree
 from threadpoolctl import threadpool_limits
 from torch import Tensor
 
+from c2sti._tasks import each
 from c2sti._types import FloatArray
 
 N_LEADING = 8  # maps whose evidence chooses ℓ, c and ρ
@@ -177,39 +180,87 @@ class Field:
         self, target: FloatArray, depths: Sequence[float], progress: Callable[[float], object] = lambda share: None
     ) -> FloatArray:
         """(S, M, K) posterior means at (M, 2) places in spot spacings and S depths; a section's depth means itself."""
-        observed = self.observed
-        places = torch.as_tensor(target, device=observed.x.device, dtype=torch.float64)
-        means = np.zeros((len(depths), len(target), observed.values.shape[1]))
-        for here, spots, share in _tiles(observed, places, self.kernel):
-            near, place = observed[spots], places[torch.as_tensor(here, device=places.device)]
-            if len(observed.x) <= EXACT:
-                weights = self._exact.weights(near.values, self.noise)
-            else:
-                weights = _posterior(self.kernel, near, self.noise)
-            within = self.kernel.within(place, near.x)
-            for i, depth in enumerate(depths):
-                between = self.kernel.between(place.new_tensor([depth]), near.z)
-                means[i, here] = dot(within, between.T * weights).cpu().numpy()
+        means = np.zeros((len(depths), len(target), self.observed.values.shape[1]))
+        for here, found, share in self._over_tiles(_means, target, depths):
+            means[:, here] = found
             progress(share)
         return means
 
     def variance_at(self, target: FloatArray, depths: Sequence[float]) -> FloatArray:
         """(S, M, K) posterior variances at the same places: 0 where all is known, σ² where nothing is."""
-        observed = self.observed
-        places = torch.as_tensor(target, device=observed.x.device, dtype=torch.float64)
         variances = np.empty((len(depths), len(target), len(self.noise)))
         variances[:] = self.scale.cpu().numpy()  # of places that see no spot
-        ratios, of_map = self.noise.unique(return_inverse=True)
-        for here, spots, _ in _tiles(observed, places, self.kernel):
-            near, place = observed[spots], places[torch.as_tensor(here, device=places.device)]
-            known = self._exact if len(observed.x) <= EXACT else _spectrum(self.kernel, near)
-            for i, depth in enumerate(depths):
-                z = torch.full((len(place),), depth, device=place.device, dtype=torch.float64)
-                told = dot(self.kernel(place, z, near.x, near.z) * known.whiten, known.vectors) ** 2
-                explained = told @ (1 / (known.power[:, None] + ratios))
-                left = (1 - explained).clamp(0, 1)[:, of_map] * self.scale
-                variances[i, here] = left.cpu().numpy()
+        for here, found, _ in self._over_tiles(_variances, target, depths):
+            variances[:, here] = found
         return variances
+
+    def _over_tiles(
+        self, work: Callable[[Asked, Seen], FloatArray], target: FloatArray, depths: Sequence[float]
+    ) -> Iterator[tuple[NDArray[np.intp], FloatArray, float]]:
+        """Targets of each tile, what `work` finds of them, (S, m, K), and their share of all; in any order."""
+        observed = self.observed
+        places = torch.as_tensor(target, device=observed.x.device, dtype=torch.float64)
+        if len(observed.x) <= EXACT:
+            asked = Asked(self.kernel, self.noise, self.scale, depths, self._exact)
+            yield np.arange(len(target)), work(asked, (observed, places)), 1.0
+            return
+        tiles = list(_tiles(observed, places, self.kernel))
+
+        def tile(i: int) -> Seen:
+            here, spots, _ = tiles[i]
+            return observed[spots], places[torch.as_tensor(here, device=places.device)]
+
+        asked = Asked(self.kernel, self.noise, self.scale, depths)
+        if observed.x.is_cuda:
+            found: Iterator[tuple[int, FloatArray]] = ((i, work(asked, tile(i))) for i in range(len(tiles)))
+        else:
+            found = each(work, asked, len(tiles), tile, n_threads=torch.get_num_threads())
+        for i, values in found:
+            here, _, share = tiles[i]
+            yield here, values, share
+
+
+@dataclass(frozen=True)
+class Asked:
+    """What is asked of every tile: kernel, noise ratios and variances of the maps, depths; the spectrum, if known."""
+
+    kernel: Kernel
+    noise: Tensor
+    scale: Tensor
+    depths: Sequence[float]
+    known: Spectrum | None = None
+
+
+Seen: TypeAlias = tuple[Observed, Tensor]  # the spots that a tile sees, and its (m, 2) places
+
+
+def _means(asked: Asked, seen: Seen) -> FloatArray:
+    """(S, m, K) posterior means."""
+    (near, place), kernel = seen, asked.kernel
+    if asked.known is not None:
+        weights = asked.known.weights(near.values, asked.noise)
+    else:
+        weights = _posterior(kernel, near, asked.noise)
+    within = kernel.within(place, near.x)
+    means = np.empty((len(asked.depths), len(place), weights.shape[1]))
+    for i, depth in enumerate(asked.depths):
+        between = kernel.between(place.new_tensor([depth]), near.z)
+        means[i] = dot(within, between.T * weights).cpu().numpy()
+    return means
+
+
+def _variances(asked: Asked, seen: Seen) -> FloatArray:
+    """(S, m, K) posterior variances."""
+    (near, place), kernel = seen, asked.kernel
+    ratios, of_map = asked.noise.unique(return_inverse=True)
+    known = asked.known or _spectrum(kernel, near)
+    variances = np.empty((len(asked.depths), len(place), len(asked.noise)))
+    for i, depth in enumerate(asked.depths):
+        z = torch.full((len(place),), depth, device=place.device, dtype=torch.float64)
+        told = dot(kernel(place, z, near.x, near.z) * known.whiten, known.vectors) ** 2
+        explained = told @ (1 / (known.power[:, None] + ratios))
+        variances[i] = ((1 - explained).clamp(0, 1)[:, of_map] * asked.scale).cpu().numpy()
+    return variances
 
 
 def dot(a: Tensor, b: Tensor) -> Tensor:
@@ -330,13 +381,10 @@ def _solved(covariance: Tensor, values: Tensor) -> Tensor:
 def _tiles(
     observed: Observed, target: Tensor, kernel: Kernel
 ) -> Iterator[tuple[NDArray[np.intp], NDArray[np.intp], float]]:
-    """Targets, the spots that they see, and their share of all targets; one tile where everything fits.
+    """Targets, the spots that they see, and their share of all targets.
 
     Tiles are anchored at 0, so that they do not depend on which points are asked for.
     """
-    if len(observed.x) <= EXACT:
-        yield np.arange(len(target)), np.arange(len(observed.x)), 1.0
-        return
     side = TILE * kernel.length
     places, x = target.cpu().numpy(), observed.x.cpu().numpy()
     tiles, member = np.unique(np.floor(places / side), axis=0, return_inverse=True)

@@ -18,6 +18,7 @@ LEVEL = {
     "_checkpoint": 0,
     "_keys": 0,
     "_log": 0,
+    "_tasks": 0.2,
     "_stored": -1,  # expression that is left on disk: below the arrays of _types, which it stands in for
     "_types": 0,
     "profiles": 0.3,

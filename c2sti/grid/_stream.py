@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Callable, Generator, Sequence
-from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
+from collections.abc import Callable, Sequence
 from contextlib import closing
-from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -15,12 +13,11 @@ import scipy.sparse as sp
 from anndata import AnnData
 from numpy.typing import NDArray
 from scipy.spatial import KDTree
-from threadpoolctl import threadpool_limits
 
 from c2sti import _keys
+from c2sti._tasks import each
 from c2sti._types import FloatArray, Section, SlicePair
 from c2sti.grid._blocks import Answer, Block, Told, blocks, chunks_of, settled, write_block
-from c2sti.grid._cluster import current_client, write_on_cluster
 from c2sti.grid._lattice import Rows
 from c2sti.grid._memory import Plan
 from c2sti.grid._store import codec
@@ -89,16 +86,16 @@ def stream_layers(
 
 def write_blocks(store: Path, answer: Answer, plan: Plan, *, progress: Callable[[float], object]) -> list[Told]:
     """Write all blocks of the inserted layers, by threads or by the caller's cluster, and give back what each tells."""
-    answer, wanted, client = settled(answer), blocks(answer.shape), current_client()
+    answer, wanted = settled(answer), blocks(answer.shape)
     told: list[Told | None] = [None] * len(wanted)
-    found = (
-        write_by_threads(store, answer, wanted, plan)
-        if client is None
-        else write_on_cluster(client, store.absolute(), answer, wanted, plan.rows_at_once)
-    )
     rows_at_once = plan.rows_at_once
-    with closing(found):  # whatever happens here, nobody writes on once we are gone
-        for place, block in found:
+
+    def task(place: int) -> tuple[Block, int]:
+        return wanted[place], rows_at_once  # as many as fitted into memory so far
+
+    done = each(_write, (str(store.absolute()), answer), len(wanted), task, n_threads=plan.tasks)
+    with closing(done):  # whatever happens here, nobody writes on once we are gone
+        for place, block in done:
             told[place] = block
             progress(1 / len(wanted))
             if block.rows_at_once < rows_at_once:
@@ -108,27 +105,8 @@ def write_blocks(store: Path, answer: Answer, plan: Plan, *, progress: Callable[
     return [block for block in told if block is not None]
 
 
-def write_by_threads(
-    store: Path, answer: Answer, wanted: Sequence[Block], plan: Plan
-) -> Generator[tuple[int, Told], None, None]:
-    """Write blocks here, and give back what each tells, by its place, in any order."""
-    rows_at_once, places = plan.rows_at_once, iter(range(len(wanted)))
-    jobs: dict[Future[Told], int] = {}
-    pool = ThreadPoolExecutor(max_workers=plan.tasks)
-    try:
-        with threadpool_limits(1, user_api="blas"):  # threads of ours, not threads of theirs in each of ours
-            while True:
-                # Few wait in line, so that the next ones know of the memory that the last ones lacked.
-                for place in islice(places, plan.tasks + 1 - len(jobs)):
-                    jobs[pool.submit(write_block, str(store), answer, wanted[place], rows_at_once)] = place
-                if not jobs:
-                    return
-                for job in wait(jobs, return_when=FIRST_COMPLETED).done:
-                    told = job.result()
-                    rows_at_once = min(rows_at_once, told.rows_at_once)
-                    yield jobs.pop(job), told
-    finally:
-        pool.shutdown(cancel_futures=True)
+def _write(to: tuple[str, Answer], task: tuple[Block, int]) -> Told:
+    return write_block(*to, *task)
 
 
 # ---- confidence, see spread.confidence: what is asked of whole sections, from what blocks tell

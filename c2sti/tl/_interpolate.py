@@ -209,8 +209,9 @@ def interpolate(
     ``anndata.experimental.read_lazy("sections.zarr")[:, ["ERBB2"]].to_memory()``, and all of it by
     ``anndata.read_zarr("sections.zarr")``.
 
-    Blocks of rows and genes are made by as many threads as torch has (``OMP_NUM_THREADS``), or, where there is a client
-    of ``dask.distributed``, as tasks on its cluster: the workers need c2sti and the file system of `out`. A worker that
+    Blocks of rows and genes, and before them the tiles in which the maps of large sections are solved, are made by as
+    many threads as torch has (``OMP_NUM_THREADS``), or, where there is a client of ``dask.distributed``, as tasks on
+    its cluster: the workers need c2sti and the file system of `out`. A worker that
     is killed is made up for by the others; where there is none at all for two minutes, the run fails. The values are
     the same either way. A block that runs out of memory goes on with half the rows, with a warning.
 
