@@ -64,8 +64,19 @@ def full_disk(at: int) -> Iterator[None]:
 # -- full disks
 
 
+def aside(work: Callable[[], int]) -> int:
+    """What work gives back in another process: HDF5 may crash as one ends in which it could not write."""
+    child = os.fork()
+    if child == 0:
+        code = 99
+        try:
+            code = work()
+        finally:
+            os._exit(code)
+    return os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
+
+
 @pytest.mark.parametrize("kind", [".h5ad", ".zarr"])
-@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")  # HDF5, as it lets go of the file
 def test_a_full_disk_is_named_and_leaves_what_was_there(
     kind: str, sections: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -73,9 +84,14 @@ def test_a_full_disk_is_named_and_leaves_what_was_there(
     assert interpolate(sections, out) == 0
     before = {path: path.read_bytes() for path in out.parent.rglob("*") if path.is_file()}
     capsys.readouterr()
-    with full_disk(at=300):
-        assert interpolate(sections, out) == 1
-    assert f"c2sti: {out} could not be written (File too large); nothing of it was kept" in capsys.readouterr().err
+    line = f"c2sti: {out} could not be written (File too large); nothing of it was kept"
+
+    def again() -> int:
+        with full_disk(at=300):
+            code = interpolate(sections, out)
+        return code if line in capsys.readouterr().err else 98
+
+    assert (aside(again) if kind == ".h5ad" else again()) == 1
     assert {path: path.read_bytes() for path in out.parent.rglob("*") if path.is_file()} == before
 
 

@@ -6,6 +6,7 @@ import scipy.sparse as sp
 import torch
 
 from c2sti import ops, profiles
+from c2sti._stored import Stored
 from c2sti._types import Lattice
 
 from .conftest import square_array
@@ -295,11 +296,26 @@ def test_graph_values_are_smoothed_up_to_and_with_the_most_rows() -> None:
 
 def test_most_variable_takes_genes_seen_in_exactly_the_least_share() -> None:
     x = np.zeros((10, 3))
-    x[:3, 0], x[:2, 1], x[:10, 2] = 1, 9, 2  # variances 0.21, 12.96 and 0
-    assert ops.most_variable([sp.csr_array(x)], 3, detected=0.3).tolist() == [0, 2]
+    x[:5, 0], x[:2, 1], x[:10, 2] = 1, 9, 2  # variances 0.25, 12.96 and 0
+    assert ops.most_variable([sp.csr_array(x)], 3, detected=0.5).tolist() == [0, 2]
     assert ops.most_variable([sp.csr_array(x)], 3).tolist() == [1, 0, 2]
     other = x[:, [1, 0, 2]]  # there, the first gene is seen too seldom
-    assert ops.most_variable([sp.csr_array(x), sp.csr_array(other)], 3, detected=0.3).tolist() == [2]
+    assert ops.most_variable([sp.csr_array(x), sp.csr_array(other)], 3, detected=0.5).tolist() == [2]
+
+
+def test_most_variable_of_what_is_stored_is_that_of_the_matrix() -> None:
+    x = np.zeros((10, 2))
+    x[:, 0], x[:5, 1] = 0.5, 0.4  # variances 0 and 0.04, of means 0.5 and 0.2
+    stored = Stored(sp.csr_matrix(x), 15)
+    assert ops.most_variable([stored], 2).tolist() == ops.most_variable([sp.csr_array(x)], 2).tolist() == [1, 0]
+    assert ops.most_variable([stored], 2, detected=0.6).tolist() == [0]
+
+
+def test_means_of_matrices_side_by_side_by_hand() -> None:
+    left, right = sp.csr_array(np.array([[1.0, 2, 3], [3, 4, 7]])), sp.csr_array(np.array([[10.0], [20]]))
+    last = [sp.csr_array(np.array([[5.0, 6, 7]])), sp.csr_array(np.array([[8.0]]))]
+    found = ops.patch_means(np.array([0, 0, 1]), [(slice(0, 2), [left, right]), (slice(2, 3), last)], 4)
+    np.testing.assert_array_equal(found, [[2, 3, 5, 15], [5, 6, 7, 8]])
 
 
 def test_sample_by_hand() -> None:
