@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import os
 import tracemalloc
+import warnings
 from pathlib import Path
 
 import anndata as ad
@@ -25,6 +26,13 @@ def inside(adata: AnnData, section: str) -> np.ndarray:
 
 
 # ---- what is written
+
+
+def test_nothing_is_said_that_readers_can_do_nothing_about(pair: tuple[AnnData, AnnData], tmp_path: Path) -> None:
+    with warnings.catch_warnings(record=True) as said:
+        warnings.simplefilter("always")
+        interpolate(*pair, model="linear", std=True, out=tmp_path / "out.zarr")
+    assert [str(w.message) for w in said if "zarr" in str(w.message).lower()] == []
 
 
 @pytest.mark.parametrize("model", ["linear", "gp"])  # sparse factors and dense ones

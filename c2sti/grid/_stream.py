@@ -25,6 +25,8 @@ from c2sti.grid._store import codec
 SPARSE_CHUNK = 2**20
 MEASURED_ROWS = 2048  # rows of a measured section that are read and written together
 READ_AT_ONCE = 256  # spots between two wanted ones that are read along rather than skipped
+# Of libraries to their own developers, at every write.
+OF_NO_USE = (".*autosharding will be the default", "Consolidated metadata is currently not part")
 ARRAY: dict[str, Any] = {"encoding-type": "array", "encoding-version": "0.2.0"}  # anndata's mark of a dense array
 
 
@@ -58,27 +60,30 @@ def stream_layers(
     import zarr  # noqa: PLC0415 - heavy, and only a streamed result needs it
     from anndata.io import write_elem  # noqa: PLC0415
 
-    group = zarr.open_group(str(store), mode="w-", zarr_format=3)
-    frame.strings_to_categoricals()
-    write_elem(group, "/", frame)
-    group.attrs.update({"encoding-type": "anndata", "encoding-version": "0.1.0"})
-    layers = group.require_group("layers")
-    for name, section, p in ((_keys.SLICE_A, pair.a, 0.0), (_keys.SLICE_B, pair.b, 1.0)):
-        _write_measured(layers, name, section, rows.points, rows.inside(p))
-    for name in answer.layers():
-        layers.create_array(
-            name,
-            shape=answer.shape,
-            chunks=chunks_of(answer.shape),
-            dtype="float32",
-            compressors=codec(),
-            attributes=ARRAY,
-        )
-    told = write_blocks(store, answer, plan, progress=progress)
-    if answer.std:
-        _fill_confidence(frame, answer, told)
-        write_elem(group, "obs", frame.obs)
-    zarr.consolidate_metadata(group.store)
+    with warnings.catch_warnings():
+        for text in OF_NO_USE:
+            warnings.filterwarnings("ignore", text)
+        group = zarr.open_group(str(store), mode="w-", zarr_format=3)
+        frame.strings_to_categoricals()
+        write_elem(group, "/", frame)
+        group.attrs.update({"encoding-type": "anndata", "encoding-version": "0.1.0"})
+        layers = group.require_group("layers")
+        for name, section, p in ((_keys.SLICE_A, pair.a, 0.0), (_keys.SLICE_B, pair.b, 1.0)):
+            _write_measured(layers, name, section, rows.points, rows.inside(p))
+        for name in answer.layers():
+            layers.create_array(
+                name,
+                shape=answer.shape,
+                chunks=chunks_of(answer.shape),
+                dtype="float32",
+                compressors=codec(),
+                attributes=ARRAY,
+            )
+        told = write_blocks(store, answer, plan, progress=progress)
+        if answer.std:
+            _fill_confidence(frame, answer, told)
+            write_elem(group, "obs", frame.obs)
+        zarr.consolidate_metadata(group.store)
 
 
 # ---- the inserted sections
