@@ -14,6 +14,8 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save
 from torch import nn
 
+from c2sti import _check
+
 WEIGHTS, SETTINGS = "model.safetensors", "config.json"
 HASH = "sha256"  # in the settings, of all else that they say
 
@@ -57,8 +59,7 @@ class Kind:
 
     def write(self, folder: str | Path, network: nn.Module, config: Any, card: dict[str, Any]) -> None:
         """Write both files into a folder, which is made where it is not."""
-        folder = Path(folder)
-        folder.mkdir(parents=True, exist_ok=True)
+        folder = _check.new_folder(folder, "folder")
         state = {name: value.detach().cpu().contiguous() for name, value in network.state_dict().items()}
         settings = {
             "format": self.version,
@@ -82,7 +83,7 @@ class Kind:
         ValueError
             It is of another version or another model, or was altered; the message says which.
         """
-        folder = Path(folder)
+        folder = _check.path(folder, "folder")
         found = kind_of(folder)
         path, settings = folder / SETTINGS, _json(folder)
         if found != self.name:
@@ -92,13 +93,16 @@ class Kind:
                 f"{folder} has format {settings.get('format')}, this version reads {self.version}; train again, or "
                 "install the version of c2sti that wrote it"
             )
-        given = {k: tuple(v) if isinstance(v, list) else v for k, v in settings.get("config", {}).items()}
+        config, card = settings.get("config"), settings.get("card", {})
+        if not isinstance(config, dict) or not isinstance(card, dict) or not isinstance(settings.get("weights"), str):
+            raise ValueError(f"{path} lacks config, card or the hash of the weights; copy the checkpoint again")
+        given = {k: tuple(v) if isinstance(v, list) else v for k, v in config.items()}
         unknown = sorted(set(given) - {f.name for f in fields(self.config)})
         if unknown:
             raise ValueError(f"{path} has settings that this version does not know: {unknown}")
         if settings.get(HASH, "") not in ("", _hash(settings)):  # checkpoints of before have none
             raise ValueError(f"{path} was altered since it was written: its hash differs; copy the checkpoint again")
-        return self.config(**given), settings.get("card", {})
+        return self.config(**given), card
 
     def read_weights(self, folder: str | Path, network: nn.Module) -> None:
         """Put the weights of a folder into a network that was made by its settings.

@@ -28,6 +28,7 @@ import scipy.sparse as sp
 from numpy.typing import NDArray
 from scipy.spatial import KDTree
 
+from c2sti import _check
 from c2sti._stored import Expression, blocks, in_memory
 from c2sti._types import FloatArray, Lattice, Section
 from c2sti.ops import gaussian_operator, local_noise, most_variable, patch_means
@@ -259,5 +260,4 @@ def complaint(fit: Mapping[str, float], first: str, second: str) -> str | None:
 
 def check_on_misfit(on_misfit: str) -> None:
     """Refuse a choice that does not exist."""
-    if on_misfit not in get_args(OnMisfit):
-        raise ValueError(f"on_misfit={on_misfit!r} is not known; choose one of {', '.join(get_args(OnMisfit))}")
+    _check.one_of(on_misfit, "on_misfit", get_args(OnMisfit))

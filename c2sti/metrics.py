@@ -7,25 +7,65 @@ tissue are left out by `mask`.
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 import scipy.sparse as sp
 from numpy.typing import NDArray
 
+from c2sti import _check
 from c2sti._types import FloatArray
 
 __all__ = ["ceiling", "gene_pcc", "pcc", "psnr", "rmse", "rv", "ssim"]
 
+WINDOW = 7  # bins a side over which structural similarity is local
 _FLAT = 1e-9  # below this product of lengths a correlation is undefined
 
 
-def _rows(x: FloatArray, mask: NDArray[np.bool_] | None) -> FloatArray:
-    dense = np.asarray(x.toarray() if isinstance(x, sp.sparray | sp.spmatrix) else x, dtype=np.float64)
-    return dense if mask is None else dense[mask]
+def _matrix(x: Any, name: str, wanted: str) -> FloatArray:
+    """An array as dense double precision, with as many axes as are wanted and something along each."""
+    dense = _check.reals(x.toarray() if isinstance(x, sp.sparray | sp.spmatrix) else x, name)
+    if dense.ndim != wanted.count(",") + 1 or 0 in dense.shape:
+        raise ValueError(f"{name} has shape {dense.shape}; {wanted} is needed, with something in it")
+    return dense
 
 
-def _check(predicted: FloatArray, measured: FloatArray) -> None:
-    if predicted.shape != measured.shape:
-        raise ValueError(f"predicted has shape {predicted.shape}, measured {measured.shape}; they must be equal")
+def _finite(x: FloatArray, name: str) -> FloatArray:
+    if not np.isfinite(x).all():
+        found = "NaN" if np.isnan(x).any() else "infinite"
+        raise ValueError(f"{name} holds {found} values, with which no score is a number; leave their rows out by mask=")
+    return x
+
+
+def _mask(mask: NDArray[np.bool_] | None, shape: tuple[int, ...]) -> NDArray[np.bool_]:
+    """The mask as it is, or one that takes everything."""
+    if mask is None:
+        return np.ones(shape, dtype=bool)
+    found = np.asarray(mask)
+    if found.dtype != bool or found.shape != shape:
+        raise ValueError(
+            f"mask has shape {found.shape} and holds {found.dtype}; True or False of shape {shape} is needed"
+        )
+    if not found.any():
+        raise ValueError("mask is False everywhere, so there is nothing to score; take one that is True somewhere")
+    return found
+
+
+def _two(predicted: FloatArray, measured: FloatArray, mask: NDArray[np.bool_] | None) -> tuple[FloatArray, FloatArray]:
+    """(n, N) the rows to score of both.
+
+    Raises
+    ------
+    TypeError, ValueError
+        They cannot be compared; the message names which, what was found and what is needed.
+    """
+    p, m = (_matrix(x, name, "(n, N)") for x, name in ((predicted, "predicted"), (measured, "measured")))
+    if p.shape != m.shape:
+        raise ValueError(f"predicted has shape {p.shape}, measured {m.shape}; they must be equal")
+    if mask is not None:
+        rows = _mask(mask, p.shape[:1])
+        p, m = p[rows], m[rows]
+    return _finite(p, "predicted"), _finite(m, "measured")
 
 
 def gene_pcc(predicted: FloatArray, measured: FloatArray, *, mask: NDArray[np.bool_] | None = None) -> FloatArray:
@@ -54,8 +94,7 @@ def gene_pcc(predicted: FloatArray, measured: FloatArray, *, mask: NDArray[np.bo
     >>> float(gene_pcc(np.array([[0.0], [1.0], [2.0]]), np.array([[1.0], [3.0], [5.0]]))[0])
     1.0
     """
-    p, m = _rows(predicted, mask), _rows(measured, mask)
-    _check(p, m)
+    p, m = _two(predicted, measured, mask)
     p, m = p - p.mean(axis=0), m - m.mean(axis=0)
     length = np.sqrt(np.square(p).sum(axis=0) * np.square(m).sum(axis=0))
     return np.where(length > _FLAT, (p * m).sum(axis=0) / np.maximum(length, _FLAT), 0.0)
@@ -101,8 +140,7 @@ def rmse(predicted: FloatArray, measured: FloatArray, *, mask: NDArray[np.bool_]
     >>> rmse(np.zeros((2, 2)), np.full((2, 2), 3.0))
     3.0
     """
-    p, m = _rows(predicted, mask), _rows(measured, mask)
-    _check(p, m)
+    p, m = _two(predicted, measured, mask)
     return float(np.sqrt(np.square(p - m).mean()))
 
 
@@ -127,8 +165,7 @@ def rv(predicted: FloatArray, measured: FloatArray, *, mask: NDArray[np.bool_] |
     >>> round(rv(x, x), 6)
     1.0
     """
-    p, m = _rows(predicted, mask), _rows(measured, mask)
-    _check(p, m)
+    p, m = _two(predicted, measured, mask)
     a, b = _correlations(p), _correlations(m)
     size = np.sqrt(np.square(a).sum() * np.square(b).sum())
     return float((a * b).sum() / size) if size > _FLAT else 0.0
@@ -165,6 +202,7 @@ def psnr(
     >>> psnr(np.zeros((2, 2)), np.ones((2, 2)), data_range=10.0)
     20.0
     """
+    data_range = _check.number(data_range, "data_range", above=0)
     error = rmse(predicted, measured, mask=mask)
     return float("inf") if error == 0 else float(20 * np.log10(data_range / error))
 
@@ -196,11 +234,17 @@ def ssim(
     """
     from skimage.metrics import structural_similarity  # noqa: PLC0415 - seldom wanted, and slow to import
 
-    _check(predicted, measured)
-    mask = np.ones(predicted.shape[1:], dtype=bool) if mask is None else mask
+    data_range = _check.number(data_range, "data_range", above=0)
+    maps, truth = (_matrix(x, name, "(N, H, W)") for x, name in ((predicted, "predicted"), (measured, "measured")))
+    if maps.shape != truth.shape or min(maps.shape[1:]) < WINDOW:
+        raise ValueError(
+            f"predicted has shape {maps.shape}, measured {truth.shape}; they must be equal, with {WINDOW} "
+            "or more bins a side"
+        )
+    inside = _mask(mask, maps.shape[1:])
     local = [
-        structural_similarity(p, m, data_range=data_range, full=True)[1][mask].mean()
-        for p, m in zip(np.asarray(predicted, float), np.asarray(measured, float), strict=True)
+        structural_similarity(p, m, data_range=data_range, full=True)[1][inside].mean()
+        for p, m in zip(_finite(maps, "predicted"), _finite(truth, "measured"), strict=True)
     ]
     return float(np.mean(local))
 
@@ -234,13 +278,28 @@ def ceiling(
     >>> round(ceiling(deep), 2)
     1.0
     """
-    whole = _rows(counts, None).astype(np.int64)
-    half = np.random.default_rng(seed).binomial(whole, 0.5)
-    r = np.maximum(gene_pcc(_log_normalise(half)[:, genes], _log_normalise(whole - half)[:, genes]), 0)
+    given = _finite(_matrix(counts, "counts", "(n, N)"), "counts")
+    if given.min() < 0 or (given != np.rint(given)).any():
+        kind = "negative values" if given.min() < 0 else "values that are not whole"
+        raise ValueError(f"counts holds {kind}; give what was counted, before it was normalised")
+    whole, chosen = given.astype(np.int64), _columns(genes, given.shape[1])
+    half = np.random.default_rng(_check.seed(seed)).binomial(whole, 0.5)
+    r = np.maximum(gene_pcc(_log_normalise(half)[:, chosen], _log_normalise(whole - half)[:, chosen]), 0)
     return float(np.sqrt(2 * r / (1 + r)).mean())
 
 
-def _log_normalise(counts: FloatArray | sp.csr_array) -> FloatArray:
+def _columns(genes: NDArray[np.intp] | slice, n_genes: int) -> NDArray[np.intp]:
+    """Places of the genes chosen."""
+    try:
+        chosen = np.arange(n_genes)[genes]
+    except IndexError as error:
+        raise ValueError(f"genes = {_check.shown(genes)} are no columns of {n_genes} ({error})") from error
+    if np.size(chosen) == 0:
+        raise ValueError(f"genes = {_check.shown(genes)} chooses none of {n_genes} columns; choose one or more")
+    return np.atleast_1d(chosen)
+
+
+def _log_normalise(counts: FloatArray | NDArray[np.int64] | sp.csr_array) -> FloatArray:
     """Dense (n, N) counts scaled to 1e4 a spot, then log1p; a spot without counts stays zero."""
-    dense = _rows(counts, None)
+    dense = _matrix(counts, "counts", "(n, N)")
     return np.log1p(dense / np.maximum(dense.sum(axis=1, keepdims=True), 1) * 1e4)

@@ -15,12 +15,14 @@ import c2sti
 
 PACKAGE = Path(c2sti.__file__).parent
 LEVEL = {
+    "_check": -1,  # of arguments: below all that takes some
     "_checkpoint": 0,
     "_keys": 0,
     "_log": 0,
     "_tasks": 0.2,
     "_stored": -1,  # expression that is left on disk: below the arrays of _types, which it stands in for
     "_types": 0,
+    "_result": 0.3,
     "profiles": 0.3,
     "ops": 0.5,  # ops and metrics speak in the arrays of _types
     "metrics": 0.5,

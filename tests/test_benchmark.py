@@ -112,9 +112,9 @@ def test_single_cells_are_scored_on_bins(tissue: Phantom) -> None:
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        (lambda s: {"slices": s[:2]}, "2 sections are too few to hide 1 between two others; give 3 or more"),
+        (lambda s: {"slices": s[:2]}, "2 sections are too few to hide 1 between two others .n_slices.; give 3 or more"),
         (lambda s: {"slices": s, "n_slices": 3}, "4 sections are too few to hide 3"),
-        (lambda s: {"slices": s, "n_slices": 0}, "n_slices = 0 must be at least 1"),
+        (lambda s: {"slices": s, "n_slices": 0}, "n_slices = 0 must be a whole number of at least 1"),
         (lambda s: {"slices": s, "z": [0.0, 1.0]}, r"z has shape \(2,\); one depth for each of the 4 sections"),
         (lambda s: {"slices": s, "z": [0.0, 2.0, 1.0, 3.0]}, "must run one way; put the slices in their order"),
         (lambda s: {"slices": s, "methods": ["rife"]}, "there is no model 'rife'"),

@@ -543,7 +543,7 @@ def test_sections_are_checked(fixed: AnnData, moved: AnnData) -> None:
         align(fixed, AnnData(np.ones((30, 2))))
     with pytest.raises(ValueError, match="at least two"):
         align_series([fixed])
-    with pytest.raises(ValueError, match="reference = 5 is not among the 2 sections"):
+    with pytest.raises(ValueError, match="reference = 5 must be a whole number from -2 to 1"):
         align_series([fixed, moved], reference=5)
     with pytest.raises(ValueError, match="share 2 of 2 and 200 genes; at least 3 are needed"):
         align(fixed[:, :2].copy(), moved)

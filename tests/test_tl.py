@@ -254,7 +254,7 @@ def test_coexpression_writes_the_graph_of_a_layer(pair: tuple[AnnData, AnnData])
     copied = c2sti.tl.coexpression(out, layer="slice_a", copy=True)  # rows outside of the tissue hold NaN
     assert copied is not None
     assert np.isfinite(copied.varp["coexpression_slice_a"].data).all()
-    with pytest.raises(KeyError, match="no layer 'other'; the layers are"):
+    with pytest.raises(KeyError, match="adata has no layer 'other'; its layers are"):
         c2sti.tl.coexpression(out, layer="other")
 
 

@@ -155,7 +155,11 @@ BAD: dict[str, tuple[Callable[[AnnData, list[AnnData]], tuple[AnnData, dict]], t
     ),
     "a section": (lambda _, s: (s[0], {}), KeyError, "does not hold the result of c2sti.tl.interpolate"),
     "one section": (lambda stack, _: (stack[stack.obs["z"] == 50.0], {}), ValueError, "holds one section"),
-    "other key": (lambda stack, _: (stack, {"key": "other"}), KeyError, "does not say how this stack was made"),
+    "other key": (
+        lambda stack, _: (stack, {"key": "other"}),
+        KeyError,
+        "does not hold the result of c2sti.tl.interpolate",
+    ),
 }
 
 

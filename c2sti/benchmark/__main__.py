@@ -93,7 +93,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except KeyboardInterrupt:
         print("c2sti.benchmark: stopped; give the same command to go on", file=sys.stderr)
         return 130
-    except (ValueError, FileNotFoundError, ImportError, FloatingPointError) as refusal:
+    except (ValueError, OSError, ImportError, FloatingPointError) as refusal:
         print(f"c2sti.benchmark: {refusal}", file=sys.stderr)
         return 1
     return 0

@@ -17,7 +17,7 @@ import pandas as pd
 import scipy.sparse as sp
 from tqdm.auto import tqdm
 
-from c2sti import grid, metrics, ops
+from c2sti import _check, grid, metrics, ops
 from c2sti._stored import in_memory
 from c2sti._types import FloatArray, InsertedSection, Interpolator, PictureEncoder, SlicePair
 from c2sti.spread import Calibration, ask
@@ -51,6 +51,7 @@ def leave_sections_out(
     show_progress_bar: bool = True,
 ) -> pd.DataFrame:
     """Score every method on every run of hidden sections; see :func:`c2sti.tl.evaluate` for parameters and columns."""
+    n_slices, n_genes = _check.whole(n_slices, "n_slices"), _check.whole(n_genes, "n_genes")
     todo = list(windows(depths(slices, z), n_slices))
     shared = grid.shared_genes(slices)  # names only: which of them are scored is for each window's neighbours to say
     rows = []
@@ -82,7 +83,7 @@ def depths(slices: Sequence[grid.SliceGrid], z: Sequence[float] | None) -> Float
             if any(c is None for c in carried)
             else [float(c) for c in carried if c is not None]
         )
-    found = np.asarray(z, dtype=np.float64)
+    found = _check.reals(z, "z")
     if found.shape != (len(slices),):
         raise ValueError(f"z has shape {found.shape}; one depth for each of the {len(slices)} sections is needed")
     steps = np.diff(found)
@@ -101,11 +102,10 @@ def windows(z: FloatArray, n_slices: int) -> Iterator[Window]:
     ValueError
         The series is too short to hide that many.
     """
-    if n_slices < 1:
-        raise ValueError(f"n_slices = {n_slices} must be at least 1")
     if len(z) < n_slices + 2:
         raise ValueError(
-            f"{len(z)} sections are too few to hide {n_slices} between two others; give {n_slices + 2} or more"
+            f"{len(z)} sections are too few to hide {n_slices} between two others (n_slices); give {n_slices + 2} or "
+            "more"
         )
     for a in range(len(z) - n_slices - 1):
         b = a + n_slices + 1
@@ -156,7 +156,7 @@ def hidden_cases(
 
     Genes are chosen from the neighbours alone, as for an evaluation. `encoder` describes their pictures.
     """
-    found = depths(slices, z)
+    found, n_genes = depths(slices, z), _check.whole(n_genes, "n_genes")
     shared = grid.shared_genes(slices)
     cases = []
     for n_slices in range(1, most + 1):

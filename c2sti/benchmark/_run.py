@@ -13,6 +13,7 @@ from typing import Any
 
 from tqdm.auto import tqdm
 
+from c2sti import _check
 from c2sti.benchmark import _networks
 from c2sti.benchmark._figures import draw
 from c2sti.benchmark._material import Material
@@ -53,6 +54,8 @@ class Settings:
         for name, value in {**least, "steps": self.steps, "rival-steps": self.rival_steps}.items():
             if value is not None and value < 1:
                 raise ValueError(f"--{name} {value} must be at least 1")
+        _check.device(self.device)
+        _check.folder(self.out, "--out")
 
 
 class Run:
@@ -89,6 +92,12 @@ class Run:
         """Do what is missing, write the files, and give back the table as Markdown."""
         self._train()
         done = self._score()
+        if not done:
+            longest = max(len(series.files) for series in self.source.series)
+            raise ValueError(
+                f"--slices {' '.join(map(str, self.settings.slices))}: the longest series has {longest} sections, of "
+                f"which {longest - 2} at most can be hidden in a row"
+            )
         rows = collect(done)
         summary = summarise(rows)
         text = markdown(
@@ -133,7 +142,7 @@ class Run:
         if differs:
             shutil.rmtree(s.out / "scores", ignore_errors=True)
             known = {}
-        s.out.mkdir(parents=True, exist_ok=True)
+        _check.new_folder(s.out, "--out")
         write(file, json.dumps({**wanted, "sections": known | self.source.prints}, indent=1) + "\n")
 
     def _train(self) -> None:

@@ -12,6 +12,7 @@ from c2sti import pl, tl
 from c2sti.cli._files import aside, check_free, read
 from c2sti.cli._options import add_computing, add_depths, add_force, add_reading, command, where_to_read
 from c2sti.cli._say import give_table, say
+from c2sti.pl._axes import check_kind
 
 DESCRIPTION = """\
 Hide measured sections of a series, make them again from their neighbours, and compare.
@@ -62,7 +63,9 @@ def add(commands: Any) -> None:
 
 def run(chosen: argparse.Namespace) -> None:
     """Do it."""
-    check_free([chosen.plot] if chosen.plot else [], chosen.sections, force=chosen.force)
+    if chosen.plot:
+        check_kind(chosen.plot, "--plot")
+        check_free([chosen.plot], chosen.sections, force=chosen.force)
     sections = [read(path) for path in chosen.sections]
     table = tl.evaluate(
         sections,

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, TypeAlias, Union
 import anndata as ad
 from anndata import AnnData
 
+from c2sti import _check
 from c2sti.grid import is_spatialdata
 
 if TYPE_CHECKING:
@@ -111,8 +112,11 @@ def check_free(outputs: Sequence[Path], inputs: Sequence[Path], *, force: bool) 
     ------
     FileExistsError
         An output is there already, and is an input, or nobody said `force`, or it is a folder that is no zarr.
+    NotADirectoryError
+        It would lie in a file.
     """
     for path in outputs:
+        _check.folder(path.parent, "the output's folder")
         if any(path.resolve() == given.resolve() for given in inputs):
             raise FileExistsError(f"{path} is read by this command and would be overwritten; write elsewhere")
         if path.exists() and not force:
@@ -144,7 +148,7 @@ def check_free_folder(folder: Path, *, force: bool) -> None:
 @contextmanager
 def aside(path: Path) -> Iterator[Path]:
     """A path beside the one wanted, which takes its place when all has been written, and is removed if it was not."""
-    path.parent.mkdir(parents=True, exist_ok=True)
+    _check.new_folder(path.parent, "the output's folder")
     part = path.with_name(f".{path.stem}.{os.getpid()}.part{path.suffix}")
     try:
         yield part

@@ -9,7 +9,7 @@ from typing import Any, get_args
 
 from anndata import AnnData
 
-from c2sti import tl
+from c2sti import _check, tl
 from c2sti.cli._files import Section, aside, check_free, read, write
 from c2sti.cli._options import add_computing, add_force, add_reading, command, result_file, where_to_read
 from c2sti.cli._say import give, say
@@ -120,7 +120,7 @@ def run(chosen: argparse.Namespace) -> None:
         with aside(chosen.output) as part:
             _interpolate(chosen, sections, part)
     else:
-        chosen.output.parent.mkdir(parents=True, exist_ok=True)
+        _check.new_folder(chosen.output.parent, "the output's folder")
         _interpolate(chosen, sections, chosen.output)
     give(chosen.output)
 

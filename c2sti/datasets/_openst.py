@@ -14,7 +14,7 @@ import pandas as pd
 from numpy.typing import NDArray
 from scipy import sparse
 
-from c2sti import _keys, _log
+from c2sti import _check, _keys, _log
 from c2sti._types import FloatArray
 from c2sti.datasets import _openst_file as h5
 
@@ -107,17 +107,22 @@ def openst(
     >>> slices = openst("GSE251926", pattern="*metastatic_lymph_node_S*.h5ad", pitch=20.0)  # doctest: +SKIP
     """
     for what, value in (("pitch", pitch), ("um_per_px", um_per_px), ("thickness_um", thickness_um)):
-        if value is not None and not value > 0:
-            raise ValueError(f"{what} = {value} must be positive")
-    if image_px < 1:
-        raise ValueError(f"image_px = {image_px} must be at least 1")
-    where = Path(path).expanduser()
+        if value is not None or what != "pitch":
+            _check.number(value, what, above=0)
+    image_px = _check.whole(image_px, "image_px")
+    _check.text(pattern, "pattern")
+    if spatial_key is not None:
+        _check.text(spatial_key, "spatial_key")
+    genes = None if genes is None else _check.names(genes, "genes")
+    if genes == []:
+        raise ValueError("genes= is empty; name one gene or more, or leave it out for all that there are")
+    where = _check.path(path, "path").expanduser()
     there = _stacked(where) if where.is_file() else _numbered(where, pattern)
     slices = []
     for number in _chosen(there, sections):
         name = f"S{number} ({there[number].name})"
         _log.info(f"reading {name}")
-        with h5py.File(there[number], "r") as file:
+        with h5.opened(there[number]) as file:
             adata = _section(file, number, pitch, None if genes is None else list(genes), spatial_key, um_per_px, name)
             if not h5.is_stack(file):
                 _add_picture(adata, file, number, pitch, um_per_px, image_px, name)
@@ -131,7 +136,7 @@ def openst(
 
 
 def _stacked(file: Path) -> dict[int, Path]:
-    with h5py.File(file, "r") as opened:
+    with h5.opened(file) as opened:
         if not h5.is_stack(opened):
             return _by_number([file])
         return {int(number): file for number in np.unique(h5.section_numbers(opened))}
@@ -170,6 +175,7 @@ def _by_number(files: Sequence[Path]) -> dict[int, Path]:
 def _chosen(there: dict[int, Path], sections: Sequence[int] | None) -> list[int]:
     if sections is None:
         return sorted(there)
+    sections = [_check.whole(n, "sections: a number", least=0) for n in _check.several(sections, "sections", "numbers")]
     missing = sorted(set(sections) - set(there))
     if missing:
         raise ValueError(f"there is no section {missing[0]}; those that exist are {', '.join(map(str, sorted(there)))}")

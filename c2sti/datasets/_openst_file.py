@@ -5,6 +5,9 @@ Read piece by piece with h5py: such a file also carries the full H&E, masks and 
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 
 import h5py
@@ -24,6 +27,23 @@ CELL, SECTION = "cell_ID_mask", "n_section"
 # Coordinates of older pipelines are those of the picture that was turned, which then stands beside the raw one.
 PICTURES = ("spatial_pairwise_aligned/staining_image_transformed", "spatial/staining_image")
 BAND = 256  # rows of pixels that are reduced at a time
+
+
+@contextmanager
+def opened(path: Path) -> Iterator[h5py.File]:
+    """A file to read from.
+
+    Raises
+    ------
+    ValueError
+        It is none that HDF5 wrote, or was damaged.
+    """
+    try:
+        file = h5py.File(path, "r")
+    except OSError as error:
+        raise ValueError(f"{path} cannot be read as an h5ad ({error}); copy or download it again") from error
+    with file:
+        yield file
 
 
 def is_stack(file: h5py.File) -> bool:

@@ -11,7 +11,7 @@ import anndata as ad
 import numpy as np
 from numpy.typing import NDArray
 
-from c2sti import _keys, grid
+from c2sti import _check, _keys, grid
 from c2sti._types import FloatArray, Lattice
 
 PARTS = ("train", "validation", "test")
@@ -127,9 +127,13 @@ def patches(
     >>> {part: len(windows) for part, windows in parts.items()}
     {'train': 1, 'validation': 1, 'test': 1}
     """
-    _check(size, pixel_um, window, shares, least)
+    _check_sizes(size, pixel_um, window, shares, least)
     if split not in ("section", "patch"):
         raise ValueError(f'split = {split!r}; those that exist are "section" and "patch"')
+    seed = _check.seed(seed)
+    if isinstance(slices, ad.AnnData):
+        raise TypeError("slices is one container; give a list, one AnnData a section")
+    slices = _check.several(slices, "slices", "sections")
     if len(slices) < window:
         raise ValueError(f"{len(slices)} sections are too few for windows of {window}; give {window} or more")
     grids = [grid.read_slice(s, name=f"slices[{i}]", spatial_key=spatial_key) for i, s in enumerate(slices)]
@@ -154,14 +158,17 @@ def patches(
 # -- what can be wrong
 
 
-def _check(size: int, pixel_um: float | None, window: int, shares: Sequence[float], least: float) -> None:
-    if size < 1 or (pixel_um is not None and not pixel_um > 0):
-        raise ValueError(f"size = {size} and pixel_um = {pixel_um} must be positive")
-    if window < 3:
+def _check_sizes(size: int, pixel_um: float | None, window: int, shares: Sequence[float], least: float) -> None:
+    _check.whole(size, "size")
+    if pixel_um is not None:
+        _check.number(pixel_um, "pixel_um", above=0)
+    if _check.whole(window, "window") < 3:
         raise ValueError(f"window = {window}; a window is two sections and one or more between them: 3 at least")
-    if len(shares) != len(PARTS) or min(shares) < 0 or not sum(shares) > 0:
-        raise ValueError(f"shares = {list(shares)}; a number, not negative, for each of {', '.join(PARTS)} is needed")
-    if not 0 <= least <= 1:
+    parts = _check.reals(shares, "shares")
+    if parts.shape != (len(PARTS),) or not np.isfinite(parts).all() or parts.min() < 0 or not parts.sum() > 0:
+        told = np.asarray(shares).tolist()
+        raise ValueError(f"shares = {told}; a number, not negative, for each of {', '.join(PARTS)} is needed")
+    if not 0 <= _check.number(least, "least") <= 1:
         raise ValueError(f"least = {least} must lie between 0 and 1")
 
 

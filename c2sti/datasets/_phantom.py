@@ -19,6 +19,7 @@ from numpy.typing import ArrayLike, NDArray
 from scipy.ndimage import zoom
 from scipy.sparse import csr_matrix
 
+from c2sti import _check
 from c2sti.datasets._anatomy import DOMAINS, PROGRAMMES, Anatomy, Array, Motion
 from c2sti.datasets._slide import LATTICES, move, move_back, placement, square
 from c2sti.datasets._staining import LOOKS, fat_cells, haematoxylin_eosin
@@ -58,11 +59,11 @@ class Phantom:
     overdispersion: float = 0.05
 
     def __post_init__(self) -> None:
-        for name, least in {"seed": 0, "n_genes": 2, "size": 4, "motion": 0, "change": 0, "overdispersion": 0}.items():
-            if getattr(self, name) < least:
-                raise ValueError(f"{name} must be at least {least}, got {getattr(self, name)}.")
-        if not self.pitch > 0:
-            raise ValueError(f"pitch is the distance between spots in µm and must be positive, got {self.pitch}.")
+        for name, least in {"seed": 0, "n_genes": 2, "size": 4}.items():
+            _check.whole(getattr(self, name), name, least=least)
+        for name in ("motion", "change", "overdispersion"):
+            _check.number(getattr(self, name), name, least=0)
+        _check.number(self.pitch, "pitch", above=0)
 
     # ---------------------------------------------------------------- truth
 
@@ -116,7 +117,7 @@ class Phantom:
 
     def series(self, zs: Iterable[float], **section: Any) -> list[AnnData]:
         """Sections at depths `zs` in µm; keywords are those of :meth:`section`."""
-        return [self.section(z, **section) for z in zs]
+        return [self.section(z, **section) for z in _check.several(zs, "zs", "depths in µm")]
 
     def section(
         self,
@@ -173,13 +174,17 @@ class Phantom:
         - `uns["section"]`: `z_um`, `spot_pitch_um`, `um_per_px` (with `image`), and `placement`: the (3, 3) matrix
           that takes homogeneous x, y, 1 in µm from the tissue's frame to the slide
         """
-        if layout not in COUNTS_PER_GENE:
+        if not isinstance(layout, str) or layout not in COUNTS_PER_GENE:
             raise ValueError(f"There is no layout {layout!r}; choose one of {', '.join(COUNTS_PER_GENE)}.")
+        z, angle = _check.number(z, "z"), _check.number(angle, "angle")
+        move_by = _check.reals(shift, "shift")
+        if move_by.shape != (2,) or not np.isfinite(move_by).all():
+            raise ValueError(f"shift = {_check.shown(shift)}; two finite numbers, µm along x and y, are needed")
+        seed = None if seed is None else _check.seed(seed)
         library_size = COUNTS_PER_GENE[layout] * self.n_genes if library_size is None else library_size
         um_per_px = max(self.pitch / 25, self.side / MAX_PIXELS) if um_per_px is None else um_per_px
-        for name, value in {"library_size": library_size, "um_per_px": um_per_px}.items():
-            if not value > 0:
-                raise ValueError(f"{name} must be positive, got {value}.")
+        _check.number(library_size, "library_size", above=0)
+        _check.number(um_per_px, "um_per_px", above=0, most=self.side)
 
         matrix = placement(self.side, angle=angle, shift=shift, flip=flip)
         if layout == "cells":

@@ -17,7 +17,7 @@ import pandas as pd
 from PIL import Image, JpegImagePlugin
 from scipy import sparse
 
-from c2sti import _log
+from c2sti import _check, _log
 from c2sti.datasets import _download
 
 _FOLDER_VARIABLE = "C2STI_DATA"
@@ -53,7 +53,7 @@ def sections(series: str) -> list[str]:
     ['C1', 'C2', 'C3', 'C4', 'C5', 'C6']
     """
     known = _series()
-    if series not in known:
+    if not isinstance(series, str) or series not in known:
         raise ValueError(f"There is no series {series!r}; those that exist are {', '.join(known)}.")
     return list(known[series])
 
@@ -253,7 +253,7 @@ def _check_section(series: str, section: str) -> None:
 
 
 def _folder(data_dir: str | Path | None) -> Path | None:
-    named = data_dir if data_dir is not None else os.environ.get(_FOLDER_VARIABLE)
+    named = _check.path(data_dir, "data_dir") if data_dir is not None else os.environ.get(_FOLDER_VARIABLE)
     return Path(named).expanduser() if named else None
 
 
@@ -265,7 +265,10 @@ def _from_folder(data_dir: str | Path | None, file: str) -> ad.AnnData | None:
     if folder is None or not (folder / file).is_file():
         return None
     _log.info(f"reading {folder / file}")
-    return ad.read_h5ad(folder / file)
+    try:
+        return ad.read_h5ad(folder / file)
+    except OSError as error:
+        raise OSError(f"{folder / file} cannot be read as an h5ad ({error}); copy or download it again") from error
 
 
 def _not_here(data_dir: str | Path | None, file: str, call: str) -> FileNotFoundError:

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
+from c2sti import _check
 from c2sti._types import FloatArray
 
 SMALL_GAP = 20.0  # sections this near to each other may have depths below 1 between them
@@ -22,7 +23,7 @@ def position_of(positions: Sequence[float], z_a: float | None, z_b: float | None
     ValueError
         Not strictly increasing from a to b, or outside of the gap.
     """
-    wanted = np.atleast_1d(np.asarray(positions, dtype=np.float64))
+    wanted = np.atleast_1d(_check.reals(positions, "positions"))
     if wanted.ndim != 1 or len(wanted) == 0 or not np.isfinite(wanted).all():
         raise ValueError(f"positions = {positions!r} must be a list of at least one number")
     fractions, where = _fractions(wanted, z_a, z_b)

@@ -11,12 +11,14 @@ import scipy.sparse as sp
 from anndata import AnnData
 from scipy.ndimage import affine_transform
 
+from c2sti import _check
 from c2sti._types import FloatArray, Lattice, PictureEncoder
 
 if TYPE_CHECKING:
     from xarray import DataArray
 
 FINER = 4  # pixels along a bin that a level of a pyramid needs at least to be read
+BRIGHTEST = 1.01  # of numbers that are colours in [0, 1], with what interpolation adds
 BAND = 1024  # rows of pixels that are held at a time
 MOST_POINTS = 2**22  # at which an oblique picture is sampled at a time
 
@@ -82,7 +84,7 @@ class SlideImage:
         pixels = _means(level.isel(x=columns, y=rows).transpose("y", "x", "c"), factor)
         if level.dtype == np.uint8 and factor > 1:
             pixels /= 255
-        elif level.dtype != np.uint8 and pixels.max(initial=0) > 1.01:
+        elif level.dtype != np.uint8 and pixels.max(initial=0) > BRIGHTEST:
             raise ValueError(
                 f"{self.name} holds {level.dtype} values up to {pixels.max():.4g}; colours are uint8, or numbers in "
                 "[0, 1]"
@@ -140,19 +142,23 @@ def read_image(adata: AnnData, xy: FloatArray, name: str, spatial_key: str, libr
     ValueError
         Several libraries and none chosen, or a scale factor that sends the spots off the picture.
     """
-    libraries = {k: v for k, v in (adata.uns.get(spatial_key) or {}).items() if "images" in v}
+    where = f"uns[{spatial_key!r}]"
+    found = adata.uns.get(spatial_key)
+    held = {} if found is None else _mapping(found, f"{where} of {name}")
+    libraries = {key: value for key, value in held.items() if isinstance(value, Mapping) and "images" in value}
     if library is None and len(libraries) > 1:
         raise ValueError(f"{name} has pictures of {sorted(libraries)}; choose one with image_key=")
     if library is not None and library not in libraries:
-        raise KeyError(f"{name} has no picture {library!r} in uns[{spatial_key!r}]; it has {sorted(libraries)}")
+        raise KeyError(f"{name} has no picture {library!r} in {where}; it has {sorted(libraries)}")
     if not libraries:
         return None
     key = library if library is not None else next(iter(libraries))
-    found = _largest(libraries[key])
-    if found is None:
+    where = f"{where}[{key!r}] of {name}"
+    largest = _largest(libraries[key], where)
+    if largest is None:
         return None
-    factor, image = found
-    _check_on_image(image, xy, f"uns[{spatial_key!r}][{key!r}] of {name}", factor)
+    factor, image = largest
+    _check_on_image(image, xy, where, factor)
     return image
 
 
@@ -164,7 +170,8 @@ def image_of(library: Mapping[str, Any], name: str) -> HEImage:
     ValueError
         It is not one.
     """
-    found = _largest(library) if {"images", "scalefactors"} <= set(library) else None
+    whole = isinstance(library, Mapping) and {"images", "scalefactors"} <= set(library)
+    found = _largest(library, name) if whole else None
     if found is None:
         raise ValueError(
             f'{name} is no picture; give a library of uns["spatial"], {{"images": {{"hires": array}}, "scalefactors": '
@@ -173,13 +180,49 @@ def image_of(library: Mapping[str, Any], name: str) -> HEImage:
     return found[1]
 
 
-def _largest(library: Mapping[str, Any]) -> tuple[str, HEImage] | None:
-    """Name of the scale factor, and the picture that it belongs to."""
-    for resolution in ("hires", "lowres"):
+def _largest(library: Mapping[str, Any], where: str) -> tuple[str, HEImage] | None:
+    """Name of the scale factor, and the picture that it belongs to; None where there is no picture."""
+    images = _mapping(library["images"], f"{where}['images']")
+    factors = _mapping(library.get("scalefactors", {}), f"{where}['scalefactors']")
+    there = [resolution for resolution in ("hires", "lowres") if resolution in images]
+    for resolution in there:
         factor = f"tissue_{resolution}_scalef"
-        if resolution in library["images"] and factor in library["scalefactors"]:
-            return factor, HEImage(np.asarray(library["images"][resolution]), float(library["scalefactors"][factor]))
+        if factor in factors:
+            scale = _check.number(factors[factor], f"{where}: {factor}", above=0)
+            return factor, HEImage(_pixels(images[resolution], f"{where}['images'][{resolution!r}]"), scale)
+    if there:
+        raise ValueError(
+            f"{where} holds a picture, {there[0]!r}, and no 'tissue_{there[0]}_scalef' in its scalefactors "
+            f"({sorted(factors)}); add it, in pixels per unit of the coordinates, or delete the picture from uns"
+        )
     return None
+
+
+def _mapping(value: Any, where: str) -> Mapping[str, Any]:
+    if not isinstance(value, Mapping):
+        raise TypeError(f"{where} is a {type(value).__name__}; a dict by squidpy's convention is needed, or none")
+    return value
+
+
+def _pixels(picture: Any, where: str) -> np.ndarray:
+    """A picture whose shape and numbers are those of a photograph.
+
+    Raises
+    ------
+    ValueError
+        They are not.
+    """
+    pixels = np.asarray(picture)
+    if pixels.ndim != 3 or pixels.shape[2] not in (3, 4) or 0 in pixels.shape:
+        raise ValueError(f"{where} has shape {pixels.shape}; an H&E picture has (height, width, 3), colours last")
+    if pixels.dtype != np.uint8 and not np.issubdtype(pixels.dtype, np.floating):
+        raise ValueError(f"{where} holds {pixels.dtype}; colours are uint8, or numbers in [0, 1]")
+    if pixels.dtype != np.uint8 and not (pixels.min() >= 1 - BRIGHTEST and pixels.max() <= BRIGHTEST):
+        raise ValueError(
+            f"{where} holds {pixels.dtype} from {pixels.min():.4g} to {pixels.max():.4g}; colours are uint8, or "
+            "numbers in [0, 1]"
+        )
+    return pixels
 
 
 def _check_on_image(image: HEImage, xy: FloatArray, where: str, factor: str) -> None:

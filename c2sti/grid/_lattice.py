@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from scipy.ndimage import distance_transform_edt
 from scipy.spatial import KDTree
 
-from c2sti import _log
+from c2sti import _check, _log
 from c2sti._stored import Expression, blocks, per_row
 from c2sti._types import FloatArray, Lattice, PictureEncoder, Section, SlicePair
 from c2sti.grid._histology import Picture, features_on, histology_on
@@ -39,15 +39,15 @@ def common_lattice(*grids: SliceGrid, pitch: float | None = None) -> Lattice:
     ValueError
         The pitch is not positive, or so small that the lattice would not fit into memory.
     """
-    side = float(np.mean([grid.pitch for grid in grids]) if pitch is None else pitch)
-    if not 0 < side < np.inf:
-        raise ValueError(f"pitch = {pitch} must be positive and finite")
+    side = float(np.mean([grid.pitch for grid in grids])) if pitch is None else _check.number(pitch, "pitch", above=0)
     phase = _phase(grids, side)
     every = np.concatenate([grid.xy for grid in grids])
     first = np.floor((every.min(axis=0) - phase) / side + 0.5)
     last = np.floor((every.max(axis=0) - phase) / side + 0.5)
     width, height = (last - first + 1).tolist()  # not whole numbers yet: they may be beyond what those hold
     if width * height > MOST_BINS:
+        for other in grids[1:]:
+            check_overlap(grids[0], other, warn=False)  # sections far apart, rather than bins too small
         raise ValueError(
             f"pitch = {side:.4g} makes {width:.0f} x {height:.0f} bins over {np.ptp(every, axis=0).round(1).tolist()}; "
             f"spots are about {grids[0].pitch:.4g} apart: choose pitch= near that"
@@ -132,13 +132,7 @@ def shared_genes(grids: Sequence[SliceGrid], genes: Sequence[str] | pd.Index | N
             f"the sections have no gene in common ({examples}); give both the same kind of names in var_names"
         )
     if genes is not None:
-        wanted = pd.Index([genes] if isinstance(genes, str) else list(genes))
-        if len(wanted) == 0:
-            raise ValueError("genes= is empty; name one gene or more, or leave it out for all that the sections share")
-        missing = wanted[~wanted.isin(common)]
-        if len(missing):
-            raise KeyError(f"{len(missing)} of {len(wanted)} genes= are not in all sections (first: {missing[0]!r})")
-        return wanted
+        return pd.Index(_check.genes(genes, common, "all sections"))
     if len(common) < max(len(g.genes) for g in grids):
         _log.info(f"{len(common)} genes are in all sections ({', '.join(f'{g.name}: {len(g.genes)}' for g in grids)})")
     return common
@@ -320,7 +314,7 @@ def rows_of(a: SliceGrid, b: SliceGrid, lattice: Lattice, at: FloatArray | None 
                 f"{a.name} or {b.name}; spots are about {a.pitch:.4g} apart: choose pitch= near that"
             )
     else:
-        points = np.asarray(at, dtype=np.float64)
+        points = _check.reals(at, "at")
         if points.ndim != 2 or points.shape[1] != 2 or len(points) == 0 or not np.isfinite(points).all():
             raise ValueError(
                 f"at has shape {points.shape}; finite coordinates of shape (M, 2) are needed, one point a row"

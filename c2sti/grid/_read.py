@@ -6,6 +6,7 @@ import hashlib
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, TypeGuard
 
 import numpy as np
@@ -15,7 +16,7 @@ from anndata import AnnData
 from numpy.typing import NDArray
 from scipy.spatial import KDTree
 
-from c2sti import _keys, _log
+from c2sti import _check, _keys, _log
 from c2sti._stored import Expression, Stored, as_csr, blocks
 from c2sti._types import FloatArray
 from c2sti.grid._annotations import Annotations, read_annotations
@@ -123,6 +124,7 @@ def read_slice(
     image_key: str | None = None,
     coordinate_system: str = "global",
     obs_keys: str | Sequence[str] = (),
+    measured: bool = False,
 ) -> SliceGrid:
     """Read one section from its container.
 
@@ -144,6 +146,8 @@ def read_slice(
         Of a SpatialData, in which the spots are wanted. Where there is no "global", that in which they are stored.
     obs_keys
         Columns of `obs` to bring along: labels or numbers.
+    measured
+        Whether to refuse rows that say of themselves that they were computed.
 
     Raises
     ------
@@ -154,22 +158,36 @@ def read_slice(
     """
     image: Picture | None
     if is_spatialdata(slice_):
-        adata, xy, frame = read_table(slice_, name, table_key, coordinate_system)
+        adata, xy, frame = read_table(slice_, name, table_key, _check.text(coordinate_system, "coordinate_system"))
         _check_points(xy, adata, f"the region of {name} in {frame!r}", name)
         z, image = _depth(adata, xy, name), read_slide(slice_, xy, name, frame, image_key)
     elif isinstance(slice_, AnnData):
-        adata, xy = slice_, _coordinates(slice_, name, spatial_key)
+        adata, xy = slice_, _coordinates(slice_, name, _check.text(spatial_key, "spatial_key"))
         z, image = _depth(adata, xy, name), read_image(slice_, xy[:, :2], name, spatial_key, image_key)
     else:
         raise TypeError(f"{name} is a {type(slice_).__name__}; an AnnData or SpatialData is needed")
+    if measured:
+        _check_measured(adata, name)
+    if adata.n_vars == 0:
+        raise ValueError(f"{name} has no genes; give a section with expression")
     xy = xy[:, :2]
+    _check_expression(adata, name, layer)
     values, where = _expression(adata, name, layer), _where(name, layer)
     counts, library = _survey(values, where)
     genes = _gene_names(adata, name)
     layout, pitch = _layout(xy, name)
-    keys = [obs_keys] if isinstance(obs_keys, str) else list(dict.fromkeys(obs_keys))
-    annotations = read_annotations(adata, name, keys)
+    annotations = read_annotations(adata, name, list(dict.fromkeys(_check.names(obs_keys, "obs_keys"))))
     return SliceGrid(name, xy, values, counts, library, genes, layout, pitch, z, image, annotations)
+
+
+def _check_measured(adata: AnnData, name: str) -> None:
+    """Refuse what was made by us: a section between two of which one was made is not known to be between anything."""
+    made = np.asarray(adata.obs[_keys.INSERTED] if _keys.INSERTED in adata.obs else ())
+    if made.dtype == bool and made.any():
+        raise ValueError(
+            f"{int(made.sum())} of {len(made)} rows of {name} were inserted, not measured (obs[{_keys.INSERTED!r}]); "
+            "give the measured section, or, if you mean this one, a copy without that column"
+        )
 
 
 def _coordinates(adata: AnnData, name: str, spatial_key: str) -> FloatArray:
@@ -178,7 +196,7 @@ def _coordinates(adata: AnnData, name: str, spatial_key: str) -> FloatArray:
             f"{name} has no coordinates in obsm[{spatial_key!r}]; it has {sorted(adata.obsm)}. Put an (n, 2) array "
             "there, or name another one with spatial_key="
         )
-    xy = np.asarray(adata.obsm[spatial_key], dtype=np.float64)
+    xy = _check.reals(adata.obsm[spatial_key], f"obsm[{spatial_key!r}] of {name}")
     if xy.ndim != 2 or xy.shape[1] < 2:
         raise ValueError(f"obsm[{spatial_key!r}] of {name} has shape {xy.shape}; columns x and y are needed")
     _check_points(
@@ -205,7 +223,7 @@ def _check_points(xy: FloatArray, adata: AnnData, where: str, name: str, mend: s
 def _depth(adata: AnnData, xy: FloatArray, name: str) -> float | None:
     for key in (_keys.Z_UM, _keys.Z):
         if key in adata.obs:
-            depths = np.unique(np.asarray(adata.obs[key], dtype=np.float64))  # of pandas, or lazy
+            depths = np.unique(_check.reals(adata.obs[key], f"obs[{key!r}] of {name}"))  # of pandas, or lazy
             if len(depths) > 1:
                 raise ValueError(
                     f"obs[{key!r}] of {name} holds {len(depths)} depths; a section has one: split it first"
@@ -214,6 +232,18 @@ def _depth(adata: AnnData, xy: FloatArray, name: str) -> float | None:
     if xy.shape[1] > 2 and np.ptp(xy[:, 2]) == 0:
         return float(xy[0, 2])
     return None
+
+
+def check_layer(adata: AnnData, name: str, layer: str | None) -> None:
+    """Refuse a layer that is not there.
+
+    Raises
+    ------
+    KeyError
+        It is not; the message lists those that are.
+    """
+    if layer is not None and layer not in layer_names(adata):
+        raise KeyError(f"{name} has no layer {layer!r}; its layers are {layer_names(adata)}")
 
 
 def layer_names(adata: AnnData) -> list[str]:
@@ -225,13 +255,23 @@ def _where(name: str, layer: str | None) -> str:
     return f"X of {name}" if layer is None else f"layer {layer!r} of {name}"
 
 
-def _expression(adata: AnnData, name: str, layer: str | None) -> Expression:
-    """Values as CSR; what a backed file or a lazy array holds stays there where it is large."""
-    if layer is not None and layer not in adata.layers:
-        raise KeyError(f"{name} has no layer {layer!r}; its layers are {layer_names(adata)}")
+def _check_expression(adata: AnnData, name: str, layer: str | None) -> None:
+    """Refuse expression that is not there, or is none, before any of it is read."""
+    check_layer(adata, name, layer)
+    if adata.isbacked and not Path(adata.filename).is_file():
+        raise FileNotFoundError(f"{name} is read from {adata.filename}, which is gone; read it again from where it is")
     x = adata.X if layer is None else adata.layers[layer]
     if x is None:
         raise ValueError(f"{_where(name, layer)} is empty; put expression there, or name a layer with layer=")
+    if not _check.is_real(x.dtype):
+        raise TypeError(
+            f"{_where(name, layer)} holds {x.dtype}; counts or log-normalised expression are needed: .astype('float32')"
+        )
+
+
+def _expression(adata: AnnData, name: str, layer: str | None) -> Expression:
+    """Values as CSR; what a backed file or a lazy array holds stays there where it is large."""
+    x = adata.X if layer is None else adata.layers[layer]
     if not isinstance(x, np.ndarray) and not sp.issparse(x) and _entries(x) > LARGE:
         if getattr(x, "format", "csr") == "csr":
             return Stored(x, _entries(x), name=_where(name, layer))
@@ -263,6 +303,8 @@ def _survey(values: Expression, where: str) -> tuple[bool, FloatArray]:
         counts = counts and is_counts(block)
         library.append(np.asarray(block.sum(axis=1), dtype=np.float64).ravel())
     spots = np.concatenate(library)
+    if not (spots > 0).any():
+        raise ValueError(f"{where} is zero everywhere; name the layer that holds the expression with layer=")
     return counts, spots if counts else np.ones(len(spots))
 
 

@@ -17,7 +17,7 @@ import numpy as np
 from anndata import AnnData
 from numpy.typing import NDArray
 
-from c2sti import _keys, _log
+from c2sti import _check, _keys, _log
 
 try:
     import fcntl
@@ -46,7 +46,7 @@ def new_store(path: str | Path) -> Iterator[Path]:
     OSError
         The disk is full.
     """
-    path = Path(path)
+    path = _check.path(path, "out")
     _check_free(path)
     _clear_leftovers(path)
     aside, lock = _claim(path)
@@ -127,10 +127,8 @@ def codec() -> Any:
 
 def check_digits(digits: int | None) -> None:
     """Refuse a number of digits that a float32 cannot have."""
-    if digits is not None and (digits != int(digits) or not 1 <= digits <= MOST_DIGITS):
-        raise ValueError(
-            f"digits = {digits} must be a whole number from 1 to {MOST_DIGITS}, or None for all that float32 has"
-        )
+    if digits is not None:
+        _check.whole(digits, "digits", most=MOST_DIGITS)
 
 
 def rounded(values: NDArray[np.float32], digits: int | None) -> NDArray[np.float32]:

@@ -17,7 +17,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from c2sti import _checkpoint
+from c2sti import _check, _checkpoint
 from c2sti._types import FloatArray, InsertedSection, Prediction, SlicePair
 from c2sti.model.cross_modal import CrossModalAlignment, ExpressionStem, HistologyEncoder
 from c2sti.model.dlsm import DLSM, Deformation, differences, fuse, position_map
@@ -93,13 +93,21 @@ class C2STiConfig:
     displacement: bool = True
 
     def __post_init__(self) -> None:
-        for name in ("channels", "histology_channels", "n_levels", "embedding", "panel", "n_programmes"):
-            if getattr(self, name) < 1:
-                raise ValueError(f"{name} = {getattr(self, name)} must be at least 1")
-        if self.kernel_size < 1 or self.kernel_size % 2 == 0:
+        for name in (
+            "channels",
+            "histology_channels",
+            "n_levels",
+            "embedding",
+            "panel",
+            "n_programmes",
+            "picture_channels",
+        ):
+            _check.whole(getattr(self, name), name)
+        if _check.whole(self.kernel_size, "kernel_size") % 2 == 0:
             raise ValueError(f"kernel_size = {self.kernel_size} must be odd and positive")
-        if self.alpha < 0 or self.reach < 0 or self.n_splits < 0:
-            raise ValueError("alpha, reach and n_splits must not be negative")
+        _check.whole(self.n_splits, "n_splits", least=0)
+        for name in ("alpha", "reach"):
+            _check.number(getattr(self, name), name, least=0)
 
 
 KIND = _checkpoint.Kind("c2sti", 2, C2STiConfig)
@@ -276,6 +284,8 @@ class C2STi:
     def __init__(
         self, config: C2STiConfig | None = None, *, network: Network | None = None, card: dict[str, Any] | None = None
     ) -> None:
+        _check.a(config, "config", (C2STiConfig, type(None)), "a c2sti.C2STiConfig")
+        _check.a(card, "card", (dict, type(None)), "a dict")
         self.config = config or C2STiConfig()
         self.network = network or fresh(self.config, seed=0)
         self.card = dict(card or {})
@@ -327,7 +337,13 @@ class C2STi:
         return _checkpoint.fingerprint(self.network)
 
     def save(self, folder: str | Path) -> None:
-        """Write ``model.safetensors`` and ``config.json`` into a folder, which is made where it is not."""
+        """Write ``model.safetensors`` and ``config.json`` into a folder, which is made where it is not.
+
+        Raises
+        ------
+        OSError
+            The folder is a file, or cannot be made.
+        """
         KIND.write(folder, self.network, self.config, self.card)
 
     @classmethod

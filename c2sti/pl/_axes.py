@@ -6,10 +6,14 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import matplotlib.pyplot as plt
+from matplotlib import colormaps
 from matplotlib.axes import Axes
+from matplotlib.backend_bases import FigureCanvasBase
+from matplotlib.colors import Colormap
 from matplotlib.figure import Figure
 from matplotlib.patheffects import Normal, Stroke
 
+from c2sti import _check
 from c2sti.pl._record import Record
 
 INSERTED_COLOUR, MEASURED_COLOUR = "#b5402a", "#333333"
@@ -23,8 +27,8 @@ def panels(names: Sequence[str], axs: Sequence[Axes] | None, *, size: tuple[floa
 
     Raises
     ------
-    ValueError
-        Another number of axes was given.
+    ValueError, TypeError
+        Another number of axes was given, or no axes.
     """
     if axs is None:
         n_rows = -(-len(names) // MOST_COLUMNS)
@@ -40,9 +44,61 @@ def panels(names: Sequence[str], axs: Sequence[Axes] | None, *, size: tuple[floa
         for unused in grid.flat[len(names) :]:
             unused.remove()
         return list(grid.flat[: len(names)])
-    if len(axs) != len(names):
-        raise ValueError(f"axs holds {len(axs)} axes; one for each of {', '.join(names)} is needed")
-    return list(axs)
+    given = _check.several(axs, "axs", "axes, one a section")
+    if len(given) != len(names):
+        raise ValueError(f"axs holds {len(given)} axes; one for each of {', '.join(names)} is needed")
+    for ax in given:
+        _check.a(ax, "one of axs", Axes, "a matplotlib Axes")
+    return given
+
+
+def one_panel(section: str, ax: Axes | None, *, size: tuple[float, float]) -> Axes:
+    """The axes given, or new ones for a section."""
+    if ax is not None:
+        _check.a(ax, "ax", Axes, "a matplotlib Axes")
+    return panels([section], None if ax is None else [ax], size=size)[0]
+
+
+def check_look(save: str | Path | None, cmap: str | Colormap | None = None, **ends: float | None) -> None:
+    """Refuse a file that cannot be written, colours that do not exist, and ends of a scale that are none.
+
+    Parameters
+    ----------
+    save, cmap
+        Of a plot; None for none, and for matplotlib's own.
+    ends
+        `vmin` and `vmax` of it.
+
+    Raises
+    ------
+    TypeError, ValueError, FileNotFoundError
+        Before anything is drawn; the message names the argument.
+    """
+    if isinstance(cmap, str) and cmap not in colormaps:
+        raise ValueError(f"cmap = {cmap!r} is no colour map of matplotlib, such as 'viridis' or 'magma'")
+    _check.a(cmap, "cmap", (str, Colormap, type(None)), "the name of a colour map")
+    known = {name: _check.number(end, name) for name, end in ends.items() if end is not None}
+    if len(known) == 2 and not known["vmin"] < known["vmax"]:
+        raise ValueError(f"vmin = {known['vmin']:g} must lie below vmax = {known['vmax']:g}")
+    if save is None:
+        return
+    path = check_kind(save, "save")
+    if not path.parent.is_dir():
+        raise FileNotFoundError(f"save = {str(path)!r}: there is no folder {path.parent}; make it first")
+
+
+def check_kind(file: str | Path, name: str) -> Path:
+    """Refuse a file of a kind that matplotlib cannot draw.
+
+    Raises
+    ------
+    TypeError, ValueError
+        It is no path, or ends otherwise.
+    """
+    path, kinds = _check.path(file, name), FigureCanvasBase.get_supported_filetypes()
+    if path.suffix[1:].lower() not in kinds:
+        raise ValueError(f"{name} = {str(path)!r} ends in none of what can be drawn: {', '.join(sorted(kinds))}")
+    return path
 
 
 def figure_of(ax: Axes) -> Figure:

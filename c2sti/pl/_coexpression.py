@@ -17,10 +17,10 @@ from matplotlib.colors import Normalize
 from scipy.cluster.hierarchy import leaves_list, linkage
 from scipy.spatial.distance import squareform
 
-from c2sti import _keys
+from c2sti import _check, _keys, _result
 from c2sti._types import FloatArray
-from c2sti.pl._axes import HALO, figure_of, mark, panels, save_figure
-from c2sti.pl._record import Record, is_result, is_stack, record_of
+from c2sti.pl._axes import HALO, check_look, figure_of, mark, panels, save_figure
+from c2sti.pl._record import Record, check_gene, is_stack, record_of
 
 SIZE = 3.1  # inches of a panel
 UNKNOWN, SELF = "0.93", "0.6"  # where no edge was kept, and a gene with itself
@@ -90,13 +90,14 @@ def coexpression(
     >>> axes = c2sti.pl.coexpression(out, "gene_001", n_genes=8)
     >>> axes = c2sti.pl.coexpression(out, "gene_001", sections="c2sti_1", kind="heatmap")
     """
+    _check.a(adata, "adata", AnnData, "a section or a result, an AnnData,")
+    _check.text(key, "key")
     if kind not in ("network", "heatmap"):
         raise ValueError(f"kind = {kind!r} must be 'network' or 'heatmap'")
-    if n_genes < 1:
-        raise ValueError(f"n_genes = {n_genes} must be at least 1")
-    if gene not in adata.var_names:
-        raise KeyError(f"there is no gene {gene!r}; var_names has {adata.n_vars}, such as {adata.var_names[0]!r}")
-    record = record_of(adata, key) if is_result(adata, key) else None
+    n_genes = _check.whole(n_genes, "n_genes")
+    check_look(save, cmap)
+    check_gene(adata, gene)
+    record = record_of(adata, key) if _result.is_result(adata, key) else None
     graphs = _graphs(adata, record, sections)
     chosen = _neighbours(graphs, gene, adata.var_names.get_loc(gene), n_genes)
     names = adata.var_names[chosen].tolist()
@@ -129,7 +130,9 @@ def _graphs(adata: AnnData, record: Record | None, sections: str | Sequence[str]
         if sections is not None:
             raise KeyError(f"sections = {sections!r}, but adata is one section and no result of c2sti.tl.interpolate")
         return {_keys.COEXPRESSION: sp.csr_matrix(adata.varp[_keys.COEXPRESSION])}
-    wanted = [sections] if isinstance(sections, str) else list(record.names if sections is None else sections)
+    wanted = list(record.names) if sections is None else _check.names(sections, "sections")
+    if not wanted:
+        raise ValueError(f"sections= is empty; name one or more of {', '.join(record.names)}")
     found = {}
     for name in wanted:
         if _keys.graph(record.check(name)) not in adata.varp:

@@ -10,11 +10,11 @@ from matplotlib.axes import Axes
 from numpy.typing import NDArray
 from scipy.spatial import KDTree
 
-from c2sti import _keys
+from c2sti import _check, _keys, _result
 from c2sti._types import FloatArray
-from c2sti.pl._axes import HALO, figure_of, mark, panels, save_figure
+from c2sti.pl._axes import HALO, check_look, figure_of, mark, one_panel, save_figure
 from c2sti.pl._bins import draw_bins, fit, panel_size
-from c2sti.pl._record import Record, record_of, rows_of
+from c2sti.pl._record import Record, check_drawn, record_of, rows_of
 
 PANEL = 4.6  # inches
 ARROWS = 20  # about as many along the longer side
@@ -93,11 +93,16 @@ def displacement(
     """
     record = record_of(adata, key)
     section = _inserted(record, section)
+    check_look(save, cmap)
+    _check.number(img_alpha, "img_alpha", least=0, most=1)
+    if scalebar_dx is not None:
+        _check.number(scalebar_dx, "scalebar_dx", above=0)
+    check_drawn(adata, record, [section])
     field = _field(record, section)
     centres = _centres(record, field)
     inside = _inside(adata, record, section, centres)
     picture = _picture(adata, record, section, img, scale_factor)
-    (ax,) = panels([section], None if ax is None else [ax], size=panel_size(adata, record, PANEL))
+    ax = one_panel(section, ax, size=panel_size(adata, record, PANEL))
     unit = (1.0, "units") if scalebar_dx is None else (scalebar_dx, scalebar_units)
     if picture is not None:
         pixels, scale = picture
@@ -131,7 +136,14 @@ def _field(record: Record, section: str) -> FloatArray:
             "nothing. Only networks do: interpolate with model='c2sti', or with one from c2sti.tl.train"
         )
     order = [name for name in record.names if name in record.inserted]
-    return np.asarray(notes["displacement"], dtype=np.float64)[order.index(section)]
+    where = f"uns[{record.key!r}]['notes']['displacement']"
+    fields = _check.reals(notes["displacement"], where)
+    if fields.ndim != 4 or fields.shape[:2] != (len(order), 2) or 0 in fields.shape:
+        raise ValueError(
+            f"{where} has shape {fields.shape}; (dx, dy) on a lattice for each of {len(order)} inserted sections, "
+            f"({len(order)}, 2, H, W), is needed: {_result.AGAIN}"
+        )
+    return fields[order.index(section)]
 
 
 def _centres(record: Record, field: FloatArray) -> FloatArray:
@@ -158,7 +170,12 @@ def _picture(
             raise ValueError(
                 "img is a picture; say with scale_factor= how many of its pixels are one unit of the frame"
             )
-        return img, scale_factor
+        pixels = np.asarray(img)
+        if pixels.ndim not in (2, 3) or pixels.shape[2:] not in ((), (3,), (4,)) or not _check.is_real(pixels.dtype):
+            raise ValueError(
+                f"img holds {pixels.dtype} of shape {pixels.shape}; True, False or a picture, (h, w, 3), is needed"
+            )
+        return pixels, _check.number(scale_factor, "scale_factor", above=0)
     libraries = adata.uns.get(_keys.SPATIAL, {})
     for name in (section, record.key):
         if img and name in libraries and "hires" in libraries[name].get("images", {}):

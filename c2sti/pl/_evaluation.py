@@ -11,8 +11,9 @@ from matplotlib.axes import Axes
 from matplotlib.container import ErrorbarContainer
 from matplotlib.lines import Line2D
 
+from c2sti import _check
 from c2sti._types import FloatArray
-from c2sti.pl._axes import HALO, INSERTED_COLOUR, MEASURED_COLOUR, save_figure
+from c2sti.pl._axes import HALO, INSERTED_COLOUR, MEASURED_COLOUR, check_look, save_figure
 
 NAIVE = ("copy", "linear", "lowrank", "gp")  # what every table has beside the methods that were asked for
 LABELS = {
@@ -66,12 +67,18 @@ def evaluation(
     >>> series = c2sti.datasets.phantom(seed=0, size=12, n_genes=50).series([0.0, 200.0, 400.0])
     >>> ax = c2sti.pl.evaluation(c2sti.tl.evaluate(series, show_progress_bar=False))
     """
-    needed = {metric, "method", "section", "position"}
+    _check.a(table, "table", pd.DataFrame, "the DataFrame that c2sti.tl.evaluate gave")
+    if ax is not None:
+        _check.a(ax, "ax", Axes, "a matplotlib Axes")
+    check_look(save)
+    needed = {_check.text(metric, "metric"), "method", "section", "position"}
     if not needed <= set(table):
         missing = sorted(needed - set(table))
         raise KeyError(
             f"the table has no column {', '.join(map(repr, missing))}; its columns are {list(table.columns)}"
         )
+    if not pd.api.types.is_numeric_dtype(table[metric]) or not table[metric].notna().any():
+        raise ValueError(f"column {metric!r} of the table (metric=) holds no numbers; c2sti.tl.evaluate writes some")
     methods = sorted(dict.fromkeys(table["method"]), key=lambda name: name not in NAIVE)
     scores = table.pivot_table(index=["section", "position"], columns="method", values=metric)[methods]
     if ax is None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -10,7 +10,7 @@ import numpy as np
 from anndata import AnnData
 from numpy.typing import NDArray
 
-from c2sti import _keys
+from c2sti import _check, _keys, _result
 
 
 @dataclass(frozen=True)
@@ -40,7 +40,7 @@ class Record:
     @property
     def pitch(self) -> float:
         """Side of a bin, unit of the frame."""
-        return float(self.content["lattice"]["pitch"])
+        return _result.lattice_of(self.content, self.key).pitch
 
     @property
     def middle(self) -> str:
@@ -73,33 +73,53 @@ def is_stack(adata: AnnData) -> bool:
     return _keys.SECTION in adata.obs
 
 
-def is_result(adata: AnnData, key: str) -> bool:
-    """Whether ``uns[key]`` was written by :func:`c2sti.tl.interpolate` or :func:`c2sti.tl.interpolate_series`."""
-    return key in adata.uns and isinstance(adata.uns[key], Mapping) and "sections" in adata.uns[key]
-
-
 def record_of(adata: AnnData, key: str) -> Record:
     """Read ``uns[key]``.
 
     Raises
     ------
     KeyError
-        `adata` is no result of :func:`c2sti.tl.interpolate`, or was made with another `key_added`.
+        `adata` is no result of :func:`c2sti.tl.interpolate`, or was made with another `key_added`, or lacks a part.
+    TypeError
+        `adata` is no AnnData.
     """
-    if not is_result(adata, key):
-        raise KeyError(f"uns[{key!r}] does not hold the result of c2sti.tl.interpolate; uns has {sorted(adata.uns)}")
-    content = adata.uns[key]
+    content = _result.record_of(adata, key)
     names = tuple(str(name) for name in content["sections"])
     return Record(
         key,
         names,
         frozenset(str(name) for name in content["inserted"]),
-        dict(zip(names, _captions(content), strict=True)),
+        dict(zip(names, _captions(content, key, len(names)), strict=True)),
         content,
     )
 
 
-def _captions(content: Mapping[str, Any]) -> list[str]:
-    if "z" in content:
+def check_drawn(adata: AnnData, record: Record, sections: Sequence[str]) -> None:
+    """Refuse a result whose sections cannot be drawn, because values, rows or places are gone."""
+    _result.lattice_of(record.content, record.key)
+    if is_stack(adata):
+        _result.check_stack(adata)
+    else:
+        _result.check_sections(adata, sections)
+
+
+def check_gene(adata: AnnData, gene: str) -> None:
+    """Refuse a gene that is not there.
+
+    Raises
+    ------
+    TypeError, KeyError
+        It is no name, or that of no gene.
+    """
+    if _check.text(gene, "gene") not in adata.var_names:
+        first = ", ".join(map(repr, adata.var_names[:1]))
+        raise KeyError(f"there is no gene {gene!r}; var_names has {adata.n_vars}, such as {first}")
+
+
+def _captions(content: Mapping[str, Any], key: str, n: int) -> list[str]:
+    kind = "z" if "z" in content else "positions"
+    if np.shape(content.get(kind, 0)) != (n,):
+        raise KeyError(f"uns[{key!r}][{kind!r}] does not hold a number for each of {n} sections; {_result.AGAIN}")
+    if kind == "z":
         return [f"z = {z:.0f}" for z in np.asarray(content["z"])]
     return ["" if p in (0, 1) else f"at {p:.2f}" for p in np.asarray(content["positions"])]

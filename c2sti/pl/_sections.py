@@ -10,9 +10,9 @@ from anndata import AnnData
 from matplotlib.axes import Axes
 
 from c2sti._types import FloatArray
-from c2sti.pl._axes import figure_of, mark, panels, save_figure
+from c2sti.pl._axes import check_look, figure_of, mark, panels, save_figure
 from c2sti.pl._bins import draw_bins, fit, panel_size
-from c2sti.pl._record import Record, is_stack, record_of, rows_of
+from c2sti.pl._record import Record, check_drawn, check_gene, is_stack, record_of, rows_of
 
 PANEL = 2.6  # inches
 
@@ -71,6 +71,9 @@ def sections(
     >>> axes = c2sti.pl.sections(out, out.var_names[0])
     """
     record = record_of(adata, key)
+    check_look(save, cmap, vmin=vmin, vmax=vmax)
+    check_gene(adata, gene)
+    check_drawn(adata, record, record.names)
     values = _values(adata, record, gene)
     axes = panels(record.names, axs, size=panel_size(adata, record, PANEL))
     low = 0 if vmin is None else vmin
@@ -80,7 +83,7 @@ def sections(
         mark(ax, record, name)
         fit(ax, adata, record)
     axes[0].set_ylabel(gene, fontsize=11, fontweight="bold")
-    kind = str(record.content["expression"]).partition(" ")[0]
+    kind = str(record.content.get("expression", "")).partition(" ")[0]
     figure_of(axes[0]).colorbar(bins, ax=axes, shrink=0.8, pad=0.01, label=f"{kind} expression")
     save_figure(axes[0], save)
     return axes
@@ -88,8 +91,6 @@ def sections(
 
 def _values(adata: AnnData, record: Record, gene: str) -> dict[str, FloatArray]:
     """(M,) expression of the gene in every section."""
-    if gene not in adata.var_names:
-        raise KeyError(f"there is no gene {gene!r}; var_names has {adata.n_vars}, such as {adata.var_names[0]!r}")
     if is_stack(adata):
         return dict.fromkeys(record.names, adata.obs_vector(gene))
     return {name: adata.obs_vector(gene, layer=name) for name in record.names}

@@ -9,11 +9,11 @@ from anndata import AnnData
 from matplotlib.axes import Axes
 from matplotlib.tri import Triangulation
 
-from c2sti import _keys
+from c2sti import _check, _keys
 from c2sti._types import FloatArray
-from c2sti.pl._axes import HALO, figure_of, mark, panels, save_figure
+from c2sti.pl._axes import HALO, check_look, figure_of, mark, one_panel, save_figure
 from c2sti.pl._bins import draw_bins, fit, panel_size
-from c2sti.pl._record import Record, is_stack, record_of, rows_of
+from c2sti.pl._record import Record, check_drawn, check_gene, is_stack, record_of, rows_of
 
 PANEL = 4.6  # inches
 INK = "#12203a"
@@ -77,8 +77,12 @@ def spread(
     """
     record = record_of(adata, key)
     section = record.middle if section is None else record.check(section)
+    contours = _check.whole(contours, "contours", least=0)
+    check_look(save, cmap, vmin=vmin, vmax=vmax)
+    check_gene(adata, gene)
+    check_drawn(adata, record, [section])
     value, std = _values(adata, record, gene, section)
-    (ax,) = panels([section], None if ax is None else [ax], size=panel_size(adata, record, PANEL))
+    ax = one_panel(section, ax, size=panel_size(adata, record, PANEL))
     shown = std[rows_of(adata, section)]
     top = vmax if vmax is not None else max(float(np.percentile(shown, 99)), 1e-3) if shown.size else 1.0
     bins = draw_bins(ax, adata, record, section, std, cmap=cmap, vmin=0 if vmin is None else vmin, vmax=top)
@@ -95,8 +99,6 @@ def spread(
 
 def _values(adata: AnnData, record: Record, gene: str, section: str) -> tuple[FloatArray, FloatArray]:
     """(M,) inserted values of the gene, and their spread."""
-    if gene not in adata.var_names:
-        raise KeyError(f"there is no gene {gene!r}; var_names has {adata.n_vars}, such as {adata.var_names[0]!r}")
     if section not in record.inserted:
         others = ", ".join(name for name in record.names if name in record.inserted)
         raise ValueError(f"{section} was measured and has no spread; the inserted sections are {others}")

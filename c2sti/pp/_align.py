@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, get_args
 import numpy as np
 from anndata import AnnData
 
-from c2sti import _keys, _log
+from c2sti import _check, _keys, _log
 from c2sti._types import FloatArray
 from c2sti.grid import SliceGrid, is_spatialdata, read_slice
 from c2sti.pp._estimate import Placement, estimate, given
@@ -210,11 +210,12 @@ def align_series(
     [-30.0, -60.0]
     """
     _check_choices(method, use)
-    slices = list(slices)
+    if isinstance(slices, AnnData) or is_spatialdata(slices):
+        raise TypeError("slices is one container; give a list, one AnnData or SpatialData a section")
+    slices = _check.several(slices, "slices", "sections")
     if len(slices) < 2:
         raise ValueError(f"slices holds {len(slices)} sections; a series has at least two, in order")
-    if not -len(slices) <= reference < len(slices):
-        raise ValueError(f"reference = {reference} is not among the {len(slices)} sections of slices")
+    reference = _check.whole(reference, "reference", least=-len(slices), most=len(slices) - 1)
     where = _where(spatial_key, table_key, image_key, coordinate_system, key_added, slices)
     simpleitk()
     grids = [_read(section, f"slices[{i}]", layer, where) for i, section in enumerate(slices)]
@@ -234,8 +235,7 @@ def align_series(
 
 def _check_choices(method: str, use: str) -> None:
     for name, value, known in (("method", method, get_args(Method)), ("use", use, get_args(Use))):
-        if value not in known:
-            raise ValueError(f"{name}={value!r} is not known; choose one of {', '.join(known)}")
+        _check.one_of(value, name, known)
 
 
 def _where(
@@ -246,7 +246,8 @@ def _where(
     key_added: str,
     sections: Sequence[AnnData | SpatialData],
 ) -> Where:
-    if len({id(s) for s in sections}) < len(sections):
+    _check.key(key_added)
+    if len({id(s) for s in sections if s is not None}) < sum(s is not None for s in sections):
         raise ValueError("one object is given as two sections; pass a copy of it: adata.copy()")
     for of_spatialdata, name, key in (
         (False, "spatial_key", spatial_key),

@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 
+from c2sti import _check
 from c2sti._types import FloatArray
 from c2sti.grid import SliceGrid
 from c2sti.pp._maps import Use, apply, fit, make_maps
@@ -61,7 +62,7 @@ def estimate(
     reference: SliceGrid, moving: SliceGrid, method: Method, use: Use, scale: float | None, flip: bool
 ) -> Placement:
     """Search, refine the most promising, and keep the one that fits best."""
-    ratio = unit_ratio(reference, moving) if scale is None else _positive(scale)
+    ratio = unit_ratio(reference, moving) if scale is None else _check.number(scale, "scale", above=0)
     fixed, moved = make_maps(reference, moving, ratio, use)
     small = fixed.halved(), moved.halved()  # a quarter of the pixels are enough to choose by
     found = [c.matrix for c in search(*small, flip)]
@@ -77,7 +78,7 @@ def estimate(
 
 def given(reference: SliceGrid, moving: SliceGrid, use: Use, matrix: FloatArray) -> Placement:
     """Take a matrix as it is, and measure how well it fits."""
-    full = np.asarray(matrix, dtype=np.float64)
+    full = _check.reals(matrix, "matrix")
     if full.shape == (2, 3):
         full = np.vstack([full, [0, 0, 1]])
     if full.shape != (3, 3) or not np.isfinite(full).all() or not np.array_equal(full[2], [0, 0, 1]):
@@ -90,12 +91,6 @@ def given(reference: SliceGrid, moving: SliceGrid, use: Use, matrix: FloatArray)
     ratio = float(np.sqrt(abs(np.linalg.det(full[:2, :2]))))
     fixed, moved = make_maps(reference, moving, ratio, use)
     return Placement(full, fit(fixed, moved, full @ np.diag([1 / ratio, 1 / ratio, 1.0])), "given")
-
-
-def _positive(scale: float) -> float:
-    if not (np.isfinite(scale) and scale > 0):
-        raise ValueError(f"scale = {scale} must be positive: units of the reference in one unit of moving")
-    return float(scale)
 
 
 def unit_ratio(reference: SliceGrid, moving: SliceGrid) -> float:

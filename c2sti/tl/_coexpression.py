@@ -3,17 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 import scipy.sparse as sp
 from anndata import AnnData
 from numpy.typing import NDArray
 
-from c2sti import _keys, grid, ops
+from c2sti import _check, _keys, grid, ops
 from c2sti._types import SlicePair
 
 N_EDGES = 30  # co-expression edges kept for each gene
 GRAPH_GENES = 2000  # genes between which edges are sought: correlations of rarely seen genes are noise
+LEAST = 2  # rows and genes between which there is a correlation
 GRAPH_WIDTH = 0.6  # smoothing before correlating, in spot spacings
 
 
@@ -66,6 +68,8 @@ def coexpression(
     ------
     KeyError
         There is no such layer.
+    TypeError, ValueError
+        It is no section, or what it holds is no expression, or too little of it.
 
     Examples
     --------
@@ -77,16 +81,42 @@ def coexpression(
     >>> section.varp["coexpression"].shape
     (50, 50)
     """
-    if layer is not None and layer not in adata.layers:
-        raise KeyError(f"there is no layer {layer!r}; the layers are {grid.layer_names(adata)}")
+    _check.a(adata, "adata", AnnData, "a section or a result, an AnnData,")
+    n_edges = _check.whole(n_edges, "n_edges")
+    if key_added is not None:
+        _check.key(key_added)
+    grid.check_layer(adata, "adata", layer)
     values = adata.X if layer is None else adata.layers[layer]
     if layer is not None and sp.issparse(values) and _keys.tissue(layer) in adata.obs:
         values = values[
             adata.obs[_keys.tissue(layer)].to_numpy()
         ]  # a streamed measured section: empty, not NaN, outside
-    dense = np.asarray(values.todense() if sp.issparse(values) else values, dtype=np.float32)
-    dense = dense[~np.isnan(dense).any(axis=1)]
+    dense = _dense(values, "X" if layer is None else f"layer {layer!r}")
     adata = adata.copy() if copy else adata
     key = key_added or (_keys.COEXPRESSION if layer is None else _keys.graph(layer))
     adata.varp[key] = sp.csr_matrix(ops.pearson_graph([dense], [1.0], n_edges))
     return adata if copy else None
+
+
+def _dense(values: Any, where: str) -> NDArray[np.float32]:
+    """(n, N) values of the rows without NaN.
+
+    Raises
+    ------
+    TypeError, ValueError
+        They are no real numbers, or infinite, or of fewer than two rows or genes.
+    """
+    if values is None:
+        raise ValueError(f"{where} of adata is empty; put expression there, or name a layer with layer=")
+    if not _check.is_real(values.dtype):
+        raise TypeError(f"{where} of adata holds {values.dtype}; expression is needed: .astype('float32')")
+    dense = np.asarray(values.toarray() if sp.issparse(values) else values, dtype=np.float32)
+    dense = dense[~np.isnan(dense).any(axis=1)]
+    if np.isinf(dense).any():
+        raise ValueError(f"{where} of adata holds infinite values; set them to 0 or drop their genes")
+    if min(dense.shape) < LEAST:
+        raise ValueError(
+            f"{where} of adata holds {dense.shape[0]} rows without NaN and {dense.shape[1]} genes; a correlation needs "
+            f"{LEAST} of both"
+        )
+    return dense

@@ -9,7 +9,7 @@ import numpy as np
 import pandas as pd
 from anndata import AnnData
 
-from c2sti import _keys, fit, grid
+from c2sti import _check, _keys, _result, fit, grid
 
 if TYPE_CHECKING:
     from spatialdata import SpatialData
@@ -51,7 +51,7 @@ def describe(adata: AnnData | SpatialData, *, key: str = "c2sti") -> str:
     """
     tables = _tables(adata, key)
     record = tables[0].uns[key]
-    _check(record, key)
+    _check_consistent(record, key)
     made = _present(tables, record, [str(name) for name in record["inserted"]])
     sentences = [
         _made(made, record),
@@ -69,9 +69,14 @@ def describe(adata: AnnData | SpatialData, *, key: str = "c2sti") -> str:
 
 
 def _tables(adata: AnnData | SpatialData, key: str) -> list[AnnData]:
+    if not isinstance(adata, AnnData) and not grid.is_spatialdata(adata):
+        raise TypeError(
+            f"adata is a {type(adata).__name__}; what c2sti.tl.interpolate gave, or was made of it, is needed"
+        )
     tables = [adata] if isinstance(adata, AnnData) else list(adata.tables.values())
-    found = [table for table in tables if "inserted" in table.uns.get(key, {})]
+    found = [table for table in tables if "inserted" in table.uns.get(_check.text(key, "key"), {})]
     if found:
+        _result.record_of(found[0], key)
         return found
     rows = [table.obs[_keys.INSERTED] for table in tables if _keys.INSERTED in table.obs]
     known = f"; obs['inserted'] says of {sum(int(r.sum()) for r in rows)} rows that they were computed" if rows else ""
@@ -81,7 +86,7 @@ def _tables(adata: AnnData | SpatialData, key: str) -> list[AnnData]:
     )
 
 
-def _check(record: Mapping[str, Any], key: str) -> None:
+def _check_consistent(record: Mapping[str, Any], key: str) -> None:
     """Refuse a record whose parts are not of one result."""
     sections = [str(name) for name in record.get("sections", ())]
     strangers = [str(name) for name in record["inserted"] if str(name) not in sections]

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 import pandas as pd
 from anndata import AnnData
 
-from c2sti import benchmark, grid
+from c2sti import _check, benchmark, grid
 from c2sti._types import Interpolator
 from c2sti.baselines import METHODS
 from c2sti.tl._models import available, named
@@ -97,20 +97,24 @@ def evaluate(
         table_key=table_key,
         image_key=image_key,
         coordinate_system=coordinate_system,
+        measured=True,
     )
-    wrong = [level for level in intervals if not 0 < level < 1]
-    if wrong:
-        raise ValueError(f"intervals holds {wrong}; levels lie between 0 and 1, such as 0.9")
-    grids = [read(s, name=f"slices[{i}]") for i, s in enumerate(slices)]
+    _check.seed(seed)
+    levels = _check.reals(intervals, "intervals")
+    if levels.ndim != 1 or not ((levels > 0) & (levels < 1)).all():
+        raise ValueError(f"intervals = {levels.tolist()}; a list of levels between 0 and 1 is needed, such as [0.9]")
+    judged = named([*METHODS, *_check.several(methods, "methods", "models")], "methods")
+    device = available(device)
+    grids = [read(s, name=f"slices[{i}]") for i, s in enumerate(_check.several(slices, "slices", "sections"))]
     return benchmark.leave_sections_out(
         grids,
-        methods=named([*METHODS, *methods]),
+        methods=judged,
         n_slices=n_slices,
         z=z,
         context=context,
         n_genes=n_genes,
         intervals=intervals,
-        device=available(device),
+        device=device,
         seed=seed,
         show_progress_bar=show_progress_bar,
     )

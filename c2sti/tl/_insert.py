@@ -14,7 +14,7 @@ import torch
 from anndata import AnnData
 from tqdm.auto import tqdm
 
-from c2sti import _keys, fit, grid
+from c2sti import _check, _keys, fit, grid
 from c2sti._types import FloatArray, Interpolator, Lattice, PictureEncoder
 from c2sti.spread import Spread, ask
 from c2sti.tl._coexpression import graphs
@@ -107,8 +107,6 @@ def insert(
     -------
     The result; without layers where they are streamed.
     """
-    if "/" in key_added:
-        raise ValueError(f"key_added={key_added!r} holds '/', which files take for a folder; choose another name")
     labels = shared_labels([a, b]) if labels is None else labels
     # Genes that nobody asked for tell of the tissue all the same: they are left out after the model, not before.
     wanted = None if genes is None else grid.shared_genes((a, b, *context.values()), genes)
@@ -213,8 +211,26 @@ def _library_sizes(a: grid.SliceGrid, b: grid.SliceGrid, rows: grid.Rows, lattic
 
 def check_level(interval: float | None) -> None:
     """Refuse an interval of a level that is no probability."""
-    if interval is not None and not 0 < interval < 1:
-        raise ValueError(f"interval = {interval} must lie between 0 and 1; 0.9 holds nine of ten measured values")
+    if interval is not None:
+        check_level_of(interval, "interval")
+
+
+def check_level_of(level: float, name: str) -> None:
+    """The same, by the name of the argument that holds it."""
+    if not 0 < _check.number(level, name) < 1:
+        raise ValueError(f"{name} = {level} must lie between 0 and 1; 0.9 holds nine of ten measured values")
+
+
+def check_key(key_added: str) -> None:
+    """Refuse a key that cannot be written, or that is another's.
+
+    Raises
+    ------
+    TypeError, ValueError
+        It is no text; or is empty, holds a "/", or names the pictures.
+    """
+    if _check.key(key_added) == _keys.SPATIAL:
+        raise ValueError(f"key_added={key_added!r} is where pictures lie in uns; choose another name")
 
 
 def shares_of(bar: tqdm[Any]) -> Callable[[float], object]:

@@ -14,10 +14,10 @@ from anndata import AnnData
 from torch import nn
 from tqdm.auto import tqdm
 
-from c2sti import _keys, _log, grid
+from c2sti import _check, _keys, _log, grid
 from c2sti._types import FloatArray, Interpolator
 from c2sti.fit import OnMisfit, check_on_misfit
-from c2sti.tl._insert import SHARES, Stream, check_level, insert, shares_of
+from c2sti.tl._insert import SHARES, Stream, check_key, check_level, insert, shares_of
 from c2sti.tl._models import available, name_of, picture_encoder, resolve, sees_context
 from c2sti.tl._provenance import call_of, model_record
 
@@ -243,6 +243,9 @@ def interpolate(
     call = call_of(interpolate, locals())  # before there are other names than those of the arguments
     check_level(interval)
     check_on_misfit(on_misfit)
+    check_key(key_added)
+    _check.seed(seed)
+    device = available(device)
     grid.check_digits(digits)
     limit = grid.memory_of(max_memory)
     if out is None and digits is not None:
@@ -255,12 +258,15 @@ def interpolate(
         table_key=table_key,
         image_key=image_key,
         coordinate_system=coordinate_system,
+        measured=True,
     )
     with ExitStack() as stack:
         # Claimed before any work is done: a place that cannot be written to is better known now.
         store = None if out is None else stack.enter_context(grid.new_store(out))
         a, b = (read(s, name=n, obs_keys=obs_keys) for s, n in ((slice_a, _keys.SLICE_A), (slice_b, _keys.SLICE_B)))
-        around = {float(q): read(s, name=f"context[{q}]") for q, s in (context or {}).items()}
+        around = {
+            _check.number(q, "context: a position"): read(s, name=f"context[{q}]") for q, s in _around(context).items()
+        }
         if around and not sees_context(method):
             _log.warning(f"model={name_of(model)!r} looks at two sections only; context is ignored")
         fractions = _fractions(n_slices, positions, a.z, b.z)
@@ -284,7 +290,7 @@ def interpolate(
             interval=interval,
             on_misfit=on_misfit,
             parameters={"interval": interval, "layer": layer, "spatial_key": spatial_key, "digits": digits},
-            device=available(device),
+            device=device,
             seed=seed,
             key_added=key_added,
             progress=shares_of(bar),
@@ -300,9 +306,15 @@ def interpolate(
 def _fractions(n_slices: int, positions: Sequence[float] | None, z_a: float | None, z_b: float | None) -> FloatArray:
     if positions is not None:
         return grid.position_of(positions, z_a, z_b)
-    if n_slices < 1 or n_slices != int(n_slices):
-        raise ValueError(f"n_slices = {n_slices} must be a whole number of at least 1")
-    return np.arange(1, int(n_slices) + 1) / (int(n_slices) + 1)
+    n = _check.whole(n_slices, "n_slices")
+    return np.arange(1, n + 1) / (n + 1)
+
+
+def _around(context: Mapping[float, Any] | None) -> Mapping[float, Any]:
+    if context is None:
+        return {}
+    _check.a(context, "context", Mapping, "a dict of sections by their position")
+    return context
 
 
 def _targets(
@@ -310,6 +322,7 @@ def _targets(
 ) -> dict[float, grid.HEImage] | None:
     if images is None:
         return None
+    images = _check.several(images, "target_images", "pictures, one a section")
     if len(images) != len(fractions):
         raise ValueError(
             f"target_images holds {len(images)} picture(s) for {len(fractions)} section(s); give one a section, None "

@@ -9,7 +9,7 @@ from pathlib import Path
 import torch
 from torch import nn
 
-from c2sti import _checkpoint
+from c2sti import _check, _checkpoint
 from c2sti._types import FloatArray, Interpolator, PictureEncoder, SlicePair
 from c2sti.baselines import METHODS, ON_REQUEST, RIVALS, USES_CONTEXT, load_rival
 from c2sti.model import C2STi
@@ -19,29 +19,34 @@ C2STI = "c2sti"  # name of the bundled checkpoint
 NAMED = METHODS | ON_REQUEST
 
 
-def resolve(model: str | Path | Interpolator) -> Interpolator:
-    """The method of that name, the model of that folder, or what was given.
+def resolve(model: str | Path | Interpolator, argument: str = "model") -> Interpolator:
+    """The method of that name, the model of that folder, or what was given; errors call it by its argument.
 
     Raises
     ------
     ValueError
         There is no such method; the message lists those that exist. Or a checkpoint cannot be read.
     """
+    if not isinstance(model, str | Path):
+        if not callable(model):
+            raise TypeError(
+                f"{argument} = {_check.shown(model)} is no model; give the name of one ({', '.join([C2STI, *NAMED])}), "
+                "a folder written by C2STi.save, or a callable"
+            )
+        return model
     if model == C2STI:
         return bundled()
     if isinstance(model, str) and model in NAMED:
         return NAMED[model]
-    if not isinstance(model, str | Path):
-        return model
     if Path(model).is_dir():
         return _load(Path(model))
     if model in RIVALS:
         raise ValueError(
-            f"there is no model {model!r} that comes trained; train one by c2sti.training.train_rival({model!r}, …), "
-            "save it, and give its folder"
+            f"{argument}: there is no model {model!r} that comes trained; train one by "
+            f"c2sti.training.train_rival({model!r}, …), save it, and give its folder"
         )
     raise ValueError(
-        f"there is no model {str(model)!r}; those that exist are {', '.join([C2STI, *NAMED])}, and folders "
+        f"{argument}: there is no model {str(model)!r}; those that exist are {', '.join([C2STI, *NAMED])}, and folders "
         "written by C2STi.save"
     )
 
@@ -79,14 +84,15 @@ def name_of(model: str | Path | Interpolator) -> str:
     return str(model) if isinstance(model, str | Path) else getattr(model, "__name__", type(model).__name__)
 
 
-def named(models: Iterable[str | Path | Interpolator]) -> dict[str, Interpolator]:
+def named(models: Iterable[str | Path | Interpolator], argument: str = "model") -> dict[str, Interpolator]:
     """Methods by their names, each once; models that would share a name are numbered: ``"C2STi"``, ``"C2STi 2"``."""
     found: dict[str, Interpolator] = {}
     for model in dict.fromkeys(models):
+        method = resolve(model, argument)
         name, n = name_of(model), 2
         while name in found:
             name, n = f"{name_of(model)} {n}", n + 1
-        found[name] = resolve(model)
+        found[name] = method
     return found
 
 
@@ -99,7 +105,7 @@ def bundled() -> C2STi:
 def available(device: str | None) -> str:
     """The device asked for, or a GPU where there is one."""
     if device is not None:
-        return device
+        return _check.device(device)
     return "cuda" if torch.cuda.is_available() else "cpu"
 
 
@@ -107,6 +113,10 @@ def picture_encoder(encoder: nn.Module | None) -> PictureEncoder | None:
     """An encoder of tensors, such as :class:`c2sti.model.histology.ResNet50Features`, as one of arrays."""
     if encoder is None:
         return None
+    if not callable(encoder):
+        raise TypeError(
+            f"histology_encoder is a {type(encoder).__name__}; one by c2sti.model.histology.load_resnet50 is needed"
+        )
 
     def describe(picture: FloatArray, shape: tuple[int, int]) -> FloatArray:
         with torch.no_grad():

@@ -13,7 +13,7 @@ from anndata import AnnData
 from numpy.typing import NDArray
 from scipy.spatial import KDTree
 
-from c2sti import _keys, _log, counts
+from c2sti import _check, _keys, _log, _result, counts
 from c2sti._types import FloatArray
 from c2sti.tl._provenance import call_of
 from c2sti.tl._to_slices import to_slices
@@ -87,8 +87,9 @@ def sample_counts(
     True
     """
     call = call_of(sample_counts, locals())
-    stacked = _keys.SECTION in adata.obs
     record = _record(adata, key)
+    stacked = _keys.SECTION in adata.obs
+    seed = _check.seed(seed)
     wanted = _sections(record, sections)
     chosen = _genes(adata, genes)
     frame = adata[:, :0] if stacked else to_slices(adata[:, :0], key=key)
@@ -109,9 +110,7 @@ def sample_counts(
 
 
 def _record(adata: AnnData, key: str) -> dict[str, Any]:
-    if key not in adata.uns or "inserted" not in adata.uns[key]:
-        raise KeyError(f"uns[{key!r}] does not hold the result of c2sti.tl.interpolate; uns has {sorted(adata.uns)}")
-    record = adata.uns[key]
+    record = dict(_result.record_of(adata, key, (*_result.NAMES, "expression")))
     if _keys.COUNTS in record:
         raise ValueError("adata holds drawn counts already; give the result that they were drawn from")
     if not str(record["expression"]).startswith("log1p of counts"):
@@ -120,18 +119,23 @@ def _record(adata: AnnData, key: str) -> dict[str, Any]:
             f"{str(record['expression'])!r}), which does not tell how many were counted; make the result from raw "
             "counts: c2sti.tl.interpolate(slice_a, slice_b, layer='counts')"
         )
-    columns = [c for c in adata.obs if str(c).endswith(_keys.LIBRARY_SIZE)]
-    if not columns:
+    _result.lattice_of(record, key)
+    stacked = _keys.SECTION in adata.obs
+    columns = [_keys.LIBRARY_SIZE] if stacked else [_keys.library_size(s) for s in (_keys.SLICE_A, _keys.SLICE_B)]
+    missing = [column for column in columns if column not in adata.obs]
+    if missing:
         raise ValueError(
-            f"obs has no column '…{_keys.LIBRARY_SIZE}', without which counts cannot be told; make the result again "
-            "with this version of c2sti"
+            f"obs has no column {missing[0]!r}, without which counts cannot be told; make the result again with this "
+            "version of c2sti"
         )
+    if stacked:
+        _result.check_stack(adata)
     return record
 
 
 def _sections(record: dict[str, Any], sections: str | Sequence[str] | None) -> list[str]:
     inserted = [str(name) for name in record["inserted"]]
-    wanted = inserted if sections is None else [sections] if isinstance(sections, str) else list(sections)
+    wanted = inserted if sections is None else _check.names(sections, "sections")
     unknown = [name for name in wanted if name not in inserted]
     if unknown or not wanted:
         raise KeyError(f"{(unknown or ['nothing'])[0]!r} is none of the inserted sections, {inserted}")
@@ -141,11 +145,7 @@ def _sections(record: dict[str, Any], sections: str | Sequence[str] | None) -> l
 def _genes(adata: AnnData, genes: str | Sequence[str] | pd.Index | None) -> NDArray[np.intp]:
     if genes is None:
         return np.arange(adata.n_vars)
-    wanted = [genes] if isinstance(genes, str) else list(genes)
-    missing = [gene for gene in wanted if gene not in adata.var_names]
-    if missing or not wanted:
-        raise KeyError(f"{len(missing)} of {len(wanted)} genes= are not in var_names (first: {missing[:1]})")
-    return adata.var_names.get_indexer(pd.Index(wanted))
+    return adata.var_names.get_indexer(pd.Index(_check.genes(genes, adata.var_names, "var_names")))
 
 
 @dataclass(frozen=True)

@@ -17,10 +17,11 @@ import pandas as pd
 from anndata import AnnData
 from tqdm.auto import tqdm
 
-from c2sti import _keys, _log, grid, ops
+from c2sti import _check, _keys, _log, grid, ops
 from c2sti._types import FloatArray, Interpolator, Lattice
 from c2sti.fit import OnMisfit, check_on_misfit
-from c2sti.tl._insert import SHARES, check_level, insert, shares_of
+from c2sti.tl._depths import SAME, depths_of, depths_wanted
+from c2sti.tl._insert import SHARES, check_key, check_level, insert, shares_of
 from c2sti.tl._labels import certain, measured, palette, shared_labels, table
 from c2sti.tl._models import available, resolve, sees_context
 from c2sti.tl._provenance import call_of, model_record, provenance
@@ -29,8 +30,7 @@ from c2sti.tl._to_slices import to_slices
 if TYPE_CHECKING:
     from spatialdata import SpatialData
 
-SAME = 1e-6  # of the series' thickness: nearer to a measured section, a depth is that section's
-MOST_SECTIONS = 10_000  # more are a spacing in the wrong unit
+MEASURED = "slice"  # that names of measured sections begin with
 SUPPORTS = ["measured", "both", "a", "b", "none"]
 
 
@@ -132,9 +132,14 @@ def interpolate_series(
     call = call_of(interpolate_series, locals())  # before there are other names than those of the arguments
     check_level(interval)
     check_on_misfit(on_misfit)
+    check_key(key_added)
+    if key_added == MEASURED:
+        raise ValueError(f"key_added={key_added!r} is what measured sections are called; choose another name")
+    _check.seed(seed)
+    n_context, device = _check.whole(n_context, "n_context", least=0), available(device)
     method = resolve(model)
     told = model_record(model, method)
-    _check_slices(slices)
+    slices = _checked(slices)
     grids = [
         grid.read_slice(
             section,
@@ -145,12 +150,13 @@ def interpolate_series(
             image_key=image_key,
             coordinate_system=coordinate_system,
             obs_keys=obs_keys,
+            measured=True,
         )
         for i, section in enumerate(slices)
     ]
-    depths = _depths(grids, z)
+    depths = depths_of(grids, z)
     grids = [replace(g, z=depth) for g, depth in zip(grids, depths.tolist(), strict=True)]
-    wanted = _wanted(depths, at_z, spacing)
+    wanted = depths_wanted(depths, at_z, spacing)
     places = list(_places(depths, wanted, key_added))
     lattice = grid.common_lattice(*grids, pitch=pitch)
     names, labels = grid.shared_genes(grids, genes), shared_labels(grids)
@@ -175,7 +181,7 @@ def interpolate_series(
                 model=told,
                 lattice=lattice,
                 genes=names,
-                device=available(device),
+                device=device,
                 seed=seed,
                 key_added=key_added,
                 labels=labels,
@@ -206,65 +212,18 @@ def interpolate_series(
 # ---- which depths, and where they lie
 
 
-def _check_slices(slices: Sequence[AnnData | SpatialData]) -> None:
+def _checked(slices: Sequence[AnnData | SpatialData]) -> list[AnnData | SpatialData]:
     if isinstance(slices, AnnData) or grid.is_spatialdata(slices):
         raise ValueError(
             "slices is one container; give a list, one AnnData or SpatialData a section: "
             "[adata[adata.obs['section'] == s] for s in names]"
         )
-    if len(slices) < 2:
-        raise ValueError(f"slices holds {len(slices)} section(s); two or more are needed to insert others between them")
-
-
-def _depths(grids: Sequence[grid.SliceGrid], z: Sequence[float] | None) -> FloatArray:
-    if z is None:
-        without = [g.name for g in grids if g.z is None]
-        if without:
-            raise ValueError(
-                f"{', '.join(without)} carry no depth; give one a section with z=[…] in µm, or put it into obs['z_um']"
-            )
-        z = [g.z for g in grids if g.z is not None]
-    depths = np.asarray(z, dtype=np.float64)
-    if depths.shape != (len(grids),):
-        raise ValueError(f"z has shape {depths.shape}; one depth for each of the {len(grids)} sections is needed")
-    _check_increasing(depths, "the depths of the sections", "put slices (and z) in order, and leave out what is twice")
-    return depths
-
-
-def _check_increasing(depths: FloatArray, what: str, mend: str) -> None:
-    if not np.isfinite(depths).all() or (np.diff(depths) <= 0).any():
-        raise ValueError(f"{what}, {depths.tolist()}, must increase without repeats; {mend}")
-
-
-def _wanted(depths: FloatArray, at_z: Sequence[float] | None, spacing: float | None) -> FloatArray:
-    top, bottom = depths[[0, -1]]
-    if (at_z is None) == (spacing is None):
-        gaps = np.diff(depths)
+    sections = _check.several(slices, "slices", "sections")
+    if len(sections) < 2:
         raise ValueError(
-            f"give either spacing= (the sections are {gaps.min():g} to {gaps.max():g} apart) or at_z= (depths from "
-            f"{top:g} to {bottom:g})"
+            f"slices holds {len(sections)} section(s); two or more are needed to insert others between them"
         )
-    if spacing is not None:
-        if not 0 < spacing <= bottom - top:
-            raise ValueError(f"spacing = {spacing:g} must be positive and at most {bottom - top:g}, the whole series")
-        if (bottom - top) / spacing > MOST_SECTIONS:
-            raise ValueError(
-                f"spacing = {spacing:g} makes {(bottom - top) / spacing:.0f} sections between {top:g} and {bottom:g}; "
-                "is it in the unit of the depths?"
-            )
-        return top + spacing * np.arange(int((bottom - top) / spacing * (1 + SAME)) + 1)
-    wanted = np.atleast_1d(np.asarray(at_z, dtype=np.float64))
-    if wanted.ndim != 1 or len(wanted) == 0:
-        raise ValueError(f"at_z has shape {wanted.shape}; a list of depths is needed")
-    _check_increasing(wanted, "at_z", f"try {np.unique(wanted).tolist()}")
-    slack = SAME * (bottom - top)
-    outside = wanted[(wanted < top - slack) | (wanted > bottom + slack)]
-    if len(outside):
-        raise ValueError(
-            f"at_z = {outside.tolist()} lie outside of the series, which runs from {top:g} to {bottom:g}; sections can "
-            "be inserted between measured ones only"
-        )
-    return wanted
+    return sections
 
 
 @dataclass(frozen=True)

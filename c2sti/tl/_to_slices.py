@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -12,7 +12,7 @@ from anndata import AnnData
 from numpy.typing import NDArray
 from pandas.api.types import union_categoricals
 
-from c2sti import _keys, grid
+from c2sti import _check, _keys, _result, grid
 from c2sti.tl._labels import certain, table
 
 
@@ -57,13 +57,13 @@ def to_slices(adata: AnnData, *, key: str = "c2sti", gap: float | None = None) -
     >>> list(stack.obs["section"].cat.categories)
     ['slice_a', 'c2sti_1', 'slice_b']
     """
+    gap = None if gap is None else _check.number(gap, "gap", above=0)
+    record = _result.record_of(adata, key)
     if _keys.SECTION in adata.obs:
         raise ValueError("adata has one row per section and bin already")
-    if key not in adata.uns or "sections" not in adata.uns[key]:
-        raise KeyError(f"uns[{key!r}] does not hold the result of c2sti.tl.interpolate; uns has {sorted(adata.uns)}")
-    record = adata.uns[key]
     names = [str(name) for name in record["sections"]]
-    depths = np.asarray(record["z"] if "z" in record and gap is None else record["positions"] * (gap or 1.0))
+    depths, pitch = _depths(record, key, names, gap), _result.lattice_of(record, key).pitch
+    _result.check_sections(adata, names)
     rows = [np.flatnonzero(adata.obs[_keys.tissue(name)].to_numpy()) for name in names]
     label = np.repeat(names, [len(r) for r in rows])
     taken = np.concatenate(rows)
@@ -85,7 +85,7 @@ def to_slices(adata: AnnData, *, key: str = "c2sti", gap: float | None = None) -
         obsm={_keys.SPATIAL: xy, _keys.SPATIAL_3D: np.column_stack([xy, z])},
         varp={k: graph.copy() for k, graph in adata.varp.items()},
     )
-    blank = grid.blank_library(np.asarray(adata.obsm[_keys.SPATIAL]), float(record["lattice"]["pitch"]))
+    blank = grid.blank_library(np.asarray(adata.obsm[_keys.SPATIAL]), pitch)
     pictures = adata.uns.get(_keys.SPATIAL, {}).get(key, {})
     stack.uns[_keys.SPATIAL] = {name: grid.library_of(pictures, name) or blank for name in names}
     stack.uns[key] = record
@@ -97,6 +97,19 @@ def to_slices(adata: AnnData, *, key: str = "c2sti", gap: float | None = None) -
     for annotation in map(str, record.get(_keys.OBS_KEYS, ())):
         _add_annotation(adata, stack, annotation, names, rows)
     return stack
+
+
+def _depths(record: Mapping[str, Any], key: str, names: Sequence[str], gap: float | None) -> NDArray[np.float64]:
+    """(S + 2,) depth of each section: that which it carries, or its position times the gap."""
+    kind = "z" if "z" in record and gap is None else "positions"
+    if kind not in record or np.shape(record[kind]) != (len(names),):
+        held = np.shape(record[kind]) if kind in record else "nothing"
+        raise KeyError(
+            f"uns[{key!r}][{kind!r}] holds {held}, and not a number for each of the sections {', '.join(names)}; "
+            f"{_result.AGAIN}"
+        )
+    found = _check.reals(record[kind], f"uns[{key!r}][{kind!r}]")
+    return found if kind == "z" else found * (1.0 if gap is None else gap)
 
 
 def _dense(layer: Any, rows: NDArray[np.intp]) -> NDArray[np.float32]:

@@ -10,7 +10,7 @@ import numpy as np
 import pandas as pd
 from anndata import AnnData
 
-from c2sti import _keys, grid
+from c2sti import _check, _keys, _result, grid
 from c2sti._types import FloatArray
 from c2sti.tl._to_slices import to_slices
 
@@ -78,12 +78,14 @@ def to_spatialdata(
     """
     from spatialdata import SpatialData  # noqa: PLC0415 - half a second that others should not pay
 
-    if not um_per_unit > 0:
-        raise ValueError(f"um_per_unit = {um_per_unit} must be positive")
+    um_per_unit = _check.number(um_per_unit, "um_per_unit", above=0)
+    if originals is not None:
+        _check.a(originals, "originals", Mapping, "a dict of sections by prefix")
+    record = _result.record_of(adata, key)
+    _result.lattice_of(record, key)
     stack = adata if _keys.SECTION in adata.obs else to_slices(adata, key=key)
-    if key not in stack.uns or "sections" not in stack.uns[key]:
-        raise KeyError(f"uns[{key!r}] does not hold the result of c2sti.tl.interpolate; uns has {sorted(adata.uns)}")
-    names = [str(name) for name in stack.uns[key]["sections"]]
+    _result.check_stack(stack)
+    names = [str(name) for name in record["sections"]]
     for name in (*names, *(originals or {})):
         check_name(name)
     elements: dict[str, Any] = {}
@@ -109,6 +111,7 @@ def check_name(name: str) -> None:
     ValueError
         It holds "/" or other characters beyond letters, digits and ``_ . -``.
     """
+    _check.a(name, f"a name in originals, {name!r},", str, "text")
     if not VALID.fullmatch(name):
         raise ValueError(
             f"{name!r} cannot be the name of a section: letters, digits, '_', '.' and '-' can be written to files; "

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import tempfile
 import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from itertools import cycle
 from pathlib import Path
 from typing import Any
@@ -15,11 +16,12 @@ import scipy.sparse as sp
 from anndata import AnnData
 from numpy.typing import NDArray
 
-from c2sti import _keys
+from c2sti import _check, _keys, _result
 from c2sti._types import Lattice
 from c2sti.tl._describe import describe
 from c2sti.tl._to_slices import to_slices
 
+TOLD = ("sections", "inserted", "synthetic", "model", "expression")  # of the record, in the attributes of an image
 UNEVEN = 1e-3  # of the distance between sections: depths are even up to this
 OFF_CENTRE = 1e-3  # of a bin: rows lie on the lattice up to this
 CHUNK = 256  # voxels along y and x that are read at once
@@ -90,11 +92,14 @@ def to_volume(
     ...     c2sti.tl.to_volume(stack, f"{folder}/genes.zarr", genes=["gene_001", "gene_002"]).name
     'genes.zarr'
     """
-    path = Path(path)
+    path = _check.path(path, "path")
+    um_per_unit = _check.number(um_per_unit, "um_per_unit", above=0)
+    if not (isinstance(fill, float) and np.isnan(fill)):
+        _check.number(fill, "fill")
     _check_free(path, overwrite)
-    stack = _stack(adata, [genes] if isinstance(genes, str) else list(genes), key, gap)
+    stack = _stack(adata, genes, key, None if gap is None else _check.number(gap, "gap", above=0))
     record = stack.uns[key]
-    lattice = Lattice(*_lattice(record["lattice"]))
+    lattice = _result.lattice_of(record, key)
     depths = stack.obs.groupby(_keys.SECTION, observed=True)[_keys.Z].first().sort_values()
     sections = [str(name) for name in depths.index]
     step = _step(depths)
@@ -114,8 +119,7 @@ def to_volume(
         "expression": str(record["expression"]),
         "description": describe(stack, key=key),
     }
-    # Beside its place, so that moving it there is one step within one file system.
-    with tempfile.TemporaryDirectory(dir=path.parent, prefix=f".{path.name}.") as aside:
+    with _aside(path) as aside:
         _write(Path(aside) / "new", volume, list(stack.var_names), transformations, attributes, path.stem)
         if path.exists():
             path.rename(Path(aside) / "old")
@@ -126,6 +130,17 @@ def to_volume(
                 (Path(aside) / "old").rename(path)
             raise
     return path
+
+
+@contextmanager
+def _aside(path: Path) -> Iterator[str]:
+    """A folder beside a place, so that moving from one to the other is one step within one file system."""
+    try:
+        folder = tempfile.TemporaryDirectory(dir=path.parent, prefix=f".{path.name}.")
+    except OSError as error:
+        raise PermissionError(f"{path.parent} cannot be written into ({error.strerror}); name another path") from error
+    with folder as aside:
+        yield aside
 
 
 def _check_free(path: Path, overwrite: bool) -> None:
@@ -139,26 +154,17 @@ def _check_free(path: Path, overwrite: bool) -> None:
         raise ValueError(f"{path} is no zarr, and is not overwritten; name another path")
 
 
-def _stack(adata: AnnData, genes: Sequence[str], key: str, gap: float | None) -> AnnData:
+def _stack(adata: AnnData, genes: str | Sequence[str], key: str, gap: float | None) -> AnnData:
     """The genes wanted, one row per section and bin."""
-    missing = [gene for gene in genes if gene not in adata.var_names]
-    if missing:
-        raise KeyError(f"{len(missing)} of {len(genes)} genes= are not in var_names (first: {missing[0]!r})")
-    if not genes:
-        raise ValueError("genes= is empty; name one gene or more")
+    record = _result.record_of(adata, key, TOLD)
+    genes = _check.genes(list(dict.fromkeys(_check.names(genes, "genes"))), adata.var_names, "var_names")
     stacked = _keys.SECTION in adata.obs
-    if stacked and (key not in adata.uns or "lattice" not in adata.uns[key]):
-        raise KeyError(f"uns[{key!r}] does not say how this stack was made; uns has {sorted(adata.uns)}")
-    if not stacked and gap is None and "z" not in adata.uns.get(key, {"z": None}):
+    if stacked:
+        _result.check_stack(adata)
+    if not stacked and gap is None and "positions" in record and "z" not in record:
         raise ValueError("the sections carry no depth; give the distance from slice_a to slice_b in µm with gap=")
-    some = adata[:, list(dict.fromkeys(genes))]
+    some = adata[:, genes]
     return some if stacked else to_slices(some, key=key, gap=gap)
-
-
-def _lattice(stored: Mapping[str, Any]) -> tuple[tuple[float, float], float, tuple[int, int]]:
-    x, y = (float(c) for c in stored["origin"])
-    height, width = (int(n) for n in stored["shape"])
-    return (x, y), float(stored["pitch"]), (height, width)
 
 
 def _step(depths: pd.Series) -> float:

@@ -11,7 +11,7 @@ from anndata import AnnData
 from torch import nn
 from tqdm.auto import tqdm
 
-from c2sti import _log, benchmark, grid
+from c2sti import _check, _log, benchmark, grid
 from c2sti.model import C2STi, C2STiConfig
 from c2sti.tl._models import available, picture_encoder, resolve
 from c2sti.training import TrainConfig, make_examples
@@ -96,6 +96,7 @@ def train(
     >>> model = c2sti.tl.train(series, model=None, config=small, how=how, show_progress_bar=False)
     >>> out = c2sti.tl.interpolate(series[0], series[2], model=model, show_progress_bar=False)
     """
+    series = _check.several(series, "series", "sections")
     if len(series) < 3:
         raise ValueError(
             f"series has {len(series)} section(s); training hides one between two others, so three or more are needed"
@@ -105,6 +106,13 @@ def train(
         raise ValueError(
             f'model = {model!r} has nothing to train; give "c2sti", a folder written by C2STi.save, or None'
         )
+    for given, name, kind in ((config, "config", C2STiConfig), (how, "how", TrainConfig)):
+        _check.a(given, name, (kind, type(None)), f"a c2sti.{kind.__name__}")
+    if start is not None and config not in (None, start.config):
+        raise ValueError("config is for a network that starts anew, and model has settings of its own; give model=None")
+    _check.seed(seed)
+    folder = None if folder is None else _check.folder(folder, "folder")
+    device = available(device)
     settings = start.config if start is not None else (config or C2STiConfig())
     how = how or (TrainConfig(seed=seed) if start is None else TrainConfig(steps=200, learning_rate=5e-4, seed=seed))
     read = partial(
@@ -114,21 +122,20 @@ def train(
         table_key=table_key,
         image_key=image_key,
         coordinate_system=coordinate_system,
+        measured=True,
     )
     grids = [read(s, name=f"series[{i}]") for i, s in enumerate(series)]
-    encoder, most = picture_encoder(histology_encoder), min(n_slices, len(grids) - 2)
+    encoder, most = picture_encoder(histology_encoder), min(_check.whole(n_slices, "n_slices"), len(grids) - 2)
     cases = benchmark.hidden_cases(grids, most=most, z=z, n_genes=n_genes, encoder=encoder)
     with tqdm(total=len(cases), desc="looking at hidden sections", disable=not show_progress_bar) as bar:
-        examples = make_examples(
-            cases, settings, device=available(device), seed=seed, progress=lambda case: bar.update()
-        )
+        examples = make_examples(cases, settings, device=device, seed=seed, progress=lambda case: bar.update())
     trained = train_on(
         examples,
         config=settings,
         how=how,
         start=start,
         folder=folder,
-        device=available(device),
+        device=device,
         show_progress_bar=show_progress_bar,
     )
     _log.info(f"trained on {len(examples)} hidden sections, {how.steps} steps")

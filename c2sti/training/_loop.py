@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 from tqdm.auto import tqdm
 
+from c2sti import _check
 from c2sti.training._state import TrainingState
 
 
@@ -47,8 +48,11 @@ class Schedule:
 
     def __post_init__(self) -> None:
         for name in ("steps", "batch", "save_every"):
-            if getattr(self, name) < 1:
-                raise ValueError(f"{name} = {getattr(self, name)} must be at least 1")
+            _check.whole(getattr(self, name), name)
+        _check.seed(self.seed)
+        for name in ("learning_rate", "final_learning_rate", "clip"):
+            _check.number(getattr(self, name), name, above=0)
+        _check.number(self.weight_decay, "weight_decay", least=0)
 
     def rate(self, step: int) -> float:
         """Learning rate of a step."""

@@ -11,6 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from c2sti import _check
 from c2sti.model.c2sti import C2STi, C2STiConfig, Network, fresh
 from c2sti.model.loss import coexpression, correlation, endpoint_error, paper_loss, relative_error, smoothness
 from c2sti.ops import sample
@@ -70,8 +71,9 @@ class TrainConfig(Schedule):
         if self.objective not in ("scores", "paper"):
             raise ValueError(f"objective = {self.objective!r}; those that exist are 'scores' and 'paper'")
         for name in ("genes", "panel"):
-            if getattr(self, name) < 1:
-                raise ValueError(f"{name} = {getattr(self, name)} must be at least 1")
+            _check.whole(getattr(self, name), name)
+        for name in ("error", "structure", "smooth", "motion"):
+            _check.number(getattr(self, name), name, least=0)
 
     @classmethod
     def paper(cls, **settings: Any) -> TrainConfig:
