@@ -324,6 +324,9 @@ def _misfit(covariance: Tensor, spots: Observed) -> Tensor:
     whiten = spots.variance.rsqrt()
     matrix = (whiten[:, None] * covariance * whiten).numpy()
     values = (whiten[:, None] * spots.values[:, :N_LEADING]).numpy()
+    told = values.any(axis=0)
+    if not told.all():  # a map that is zero everywhere would choose the covariance of least determinant
+        values = values[:, told]
     n = len(matrix)
     reflected, diagonal, beside, tau, _ = lapack.dsytrd(matrix, lower=1, lwork=int(lapack.dsytrd_lwork(n, lower=1)[0]))
     # Qᵀ f; Q leaves the first spot alone, and the rest is stored like the Q of a QR factorisation.

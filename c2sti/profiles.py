@@ -8,7 +8,7 @@ dense in single precision, a view at a time; of many spots everything stays spar
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 
@@ -19,6 +19,7 @@ from scipy.sparse.linalg import LinearOperator, svds
 
 from c2sti._types import FloatArray
 
+COLUMNS = 8  # of a small operator that are made at once
 GRAM = 3000  # spots up to which principal axes come from their inner products
 DOUBLE = 2**22  # values of a view up to which they are kept in double precision: it costs nothing there
 BLOCK = 2**24  # values of a view that are dense at the same time
@@ -156,7 +157,8 @@ class Profiles:
         return np.concatenate(found)
 
     def _rank(self, n_axes: int) -> int:
-        return min(min(self.shape) - 1, n_axes)
+        n, n_columns = self.shape
+        return min(n - 1, n_columns, n_axes)  # centring takes one from the spots, and none from the columns
 
     # ---- few spots
 
@@ -212,8 +214,6 @@ class Profiles:
 
     def _by_lanczos(self, rank: int, smoother: sp.csr_array | None) -> FloatArray:
         """Neither the centring nor the smoothing is carried out on the matrix, but inside matrix-vector products."""
-        if self.shape[1] == 1:
-            return np.ones((1, 1))  # the one direction that there is
         stacked = sp.vstack([x.astype(np.float64) for x in self._side_by_side], format="csr")
         labels = np.repeat(np.arange(len(self.lengths)), self.lengths)
         member = sp.csr_array((np.ones(len(labels)), (np.arange(len(labels)), labels)))
@@ -227,6 +227,8 @@ class Profiles:
             u = u if smoother is None else smoother.T @ u
             return stacked.T @ u - means.T @ (member.T @ u)
 
+        if rank == self.shape[1]:  # all axes that there are, which Lanczos cannot find
+            return _all_axes(lambda v: backward(forward(v)), rank)
         operator = LinearOperator(
             self.shape, matvec=forward, rmatvec=backward, matmat=forward, rmatmat=backward, dtype=np.float64
         )
@@ -237,6 +239,15 @@ class Profiles:
         _, strength, axes = svds(operator, k=rank, v0=start, solver="arpack")
         axes = axes[np.argsort(-strength)]
         return axes
+
+
+def _all_axes(gram: Callable[[FloatArray], FloatArray], n: int) -> FloatArray:
+    """(n, n) eigenvectors of a small symmetric operator as rows, strongest first; zero where it has nothing left."""
+    # A few columns at a time: each is as long as there are spots on its way.
+    parts = np.split(np.eye(n), range(COLUMNS, n, COLUMNS), axis=1)
+    power, vectors = scipy.linalg.eigh(np.concatenate([gram(part) for part in parts], axis=1))
+    strength = np.sqrt(np.maximum(power[::-1], 0))
+    return vectors.T[::-1] * (strength > 1e-7 * strength[0])[:, None]
 
 
 def signs(axes: FloatArray) -> FloatArray:

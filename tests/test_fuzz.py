@@ -20,6 +20,7 @@ from hypothesis import strategies as st
 import c2sti
 from c2sti import metrics
 from c2sti.cli import _files
+from c2sti.field import Field, observe
 from c2sti.grid import _read
 from c2sti.model.programmes import noise_over_depth, recover_counts
 from tests.conftest import square_array
@@ -219,6 +220,39 @@ def test_a_record_that_contradicts_itself_is_not_described(part: str, value: lis
     out.uns["c2sti"][part] = np.array(value)
     with pytest.raises(ValueError, match=rf"uns\['c2sti'\] contradicts itself: {text}"):
         c2sti.tl.describe(out)
+
+
+@pytest.mark.parametrize("model", ["lowrank", "gp", "c2sti"])
+def test_two_genes_keep_both_their_patterns(model: str) -> None:
+    x, y = square_array(6).T
+    two = section(
+        np.column_stack([2 + np.sin(x), 2 + np.cos(y / 2)]) + np.random.default_rng(0).normal(0, 0.05, (36, 2))
+    )
+    at = square_array(6)
+    out = c2sti.tl.interpolate(two, two, at=at, model=model, on_misfit="ignore", show_progress_bar=False)
+    for gene, truth in enumerate((np.sin(x), np.cos(y / 2))):
+        assert np.corrcoef(out.layers["c2sti_1"][:, gene], truth)[0, 1] > 0.97
+
+
+@pytest.mark.parametrize("model", ["copy", "linear", "lowrank", "gp"])
+@pytest.mark.parametrize("n_genes", [3, 10, 90])
+def test_a_gene_that_is_zero_everywhere_changes_no_other(model: str, n_genes: int) -> None:
+    values = np.random.default_rng(0).poisson(5 + 4 * np.sin(square_array(6) @ np.ones((2, n_genes))))
+    how = {"model": model, "on_misfit": "ignore", "show_progress_bar": False}
+    one, more = section(values), section(np.insert(values, 1, 0, axis=1))
+    wanted = c2sti.tl.interpolate(one, one, **how).layers["c2sti_1"]
+    found = c2sti.tl.interpolate(more, more, **how).layers["c2sti_1"]
+    np.testing.assert_allclose(np.delete(found, 1, axis=1), wanted, atol=1e-5 * wanted.max())
+    np.testing.assert_allclose(found[:, 1], 0, atol=1e-6)
+
+
+def test_maps_of_nothing_do_not_choose_the_covariance() -> None:
+    xy = square_array(12)
+    waves = np.column_stack([np.sin(xy[:, 0]), np.cos(xy[:, 1])])
+    alone = observe([xy, xy], [0.0, 1.0], [waves, waves], device="cpu")
+    empty = np.zeros((144, 6))
+    beside = observe([xy, xy], [0.0, 1.0], [np.column_stack([waves, empty])] * 2, device="cpu")
+    assert Field.learn(beside, 0).kernel == Field.learn(alone, 0).kernel
 
 
 def test_no_gene_asked_for() -> None:

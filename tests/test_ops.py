@@ -57,7 +57,10 @@ def test_smoothed_axes_ignore_the_order_of_sections_and_cap_their_number() -> No
     rng = np.random.default_rng(0)
     a, b = (sp.csr_array(rng.random((20, 6)).astype(np.float32)) for _ in range(2))
     np.testing.assert_allclose(ops.smoothed_axes([a, b], 3), ops.smoothed_axes([b, a], 3), atol=1e-8)
-    assert ops.smoothed_axes([a, b], 50).shape == (5, 6)
+    every = ops.smoothed_axes([a, b], 50)  # as many as there are genes, not one fewer
+    assert every.shape == (6, 6)
+    np.testing.assert_allclose(every @ every.T, np.eye(6), atol=1e-9)
+    np.testing.assert_allclose(every[:5], ops.smoothed_axes([a, b], 5), atol=1e-6)
 
 
 def test_pearson_graph_is_numpys_correlation() -> None:
