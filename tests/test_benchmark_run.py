@@ -141,6 +141,13 @@ def test_another_version_is_refused_and_done_anew_by_force(out: Path, capsys: py
     assert main(command(out, methods=["copy"])) == 0  # and now it agrees
 
 
+def test_a_finished_network_of_another_recipe_is_trained_anew_by_force(out: Path) -> None:
+    assert main(command(out, "--steps", "2", "--force", methods=["unet"])) == 0
+    cards = [json.loads(file.read_text())["card"] for file in (out / "networks/unet").rglob("config.json")]
+    assert [card["training"]["steps"] for card in cards] == [2, 2]
+    assert C2STi.load(out / "networks/c2sti/A/0").card["training"]["steps"] == 1  # others stay
+
+
 def test_the_checkpoint_of_another_method_is_refused(out: Path, capsys: pytest.CaptureFixture[str]) -> None:
     folder = out / "networks/c2sti/B/0"
     Rival(fresh(RIVALS["unet"])).save(folder)

@@ -13,7 +13,7 @@ from scipy.spatial import cKDTree
 
 from c2sti.datasets._anatomy import DOMAINS, PROGRAMMES
 from c2sti.datasets._phantom import HOUSEKEEPING, Phantom, phantom
-from c2sti.datasets._staining import LOOKS
+from c2sti.datasets._staining import LOOKS, fat_cells
 
 PITCH = 100.0
 MISPLACED: dict[str, Any] = {"angle": 25.0, "shift": (60.0, -40.0), "flip": True}
@@ -333,3 +333,7 @@ def test_errors_say_what_to_do(tissue: Phantom) -> None:
         phantom(n_genes=1)
     with pytest.raises(ValueError, match="pitch = 0 must be positive"):
         phantom(pitch=0)
+
+
+def test_tissue_without_fat_has_no_fat_cells() -> None:
+    assert fat_cells(np.zeros((0, 2)), diameter=1.0, rng=np.random.default_rng(0)).shape == (0,)

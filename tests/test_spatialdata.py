@@ -12,7 +12,7 @@ import pytest
 from anndata import AnnData
 from shapely.geometry import box
 from spatialdata import SpatialData
-from spatialdata.models import Image2DModel, Labels2DModel, ShapesModel, TableModel
+from spatialdata.models import Image2DModel, Image3DModel, Labels2DModel, ShapesModel, TableModel
 from spatialdata.transformations import Affine, Identity, set_transformation
 
 import c2sti
@@ -362,6 +362,25 @@ def only(picture: np.ndarray, **other: object) -> SpatialData:
 def test_pictures_that_are_no_h_and_e_are_refused_by_name(picture: np.ndarray, message: str) -> None:
     with pytest.raises(ValueError, match=message):
         grid.read_slice(only(picture), image_key="he")
+
+
+def test_a_picture_in_three_dimensions_is_refused_by_its_axes() -> None:
+    sdata = section()
+    sdata.images["he"] = Image3DModel.parse(np.zeros((3, 2, 280, 280), np.uint8), dims=("c", "z", "y", "x"))
+    with pytest.raises(
+        ValueError, match=r"image 'he' of slice has the axes \('c', 'z', 'y', 'x'\); H&E has c, y and x"
+    ):
+        grid.read_slice(sdata, image_key="he")
+
+
+@pytest.mark.parametrize("to_frame", [PIXEL, np.diag([0.55, 0.55, 1.0])])
+def test_two_pictures_as_fine_or_of_another_size_have_to_be_chosen_from(to_frame: np.ndarray) -> None:
+    sdata = with_picture()
+    sdata.images["second"] = Image2DModel.parse(
+        painted(PIXEL, 280, 280), dims=("c", "y", "x"), transformations={"global": affine(to_frame)}
+    )
+    with pytest.raises(ValueError, match=r"slice has the pictures \['he', 'second'\]; choose one with image_key="):
+        grid.read_slice(sdata)
 
 
 @pytest.mark.parametrize(("n", "dtype"), [(4, np.uint8), (3, np.uint16)])
