@@ -153,12 +153,12 @@ def read_image(adata: AnnData, xy: FloatArray, name: str, spatial_key: str, libr
     if not libraries:
         return None
     key = library if library is not None else next(iter(libraries))
-    where = f"{where}[{key!r}] of {name}"
-    largest = _largest(libraries[key], where)
+    where = f"{where}[{key!r}]"
+    largest = _largest(libraries[key], where, f" of {name}")
     if largest is None:
         return None
     factor, image = largest
-    _check_on_image(image, xy, where, factor)
+    _check_on_image(image, xy, f"{where} of {name}", factor)
     return image
 
 
@@ -171,7 +171,7 @@ def image_of(library: Mapping[str, Any], name: str) -> HEImage:
         It is not one.
     """
     whole = isinstance(library, Mapping) and {"images", "scalefactors"} <= set(library)
-    found = _largest(library, name) if whole else None
+    found = _largest(library, name, "") if whole else None
     if found is None:
         raise ValueError(
             f'{name} is no picture; give a library of uns["spatial"], {{"images": {{"hires": array}}, "scalefactors": '
@@ -180,19 +180,19 @@ def image_of(library: Mapping[str, Any], name: str) -> HEImage:
     return found[1]
 
 
-def _largest(library: Mapping[str, Any], where: str) -> tuple[str, HEImage] | None:
+def _largest(library: Mapping[str, Any], where: str, of: str) -> tuple[str, HEImage] | None:
     """Name of the scale factor, and the picture that it belongs to; None where there is no picture."""
-    images = _mapping(library["images"], f"{where}['images']")
-    factors = _mapping(library.get("scalefactors", {}), f"{where}['scalefactors']")
+    images = _mapping(library["images"], f"{where}['images']{of}")
+    factors = _mapping(library.get("scalefactors", {}), f"{where}['scalefactors']{of}")
     there = [resolution for resolution in ("hires", "lowres") if resolution in images]
     for resolution in there:
         factor = f"tissue_{resolution}_scalef"
         if factor in factors:
-            scale = _check.number(factors[factor], f"{where}: {factor}", above=0)
-            return factor, HEImage(_pixels(images[resolution], f"{where}['images'][{resolution!r}]"), scale)
+            scale = _check.number(factors[factor], f"{where}{of}: {factor}", above=0)
+            return factor, HEImage(_pixels(images[resolution], f"{where}['images'][{resolution!r}]{of}"), scale)
     if there:
         raise ValueError(
-            f"{where} holds a picture, {there[0]!r}, and no 'tissue_{there[0]}_scalef' in its scalefactors "
+            f"{where}{of} holds a picture, {there[0]!r}, and no 'tissue_{there[0]}_scalef' in its scalefactors "
             f"({sorted(factors)}); add it, in pixels per unit of the coordinates, or delete the picture from uns"
         )
     return None
