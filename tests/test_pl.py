@@ -358,5 +358,5 @@ def test_numbers_of_axes_and_genes_are_checked(out: AnnData) -> None:
     _, axs = plt.subplots(1, 3)
     with pytest.raises(ValueError, match="axs holds 3 axes; one for each of slice_a, c2sti_1, c2sti_2, slice_b is"):
         c2sti.pl.sections(out, out.var_names[0], axs=axs)
-    with pytest.raises(ValueError, match="n_genes = 0 must be at least 1"):
+    with pytest.raises(ValueError, match="n_genes = 0 must be a whole number of at least 1"):
         c2sti.pl.coexpression(out, out.var_names[0], n_genes=0)
