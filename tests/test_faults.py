@@ -181,7 +181,7 @@ def test_a_folder_that_may_not_be_written_into(
 def test_a_result_below_a_file(sections: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     (tmp_path / "file").write_text("mine")
     assert interpolate(sections, tmp_path / "file" / "out.h5ad") == 1
-    assert "out.h5ad could not be written (" in capsys.readouterr().err
+    assert "file is a file and no folder; name another place" in capsys.readouterr().err
     assert (tmp_path / "file").read_text() == "mine"
 
 
