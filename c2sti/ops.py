@@ -177,7 +177,8 @@ def graph_values(xy: FloatArray, expression: Expression, width: float, most: int
 
 def patches(xy: FloatArray, most: int) -> NDArray[np.intp]:
     """(n,) number of the square patch of tissue in which each spot lies, of at most about `most`."""
-    side = np.sqrt(np.prod(np.ptp(xy, axis=0)) / most) * 1.05
+    extent = np.ptp(xy, axis=0)
+    side = max(np.sqrt(extent.prod() / most), extent.max() / most) * 1.05  # the second of spots in a line
     return np.unique(np.floor(xy / side), axis=0, return_inverse=True)[1].ravel()
 
 

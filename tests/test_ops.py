@@ -289,6 +289,12 @@ def test_patches_by_hand() -> None:
     np.testing.assert_array_equal(ops.patch_means(np.array([0, 1, 0]), blocks, 2), [[4, 0], [4, 1]])
 
 
+def test_patches_of_spots_in_a_line_are_pieces_of_it() -> None:
+    """20 units of length in 4: 5 and a bit more."""
+    patch = ops.patches(np.column_stack([np.arange(21.0), np.zeros(21)]), 4)
+    np.testing.assert_array_equal(np.bincount(patch), [6, 5, 5, 5])
+
+
 def test_graph_values_are_smoothed_up_to_and_with_the_most_rows() -> None:
     xy, x = square_array(4), sp.csr_array(np.arange(16.0)[:, None])
     smooth = ops.gaussian_operator(xy, xy, 0.6) @ x.toarray()

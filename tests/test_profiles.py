@@ -42,14 +42,28 @@ def test_axes_and_scores_are_those_of_the_dense_matrix(single: bool, monkeypatch
     np.testing.assert_allclose(Profiles(others).scores(axes), dense(others) @ axes.T, atol=50 * atol)
 
 
-def test_inner_products_and_lanczos_find_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("dense_up_to", [0, 256])
+def test_inner_products_lanczos_and_all_axes_find_the_same(dense_up_to: int, monkeypatch: pytest.MonkeyPatch) -> None:
     few = Profiles(made())
     axes, scores = few.principal(5)
     monkeypatch.setattr(profiles, "GRAM", 0)
+    monkeypatch.setattr(profiles, "DENSE", dense_up_to)
     many = Profiles(made())
     assert not many.few
     for one, other in zip((axes, scores, few.sizes()), (*many.principal(5), many.sizes()), strict=True):
         np.testing.assert_allclose(one, other, atol=1e-7)
+
+
+def test_axes_that_are_not_there_are_zero_and_no_draw(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Lanczos has to start again once it has found all three, from where scipy's own random numbers say."""
+    rng = np.random.default_rng(0)
+    values = rng.random((80, 3)) @ rng.random((3, 40))
+    for dense_up_to in (0, 256):
+        monkeypatch.setattr(profiles, "DENSE", dense_up_to)
+        one, other = (Profiles([View([sp.csr_array(values)])]).axes(6) for _ in range(2))
+        assert (one.any(axis=1) == [True] * 3 + [False] * 3).all()
+        np.testing.assert_allclose(one, other, atol=1e-12)
+    np.testing.assert_array_equal(one, other)
 
 
 def test_blocks_of_genes_do_not_change_what_is_found(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 import scipy.sparse as sp
 import torch
+from anndata import AnnData
 
 import c2sti
 from c2sti import _stored, grid
@@ -14,6 +15,7 @@ from c2sti.field import Field, Kernel, Observed
 from c2sti.model import streamed
 from c2sti.model.programmes import describe
 from c2sti.model.streamed import Seen, describe_large, is_large
+from tests.conftest import interpolate
 
 
 @pytest.fixture(scope="module")
@@ -149,6 +151,14 @@ def test_what_is_large(pair: SlicePair, monkeypatch: pytest.MonkeyPatch) -> None
     assert not is_large(pair)
     monkeypatch.setattr(streamed, "MANY", 100)
     assert is_large(pair)
+
+
+def test_a_line_of_spots_that_all_say_the_same_is_described(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its extent is no area, and there is no axis."""
+    monkeypatch.setattr(streamed, "MANY", 0)
+    flat = AnnData(np.full((30, 4), 1.5), obsm={"spatial": np.column_stack([np.arange(30.0), np.zeros(30)])})
+    out = interpolate(flat, flat.copy(), model="c2sti", on_misfit="ignore")
+    np.testing.assert_allclose(out.layers["c2sti_1"], 1.5, rtol=1e-5)
 
 
 def test_spots_without_counts_are_as_shallow_as_the_shallowest(monkeypatch: pytest.MonkeyPatch) -> None:

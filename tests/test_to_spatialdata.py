@@ -116,6 +116,22 @@ def test_points_of_ones_own_are_circles(measured: list[AnnData]) -> None:
     assert set(sdata["c2sti_1_bins"].geom_type) == {"Point"}
 
 
+def test_a_section_with_no_point_in_its_tissue_is_left_out(
+    measured: list[AnnData], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    said: list[str] = []
+    monkeypatch.setattr("c2sti._log.warning", said.append)
+    a, b = measured[0].copy(), measured[1].copy()
+    middle = np.median(a.obsm["spatial"][:, 0])
+    b = b[b.obsm["spatial"][:, 0] < middle].copy()
+    far = a.obsm["spatial"][a.obsm["spatial"][:, 0] > middle + 200]  # where b has no tissue
+    out = c2sti.tl.interpolate(a, b, at=far, model="linear", on_misfit="ignore", show_progress_bar=False)
+    made = c2sti.tl.to_spatialdata(out)
+    assert "slice_a" in made.tables
+    assert "slice_b" not in made.tables
+    assert said[-1] == "slice_b has no row in its tissue, and is left out: SpatialData holds no empty shapes"
+
+
 def test_names_that_cannot_be_written_are_refused(result: AnnData, measured: list[AnnData]) -> None:
     with pytest.raises(ValueError, match=r"'day 1/a' cannot be the name of a section.*'day_1_a' would do"):
         c2sti.tl.to_spatialdata(result, originals={"day 1/a": measured[0]})

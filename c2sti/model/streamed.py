@@ -142,7 +142,7 @@ def _axes(seen: Sequence[Seen], n_axes: int) -> tuple[list[FloatArray], FloatArr
     for first in range(0, rows[0].shape[1], CHUNK):
         chunk = np.concatenate([r[:, first : first + CHUNK] for r in rows])
         gram += chunk @ chunk.T
-    rank = min(n_axes, n - len(rows), rows[0].shape[1])
+    rank = max(min(n_axes, n - len(rows), rows[0].shape[1]), 1)  # one at least, though it may be of nothing
     _, vectors = eigh(gram, subset_by_index=(n - rank, n - 1))
     each = np.split(vectors[:, ::-1].astype(np.float32), np.cumsum([len(r) for r in rows])[:-1])
     axes = sum(v.T @ r for v, r in zip(each, rows, strict=True))

@@ -10,7 +10,7 @@ import numpy as np
 import pandas as pd
 from anndata import AnnData
 
-from c2sti import _check, _keys, _result, grid
+from c2sti import _check, _keys, _log, _result, grid
 from c2sti._types import FloatArray
 from c2sti.tl._to_slices import to_slices
 
@@ -90,6 +90,9 @@ def to_spatialdata(
         check_name(name)
     elements: dict[str, Any] = {}
     for name in names:
+        if not (stack.obs[_keys.SECTION] == name).any():  # points that were asked for may lie beside its tissue
+            _log.warning(f"{name} has no row in its tissue, and is left out: SpatialData holds no empty shapes")
+            continue
         elements |= _section(stack, name, key, um_per_unit)
     for prefix, original in (originals or {}).items():
         if grid.is_spatialdata(original):

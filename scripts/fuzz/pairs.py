@@ -68,6 +68,11 @@ class Case:
         """Whether all values are whole numbers."""
         return all((values(s) == np.rint(values(s))).all() for s in (self.a, self.b))
 
+    @property
+    def halved(self) -> bool:
+        """Whether counts are read in two halves, drawn entry by entry: in another order of spots or genes, others."""
+        return self.model == "c2sti" and self.counts
+
 
 def values(section: ad.AnnData) -> np.ndarray:
     """(n, N) its expression, dense."""

@@ -5,7 +5,9 @@ Not every relation holds for every model, and where it does not it is not asked 
 - Half-way, and between two spots as near, copying takes the first one: not `copy` where that may change.
 - The network's convolutions run along the axes of a lattice: not a network where those turn.
 - A network looks at a panel of the most variable genes; a gene more enters the panel of few genes.
-- The default reads counts in two halves, drawn at random: twice the counts are other halves.
+- The default reads counts in two halves, drawn at random: twice the counts are other halves, and so are those of the
+  same counts in another order. On 36 shallow spots that is up to a seventh of the largest value, on measured sections
+  of her2st 3 % of the spread between bins.
 """
 
 from __future__ import annotations
@@ -24,6 +26,7 @@ from scripts.fuzz.pairs import Case, values
 from scripts.fuzz.promises import Nonsense, inserted, whole
 
 EXACT = 1e-5  # of the largest value: rounding
+TIES = 1e-3
 CLOSE = 0.02  # optimisers stop a little elsewhere when sums come in another order
 
 
@@ -95,7 +98,9 @@ def _rotate(other: Other, rng: np.random.Generator) -> Other:
     matrix = np.array([[np.cos(angle), np.sin(angle)], [-np.sin(angle), np.cos(angle)]])
     turned = lambda xy: (xy - centre) @ matrix + centre
     points = turned(other.points)
-    return _with(replace(_each(other, lambda s: _placed(s, turned)), points=points), at=points)
+    # Of spots that are equally far, rounding decides which are among the nearest 25 of `linear`.
+    tolerance = max(other.tolerance, TIES)
+    return _with(replace(_each(other, lambda s: _placed(s, turned)), points=points, tolerance=tolerance), at=points)
 
 
 def _swap(other: Other, rng: np.random.Generator) -> Other:
@@ -139,8 +144,8 @@ def _again(other: Other, rng: np.random.Generator) -> Other:
 
 # Which models each is asked of; None is all.
 RELATIONS: dict[str, tuple[Change, Callable[[Case], bool]]] = {
-    "genes": (_genes, lambda case: True),
-    "spots": (_spots, lambda case: case.model != "copy"),
+    "genes": (_genes, lambda case: not case.halved),
+    "spots": (_spots, lambda case: case.model != "copy" and not case.halved),
     "unit": (_unit, lambda case: True),
     "turn": (_turn, lambda case: case.model not in ("copy", "moving", "c2sti")),
     "rotate": (_rotate, lambda case: case.model not in ("copy", "moving", "c2sti")),
