@@ -39,6 +39,7 @@ def test_what_is_not_counts_is_not_taken_for_them() -> None:
     rng = np.random.default_rng(0)
     assert recover_counts(sp.csr_array(rng.random((30, 20)).astype(np.float32))) is None
     assert recover_counts(sp.csr_array((30, 20), dtype=np.float32)) is None
+    assert recover_counts(sp.csr_array(rng.random((30, 1)).astype(np.float32))) is None  # any one value is one count
 
 
 def test_an_empty_spot_gets_the_least_depth() -> None:

@@ -114,7 +114,8 @@ def recover_counts(expression: sp.csr_array) -> Counts | None:
     depth[~filled] = np.nanmin(depth)
     found = scaled * np.repeat(depth, np.diff(expression.indptr)) / TARGET_SUM
     whole = np.rint(found)
-    if np.mean(np.abs(found - whole) < WHOLE) < 0.95:
+    others = len(found) - np.count_nonzero(filled)  # the smallest of each spot is 1 whatever the values are
+    if others == 0 or np.sum(np.abs(found - whole) >= WHOLE) > 0.05 * others:
         return None
     whole = whole.astype(expression.dtype)
     return Counts(sp.csr_array((whole, expression.indices, expression.indptr), shape=expression.shape), depth)
