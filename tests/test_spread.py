@@ -267,5 +267,5 @@ def test_evaluate_reports_how_many_values_lie_inside(_series: list[AnnData]) -> 
     table = c2sti.tl.evaluate(_series, methods=["linear"], intervals=(0.5, 0.9), show_progress_bar=False)
     assert table["coverage_90"].between(0.8, 0.98).all()
     assert (table["coverage_50"] < table["coverage_90"]).all()
-    with pytest.raises(ValueError, match=r"intervals holds \[90\]; levels lie between 0 and 1"):
+    with pytest.raises(ValueError, match=r"intervals = \[0.5, 90.0\]; a list of levels between 0 and 1"):
         c2sti.tl.evaluate(_series, intervals=(0.5, 90))

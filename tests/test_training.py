@@ -194,7 +194,7 @@ def test_settings_are_checked() -> None:
         TrainConfig(objective="vgg")
     with pytest.raises(ValueError, match="steps = 0"):
         TrainConfig(steps=0)
-    with pytest.raises(ValueError, match="genes = 0 must be at least 1"):
+    with pytest.raises(ValueError, match="genes = 0 must be a whole number of at least 1"):
         TrainConfig(genes=0)
 
 
