@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any
@@ -15,19 +14,10 @@ from safetensors.torch import load_file, save
 from torch import nn
 
 from c2sti import _check
+from c2sti._aside import put
 
 WEIGHTS, SETTINGS = "model.safetensors", "config.json"
 HASH = "sha256"  # in the settings, of all else that they say
-
-
-def put(path: Path, content: bytes) -> None:
-    """A file whole or not at all: written aside, under a name that no other process uses, and moved into place."""
-    part = path.with_name(f".{path.name}.{os.getpid()}.part")
-    try:
-        part.write_bytes(content)
-        part.replace(path)
-    finally:
-        part.unlink(missing_ok=True)  # what a full disk, say, has left of it
 
 
 def fingerprint(network: nn.Module) -> str:

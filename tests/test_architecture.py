@@ -18,7 +18,8 @@ LEVEL = {
     "_check": -1,  # of arguments: below all that takes some
     "_checkpoint": 0,
     "_keys": 0,
-    "_log": 0,
+    "_log": -1,
+    "_aside": -0.5,  # says what it removes
     "_tasks": 0.2,
     "_stored": -1,  # expression that is left on disk: below the arrays of _types, which it stands in for
     "_types": 0,

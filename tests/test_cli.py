@@ -385,21 +385,3 @@ def test_a_number_of_steps_keeps_the_rest_of_the_settings() -> None:
     given = parser().parse_args([*words, "--steps", "7"])
     assert _train._how(given, anew=True) == TrainConfig(steps=7, seed=5)
     assert _train._how(given, anew=False) == TrainConfig(steps=7, seed=5, learning_rate=5e-4)
-
-
-def test_a_folder_that_is_still_written_into_is_removed_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    folder, calls, remove = tmp_path / "x", [], shutil.rmtree
-
-    def late(path: Path, ignore_errors: bool) -> None:
-        calls.append(path)
-        if len(calls) == 3:
-            remove(path)
-
-    folder.mkdir()
-    monkeypatch.setattr(_files.shutil, "rmtree", late)
-    monkeypatch.setattr(_files, "PAUSE", 0.0)
-    _files._remove(folder)
-    assert calls == [folder] * 3
-    folder.mkdir()
-    _files._remove(folder)  # and in the end it is let be, for the result is there
-    assert len(calls) == 3 + _files.REMOVALS

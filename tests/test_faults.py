@@ -22,7 +22,7 @@ import torch
 from anndata import AnnData
 
 import c2sti
-from c2sti import _checkpoint
+from c2sti import _aside
 from c2sti.benchmark import _networks, _scores
 from c2sti.benchmark.__main__ import main as benchmark
 from c2sti.cli import _files, main
@@ -380,7 +380,7 @@ def test_two_processes_do_not_write_into_one_another(tmp_path: Path) -> None:
     """What is written aside has a name of its own: runs of the benchmark may share a folder."""
     path = tmp_path / "x"
     (tmp_path / ".x.1.part").write_bytes(b"of another process")
-    _checkpoint.put(path, b"mine")
+    _aside.put(path, b"mine")
     assert path.read_bytes() == b"mine"
     assert (tmp_path / ".x.1.part").read_bytes() == b"of another process"
     assert left(tmp_path) == [".x.1.part", "x"]
@@ -394,3 +394,39 @@ def test_what_a_killed_command_left_does_not_stop_the_next(sections: Path, tmp_p
     assert remains.startswith(".out.")
     assert interpolate(sections, out) == 0
     assert ad.read_h5ad(out).uns["c2sti"]["synthetic"]
+
+
+def folder(path: Path, content: str) -> None:
+    """A folder with a file."""
+    with _aside.aside(path) as part:
+        part.mkdir()
+        (part / "file").write_text(content)
+
+
+@pytest.mark.parametrize(("number", "between"), [(1, "old"), (2, None)])
+def test_a_folder_whose_replacement_was_killed_comes_back(
+    number: int, between: str | None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Killed right before the old one is moved away it is there; before the new one takes its place, put back later."""
+    said: list[str] = []
+    monkeypatch.setattr(_aside._log, "warning", said.append)
+    path = tmp_path / "sections.zarr"
+    folder(path, "old")
+    killed_before("os.rename", number, lambda: folder(path, "new"))
+    assert ((path / "file").read_text() if path.exists() else None) == between
+    with pytest.raises(RuntimeError), _aside.aside(path):
+        assert (path / "file").read_text() == "old"
+        raise RuntimeError
+    assert said == [f"put {path} back, which a run that was killed had moved out of the way"] * (number - 1)
+    assert left(tmp_path) == ["sections.zarr"]
+    folder(path, "new")
+    assert (path / "file").read_text() == "new"
+
+
+def test_a_folder_that_cannot_take_its_place_leaves_the_old_one(tmp_path: Path) -> None:
+    path = tmp_path / "sections.zarr"
+    folder(path, "old")
+    with pytest.raises(FileNotFoundError), _aside.aside(path):
+        pass  # nothing was written
+    assert (path / "file").read_text() == "old"
+    assert left(tmp_path) == ["sections.zarr"]

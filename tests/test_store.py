@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import errno
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -13,7 +14,7 @@ import pytest
 import zarr
 from anndata import AnnData
 
-from c2sti import grid
+from c2sti import _aside, grid
 from c2sti.grid import _blocks, _store
 from tests.conftest import PLAN, interpolate, made_answer, never
 
@@ -76,8 +77,8 @@ def test_a_folder_that_may_not_be_written_into_is_refused(
     def refuse(**_: object) -> str:
         raise OSError(errno.EROFS, os.strerror(errno.EROFS))
 
-    monkeypatch.setattr(_store.tempfile, "mkdtemp", refuse)
-    with pytest.raises(PermissionError, match=r"cannot be written into \(Read-only file system\); name another out="):
+    monkeypatch.setattr(_aside.tempfile, "mkdtemp", refuse)
+    with pytest.raises(PermissionError, match=r"cannot be written into \(Read-only file system\); name another place"):
         interpolate(*pair, out=tmp_path / "o.zarr", model=never)
 
 
@@ -142,7 +143,7 @@ def test_what_a_killed_run_leaves_is_no_result_and_the_next_removes_it(tmp_path:
 
 
 def test_a_system_without_locks_leaves_what_it_cannot_judge(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(_store, "fcntl", None)  # Windows
+    monkeypatch.setattr(_aside, "fcntl", None)  # Windows
     left = tmp_path / ".o.zarr.part-x"
     left.mkdir()
     with grid.new_store(tmp_path / "o.zarr") as store:
@@ -150,13 +151,27 @@ def test_a_system_without_locks_leaves_what_it_cannot_judge(tmp_path: Path, monk
     assert sorted(os.listdir(tmp_path)) == [left.name, "o.zarr"]
 
 
-def test_a_folder_that_stays_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    said: list[str] = []
-    monkeypatch.setattr(_store._log, "warning", said.append)
-    monkeypatch.setattr(_store, "PAUSE", 0.0)
-    monkeypatch.setattr(_store.shutil, "rmtree", lambda folder, ignore_errors: None)
-    _store._remove(tmp_path)
-    assert said == [f"{tmp_path} could not be removed; remove it by hand"]
+def test_a_folder_that_is_still_written_into_is_removed_again_or_named(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder, calls, said, remove = tmp_path / "x", [], [], shutil.rmtree
+
+    def late(path: Path, ignore_errors: bool) -> None:
+        calls.append(path)
+        if len(calls) == 3:
+            remove(path)
+
+    folder.mkdir()
+    monkeypatch.setattr(_aside.shutil, "rmtree", late)
+    monkeypatch.setattr(_aside, "PAUSE", 0.0)
+    monkeypatch.setattr(_aside._log, "warning", said.append)
+    _aside._remove(folder)
+    assert calls == [folder] * 3
+    assert said == []
+    folder.mkdir()
+    _aside._remove(folder)  # and in the end it is let be, for the result is there
+    assert len(calls) == 3 + _aside.REMOVALS
+    assert said == [f"{folder} could not be removed; remove it by hand"]
 
 
 # ---- blocks

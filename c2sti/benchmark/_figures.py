@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Sequence
 from itertools import product
 from pathlib import Path
@@ -13,6 +12,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
+from c2sti._aside import aside
 from c2sti._types import FloatArray
 from c2sti.benchmark._methods import NAIVE, OURS, ROWS
 from c2sti.benchmark._summary import by_case, interval, reference_of
@@ -51,9 +51,8 @@ def draw(rows: pd.DataFrame, methods: Sequence[str], path: Path) -> None:
         pcc = group.pivot(index="case", columns="method", values="pcc")
         _panel(ax, pcc[[m for m in methods if m in pcc]], title(str(name), int(n_slices)))
     figure.legend(handles=_key(), loc="outside lower center", ncols=4 if columns > 1 else 2, fontsize=8, frameon=False)
-    part = path.with_name(f".{path.stem}.{os.getpid()}.part{path.suffix}")
-    figure.savefig(part, dpi=150)
-    part.replace(path)
+    with aside(path) as part:
+        figure.savefig(part, dpi=150)
 
 
 def _panel(ax: Axes, pcc: pd.DataFrame, name: str) -> None:

@@ -18,6 +18,7 @@ import pandas as pd
 from scipy.spatial import KDTree
 
 from c2sti import _checkpoint, grid, metrics
+from c2sti._aside import put
 from c2sti._types import FloatArray, Interpolator, Lattice, SlicePair
 from c2sti.benchmark._leave_out import Target, Window, depths, pair_of, scores_of, target_of, windows
 from c2sti.benchmark._methods import Method
@@ -82,7 +83,7 @@ class Job:
 
 def write(path: Path, text: str) -> None:
     """A text file, whole or not at all."""
-    _checkpoint.put(path, text.encode())
+    put(path, text.encode())
 
 
 def jobs(

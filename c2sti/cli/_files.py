@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import re
 import shutil
-import time
 import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -15,7 +14,7 @@ from typing import TYPE_CHECKING, TypeAlias, Union
 import anndata as ad
 from anndata import AnnData
 
-from c2sti import _check
+from c2sti import _aside, _check
 from c2sti.grid import is_spatialdata
 
 if TYPE_CHECKING:
@@ -24,8 +23,6 @@ if TYPE_CHECKING:
 Section: TypeAlias = Union[AnnData, "SpatialData"]
 
 KINDS = (".h5ad", ".zarr")
-REMOVALS, PAUSE = 50, 0.05  # tries, and seconds between two
-
 ZARR_MARKS = ("zarr.json", ".zgroup")  # what every zarr group holds, by format
 
 CHECKPOINT = {"config.json", "model.safetensors"}  # what C2STi.save writes
@@ -147,28 +144,7 @@ def check_free_folder(folder: Path, *, force: bool) -> None:
 
 @contextmanager
 def aside(path: Path) -> Iterator[Path]:
-    """A path beside the one wanted, which takes its place when all has been written, and is removed if it was not."""
+    """A path to write to, which takes the place of an output when all has been written; its folder is made."""
     _check.new_folder(path.parent, "the output's folder")
-    part = path.with_name(f".{path.stem}.{os.getpid()}.part{path.suffix}")
-    try:
+    with _aside.aside(path) as part:
         yield part
-        if path.is_dir():  # a file is replaced in one step, a folder has to make room first
-            old = path.with_name(f".{path.stem}.{os.getpid()}.old{path.suffix}")
-            path.replace(old)
-            part.replace(path)
-            _remove(old)
-        else:
-            part.replace(path)
-    finally:
-        _remove(part)
-
-
-def _remove(path: Path) -> None:
-    """Remove a file or folder that may not be there; another thread of zarr may still be writing into the folder."""
-    for _ in range(REMOVALS):
-        if not path.is_dir():
-            path.unlink(missing_ok=True)
-            return
-        shutil.rmtree(path, ignore_errors=True)
-        if path.exists():
-            time.sleep(PAUSE)

@@ -3,31 +3,22 @@
 from __future__ import annotations
 
 import errno
-import shutil
-import tempfile
-import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from math import ceil, log2
 from pathlib import Path
-from typing import IO, Any
+from typing import Any
 
 import anndata as ad
 import numpy as np
 from anndata import AnnData
 from numpy.typing import NDArray
 
-from c2sti import _check, _keys, _log
-
-try:
-    import fcntl
-except ImportError:  # Windows: leftovers of a killed run cannot be told from a run in progress, and stay
-    fcntl = None  # type: ignore[assignment]
+from c2sti import _check, _keys
+from c2sti._aside import aside
 
 MANTISSA = 23  # bits of a float32
 MOST_DIGITS = 7  # that a float32 holds
-LOCK, PART = "lock", "store.zarr"
-REMOVALS, PAUSE = 20, 0.1  # a worker that has not yet heard that all is over may write once more
 LEVEL = 5
 
 
@@ -48,21 +39,15 @@ def new_store(path: str | Path) -> Iterator[Path]:
     """
     path = _check.path(path, "out")
     _check_free(path)
-    _clear_leftovers(path)
-    aside, lock = _claim(path)
     try:
-        yield aside / PART
-        _check_free(path)  # somebody else may have been quicker
-        (aside / PART).rename(path)
+        with aside(path) as part:
+            yield part
+            _check_free(path)  # somebody else may have been quicker
     except OSError as error:
         if error.errno in (errno.ENOSPC, errno.EDQUOT):
             full = f"no space is left in {path.parent} for {path.name}; what was written of it has been removed again"
             raise OSError(error.errno, full) from error
         raise
-    finally:
-        _remove(aside)
-        if lock is not None:
-            lock.close()
 
 
 def _check_free(path: Path) -> None:
@@ -72,44 +57,6 @@ def _check_free(path: Path) -> None:
         raise FileExistsError(f"{path} exists; name another one with out=, or remove it first")
     if not path.parent.is_dir():
         raise FileNotFoundError(f"there is no folder {path.parent} to write {path.name} into; make it first")
-
-
-def _hidden(path: Path) -> str:
-    return f".{path.name}.part-"
-
-
-def _claim(path: Path) -> tuple[Path, IO[str] | None]:
-    """A folder of our own, and the lock that says so for as long as this process lives."""
-    try:
-        aside = Path(tempfile.mkdtemp(prefix=_hidden(path), dir=path.parent))
-    except OSError as error:
-        raise PermissionError(f"{path.parent} cannot be written into ({error.strerror}); name another out=") from error
-    if fcntl is None:
-        return aside, None
-    lock = (aside / LOCK).open("w")
-    fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    return aside, lock
-
-
-def _clear_leftovers(path: Path) -> None:
-    """Remove what a killed run for the same place has left: nobody holds its lock any more."""
-    for left in path.parent.glob(f"{_hidden(path)}*") if fcntl is not None else ():
-        try:
-            with (left / LOCK).open("r+") as lock:
-                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError:
-            continue  # a run in progress, or none of ours to judge
-        shutil.rmtree(left, ignore_errors=True)
-        _log.info(f"removed {left.name}, which a run that was killed had left")
-
-
-def _remove(folder: Path) -> None:
-    for _ in range(REMOVALS):
-        shutil.rmtree(folder, ignore_errors=True)
-        if not folder.exists():
-            return
-        time.sleep(PAUSE)
-    _log.warning(f"{folder} could not be removed; remove it by hand")
 
 
 # ---- what is in it

@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import tempfile
 import warnings
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
 from itertools import cycle
 from pathlib import Path
 from typing import Any
@@ -17,6 +15,7 @@ from anndata import AnnData
 from numpy.typing import NDArray
 
 from c2sti import _check, _keys, _result
+from c2sti._aside import aside
 from c2sti._types import Lattice
 from c2sti.tl._describe import describe
 from c2sti.tl._to_slices import to_slices
@@ -119,28 +118,9 @@ def to_volume(
         "expression": str(record["expression"]),
         "description": describe(stack, key=key),
     }
-    with _aside(path) as aside:
-        _write(Path(aside) / "new", volume, list(stack.var_names), transformations, attributes, path.stem)
-        if path.exists():
-            path.rename(Path(aside) / "old")
-        try:
-            (Path(aside) / "new").rename(path)
-        except OSError:
-            if (Path(aside) / "old").exists():
-                (Path(aside) / "old").rename(path)
-            raise
+    with aside(path) as part:
+        _write(part, volume, list(stack.var_names), transformations, attributes, path.stem)
     return path
-
-
-@contextmanager
-def _aside(path: Path) -> Iterator[str]:
-    """A folder beside a place, so that moving from one to the other is one step within one file system."""
-    try:
-        folder = tempfile.TemporaryDirectory(dir=path.parent, prefix=f".{path.name}.")
-    except OSError as error:
-        raise PermissionError(f"{path.parent} cannot be written into ({error.strerror}); name another path") from error
-    with folder as aside:
-        yield aside
 
 
 def _check_free(path: Path, overwrite: bool) -> None:

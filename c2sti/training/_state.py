@@ -15,7 +15,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load, save
 from torch import Tensor, nn
 
-from c2sti._checkpoint import put
+from c2sti._aside import put
 
 STATE = "training.safetensors"
 HASH = "sha256"  # in the file's metadata, of all else
