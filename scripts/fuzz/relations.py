@@ -74,6 +74,11 @@ def _placed(section: ad.AnnData, move: Callable[[np.ndarray], np.ndarray]) -> ad
     return made
 
 
+def _tied(other: Other) -> Other:
+    """Of spots that are equally far, rounding or their order decides which are among the nearest 25 of `linear`."""
+    return replace(other, tolerance=max(other.tolerance, TIES))
+
+
 def _genes(other: Other, rng: np.random.Generator) -> Other:
     return _each(other, lambda s: s[:, rng.permutation(s.n_vars)].copy())
 
@@ -89,7 +94,7 @@ def _unit(other: Other, rng: np.random.Generator) -> Other:
 
 def _turn(other: Other, rng: np.random.Generator) -> Other:
     turned = lambda xy: np.column_stack([-xy[:, 1], xy[:, 0]])
-    return replace(_each(other, lambda s: _placed(s, turned)), points=turned(other.points))
+    return replace(_tied(_each(other, lambda s: _placed(s, turned))), points=turned(other.points))
 
 
 def _rotate(other: Other, rng: np.random.Generator) -> Other:
@@ -98,9 +103,7 @@ def _rotate(other: Other, rng: np.random.Generator) -> Other:
     matrix = np.array([[np.cos(angle), np.sin(angle)], [-np.sin(angle), np.cos(angle)]])
     turned = lambda xy: (xy - centre) @ matrix + centre
     points = turned(other.points)
-    # Of spots that are equally far, rounding decides which are among the nearest 25 of `linear`.
-    tolerance = max(other.tolerance, TIES)
-    return _with(replace(_each(other, lambda s: _placed(s, turned)), points=points, tolerance=tolerance), at=points)
+    return _with(replace(_tied(_each(other, lambda s: _placed(s, turned))), points=points), at=points)
 
 
 def _swap(other: Other, rng: np.random.Generator) -> Other:
