@@ -26,7 +26,6 @@ from scripts.fuzz.pairs import Case, values
 from scripts.fuzz.promises import Nonsense, inserted, whole
 
 EXACT = 1e-5  # of the largest value: rounding
-TIES = 1e-3
 CLOSE = 0.02  # optimisers stop a little elsewhere when sums come in another order
 
 
@@ -75,8 +74,11 @@ def _placed(section: ad.AnnData, move: Callable[[np.ndarray], np.ndarray]) -> ad
 
 
 def _tied(other: Other) -> Other:
-    """Of spots that are equally far, rounding or their order decides which are among the nearest 25 of `linear`."""
-    return replace(other, tolerance=max(other.tolerance, TIES))
+    """Of spots that are equally far, rounding or their order decides which are among the nearest 25 of `linear`.
+
+    They hold up to two thousandths of the weight.
+    """
+    return replace(other, tolerance=max(other.tolerance, CLOSE))
 
 
 def _genes(other: Other, rng: np.random.Generator) -> Other:
@@ -84,7 +86,7 @@ def _genes(other: Other, rng: np.random.Generator) -> Other:
 
 
 def _spots(other: Other, rng: np.random.Generator) -> Other:
-    return _each(other, lambda s: s[rng.permutation(s.n_obs)].copy())
+    return _tied(_each(other, lambda s: s[rng.permutation(s.n_obs)].copy()))
 
 
 def _unit(other: Other, rng: np.random.Generator) -> Other:
