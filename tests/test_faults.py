@@ -10,6 +10,7 @@ import http.server
 import os
 import resource
 import signal
+import subprocess
 import sys
 import threading
 from collections.abc import Callable, Iterator
@@ -93,6 +94,22 @@ def test_a_full_disk_is_named_and_leaves_what_was_there(
 
     assert (aside(again) if kind == ".h5ad" else again()) == 1
     assert {path: path.read_bytes() for path in out.parent.rglob("*") if path.is_file()} == before
+
+
+def test_the_exit_code_is_that_of_the_refusal_and_not_of_a_crash_of_hdf5(sections: Path, tmp_path: Path) -> None:
+    words = [str(sections / "a.h5ad"), str(sections / "b.h5ad"), "--model", "linear", "--quiet"]
+    ran = subprocess.run(
+        [sys.executable, "-m", "c2sti", "interpolate", *words, "-o", str(tmp_path / "made.h5ad")],
+        capture_output=True,
+        text=True,
+        check=False,
+        preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (300, resource.RLIM_INFINITY)),
+    )
+    assert ran.returncode == 1
+    assert ran.stderr.splitlines()[-1].endswith(
+        "made.h5ad could not be written (File too large); nothing of it was kept"
+    )
+    assert left(tmp_path) == ["given"]
 
 
 def test_room_is_looked_for_before_hdf5_writes(
