@@ -180,6 +180,22 @@ def names(value: Any, name: str) -> list[str]:
     return found
 
 
+def gene_names(value: Any) -> list[str]:
+    """Names of genes, one or more.
+
+    Raises
+    ------
+    TypeError
+        It is neither text nor a list of texts.
+    ValueError
+        It is empty.
+    """
+    wanted = names(value, "genes")
+    if not wanted:
+        raise ValueError("genes= is empty; name one gene or more, or leave it out for all that there are")
+    return wanted
+
+
 def genes(value: Any, known: Collection[str], where: str) -> list[str]:
     """Names of genes, each once, one or more, all of them known.
 
@@ -192,9 +208,7 @@ def genes(value: Any, known: Collection[str], where: str) -> list[str]:
     KeyError
         One is not known; the message says how many, and the first.
     """
-    wanted = names(value, "genes")
-    if not wanted:
-        raise ValueError("genes= is empty; name one gene or more, or leave it out for all that there are")
+    wanted = gene_names(value)
     unknown = [one for one in wanted if one not in known]
     if unknown:
         raise KeyError(f"{len(unknown)} of {len(wanted)} genes= are not in {where} (first: {unknown[0]!r})")

@@ -83,9 +83,7 @@ def depths(slices: Sequence[grid.SliceGrid], z: Sequence[float] | None) -> Float
             if any(c is None for c in carried)
             else [float(c) for c in carried if c is not None]
         )
-    found = _check.reals(z, "z")
-    if found.shape != (len(slices),):
-        raise ValueError(f"z has shape {found.shape}; one depth for each of the {len(slices)} sections is needed")
+    found = grid.depth_of_each(z, len(slices))
     steps = np.diff(found)
     if not ((steps > 0).all() or (steps < 0).all()):
         raise ValueError(

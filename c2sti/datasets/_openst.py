@@ -106,16 +106,15 @@ def openst(
     --------
     >>> slices = openst("GSE251926", pattern="*metastatic_lymph_node_S*.h5ad", pitch=20.0)  # doctest: +SKIP
     """
-    for what, value in (("pitch", pitch), ("um_per_px", um_per_px), ("thickness_um", thickness_um)):
-        if value is not None or what != "pitch":
-            _check.number(value, what, above=0)
+    if pitch is not None:
+        _check.number(pitch, "pitch", above=0)
+    for what, value in (("um_per_px", um_per_px), ("thickness_um", thickness_um)):
+        _check.number(value, what, above=0)
     image_px = _check.whole(image_px, "image_px")
     _check.text(pattern, "pattern")
     if spatial_key is not None:
         _check.text(spatial_key, "spatial_key")
-    genes = None if genes is None else _check.names(genes, "genes")
-    if genes == []:
-        raise ValueError("genes= is empty; name one gene or more, or leave it out for all that there are")
+    genes = None if genes is None else _check.gene_names(genes)
     where = _check.path(path, "path").expanduser()
     there = _stacked(where) if where.is_file() else _numbered(where, pattern)
     slices = []
@@ -123,7 +122,7 @@ def openst(
         name = f"S{number} ({there[number].name})"
         _log.info(f"reading {name}")
         with h5.opened(there[number]) as file:
-            adata = _section(file, number, pitch, None if genes is None else list(genes), spatial_key, um_per_px, name)
+            adata = _section(file, number, pitch, genes, spatial_key, um_per_px, name)
             if not h5.is_stack(file):
                 _add_picture(adata, file, number, pitch, um_per_px, image_px, name)
         adata.obs[_keys.Z_UM] = number * thickness_um

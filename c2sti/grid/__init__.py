@@ -7,7 +7,7 @@ common lattice as the arrays that interpolators take, and `write_slices` turns w
 
 from c2sti.grid._annotations import Annotations, is_labels
 from c2sti.grid._blocks import Answer
-from c2sti.grid._depth import position_of
+from c2sti.grid._depth import depth_of_each, position_of
 from c2sti.grid._histology import HEImage, Picture, SlideImage, histology_on, image_of
 from c2sti.grid._lattice import (
     Rows,
@@ -57,6 +57,7 @@ __all__ = [
     "check_digits",
     "check_layer",
     "common_lattice",
+    "depth_of_each",
     "frame_of",
     "frame_slices",
     "histology_on",

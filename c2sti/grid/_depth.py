@@ -13,6 +13,20 @@ from c2sti._types import FloatArray
 SMALL_GAP = 20.0  # sections this near to each other may have depths below 1 between them
 
 
+def depth_of_each(z: Sequence[float], n_sections: int) -> FloatArray:
+    """(n_sections,) depths.
+
+    Raises
+    ------
+    TypeError, ValueError
+        They are no numbers; or not one a section.
+    """
+    depths = _check.reals(z, "z")
+    if depths.shape != (n_sections,):
+        raise ValueError(f"z has shape {depths.shape}; one depth for each of the {n_sections} sections is needed")
+    return depths
+
+
 def position_of(positions: Sequence[float], z_a: float | None, z_b: float | None) -> FloatArray:
     """Fractions in (0, 1), from a to b, of positions given as fractions or as depths.
 

@@ -28,9 +28,7 @@ def depths_of(grids: Sequence[grid.SliceGrid], z: Sequence[float] | None) -> Flo
                 f"{', '.join(without)} carry no depth; give one a section with z=[…] in µm, or put it into obs['z_um']"
             )
         z = [g.z for g in grids if g.z is not None]
-    depths = _check.reals(z, "z")
-    if depths.shape != (len(grids),):
-        raise ValueError(f"z has shape {depths.shape}; one depth for each of the {len(grids)} sections is needed")
+    depths = grid.depth_of_each(z, len(grids))
     _check_increasing(depths, "the depths of the sections", "put slices (and z) in order, and leave out what is twice")
     return depths
 

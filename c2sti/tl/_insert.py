@@ -211,14 +211,8 @@ def _library_sizes(a: grid.SliceGrid, b: grid.SliceGrid, rows: grid.Rows, lattic
 
 def check_level(interval: float | None) -> None:
     """Refuse an interval of a level that is no probability."""
-    if interval is not None:
-        check_level_of(interval, "interval")
-
-
-def check_level_of(level: float, name: str) -> None:
-    """The same, by the name of the argument that holds it."""
-    if not 0 < _check.number(level, name) < 1:
-        raise ValueError(f"{name} = {level} must lie between 0 and 1; 0.9 holds nine of ten measured values")
+    if interval is not None and not 0 < _check.number(interval, "interval") < 1:
+        raise ValueError(f"interval = {interval} must lie between 0 and 1; 0.9 holds nine of ten measured values")
 
 
 def check_key(key_added: str) -> None:
