@@ -7,7 +7,9 @@ ALIGNED = "spatial_aligned"  # obsm and uns: the same after pp.align, in the fra
 SPATIAL_3D = "spatial_3d"  # obsm: (x, y, z), written by tl.to_slices
 Z_UM = "z_um"  # obs: depth of a section in µm
 Z = "z"  # obs: depth of a section, unit unknown
+IN_TISSUE = "in_tissue"  # obs, by 10x's convention: 0 where a spot of the array has no tissue under it
 
+LOG1P = "log1p"  # uns: that expression is log1p of something, by scanpy's convention
 RESULT = "c2sti"  # uns: provenance of a result; prefix of the inserted layers (`key_added`)
 SLICE_A, SLICE_B = "slice_a", "slice_b"  # layers: the two measured sections, brought to the rows of the result
 SUPPORT = "support"  # obs: which measured section covers a row: "both", "a", "b" or "none"
@@ -22,9 +24,11 @@ COEXPRESSION = "coexpression"  # varp and uns: gene graphs
 ALIGNMENT = "alignment"  # uns: how a section was brought into the frame of another
 VIRTUAL_HISTOLOGY = "virtual_histology"  # uns of a result: sections whose H&E was made, not photographed
 COUNTS = "counts"  # uns of what tl.sample_counts gives: how its counts were drawn
+OBSM_KEYS = "obsm_keys"  # uns of a result: the tables that were carried along
 OBS_KEYS = "obs_keys"  # uns of a result: the annotations that were carried along
 TAKEN = frozenset(
-    {"tissue", "array_row", "array_col", SUPPORT, SECTION, INSERTED, Z, CONFIDENCE, LIBRARY_SIZE}
+    {"tissue", "array_row", "array_col", "_index", SUPPORT, SECTION, INSERTED, Z, CONFIDENCE, LIBRARY_SIZE}
+    | {SPATIAL, SPATIAL_3D}
 )  # no annotation may be called so
 
 
@@ -41,6 +45,11 @@ def measured(place: int) -> str:
 def tissue(section: str) -> str:
     """`obs` column that says which rows lie inside a section's tissue."""
     return f"{section}_tissue"
+
+
+def seen(section: str) -> str:
+    """`obs` column that says which rows lie in the capture window of a measured section."""
+    return f"{section}_seen"
 
 
 def doubt(section: str, kind: str) -> str:

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
+from itertools import chain, count
 from typing import Any
 
 import numpy as np
+import pandas as pd
 from anndata import AnnData
+from numpy.typing import NDArray
 
 from c2sti import _check, _keys
 from c2sti._types import Lattice
@@ -105,3 +108,140 @@ def check_sections(adata: AnnData, names: Sequence[str], *, layers: bool = True)
 def check_stack(adata: AnnData) -> None:
     """Refuse a stack, of one row for each section and bin, that lacks places or depths."""
     check_parts(adata, obs=[_keys.SECTION, _keys.INSERTED, _keys.Z], obsm=[_keys.SPATIAL])
+
+
+def free_name(name: str, taken: Iterable[str]) -> str:
+    """The name, or where it is taken (in capitals or not) one that begins with ``c2sti_``."""
+    lower = {str(one).lower() for one in taken}
+    others = (f"{_keys.RESULT}_{name}{end}" for end in chain([""], (f"_{i}" for i in count(2))))
+    return next(one for one in chain([name], others) if one.lower() not in lower)
+
+
+def log1p_of(record: Mapping[str, Any]) -> dict[str, float] | None:
+    """What ``uns["log1p"]`` says of expression, so that scanpy knows of its logarithm; None where that is not known.
+
+    The base of the natural logarithm is written as a number. scanpy's own None means the same, and makes files that
+    anndata before 0.12 cannot read.
+
+    Parameters
+    ----------
+    record
+        Provenance: ``"expression"``, and in ``"log1p"`` what the measured sections said.
+    """
+    said = record.get(_keys.LOG1P)
+    if said is None and not str(record.get("expression", "")).startswith("log1p of counts"):
+        return None
+    base = None if said is None else said.get("base")
+    return {"base": float(np.e if base is None else base)}
+
+
+def name_of(record: Mapping[str, Any], place: int) -> str:
+    """Name of a measured section of a series, by its place in it."""
+    return str(record["slices"][place]) if "slices" in record else _keys.measured(place)
+
+
+def picture_of(library: Mapping[str, Any], section: str) -> tuple[NDArray[Any], float] | None:
+    """H&E of a section, (H, W, 3), and its pixels per unit, by a library of ``uns["spatial"]``; None where blank."""
+    images = library.get("images", {})
+    key = section if section in images else "hires"
+    pixels = np.asarray(images.get(key, 0))
+    return (pixels, float(library["scalefactors"][f"tissue_{key}_scalef"])) if pixels.min() < pixels.max() else None
+
+
+# ---- genes, by their names or by others that `var` has for them
+
+
+def genes_of(wanted: Any, names: pd.Index, var: pd.DataFrame, where: str = "var_names") -> pd.Index:
+    """Names of genes that may be given by a text column of `var`, such as symbols, as well.
+
+    Parameters
+    ----------
+    wanted
+        One name, or several.
+    names
+        (N,) of the genes that there are.
+    var
+        (N, columns) what is said of them.
+    where
+        What errors call `names`.
+
+    Returns
+    -------
+    Those of `names` that are meant, in the order given.
+
+    Raises
+    ------
+    TypeError, ValueError
+        No names of genes; or one names several genes, or two the same.
+    KeyError
+        One is not known; the message says how many, and the first.
+    """
+    given = _check.gene_names(wanted)
+    called = _called([one for one in given if one not in names], names, var)
+    meant = [called.get(one, one) for one in given]
+    first: dict[str, str] = {}
+    for one, gene in zip(given, meant, strict=True):
+        if first.setdefault(gene, one) != one:
+            raise ValueError(f"genes= names {first[gene]!r} and {one!r}, which are one gene; name each once")
+    return pd.Index(_check.genes(meant, names, where))
+
+
+def gene_of(adata: AnnData, gene: str) -> str:
+    """The one of `var_names` that is meant by the name of a gene, or by a text column of `var`.
+
+    Raises
+    ------
+    TypeError, ValueError, KeyError
+        It is no name, or that of no gene, or of several.
+    """
+    if _check.text(gene, "gene") in adata.var_names:
+        return gene
+    found = _called([gene], adata.var_names, adata.var)
+    if gene not in found:
+        first = ", ".join(map(repr, adata.var_names[:1]))
+        columns = ", ".join(map(repr, _text_columns(adata.var)))
+        beside = f"; no gene of that name is in columns of var, {columns}, either" if columns else ""
+        raise KeyError(f"there is no gene {gene!r}; var_names has {adata.n_vars}, such as {first}{beside}")
+    return found[gene]
+
+
+def names_like(adata: AnnData, gene: str) -> pd.Index:
+    """(N,) names of all genes, of the kind that one was named by: `var_names`, or the column of `var` that has it."""
+    columns = [] if gene in adata.var_names else _text_columns(adata.var)
+    kind = next((column for column in columns if adata.var[column].isin([gene]).any()), None)
+    if kind is None:
+        return adata.var_names
+    return pd.Index(adata.var[kind].astype(object).where(adata.var[kind].notna(), adata.var_names))
+
+
+def _called(wanted: Sequence[str], names: pd.Index, var: pd.DataFrame) -> dict[str, str]:
+    """Names of genes that text columns of `var` call otherwise.
+
+    Raises
+    ------
+    ValueError
+        Several are called so.
+    """
+    found: dict[str, dict[str, str]] = {one: {} for one in wanted}
+    for column in _text_columns(var) if wanted else ():
+        values = var[column].to_numpy(dtype=object)
+        for i in np.flatnonzero(var[column].isin(wanted)):
+            found[values[i]][str(names[i])] = column
+    for one, genes in found.items():
+        if len(genes) > 1:
+            listed = ", ".join(list(genes)[:3]) + (", …" if len(genes) > 3 else "")
+            raise ValueError(
+                f"{one!r} is var[{next(iter(genes.values()))!r}] of {len(genes)} genes ({listed}); name one of these"
+            )
+    return {one: next(iter(genes)) for one, genes in found.items() if genes}
+
+
+def _text_columns(var: pd.DataFrame) -> list[str]:
+    """Columns that hold text, as strings or as categories."""
+    found = []
+    for column in var.columns if isinstance(var, pd.DataFrame) else ():
+        kind = var[column].dtype
+        kind = kind.categories.dtype if isinstance(kind, pd.CategoricalDtype) else kind
+        if pd.api.types.is_object_dtype(kind) or pd.api.types.is_string_dtype(kind):
+            found.append(column)
+    return found

@@ -39,6 +39,8 @@ class Stored:
         AnnData, a dask, zarr or h5py array.
     entries
         About how many entries that are not zero it has, which sets the rows of a block.
+    rows
+        Increasing rows of the source that are wanted, None for all.
     genes
         Columns of the source that are wanted, None for all.
     factor
@@ -49,6 +51,7 @@ class Stored:
 
     source: Any
     entries: int
+    rows: NDArray[np.intp] | None = None
     genes: NDArray[np.intp] | None = None
     factor: NDArray[np.floating] | None = None
     name: str = "stored expression"
@@ -56,7 +59,8 @@ class Stored:
     @property
     def shape(self) -> tuple[int, int]:
         """(n, N)."""
-        return self.source.shape[0], self.source.shape[1] if self.genes is None else len(self.genes)
+        n, n_genes = self.source.shape
+        return n if self.rows is None else len(self.rows), n_genes if self.genes is None else len(self.genes)
 
     @overload
     def __getitem__(self, index: slice | NDArray[Any]) -> sp.csr_array: ...
@@ -106,14 +110,22 @@ class Stored:
         return sp.vstack([block for _, block in self.blocks()], format="csr")
 
     def _read(self, first: int, last: int) -> sp.csr_array:
-        found = self.source[first:last]
-        rows = as_csr(found.compute() if hasattr(found, "compute") else found, self.name)
+        rows = self._of_source(first, last)
         if self.genes is not None:
             rows = rows[:, self.genes]
         if self.factor is None:
             return rows
         data = np.log1p(rows.data * np.repeat(self.factor[first:last], np.diff(rows.indptr))).astype(np.float32)
         return sp.csr_array((data, rows.indices, rows.indptr), shape=rows.shape)
+
+    def _of_source(self, first: int, last: int) -> sp.csr_array:
+        """Rows as the source has them, all of its genes. Of scattered rows those between are read, and dropped."""
+        wanted = None if self.rows is None else self.rows[first:last]
+        if wanted is not None and len(wanted):
+            first, last = int(wanted[0]), int(wanted[-1]) + 1
+        found = self.source[first:last]
+        rows = as_csr(found.compute() if hasattr(found, "compute") else found, self.name)
+        return rows if wanted is None or len(wanted) == rows.shape[0] else rows[wanted - first]
 
     def _rows(self, index: NDArray[np.intp]) -> sp.csr_array:
         """Some rows: every block that holds one is read once."""

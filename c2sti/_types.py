@@ -117,6 +117,8 @@ class SlicePair:
         Sections beyond the pair, any number.
     targets
         H&E of missing sections that were stained though not sequenced, by position: (3, H, W) as in a section.
+    gene_keys
+        (N,) hashes of the names of the genes, by which draws depend on a gene and not on its place.
     """
 
     a: Section
@@ -125,6 +127,12 @@ class SlicePair:
     lattice: Lattice
     context: tuple[Section, ...] = ()
     targets: Mapping[float, FloatArray] = field(default_factory=dict)
+    gene_keys: NDArray[np.uint64] | None = None
+
+    @property
+    def keys(self) -> NDArray[np.uint64]:
+        """(N,) `gene_keys`; where there are no names, the places of the genes."""
+        return np.arange(self.n_genes, dtype=np.uint64) if self.gene_keys is None else self.gene_keys
 
     @property
     def sections(self) -> tuple[Section, ...]:
@@ -139,7 +147,7 @@ class SlicePair:
     def subset(self, genes: NDArray[np.intp]) -> SlicePair:
         """The same pair with some of its genes, by index."""
         a, b, *context = (replace(section, expression=section.expression[:, genes]) for section in self.sections)
-        return replace(self, a=a, b=b, context=tuple(context))
+        return replace(self, a=a, b=b, context=tuple(context), gene_keys=self.keys[genes])
 
     def in_memory(self) -> SlicePair:
         """The same pair with no expression left on disk."""

@@ -1,25 +1,28 @@
-"""How well two sections fit: whether there is anything between them that a section could be inserted into.
+"""The pair check: do two sections belong together, so that a section can be interpolated between them?
 
-Four numbers, each with a limit, beyond which sections of one block do not come and others do:
+Five numbers, each with a limit, beyond which sections of one block do not come and others do:
 
 - **overlap**: share of one section's spots that lie in the other's tissue (the larger of the two shares);
-- **agreement**: how well the one section tells the other's spots, beside how well these tell each other. Each spot is
-  predicted, gene by gene, by the smoothed other section at the same place, and by its own neighbours without itself;
-  the agreement is the mean correlation of the first over that of the second. The noise of the spots is in both, and
-  cancels. 1 where the other section says as much as the next spot does, 0 where it says nothing;
+- **agreement**: how well the one section predicts the other's spots, beside how well these predict each other. Each
+  spot is predicted, gene by gene, by the smoothed other section at the same place, and by its own neighbours without
+  itself; the agreement is the mean correlation of the first over that of the second. The noise of the spots is in both,
+  and cancels. 1 where the other section says as much as the next spot does, 0 where it says nothing;
 - **likeness**: correlation of the two mean log expressions over the genes that are seen in either. Places play no part;
+- **level**: of normalised expression, the ratio of the two scales, 1 where both are normalised alike. A correlation
+  does not see it. Counts are normalised by c2sti and have none;
 - **folding**: share of the bins in which a model's displacement turns tissue inside out.
 
 Agreement notices sections that lie wrong, likeness sections of different tissue: a search over all placements always
 finds one in which two strangers agree somewhat. `agreement_z` says how far the agreement stands out from that of the
-same two sections turned and mirrored against each other, in standard deviations. It is told and has no limit: on tissue
-that is the same in all directions it is 0, however well two sections fit.
+same two sections turned and mirrored against each other, in standard deviations. It has no limit: on tissue that is the
+same in all directions it is 0, however well two sections fit.
 
-A number that cannot be told, for too few genes or too little tissue in common, is NaN, and fits.
+A number that cannot be computed, for too few genes or too little tissue in common, is NaN, and passes.
 """
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Literal, get_args
 
@@ -36,7 +39,7 @@ from c2sti.ops import gaussian_operator, local_noise, most_variable, patch_means
 OnMisfit = Literal["warn", "raise", "ignore"]
 
 # Set on her2st A and B and the developing heart; docs/experiments.md has what they do elsewhere.
-LIMITS = {"overlap": 0.5, "agreement": 0.4, "likeness": 0.9, "folding": 0.05}
+LIMITS = {"overlap": 0.5, "agreement": 0.4, "likeness": 0.9, "level": 0.9, "folding": 0.05}
 PANEL = 64  # genes whose maps are compared: those that vary most from place to place
 CANDIDATES = 500  # most variable genes among which these are
 SEEN = 0.1  # share of a section's spots in which a gene is seen
@@ -45,14 +48,13 @@ LEAST_GENES = 20
 LEAST_SHARED = 20  # spots in the other's tissue
 LEAST_STRUCTURE = 0.1  # correlation of spots with their neighbours: with less there is nothing to agree on
 MOST_SPOTS = 1500  # sections of more are averaged over patches, which also takes their noise
-SAMPLED = 1000  # spots by which genes are chosen
-MOST_LOG = 14.0  # log1p of a million: larger values are not logarithms
+SAMPLED = 1000  # spots by which genes are chosen and means are taken
 TURNS = np.deg2rad([60, 120, 180, 240, 300])
 SEED = 0
 
 
-def measure(a: Section, b: Section, spacing: float, overlap: float) -> dict[str, float]:
-    """The numbers that need no model: ``overlap`` as it is given, ``agreement``, ``agreement_z``, ``likeness``.
+def measure(a: Section, b: Section, spacing: float, overlap: float, level: float = float("nan")) -> dict[str, float]:
+    """The numbers that need no model: ``overlap``, ``agreement``, ``agreement_z``, ``likeness``, ``level``.
 
     Parameters
     ----------
@@ -62,18 +64,22 @@ def measure(a: Section, b: Section, spacing: float, overlap: float) -> dict[str,
         Distance between neighbouring spots, unit of the frame.
     overlap
         Share of the tissue that they have in common.
+    level
+        Ratio of the scales on which their expression is, see :func:`c2sti.grid.level`.
 
     Notes
     -----
     The same whichever section comes first. Nothing is drawn at random but the spots of large sections by which genes
     are chosen, always the same.
     """
-    sampled = [_sampled(section.expression) for section in (a, b)]
-    agreement, z = _agreement((a, b), most_variable(sampled, CANDIDATES), spacing)
-    return {"overlap": overlap, "agreement": agreement, "agreement_z": z, "likeness": _likeness(sampled)}
+    some = [sampled(section.expression) for section in (a, b)]
+    agreement, z = _agreement((a, b), most_variable(some, CANDIDATES), spacing)
+    placed = {"overlap": overlap, "agreement": agreement, "agreement_z": z}
+    return placed | {"likeness": _likeness(some), "level": level}
 
 
-def _sampled(expression: Expression) -> sp.csr_array:
+def sampled(expression: Expression) -> sp.csr_array:
+    """Rows of `SAMPLED` spots, always the same, or of all where there are no more."""
     n = expression.shape[0]
     if n <= SAMPLED:
         # A copy: scipy sorts the entries of a matrix that is compared, in place, and models draw in their order.
@@ -85,7 +91,7 @@ def _sampled(expression: Expression) -> sp.csr_array:
 
 
 def _likeness(expressions: Sequence[sp.csr_array]) -> float:
-    seen = np.any([np.asarray((x > 0).mean(axis=0)).ravel() >= SEEN for x in expressions], axis=0)
+    seen = np.any([seen_genes(x) for x in expressions], axis=0)
     if seen.sum() < LEAST_GENES:
         return float("nan")
     (first, doubt), (second, other_doubt) = (_mean(x, seen) for x in expressions)
@@ -93,6 +99,11 @@ def _likeness(expressions: Sequence[sp.csr_array]) -> float:
     if doubt > MOST_DOUBT * first.var() or other_doubt > MOST_DOUBT * second.var():
         return float("nan")
     return _correlation(first[:, None], second[:, None])
+
+
+def seen_genes(x: sp.csr_array) -> NDArray[np.bool_]:
+    """(N,) whether enough spots express a gene."""
+    return np.asarray((x > 0).mean(axis=0)).ravel() >= SEEN
 
 
 def _mean(x: sp.csr_array, genes: NDArray[np.bool_]) -> tuple[FloatArray, float]:
@@ -234,28 +245,50 @@ def misfits(fit: Mapping[str, float]) -> list[str]:
     return [name for name, value in fit.items() if name in LIMITS and score({name: value}) < 0]
 
 
-_MEND = {
-    "overlap": "bring them into one frame first: c2sti.pp.align(slice_a, slice_b), then spatial_key='spatial_aligned'",
-    "agreement": "genes are not high in the same places: bring them into one frame, c2sti.pp.align(slice_a, slice_b), "
-    "flip=True if one may lie on its other face, then spatial_key='spatial_aligned'",
+_FIX = {
+    "overlap": "bring them into common coordinates first: c2sti.pp.align(slice_a, slice_b)",
+    "agreement": "genes are not high in the same places: bring them into common coordinates, "
+    "c2sti.pp.align(slice_a, slice_b), flip=True if one may be mirrored",
     "likeness": "mean expression differs as between two patients: take sections of one block, measured and normalised "
     "alike",
+    "level": "give the raw counts of both, or normalise both alike: sc.pp.normalize_total(adata, target_sum=1e4), then "
+    "sc.pp.log1p(adata)",
     "folding": "the model had to turn tissue inside out: align them, c2sti.pp.align(slice_a, slice_b), or take "
     "sections that are nearer to each other",
 }
 
 
-def complaint(fit: Mapping[str, float], first: str, second: str) -> str | None:
-    """What is wrong with two sections, with numbers and what to do; None where nothing is."""
+def complaint(fit: Mapping[str, float], first: str, second: str, scales: str = "") -> str | None:
+    """What is wrong with two sections, with numbers and what to do; None where nothing is.
+
+    `scales` says how each was normalised, see :func:`c2sti.grid.level`.
+    """
     found = misfits(fit)
     if not found:
         return None
     reasons = "; ".join(
         f"{name} {fit[name]:.2f}, and {'at most' if name == 'folding' else 'at least'} {LIMITS[name]:.2f} is expected: "
-        f"{_MEND[name]}"
+        f"{f'{scales}: ' if name == 'level' and scales else ''}{_FIX[name]}"
         for name in found
     )
-    return f"{first} and {second} do not seem to belong together. {reasons}"
+    what = "are not normalised alike" if found == ["level"] else "do not seem to belong together"
+    return f"{first} and {second} {what}. {reasons}"
+
+
+def complain(
+    fit: Mapping[str, float], first: str, second: str, on_misfit: OnMisfit, *, scales: str = "", stacklevel: int = 2
+) -> None:
+    """Warn or raise, as `on_misfit` says, where two sections do not seem to belong together.
+
+    `scales` is as in :func:`complaint`, `stacklevel` as :func:`warnings.warn` counts it from here.
+    """
+    text = None if on_misfit == "ignore" else complaint(fit, first, second, scales)
+    if text is None:
+        return
+    text += ". c2sti.pp.fit(slice_a, slice_b) has the numbers; on_misfit='ignore' continues without a warning"
+    if on_misfit == "raise":
+        raise ValueError(text)
+    warnings.warn(text, UserWarning, stacklevel=stacklevel)
 
 
 def check_on_misfit(on_misfit: str) -> None:

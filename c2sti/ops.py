@@ -51,8 +51,9 @@ def gaussian_operator(source: FloatArray, target: FloatArray, width: float, n_ne
 
 
 def nearest_operator(source: FloatArray, target: FloatArray) -> sp.csr_array:
-    """(M, n) 0/1 weights: each target takes its nearest source point."""
-    index = KDTree(source).query(target)[1]
+    """(M, n) 0/1 weights: each target takes its nearest source point; of equally near ones the same in any order."""
+    order = np.lexsort(source.T)
+    index = order[KDTree(source[order]).query(target)[1]]
     ones = np.ones(len(target))
     return sp.csr_array((ones, index, np.arange(len(target) + 1)), shape=(len(target), len(source)))
 

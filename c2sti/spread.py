@@ -14,6 +14,10 @@ mixture is that of a and of something d away from it, of variance p d². In bins
 therefore at least p d², in bins that only b covers (1 − p) d², in those that neither covers d², gene by gene: more than
 the p (1 − p) d² of the others. The rise of the noise towards places without spots, which Gaussian fields tell, is kept.
 
+Where a section could not be measured, because its capture window ends there, the method's answer from it is worth
+nothing. There every section is what the method says of a section right beside the other one, noise included. Its
+standard deviation is that of bins that only one section covers.
+
 That is the doubt about a mean. A measured value scatters around its mean by far more, in a way that no formula of ours
 has to know: every measured spot of either section is predicted from the other one, and how the measured values lie
 around those predictions, gene by gene, gives intervals for what would be measured elsewhere (split-conformal
@@ -26,6 +30,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from math import ceil
+from typing import TypeAlias
 
 import numpy as np
 import scipy.sparse as sp
@@ -39,6 +44,9 @@ N_GENES = 1024  # that are looked at together
 MOST_SPOTS = 1000  # of a section on which intervals are calibrated
 MOST_SEEN = 1000  # bins in both tissues by which the disagreement of the sections is told
 BESIDE = 1e-3  # position of a section right beside a measured one, and none of its spots is in it
+NO_STEP = 1e-5  # share of the largest step between offsets up to which there is none
+
+Factor: TypeAlias = FloatArray | sp.csr_array  # weights or basis of a prediction
 
 
 @dataclass(frozen=True)
@@ -177,33 +185,147 @@ def ask(
     device: str,
     seed: int,
     progress: Callable[[float], object] = lambda share: None,
+    std: bool = True,
     intervals: bool = False,
     covered: NDArray[np.bool_] | None = None,
-) -> tuple[Prediction, Spread]:
-    """The answer of a method, and how sure it is, with what intervals are made of or without.
+    blind: NDArray[np.bool_] | None = None,
+    seen: tuple[NDArray[np.bool_], NDArray[np.bool_]] | None = None,
+) -> tuple[Prediction, Spread | None]:
+    """The answer of a method, and how sure it is unless that is not asked for.
 
-    The method is asked once for everything: the sections wanted and one right beside either end, at the points wanted
-    and, for intervals, at some of the measured spots. `covered` is as in :class:`Spread`.
+    The method is asked once for everything: the sections wanted and, where they are needed, one right beside either
+    end, at the points wanted and, for intervals, at some of the measured spots.
+
+    Parameters
+    ----------
+    method, pair, points, positions, device, seed, progress
+        As in :class:`c2sti._types.Interpolator`.
+    std, intervals
+        Whether standard deviations, or what intervals are made of, are wanted.
+    covered
+        As in :class:`Spread`.
+    blind
+        (2, M) whether a, and b, could not be measured at each point where the other has tissue; None for nowhere.
+    seen
+        Which spots of a lie where b could be measured, and the reverse; intervals are calibrated on these. None for
+        all.
+
+    Returns
+    -------
+    The prediction; and how sure it is, None where neither `std` nor `intervals` is wanted.
     """
+    how = {"device": device, "seed": seed, "progress": progress}
+    doubted, partly_blind = std or intervals, blind is not None and bool(blind.any())
+    if not (doubted or partly_blind):
+        return method(pair, points, positions, **how), None  # type: ignore[arg-type]
     s, m = len(positions), len(points)
-    seen = [_some(section, seed) for section in (pair.a, pair.b)] if intervals else []
-    at = np.concatenate([points, *(xy for xy, _ in seen)])
-    whole = method(pair, at, [*positions, BESIDE, 1 - BESIDE], device=device, seed=seed, progress=progress)
+    first_seen, second_seen = (None, None) if seen is None else seen
+    spots = [_some(pair.a, seed, first_seen), _some(pair.b, seed, second_seen)] if intervals else []
+    at = np.concatenate([points, *(xy for xy, _ in spots)])
+    whole = method(pair, at, [*positions, BESIDE, 1 - BESIDE], **how)  # type: ignore[arg-type]
+    if blind is not None and partly_blind:
+        whole = _from_the_other(whole, np.pad(blind, ((0, 0), (0, len(at) - m))))
     prediction = whole.part(slice(s), slice(m))
+    if not doubted:
+        return prediction, None
     beside_a, beside_b = whole.slices[s:]
     calibration = None
-    if seen:
-        (of_a, a), (_, b) = seen
+    if spots:
+        (of_a, a), (_, b) = spots
         first, second = slice(m, m + len(of_a)), slice(m + len(of_a), None)
         calibration = Calibration((beside_b.rows(first), beside_a.rows(second)), (a, b))
     ends = (beside_a.rows(slice(m)), beside_b.rows(slice(m)))
     return prediction, Spread(prediction, positions, ends, calibration, covered)
 
 
-def _some(section: Section, seed: int) -> tuple[FloatArray, sp.csr_array]:
-    """Places and expression of the spots to calibrate on."""
-    chosen = np.sort(np.random.default_rng(seed).permutation(len(section.xy))[:MOST_SPOTS])
+def _some(section: Section, seed: int, seen: NDArray[np.bool_] | None) -> tuple[FloatArray, sp.csr_array]:
+    """Places and expression of the spots to calibrate on: those that the other section could see, if there are any."""
+    order = np.random.default_rng(seed).permutation(len(section.xy))
+    if seen is not None and seen.any():
+        order = order[seen[order]]
+    chosen = np.sort(order[:MOST_SPOTS])
     return section.xy[chosen], section.expression[chosen]
+
+
+# ---- where one section could not be measured
+
+
+def _from_the_other(whole: Prediction, blind: NDArray[np.bool_]) -> Prediction:
+    """A prediction in which, where one section is blind, every section is as the one right beside the other section.
+
+    Parameters
+    ----------
+    whole
+        Its last two sections lie right beside a and right beside b.
+    blind
+        (2, M) whether a, and b, could not be measured at each point; never both.
+    """
+    in_a, in_b = blind
+    weights, basis = _on_one_basis(whole.slices)
+    shares, steps = _offset_steps(whole.slices)
+    taken = [_rows_from(own, (in_a, weights[-1]), (in_b, weights[-2])) for own in weights]
+    if len(steps):
+        basis = _joined([basis, steps], axis=0)
+        to_other = [in_a[:, None] * (shares[-1] - own) + in_b[:, None] * (shares[-2] - own) for own in shares]
+        taken = [_joined(both, axis=1) for both in zip(taken, to_other, strict=True)]
+    slices = tuple(replace(s, weights=w, basis=basis) for s, w in zip(whole.slices, taken, strict=True))
+    noise = whole.noise
+    if noise is not None:
+        before = noise.weights
+        noise = replace(noise, weights=lambda: _noise_from(before(), in_a, in_b))
+    return replace(whole, slices=slices, noise=noise)
+
+
+def _on_one_basis(slices: Sequence[InsertedSection]) -> tuple[list[Factor], Factor]:
+    """Weights of sections on one basis; where each has its own, as where spots are copied, on all of these together."""
+    bases = {id(s.basis): s.basis for s in slices}
+    if len(bases) == 1:
+        return [s.weights for s in slices], slices[0].basis
+    spread = [
+        [
+            s.weights if s.basis is basis else sp.csr_array((s.weights.shape[0], basis.shape[0]))
+            for basis in bases.values()
+        ]
+        for s in slices
+    ]
+    return [_joined(parts, axis=1) for parts in spread], _joined(list(bases.values()), axis=0)
+
+
+def _offset_steps(slices: Sequence[InsertedSection]) -> tuple[FloatArray, FloatArray]:
+    """(S, R) shares and (R, N) steps by which the offsets of S sections lie apart: none where they are one."""
+    apart = np.stack([np.asarray(s.offset, dtype=np.float64) - slices[-1].offset for s in slices])
+    shares, size, steps = np.linalg.svd(apart, full_matrices=False)
+    kept = size > NO_STEP * size[0]
+    return shares[:, kept] * size[kept], steps[kept]
+
+
+def _rows_from(own: Factor, *others: tuple[NDArray[np.bool_], Factor]) -> Factor:
+    """A matrix with some of its rows, by mask, taken from others of its shape."""
+    if not sp.issparse(own):
+        taken = own.copy()
+        for rows, other in others:
+            taken[rows] = other[rows]
+        return taken
+    place, parts = np.arange(own.shape[0]), [own]
+    for rows, other in others:
+        place[rows] = sum(part.shape[0] for part in parts) + np.arange(rows.sum())
+        parts.append(other[rows])
+    return sp.vstack(parts, format="csr")[place]
+
+
+def _joined(parts: Sequence[Factor], axis: int) -> Factor:
+    """Matrices side by side (1) or one above the other (0), of the first one's kind and precision."""
+    rest = [part.astype(parts[0].dtype, copy=False) for part in parts]
+    if not any(map(sp.issparse, parts)):
+        return np.concatenate(rest, axis=axis)
+    return sp.csr_array((sp.vstack if axis == 0 else sp.hstack)([sp.csr_array(part) for part in rest]))
+
+
+def _noise_from(weights: FloatArray, in_a: NDArray[np.bool_], in_b: NDArray[np.bool_]) -> FloatArray:
+    """(S, M, R) weights of the noise, where one section is blind those of the section right beside the other one."""
+    taken = weights.copy()
+    taken[:, in_a], taken[:, in_b] = weights[-1, in_a], weights[-2, in_b]
+    return taken
 
 
 def confidence(values: FloatArray, std: FloatArray, inside: NDArray[np.bool_], n_genes: int = N_GENES) -> FloatArray:

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Iterator
+from io import StringIO
 from pathlib import Path
 
 import matplotlib
 import numpy as np
 import pandas as pd
 import pytest
+import scanpy as sc
 import scipy.sparse as sp
 import torch
 from anndata import AnnData
@@ -52,6 +55,16 @@ def series(_series: list[AnnData]) -> list[AnnData]:
 def pair(series: list[AnnData]) -> tuple[AnnData, AnnData]:
     """Two sections of one tissue, 300 µm apart."""
     return series[0], series[2]
+
+
+@pytest.fixture
+def said() -> Iterator[StringIO]:
+    """Where scanpy's log is written to during a test."""
+    said = StringIO()
+    before, verbosity = sc.settings.logfile, sc.settings.verbosity
+    sc.settings.logfile = said
+    yield said
+    sc.settings.logfile, sc.settings.verbosity = before, verbosity
 
 
 @pytest.fixture(
@@ -112,6 +125,8 @@ def made_answer(n_rows: int, n_genes: int, n_sections: int = 1) -> tuple[AnnData
     rows = grid.Rows(rng.random((n_rows, 2)), rng.integers(0, 4, n_rows), np.ones((2, 2, 2), dtype=bool))
     positions = np.arange(1, n_sections + 1) / (n_sections + 1)
     genes = pd.Index([f"g{i}" for i in range(n_genes)])
-    frame = grid.frame_slices(pair, rows, genes=genes, positions=positions, graphs=None, notes={}, provenance={})
+    frame = grid.frame_slices(
+        pair, rows, var=pd.DataFrame(index=genes), positions=positions, graphs=None, notes={}, provenance={}
+    )
     names = tuple(f"c2sti_{i + 1}" for i in range(n_sections))
     return frame, grid.Answer(names, slices, np.ones((n_sections, n_rows), dtype=bool)), pair, rows

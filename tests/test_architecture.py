@@ -25,6 +25,7 @@ LEVEL = {
     "_types": 0,
     "_result": 0.3,
     "profiles": 0.3,
+    "thinning": -1,
     "ops": 0.5,  # ops and metrics speak in the arrays of _types
     "metrics": 0.5,
     "field": 0.5,

@@ -122,7 +122,7 @@ def test_interpolate_end_to_end_by_python_m(s: Files, tmp_path: Path) -> None:
     done = subprocess.run(words, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
     assert done.stdout == f"{out}\n"  # data only
-    assert "inserting 3 section(s)" in done.stderr  # with a bar
+    assert "interpolating 3 section(s)" in done.stderr  # with a bar
     assert "100%" in done.stderr
     assert "Warning" not in done.stderr
     assert list(ad.read_zarr(out).uns["c2sti"]["inserted"]) == ["c2sti_1", "c2sti_2", "c2sti_3"]
@@ -272,7 +272,6 @@ def test_align_then_interpolate_reads_the_common_frame(
     out = tmp_path / "out.h5ad"
     words = [str(aligned / "a.h5ad"), str(aligned / "b.h5ad"), "-o", str(out), "--model", "linear"]
     assert main(["interpolate", *words]) == 0
-    assert "sections are read in their common frame, 'spatial_aligned'" in capsys.readouterr().err
     assert ad.read_h5ad(out).uns["c2sti"]["parameters"]["spatial_key"] == "spatial_aligned"
 
 

@@ -249,7 +249,7 @@ def test_what_cannot_be_drawn(out: AnnData, drawn: AnnData) -> None:
         c2sti.tl.sample_counts(old)
     with pytest.raises(ValueError, match="holds drawn counts already"):
         c2sti.tl.sample_counts(drawn)
-    with pytest.raises(KeyError, match=r"'slice_a' is none of the inserted sections, \['c2sti_1', 'c2sti_2'\]"):
+    with pytest.raises(KeyError, match=r"'slice_a' is none of the interpolated sections, \['c2sti_1', 'c2sti_2'\]"):
         c2sti.tl.sample_counts(out, sections="slice_a")
     with pytest.raises(KeyError, match="1 of 1 genes= are not in var_names"):
         c2sti.tl.sample_counts(out, genes="nobody")

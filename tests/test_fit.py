@@ -10,6 +10,7 @@ import anndata as ad
 import numpy as np
 import pandas as pd
 import pytest
+import scanpy as sc
 import scipy.sparse as sp
 from anndata import AnnData
 
@@ -21,7 +22,7 @@ from tests.conftest import square_array
 
 SIDE = 20
 XY = square_array(SIDE)
-NAMES = ["overlap", "agreement", "agreement_z", "likeness"]
+NAMES = ["overlap", "agreement", "agreement_z", "likeness", "level"]
 
 
 def waves(seed: int, noise: float = 0.0) -> np.ndarray:
@@ -53,8 +54,8 @@ def test_the_same_maps_through_noise_agree_and_the_noise_cancels() -> None:
 
 def test_it_is_the_same_whichever_comes_first_and_each_time() -> None:
     a, b = section(waves(0, 0.5)), section(waves(1, 0.5)[:-7], XY[:-7] + 0.3)
-    assert told(a, b) == pytest.approx(told(b, a), rel=1e-9)
-    assert told(a, b) == told(a, b)
+    assert told(a, b) == pytest.approx(told(b, a), rel=1e-9, nan_ok=True)
+    assert told(a, b) == pytest.approx(told(a, b), rel=0, abs=0, nan_ok=True)
 
 
 def test_sections_are_left_as_they_are_stored() -> None:
@@ -187,10 +188,10 @@ def test_made_neighbours_fit_and_the_numbers_stay_with_the_result(large: list[An
     table = c2sti.pp.fit(large[0], large[1])
     assert list(table.index) == NAMES
     assert table["fits"].all()
-    assert table["fits"].isna().tolist() == [False, False, True, False]
+    assert table["fits"].isna().tolist() == [False, False, True, False, True]  # counts have no level
     out = insert(large[0], large[1])  # warnings are errors here
     kept = out.uns["c2sti"]["fit"]
-    assert {name: kept[name] for name in NAMES} == pytest.approx(table["value"].to_dict())
+    assert {name: kept[name] for name in NAMES} == pytest.approx(table["value"].to_dict(), nan_ok=True)
     assert np.isnan(kept["folding"])  # the linear blend moves nothing
     out.write_h5ad(tmp_path / "out.h5ad")
     again = ad.read_h5ad(tmp_path / "out.h5ad").uns["c2sti"]["fit"]
@@ -276,3 +277,18 @@ def test_neighbours_fit_and_another_patient_does_not(patients: dict[str, AnnData
     extent = np.ptp(a.obsm["spatial"], axis=0) / np.ptp(place, axis=0)
     other.obsm["spatial_aligned"] = place * extent + a.obsm["spatial"].mean(axis=0)
     assert "likeness" in misfitting(a, other)
+
+
+def test_neighbours_that_were_normalised_alike_have_a_level_of_one(patients: dict[str, AnnData]) -> None:
+    pair = [patients[name].copy() for name in ("C3", "C4")]
+    for section in pair:
+        sc.pp.normalize_total(section, target_sum=1e4)
+        sc.pp.log1p(section)
+    genes = pair[0].var_names.intersection(pair[1].var_names)
+    table = c2sti.pp.fit(*pair, spatial_key="spatial")
+    assert table.loc["level", "value"] == pytest.approx(1, abs=0.02)
+    mean = pair[0][:, genes].X.mean(axis=0).A1
+    panel = [section[:, genes[np.argsort(-mean)[:300]]].copy() for section in pair]  # cut afterwards
+    assert c2sti.pp.fit(*panel, spatial_key="spatial").loc["level", "value"] == 1
+    panel[1].X = panel[1].X / np.log(2)
+    assert c2sti.pp.fit(*panel, spatial_key="spatial").loc["level", "value"] < 0.7

@@ -129,7 +129,7 @@ def test_depth_comes_from_obs_or_from_a_third_coordinate() -> None:
     adata.obs["z_um"] = 12.0
     assert grid.read_slice(adata).z == 12.0
     adata.obs["z_um"] = np.arange(36.0) > 20
-    with pytest.raises(ValueError, match="holds 2 depths; a section has one"):
+    with pytest.raises(ValueError, match="holds 2 values of z .*; a section has one"):
         grid.read_slice(adata)
 
 

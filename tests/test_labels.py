@@ -20,7 +20,7 @@ from c2sti import grid
 from c2sti._types import Lattice, Prediction
 from c2sti.baselines import METHODS
 from c2sti.datasets import Phantom
-from c2sti.tl._labels import merge
+from c2sti.tl._kinds import merge
 from tests.conftest import square_array
 
 
@@ -227,7 +227,8 @@ def test_a_field_of_wider_bins_covers_the_same_area() -> None:
 
 
 def all_unknown(a: AnnData, b: AnnData) -> None:
-    b.obs["domain"] = pd.Categorical([None] * b.n_obs, categories=["x"])
+    for section in (a, b):
+        section.obs["domain"] = pd.Categorical([None] * section.n_obs, categories=["x"])
 
 
 def numbers_there(a: AnnData, b: AnnData) -> None:
@@ -239,7 +240,7 @@ def dates(a: AnnData, b: AnnData) -> None:
 
 
 def missing(a: AnnData, b: AnnData) -> None:
-    del b.obs["domain"]
+    del a.obs["domain"], b.obs["domain"]
 
 
 BAD = {
@@ -247,12 +248,17 @@ BAD = {
         missing,
         "domain",
         KeyError,
-        r"slice_b has no obs\['domain'\] .*its columns are \['n_counts', 'z_um'\]",
+        r"slice_a has no obs\['domain'\] .*its columns are \['n_counts', 'z_um'\]",
     ),
-    "all NaN": (all_unknown, "domain", ValueError, r"obs\['domain'\] of slice_b holds nothing but NaN"),
+    "all NaN": (all_unknown, "domain", ValueError, r"obs\['domain'\] of slice_a holds nothing but NaN"),
     "kinds": (numbers_there, "domain", ValueError, "holds labels in slice_a and numbers in slice_b; make both"),
     "dates": (dates, "domain", ValueError, "slice_b holds Timestamp; labels"),
-    "taken": (lambda a, b: [s.obs.insert(0, "tissue", 1.0) for s in (a, b)], "tissue", ValueError, "rename the column"),
+    "taken": (
+        lambda a, b: [s.obs.insert(0, "tissue", 1.0) for s in (a, b)],
+        "tissue",
+        ValueError,
+        "rename it first",
+    ),
     "folder": (lambda a, b: [s.obs.insert(0, "a/b", 1.0) for s in (a, b)], "a/b", ValueError, 'holds a "/"'),
 }
 

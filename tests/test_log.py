@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from io import StringIO
 
 import pytest
@@ -11,16 +10,6 @@ from anndata import AnnData
 
 import c2sti
 from c2sti import _log
-
-
-@pytest.fixture
-def said() -> Iterator[StringIO]:
-    """Where scanpy's log is written to during a test."""
-    said = StringIO()
-    before, verbosity = sc.settings.logfile, sc.settings.verbosity
-    sc.settings.logfile = said
-    yield said
-    sc.settings.logfile, sc.settings.verbosity = before, verbosity
 
 
 @pytest.mark.parametrize(("verbosity", "heard"), [(0, []), (1, ["mind"]), (2, ["mind", "done"])])

@@ -57,7 +57,7 @@ def test_sections_draws_every_section_inside_its_tissue_on_one_scale(out: AnnDat
         (bins,) = ax.collections
         assert len(bins.get_paths()) == out.obs[f"{name}_tissue"].sum()
         assert bins.get_clim() == axes[0].collections[0].get_clim()
-        assert ("inserted" in ax.get_title()) == name.startswith("c2sti")
+        assert ("interpolated" in ax.get_title()) == name.startswith("c2sti")
         assert ("measured" in ax.get_title()) == name.startswith("slice")
         assert ax.get_ylim()[0] > ax.get_ylim()[1]  # row 0 is the top
         assert ax.get_xlim() == axes[0].get_xlim()
@@ -118,7 +118,7 @@ def test_displacement_points_from_slice_a_to_slice_b_and_says_how_far(out: AnnDa
     pitch = out.uns["c2sti"]["lattice"]["pitch"]
     ax = c2sti.pl.displacement(out, scalebar_dx=2.0, img=False, save=tmp_path / "d.png")
     assert (tmp_path / "d.png").stat().st_size > 5_000
-    assert ax.get_title() == "c2sti_1\ninserted, z = 100"
+    assert ax.get_title() == "c2sti_1\ninterpolated, z = 100"
     drawn = arrows(ax)
     np.testing.assert_allclose(drawn.U, 0.25 * pitch)
     np.testing.assert_allclose(drawn.V, 0, atol=1e-9)
@@ -149,7 +149,7 @@ def test_displacement_over_a_picture(out: AnnData) -> None:
     np.testing.assert_array_equal(shown, out.uns["spatial"]["c2sti"]["images"]["c2sti_2"])  # the section's own
     stained.uns["spatial"]["c2sti"]["images"]["hires"] = np.full((40, 30, 3), 255, dtype=np.uint8)
     assert not c2sti.pl.displacement(stained, "c2sti_1").images  # a blank is no picture
-    with pytest.raises(ValueError, match="img is a picture; say with scale_factor="):
+    with pytest.raises(ValueError, match="img is an image; say with scale_factor="):
         c2sti.pl.displacement(out, img=picture)
 
 
@@ -170,7 +170,9 @@ def test_displacement_that_is_zero_is_drawn_as_zero(out: AnnData) -> None:
 
 
 def test_displacement_names_what_is_missing(out: AnnData) -> None:
-    with pytest.raises(ValueError, match="slice_a was measured and not moved; the inserted sections are c2sti_1, c2"):
+    with pytest.raises(
+        ValueError, match="slice_a was measured and not moved; the interpolated sections are c2sti_1, c2"
+    ):
         c2sti.pl.displacement(out, "slice_a")
     with pytest.raises(KeyError, match=r"no section 'c2sti_9'; uns\['c2sti'\] has slice_a, c2sti_1"):
         c2sti.pl.displacement(out, "c2sti_9")
@@ -237,7 +239,7 @@ def test_coexpression_heatmap_shows_values_and_leaves_the_unknown_blank(known: A
 
 def test_coexpression_of_a_result_and_of_a_section(out: AnnData, pair: tuple[AnnData, AnnData]) -> None:
     axes = c2sti.pl.coexpression(out, "gene_001", n_genes=5)
-    assert ["inserted" in ax.get_title() for ax in axes] == [False, True, True, False]
+    assert ["interpolated" in ax.get_title() for ax in axes] == [False, True, True, False]
     section = pair[0]
     with pytest.raises(KeyError, match=r"varp has no 'coexpression' \(it has \[\]\); c2sti.tl.coexpression"):
         c2sti.pl.coexpression(section, "gene_001")
@@ -315,7 +317,7 @@ def test_spread_draws_std_as_colour_and_the_value_as_lines(pair: tuple[AnnData, 
     (lines,) = (drawn for drawn in ax.collections if isinstance(drawn, TriContourSet))
     value = out[inside].obs_vector(gene, layer="c2sti_2")
     np.testing.assert_allclose(lines.levels, np.quantile(value, [0.2, 0.4, 0.6, 0.8]), rtol=1e-5)
-    assert ax.get_title() == "c2sti_2\ninserted, z = 200"
+    assert ax.get_title() == "c2sti_2\ninterpolated, z = 200"
     _, given = plt.subplots()
     stack = c2sti.tl.to_slices(out)
     assert c2sti.pl.spread(stack, gene, section="c2sti_2", contours=0, vmin=0.1, vmax=2, ax=given) is given
@@ -330,7 +332,7 @@ def test_spread_names_what_is_missing(out: AnnData) -> None:
     ):
         c2sti.pl.spread(out, out.var_names[0])
     with pytest.raises(
-        ValueError, match="slice_b was measured and has no spread; the inserted sections are c2sti_1, c"
+        ValueError, match="slice_b was measured and has no spread; the interpolated sections are c2sti_1, c"
     ):
         c2sti.pl.spread(out, out.var_names[0], section="slice_b")
     with pytest.raises(KeyError, match="there is no gene 'xyz'"):
@@ -351,7 +353,7 @@ def test_sections_without_depth_are_called_by_their_position(pair: tuple[AnnData
         del section.obs["z_um"]
     out = c2sti.tl.interpolate(*pair, positions=[0.25], model="copy", show_progress_bar=False)
     titles = [ax.get_title() for ax in c2sti.pl.sections(out, out.var_names[0])]
-    assert titles == ["slice_a\nmeasured", "c2sti_1\ninserted, at 0.25", "slice_b\nmeasured"]
+    assert titles == ["slice_a\nmeasured", "c2sti_1\ninterpolated, at 0.25", "slice_b\nmeasured"]
 
 
 def test_numbers_of_axes_and_genes_are_checked(out: AnnData) -> None:

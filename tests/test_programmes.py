@@ -52,11 +52,12 @@ def test_an_empty_spot_gets_the_least_depth() -> None:
 
 def test_halves_add_up_and_do_not_depend_on_what_is_beside_them() -> None:
     counts = made_counts()
-    one, other = counts.halves(0, 1)
+    keys = np.arange(counts.counts.shape[1], dtype=np.uint64)
+    one, other = counts.halves(keys, 0, 1)
     assert (one.counts + other.counts != counts.counts).nnz == 0
     assert one.counts.sum() == pytest.approx(counts.counts.sum() / 2, rel=0.1)
-    assert (one.counts != counts.halves(0, 1)[0].counts).nnz == 0
-    assert (one.counts != counts.halves(0, 2)[0].counts).nnz > 0
+    assert (one.counts != counts.halves(keys, 0, 1)[0].counts).nnz == 0
+    assert (one.counts != counts.halves(keys, 0, 2)[0].counts).nnz > 0
     np.testing.assert_allclose(one.depth, counts.depth / 2)
 
 

@@ -45,9 +45,12 @@ def through_zarr(adata: AnnData, folder: Path) -> AnnData:
 def test_calls_hold_what_is_not_default_and_no_paths(tmp_path: Path) -> None:
     def call(**given: object) -> str:
         parameters = inspect.signature(c2sti.tl.interpolate).parameters.values()
-        return call_of(c2sti.tl.interpolate, {p.name: given.get(p.name, p.default) for p in parameters})
+        sections = {"slice_b": "the other one"}
+        return call_of(c2sti.tl.interpolate, {p.name: (sections | given).get(p.name, p.default) for p in parameters})
 
     assert call() == "c2sti.tl.interpolate(slice_a, slice_b)"
+    both = call(slice_b=None, library_key="sample")
+    assert both == "c2sti.tl.interpolate(slice_a, library_key='sample')"
     assert call(n_slices=3, genes=["A", "B"], show_progress_bar=False, out=tmp_path / "x.zarr") == (
         "c2sti.tl.interpolate(slice_a, slice_b, n_slices=3, genes=['A', 'B'])"
     )
@@ -68,7 +71,7 @@ def test_a_model_is_told_by_name_and_weights(tmp_path: Path) -> None:
 def test_a_result_in_words(out: AnnData) -> None:
     record = out.uns["c2sti"]
     text = c2sti.tl.describe(out)
-    assert text.startswith("2 sections were computed, not measured. c2sti_1 at depth 66.6667, 0.333 of the way from ")
+    assert text.startswith("2 sections were computed, not measured. c2sti_1 at z 66.6667, 0.333 of the way from ")
     for part in (
         f"slice_a ({record['inputs']['slice_a']['n_obs']} spots, 40 genes, sha256 "
         f"{record['inputs']['slice_a']['fingerprint'][:12]})",
@@ -89,12 +92,12 @@ def test_a_result_in_words(out: AnnData) -> None:
 def test_a_series_in_words(sections: list[AnnData]) -> None:
     stack = c2sti.tl.interpolate_series(sections, spacing=50.0, model="linear", show_progress_bar=False)
     text = c2sti.tl.describe(stack)
-    assert "c2sti_2 at depth 150, 0.5 of the way from slice_1 to slice_2." in text
+    assert "c2sti_2 at z 150, 0.5 of the way from slice_1 to slice_2." in text
     assert "c2sti.tl.interpolate_series(slices, spacing=50.0, model='linear')" in text
     measured = stack[(~stack.obs["inserted"]).to_numpy()]
     assert c2sti.tl.describe(measured).startswith("All sections were measured.")
     one = stack[(stack.obs["section"] == "c2sti_2").to_numpy()]
-    assert c2sti.tl.describe(one).startswith("1 section was computed, not measured. c2sti_2 at depth 150")
+    assert c2sti.tl.describe(one).startswith("1 section was computed, not measured. c2sti_2 at z 150")
 
 
 # ---- that it is kept

@@ -10,6 +10,7 @@ import json
 import warnings
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import h5py
 import numpy as np
@@ -25,6 +26,7 @@ from spatialdata import SpatialData
 
 import c2sti
 from c2sti import grid
+from c2sti._types import Lattice
 from c2sti.grid import histology_on
 from tests.test_spatialdata import colours
 
@@ -65,27 +67,34 @@ def picture(scale: float) -> np.ndarray:
     return np.moveaxis((255 * np.clip(colours(column / scale, row / scale), 0, 1)).round().astype(np.uint8), 0, -1)
 
 
-def write_pictures(folder: Path, **other: float) -> None:
+def write_pictures(
+    folder: Path, *, names: tuple[str, ...] = ("hires", "lowres"), alpha: bool = False, **other: float
+) -> None:
+    """Images and scale factors; with `alpha` black and transparent along the upper border."""
     folder.mkdir(parents=True)
-    for name, scale in (("hires", 0.5), ("lowres", 0.125)):
-        Image.fromarray(picture(scale)).save(folder / f"tissue_{name}_image.png")
+    for name in names:
+        pixels = picture({"hires": 0.5, "lowres": 0.125}[name])
+        if alpha:
+            pixels = np.dstack([pixels, np.full(pixels.shape[:2], 255, np.uint8)])
+            pixels[: len(pixels) // 8] = 0
+        Image.fromarray(pixels).save(folder / f"tissue_{name}_image.png")
     factors = {"tissue_hires_scalef": 0.5, "tissue_lowres_scalef": 0.125, "fiducial_diameter_fullres": 30.0}
     (folder / "scalefactors_json.json").write_text(json.dumps(factors | other))
 
 
-def visium(path: Path, seed: int) -> SpatialData:
-    """Hexagonal spots, two pictures, a coordinate system named after the data set."""
+def visium(path: Path, seed: int, *, outside: int = 0, full: bool = False, **pictures: Any) -> SpatialData:
+    """Hexagonal spots, of which the last are `outside` of the tissue, images, coordinate systems of the data set."""
     row, column = np.indices((16, 32)).reshape(2, -1)
     kept = (row + column) % 2 == 0  # every second column of the array holds a spot
     row, column = row[kept], column[kept]
     xy = np.column_stack([30 + 11.0 * column, 30 + 11.0 * np.sqrt(3) * row])
     barcodes = [f"{i:016}-1".replace("0", "A") for i in range(len(xy))]
-    write_pictures(path / "spatial", spot_diameter_fullres=12.0)
+    write_pictures(path / "spatial", spot_diameter_fullres=12.0, **pictures)
     write_matrix(path / "filtered_feature_bc_matrix.h5", xy, barcodes, seed)
     positions = pd.DataFrame(
         {
             "barcode": barcodes,
-            "in_tissue": 1,
+            "in_tissue": (np.arange(len(xy)) < len(xy) - outside).astype(int),
             "array_row": row,
             "array_col": column,
             "pxl_row_in_fullres": xy[:, 1],
@@ -93,10 +102,12 @@ def visium(path: Path, seed: int) -> SpatialData:
         }
     )
     positions.to_csv(path / "spatial" / "tissue_positions.csv", index=False)
-    return io.visium(path, dataset_id=f"section_{seed}")
+    if full:
+        tifffile.imwrite(path / "full.tif", picture(1.0), photometric="rgb")
+    return io.visium(path, dataset_id=f"section_{seed}", fullres_image_file="full.tif" if full else None)
 
 
-def visium_hd(path: Path, seed: int) -> SpatialData:
+def visium_hd(path: Path, seed: int, *, outside: int = 0, **pictures: Any) -> SpatialData:
     """Square bins of 16 µm, four pixels a µm, turned by two degrees as slides are, and a full picture."""
     row, column = np.indices((20, 24)).reshape(2, -1)
     turn = np.deg2rad(2)
@@ -112,12 +123,13 @@ def visium_hd(path: Path, seed: int) -> SpatialData:
         bin_size_um=16.0,
         microns_per_pixel=pixel,
         regist_target_img_scalef=0.5,
+        **pictures,
     )
     write_matrix(folder / "filtered_feature_bc_matrix.h5", xy, barcodes, seed)
     positions = pd.DataFrame(
         {
             "barcode": barcodes,
-            "in_tissue": 1,
+            "in_tissue": (np.arange(len(xy)) < len(xy) - outside).astype(int),
             "array_row": row,
             "array_col": column,
             "pxl_row_in_fullres": xy[:, 1],
@@ -198,9 +210,9 @@ LAYOUTS: dict[str, tuple[Callable[[Path, int], SpatialData], str]] = {
 @pytest.fixture(scope="module")
 def sections(tmp_path_factory: pytest.TempPathFactory) -> dict[str, list[SpatialData]]:
     folder = tmp_path_factory.mktemp("instruments")
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # of the readers: names made unique, formats to come
-        return {name: [make(folder / f"{name}_{i}", i) for i in (0, 1)] for name, (make, _) in LAYOUTS.items()}
+    return {
+        name: [read_quietly(make, folder / f"{name}_{i}", i) for i in (0, 1)] for name, (make, _) in LAYOUTS.items()
+    }
 
 
 @pytest.mark.parametrize("name", LAYOUTS)
@@ -252,10 +264,54 @@ def test_a_section_can_be_aligned_by_its_picture(sections: dict[str, list[Spatia
     assert out.uns["c2sti"]["virtual_histology"].tolist() == ["c2sti_1"]
 
 
-def test_several_bin_sizes_are_listed(tmp_path: Path) -> None:
+def read_quietly(make: Callable[..., SpatialData], *args: Any, **how: Any) -> SpatialData:
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        sdata = visium_hd(tmp_path / "hd", 0)
+        warnings.simplefilter("ignore")  # of the readers: names made unique, formats to come, images not there
+        return make(*args, **how)
+
+
+@pytest.mark.parametrize("name", ["visium", "visium_hd"])
+def test_spots_outside_of_the_tissue_are_left_out(name: str, tmp_path: Path) -> None:
+    sdata = read_quietly(LAYOUTS[name][0], tmp_path / name, 0, outside=30)
+    table = next(iter(sdata.tables.values()))
+    read = grid.read_slice(sdata)
+    assert len(read.xy) == table.n_obs - 30
+    np.testing.assert_array_equal(read.values.toarray(), table.X.toarray()[:-30])
+    assert read.layout == LAYOUTS[name][1] and read.image is not None
+
+
+@pytest.mark.parametrize("how", [{"names": ("hires",), "alpha": True}, {"names": (), "full": True}])
+def test_visium_with_one_image(how: dict[str, Any], tmp_path: Path) -> None:
+    """One that is transparent along the upper border, or the full one alone."""
+    read = grid.read_slice(read_quietly(visium, tmp_path / "v", 0, **how))
+    assert read.image is not None and read.no_image == ""
+    lattice = Lattice((100.0, 15.0), 20.0, (8, 5))
+    found = histology_on(read.image, lattice)
+    expected = np.clip(colours(*lattice.centres.T), 0, 1).reshape(found.shape)
+    if "alpha" in how:
+        expected[:, :2] = 1  # rows of 5 … 25 and 25 … 45; 44 pixels of 360 are glass
+    np.testing.assert_allclose(found, expected, atol=0.06)
+
+
+def test_visium_hd_with_its_full_image_only(tmp_path: Path) -> None:
+    read = grid.read_slice(read_quietly(visium_hd, tmp_path / "hd", 0, names=()))
+    assert read.image is not None and read.image.scale == pytest.approx(1.0)
+
+
+def test_the_coordinate_system_of_each_section_can_be_named(sections: dict[str, list[SpatialData]]) -> None:
+    pair = sections["visium"]
+    how: dict[str, Any] = {"model": "linear", "show_progress_bar": False}
+    full = c2sti.tl.interpolate(*pair, **how)
+    half = c2sti.tl.interpolate(*pair, coordinate_system=[f"section_{i}_downscaled_hires" for i in (0, 1)], **how)
+    assert half.uns["c2sti"]["lattice"]["pitch"] == pytest.approx(full.uns["c2sti"]["lattice"]["pitch"] / 2)
+    with pytest.raises(
+        KeyError, match=r"slice_b has no coordinate system 'section_0_downscaled_hires'; .*rename_coord"
+    ):
+        c2sti.tl.interpolate(*pair, coordinate_system="section_0_downscaled_hires", **how)
+
+
+def test_several_bin_sizes_are_listed(tmp_path: Path) -> None:
+    sdata = read_quietly(visium_hd, tmp_path / "hd", 0)
     sdata.tables["square_008um"] = sdata.tables["square_016um"].copy()
     with pytest.raises(ValueError, match=r"tables \['square_008um', 'square_016um'\]; choose one with table_key="):
         grid.read_slice(sdata)

@@ -122,12 +122,12 @@ def test_depths_may_be_given(uneven: list[AnnData]) -> None:
 
 def test_places_are_those_of_the_gaps() -> None:
     depths = np.array([0.0, 10.0, 30.0])
-    assert list(_places(depths, np.array([0.0, 4.0, 10.0 + 1e-9, 25.0, 30.0]), "x")) == [
-        Place("slice_0", 0.0, 0, 0.0),
+    assert list(_places(depths, np.array([0.0, 4.0, 10.0 + 1e-9, 25.0, 30.0]), ["a", "b", "c"], "x")) == [
+        Place("a", 0.0, 0, 0.0),
         Place("x_1", 4.0, 0, 0.4),
-        Place("slice_1", 10.0, 1, 0.0),
+        Place("b", 10.0, 1, 0.0),
         Place("x_2", 25.0, 1, 0.75),
-        Place("slice_2", 30.0, 2, 0.0),
+        Place("c", 30.0, 2, 0.0),
     ]
 
 
@@ -178,14 +178,10 @@ def test_what_cannot_be_filled_is_named(uneven: list[AnnData], case: str) -> Non
         fill(uneven, **keywords)
 
 
-def test_one_container_is_no_series(uneven: list[AnnData]) -> None:
-    with pytest.raises(ValueError, match="slices is one container; give a list"):
-        fill(uneven[0], spacing=10.0)
-
-
-def test_labels_are_needed_in_every_section(uneven: list[AnnData]) -> None:
-    del uneven[2].obs["domain"]
-    with pytest.raises(KeyError, match=r"slices\[2\] has no obs\['domain'\]"):
+def test_labels_are_needed_in_some_section(uneven: list[AnnData]) -> None:
+    for section in uneven:
+        del section.obs["domain"]
+    with pytest.raises(KeyError, match=r"has no obs\['domain'\]"):
         fill(uneven, spacing=75.0, obs_keys="domain")
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import anndata as ad
@@ -15,7 +16,7 @@ from c2sti._types import InsertedSection, Prediction, SlicePair
 from c2sti.baselines import METHODS
 from c2sti.baselines.naive import gain
 from c2sti.ops import local_noise
-from c2sti.spread import PART, Calibration, ask, confidence
+from c2sti.spread import BESIDE, PART, Calibration, ask, confidence
 from tests.conftest import array_pair, square_array
 
 SIDE = 6
@@ -174,6 +175,106 @@ def test_a_gene_is_as_sure_whichever_others_are_asked_for(
         _series[0], _series[2], n_slices=2, model=small(), std=True, genes=genes, show_progress_bar=False
     )
     np.testing.assert_allclose(few.layers["c2sti_1_std"], results[0][:, genes].layers["c2sti_1_std"], rtol=1e-4)
+
+
+# ---- where one section could not be measured
+
+
+def half_blind() -> np.ndarray:
+    """(2, M): the first row of the array beyond the window of a, the last one beyond that of b."""
+    blind = np.zeros((2, SIDE**2), dtype=bool)
+    blind[0, :SIDE], blind[1, -SIDE:] = True, True
+    return blind
+
+
+def bent(pair: SlicePair, at: np.ndarray, positions: list[float], **_: object) -> Prediction:
+    """A method whose sections have offsets that lie on no line, and weights of single precision."""
+    basis = np.array([[1.0, 2.0, 0.0]], dtype=np.float32)
+    offsets = [np.array([1 + p, 2 - p**2, 3 + p**3]) for p in positions]
+    columns = [at[:, :1].astype(np.float32) * np.float32(p) for p in positions]
+    return Prediction(tuple(InsertedSection(w, basis, o) for w, o in zip(columns, offsets, strict=True)))
+
+
+@pytest.mark.parametrize("name", ["copy", "linear", "lowrank", "gp", "bent"])
+def test_what_one_section_could_not_see_is_as_right_beside_the_other(name: str) -> None:
+    rng = np.random.default_rng(3)
+    pair = array_pair(*(i + 2 + rng.random((SIDE**2, 12)) for i in range(2)), SIDE)
+    method, blind, how = METHODS.get(name, bent), half_blind(), {"device": "cpu", "seed": 0}
+    whole = method(pair, AT, [0.25, 0.5, BESIDE, 1 - BESIDE], **how, progress=lambda share: None)
+    quarter, middle, beside_a, beside_b = (section.expression() for section in whole.slices)
+    prediction, spread = ask(method, pair, AT, [0.25, 0.5], std=False, blind=blind, **how)
+    assert spread is None
+    for section, own in zip(prediction.slices, (quarter, middle), strict=True):
+        expected = np.where(blind[0][:, None], beside_b, np.where(blind[1][:, None], beside_a, own))
+        np.testing.assert_allclose(section.expression(), expected, rtol=2e-6, atol=2e-6)
+        np.testing.assert_array_equal(section.expression()[~blind.any(axis=0)], own[~blind.any(axis=0)])
+        np.testing.assert_allclose(section.block(slice(3, 9), slice(0, 2)), expected[3:9, :2], rtol=2e-6, atol=2e-6)
+    assert prediction.slices[0].basis is prediction.slices[1].basis
+    back, _ = ask(method, replace(pair, a=pair.b, b=pair.a), AT, [0.5], std=False, blind=blind[::-1], **how)
+    if name in ("linear", "lowrank"):
+        np.testing.assert_allclose(back.slices[0].expression(), prediction.slices[1].expression(), atol=1e-5)
+
+
+def test_where_both_see_a_method_is_asked_for_nothing_more() -> None:
+    asked: list[list[float]] = []
+
+    def listening(pair: SlicePair, at: np.ndarray, positions: list[float], **how: object) -> Prediction:
+        asked.append(positions)
+        return METHODS["gp"](pair, at, positions, **how)
+
+    pair = array_pair(*(np.random.default_rng(i).random((SIDE**2, 5)) for i in range(2)), SIDE)
+    how = {"device": "cpu", "seed": 0}
+    nowhere = np.zeros((2, SIDE**2), dtype=bool)
+    for blind in (None, nowhere):
+        prediction, spread = ask(listening, pair, AT, [0.4], std=False, blind=blind, **how)
+        assert spread is None
+        plain = METHODS["gp"](pair, AT, [0.4], **how)
+        np.testing.assert_array_equal(prediction.slices[0].expression(), plain.slices[0].expression())
+    assert asked == [[0.4], [0.4]]
+    sure, _ = ask(METHODS["gp"], pair, AT, [0.4], blind=nowhere, **how)
+    np.testing.assert_allclose(sure.slices[0].expression(), plain.slices[0].expression(), atol=1e-6)
+    ask(listening, pair, AT, [0.4], std=False, blind=half_blind(), **how)
+    assert asked[-1] == [0.4, BESIDE, 1 - BESIDE]
+
+
+def test_what_one_section_could_not_see_is_as_unsure_as_what_it_does_not_cover() -> None:
+    """One gene 1 in a and 4 in b: d² = 9 where both are seen, and nothing else is in doubt."""
+    pair = array_pair(np.full((SIDE**2, 2), 1.0), np.tile([1.0, 4.0], (SIDE**2, 1)), SIDE)
+    blind = half_blind()
+    _, spread = ask(METHODS["copy"], pair, AT, [0.25], device="cpu", seed=0, blind=blind, covered=~blind)
+    shares = np.repeat([0.75, 0.1875, 0.25], [SIDE, SIDE**2 - 2 * SIDE, SIDE])
+    np.testing.assert_allclose(spread.std(0), np.sqrt(9 * shares)[:, None] * [0, 1], atol=1e-5)
+
+
+def test_noise_where_one_section_is_blind_is_that_right_beside_the_other() -> None:
+    rng = np.random.default_rng(1)
+    pair = array_pair(*(1 + (1 + 3 * i) * rng.random((SIDE**2, 30)) for i in range(2)), SIDE)
+    blind = half_blind()
+    for name in ("linear", "lowrank", "gp"):
+        ends = METHODS[name](pair, AT, [0.5, BESIDE, 1 - BESIDE], device="cpu", seed=0).noise
+        prediction, _ = ask(METHODS[name], pair, AT, [0.5], device="cpu", seed=0, std=False, blind=blind)
+        (middle,), (own, beside_a, beside_b) = prediction.noise.weights(), ends.weights()
+        np.testing.assert_allclose(middle[:SIDE], beside_b[:SIDE])
+        np.testing.assert_allclose(middle[-SIDE:], beside_a[-SIDE:])
+        np.testing.assert_allclose(middle[SIDE:-SIDE], own[SIDE:-SIDE])
+        np.testing.assert_allclose(prediction.noise.basis(), ends.basis())
+
+
+def test_intervals_are_calibrated_on_spots_that_the_other_section_could_see() -> None:
+    """Beyond the window of b the spots of a are 9, elsewhere all are 1: nothing that was seen lies off by 8."""
+    values = np.ones((SIDE**2, 1))
+    values[-SIDE:] = 9
+    pair = array_pair(values, np.ones((SIDE**2, 1)), SIDE)
+    blind = half_blind()
+    how = {"device": "cpu", "seed": 0, "intervals": True}
+    _, spread = ask(METHODS["copy"], pair, AT, [0.5], blind=blind, seen=(~blind[1], ~blind[0]), **how)
+    assert [section.weights.shape[0] for section in spread.calibration.predicted] == [SIDE**2 - SIDE] * 2
+    np.testing.assert_array_equal(spread.calibration.bounds(np.ones((1, 1)), 0.98), [[[1]], [[1]]])
+    _, careless = ask(METHODS["copy"], pair, AT, [0.5], **how)
+    assert careless.calibration.bounds(np.ones((1, 1)), 0.98)[1] == 9
+    never = np.zeros(SIDE**2, dtype=bool)
+    _, all_of_them = ask(METHODS["copy"], pair, AT, [0.5], seen=(never, never), **how)
+    np.testing.assert_array_equal(all_of_them.calibration.measured[0].toarray(), values)
 
 
 # ---- intervals for a measured value

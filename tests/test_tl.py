@@ -219,6 +219,7 @@ def test_squidpy_draws_it(pair: tuple[AnnData, AnnData]) -> None:
 def test_squidpy_draws_tissue_at_negative_coordinates(pair: tuple[AnnData, AnnData]) -> None:
     for section in pair:
         section.obsm["moved"] = section.obsm["spatial"] - 1500.0
+        del section.uns["spatial"]
     out = interpolate(*pair, model="linear", spatial_key="moved")
     assert out.obsm["spatial"].min() < 0
     ax = sq.pl.spatial_scatter(out, color=out.var_names[3], layer="c2sti_1", shape="square", return_ax=True)
@@ -310,11 +311,6 @@ def move_away(a: AnnData) -> None:
     a.obsm["spatial"] += 1e5
 
 
-def wrong_scale(a: AnnData) -> None:
-    (library,) = a.uns["spatial"].values()
-    library["scalefactors"]["tissue_hires_scalef"] *= 50
-
-
 def second_picture(a: AnnData) -> None:
     (library,) = a.uns["spatial"].values()
     a.uns["spatial"]["other"] = library
@@ -333,8 +329,7 @@ BAD = {
     "negative": (spoil(negative), ValueError, r"X of slice_b holds negative values \(least: -0.5\).*layer="),
     "NaN expression": (spoil(not_a_number), ValueError, "X of slice_b holds NaN"),
     "no overlap": (spoil(move_away), ValueError, "slice_a and slice_b do not overlap .*c2sti.pp.align"),
-    "image off": (spoil(wrong_scale), ValueError, "tissue_hires_scalef = .* sends 1?[0-9]?[0-9]% of the spots off"),
-    "two images": (spoil(second_picture), ValueError, "has pictures of .*choose one with image_key="),
+    "two images": (spoil(second_picture), ValueError, "has images of .*choose one with image_key="),
     "mixed scales": (spoil(normalise), ValueError, "not on one scale .*slice_a: raw counts, slice_b: normalised"),
     "no layer": (lambda a, b: {"layer": "x"}, KeyError, "slice_a has no layer 'x'; its layers are"),
     "no spatial key": (lambda a, b: {"spatial_key": "umap"}, KeyError, "name another one with spatial_key="),
@@ -421,7 +416,7 @@ def test_a_model_of_ones_own_is_trained_kept_and_used(series: list[AnnData], tmp
 
 
 def test_training_needs_three_sections_and_something_to_train(series: list[AnnData]) -> None:
-    with pytest.raises(ValueError, match="series has 2 section"):
+    with pytest.raises(ValueError, match="series holds 2 section"):
         c2sti.tl.train(series[:2])
     with pytest.raises(ValueError, match="'gp' has nothing to train"):
         c2sti.tl.train(series, model="gp")
@@ -467,7 +462,7 @@ def test_the_picture_of_the_missing_section_says_which_neighbour_is_nearer() -> 
     assert np.abs(plain.layers["c2sti_1"] - seen.layers["c2sti_1"]).max() > 0
     with pytest.raises(ValueError, match="target_images holds 1"):
         c2sti.tl.interpolate(a, b, n_slices=2, model=model, target_images=[picture], **quiet)
-    with pytest.raises(ValueError, match="is no picture"):
+    with pytest.raises(ValueError, match="is no H&E image"):
         c2sti.tl.interpolate(a, b, model=model, target_images=[{"images": {}}], **quiet)
 
 

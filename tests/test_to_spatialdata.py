@@ -66,7 +66,7 @@ def test_an_original_lies_beside_it(measured: list[AnnData], sdata: SpatialData)
     assert read.image.scale == pytest.approx(expected.image.scale / MICRONS)
 
 
-def test_it_is_written_and_read_back(sdata: SpatialData, tmp_path: Path) -> None:
+def test_it_is_written_and_read_back(sdata: SpatialData, result: AnnData, tmp_path: Path) -> None:
     sdata.write(tmp_path / "out.zarr")
     back = spatialdata.read_zarr(tmp_path / "out.zarr")
     assert sorted(name for _, name, _ in back.gen_elements()) == sorted(name for _, name, _ in sdata.gen_elements())
@@ -74,8 +74,9 @@ def test_it_is_written_and_read_back(sdata: SpatialData, tmp_path: Path) -> None
         np.testing.assert_array_equal(np.asarray(table.to_df()), np.asarray(back.tables[name].to_df()))
     assert bool(back.tables["c2sti_1"].uns["c2sti"]["synthetic"]) is True
     assert bool(back.tables["slice_a"].uns["c2sti"]["synthetic"]) is False
-    again = c2sti.tl.interpolate(back, back, table_key="slice_a", image_key="before_histology", model="linear")
-    assert again.n_obs == sdata.tables["slice_a"].n_obs
+    tables, images = ["slice_a", "slice_b"], ["before_histology", "slice_b_histology"]
+    again = c2sti.tl.interpolate(back, back, table_key=tables, image_key=images, model="linear")
+    assert again.n_obs == result.n_obs
 
 
 def test_spatialdata_plot_draws_it(sdata: SpatialData) -> None:

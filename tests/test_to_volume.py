@@ -83,7 +83,7 @@ def test_sections_without_depth_need_a_gap(slices: list[AnnData], tmp_path: Path
     for section in bare:
         del section.obs["z_um"]
     out = layered(bare)
-    with pytest.raises(ValueError, match="carry no depth; give the distance .* gap="):
+    with pytest.raises(ValueError, match="carry no z; give the distance .* gap="):
         c2sti.tl.to_volume(out, tmp_path / "a.zarr", genes=["gene_001"])
     path = c2sti.tl.to_volume(out, tmp_path / "a.zarr", genes=["gene_001"], gap=80.0)
     (node,) = list(Reader(parse_url(path))())

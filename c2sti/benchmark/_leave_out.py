@@ -1,8 +1,8 @@
-"""Leave-sections-out: hide measured sections, make them again from their neighbours, score them at their own spots.
+"""Leave-sections-out: hold out measured sections, interpolate them from their neighbours, score at their own spots.
 
-The rules: the hidden section touches nothing (genes are chosen from the neighbours alone); every method sees the
-same pair; scores are means over genes, an undefined correlation counts as zero; the ceiling says what the count noise
-of the hidden section leaves to be reached.
+The rules: the held-out section touches nothing (genes are chosen from the neighbours alone; only the names of its genes
+count); every method sees the same pair; scores are means over genes, an undefined correlation counts as zero; the noise
+ceiling is the correlation that the count noise of the held-out section allows.
 """
 
 from __future__ import annotations
@@ -10,14 +10,15 @@ from __future__ import annotations
 import time
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from itertools import pairwise
 
 import numpy as np
 import pandas as pd
 import scipy.sparse as sp
 from tqdm.auto import tqdm
 
-from c2sti import _check, grid, metrics, ops
+from c2sti import _check, fit, grid, metrics, ops
 from c2sti._stored import in_memory
 from c2sti._types import FloatArray, InsertedSection, Interpolator, PictureEncoder, SlicePair
 from c2sti.spread import Calibration, ask
@@ -28,7 +29,7 @@ DETECTED = 0.1  # least share of spots of both neighbours in which a scored gene
 
 @dataclass(frozen=True)
 class Window:
-    """A run of hidden sections: indices of its neighbours, of itself, of the sections beyond, and all positions."""
+    """A run of held-out sections: indices of its neighbours, of itself, of the sections beyond, and all positions."""
 
     a: int
     b: int
@@ -46,50 +47,79 @@ def leave_sections_out(
     context: bool = True,
     n_genes: int = 1000,
     intervals: Sequence[float] = (),
+    on_misfit: fit.OnMisfit = "warn",
     device: str = "cpu",
     seed: int = 0,
     show_progress_bar: bool = True,
 ) -> pd.DataFrame:
-    """Score every method on every run of hidden sections; see :func:`c2sti.tl.evaluate` for parameters and columns."""
+    """Score every method on every run of held-out sections; parameters and columns as of :func:`c2sti.tl.evaluate`."""
     n_slices, n_genes = _check.whole(n_slices, "n_slices"), _check.whole(n_genes, "n_genes")
     todo = list(windows(depths(slices, z), n_slices))
-    shared = grid.shared_genes(slices)  # names only: which of them are scored is for each window's neighbours to say
+    slices = grid.on_shared_genes(slices, stacklevel=4)
+    check_neighbours(slices, on_misfit)
     rows = []
     with tqdm(total=len(todo) * len(methods), desc="hidden sections", disable=not show_progress_bar) as bar:
         for window in todo:
             around = {q: slices[i] for q, i in window.beyond.items()} if context else {}
-            pair, genes = pair_of(slices[window.a], slices[window.b], around, shared, n_genes)
+            pair, genes = pair_of(slices[window.a], slices[window.b], around, slices[0].genes, n_genes)
             for i in window.hidden:
                 check_unseen(slices[i], [slices[j] for j in (window.a, window.b, *window.beyond.values())])
             targets = [target_of(slices[i], pair, genes) for i in window.hidden]
             for name, method in methods.items():
                 rows += _score(name, method, pair, window, targets, intervals, device, seed)
                 bar.update()
-    return pd.DataFrame(rows)
+    table = pd.DataFrame(rows)
+    table.insert(1, "name", [slices[i].name for i in table["section"]])
+    return table
+
+
+def check_neighbours(slices: Sequence[grid.SliceGrid], on_misfit: fit.OnMisfit) -> None:
+    """The pair check of every two consecutive sections."""
+    if on_misfit == "ignore":
+        return
+    for a, b in pairwise(replace(section, image=None) for section in slices):
+        pair, _ = grid.make_pair(a, b, judged=True)
+        level, scales = grid.level(a, b)
+        found = fit.measure(pair.a, pair.b, pair.spacing, grid.overlap(a, b), level)
+        fit.complain(found, a.name, b.name, on_misfit, scales=scales, stacklevel=5)
 
 
 def depths(slices: Sequence[grid.SliceGrid], z: Sequence[float] | None) -> FloatArray:
-    """(n_sections,) depths: those given, those that the sections carry, or even steps.
+    """(n_sections,) z: as given, as the sections carry it, or even steps.
 
     Raises
     ------
     ValueError
-        Not one a section, or not in order.
+        Not one for each section, or not in order.
+
+    Warns
+    -----
+    UserWarning
+        All sections carry the same z.
     """
     if z is None:
-        carried = [s.z for s in slices]
-        z = (
-            list(range(len(slices)))
-            if any(c is None for c in carried)
-            else [float(c) for c in carried if c is not None]
-        )
+        z = _carried(slices)
     found = grid.depth_of_each(z, len(slices))
     steps = np.diff(found)
     if not ((steps > 0).all() or (steps < 0).all()):
-        raise ValueError(
-            f"the depths of the sections, {found.tolist()}, must run one way; put the slices in their order"
-        )
+        raise ValueError(f"z holds {found.tolist()}, which must run one way; put the slices in their order")
     return found
+
+
+def _carried(slices: Sequence[grid.SliceGrid]) -> Sequence[float]:
+    carried = [s.z for s in slices if s.z is not None]
+    even = [float(i) for i in range(len(slices))]
+    if len(carried) < len(slices):
+        return even
+    if len(slices) > 1 and len(set(carried)) == 1:
+        warnings.warn(
+            f"all {len(slices)} sections carry z = {carried[0]:g}, which does not tell how far apart they are; even "
+            "steps are taken. Put the z of each into obs['z_um'], or give z=[…]",
+            UserWarning,
+            stacklevel=5,
+        )
+        return even
+    return carried
 
 
 def windows(z: FloatArray, n_slices: int) -> Iterator[Window]:
@@ -130,13 +160,13 @@ def pair_of(
 
 
 def check_unseen(hidden: grid.SliceGrid, neighbours: Sequence[grid.SliceGrid]) -> None:
-    """Warn where a neighbour holds spots of the hidden section: copying it would then look like a good method."""
+    """Warn where a neighbour holds spots of the held-out section: copying it would then look like a good method."""
     for neighbour in neighbours:
         n = grid.shared_profiles(hidden, neighbour)
         if n:
             warnings.warn(
                 f"{n} of {len(hidden.xy)} spots of {hidden.name} are found in {neighbour.name} with the very same "
-                "expression: the hidden section is not hidden. Leave one of the two out",
+                "expression: the held-out section is not held out. Leave one of the two out",
                 UserWarning,
                 stacklevel=4,
             )
@@ -152,16 +182,16 @@ def hidden_cases(
 ) -> list[Case]:
     """Every run of 1 to `most` interior sections as cases to train on, with and without the sections beyond.
 
-    Genes are chosen from the neighbours alone, as for an evaluation. `encoder` describes their pictures.
+    Genes are chosen from the neighbours alone, as for an evaluation. `encoder` describes their H&E.
     """
     found, n_genes = depths(slices, z), _check.whole(n_genes, "n_genes")
-    shared = grid.shared_genes(slices)
+    slices = grid.on_shared_genes(slices, stacklevel=4)
     cases = []
     for n_slices in range(1, most + 1):
         for window in windows(found, n_slices):
             for beyond in ({}, window.beyond) if window.beyond else ({},):
                 around = {q: slices[i] for q, i in beyond.items()}
-                pair, genes = pair_of(slices[window.a], slices[window.b], around, shared, n_genes, encoder)
+                pair, genes = pair_of(slices[window.a], slices[window.b], around, slices[0].genes, n_genes, encoder)
                 for i, position in zip(window.hidden, window.positions, strict=True):
                     xy, stored, library = grid.profiles(slices[i], pair.lattice, genes)
                     values = in_memory(stored)
@@ -172,7 +202,7 @@ def hidden_cases(
 
 @dataclass(frozen=True)
 class Target:
-    """A hidden section at its own spots: (n, 2) places, (n, N) log1p expression, and the PCC that noise allows."""
+    """A held-out section at its own spots: (n, 2) places, (n, N) log1p expression, and the PCC that noise allows."""
 
     xy: FloatArray
     expression: FloatArray
@@ -180,7 +210,7 @@ class Target:
 
 
 def target_of(hidden: grid.SliceGrid, pair: SlicePair, genes: pd.Index) -> Target:
-    """What a hidden section measured of these genes."""
+    """What a held-out section measured of these genes."""
     xy, stored, library = grid.profiles(hidden, pair.lattice, genes)
     values = in_memory(stored)
     if not hidden.counts:
@@ -228,12 +258,10 @@ def _answer(
     device: str,
     seed: int,
 ) -> tuple[InsertedSection, Calibration | None]:
-    """The inserted section, and what intervals around its values are made of, where there are to be any."""
-    if not intervals:
-        whole = method(pair, at, [position], device=device, seed=seed, progress=lambda share: None)
-        return whole.slices[0], None
-    prediction, spread = ask(method, pair, at, [position], device=device, seed=seed, intervals=True)
-    return prediction.slices[0], spread.calibration
+    """The interpolated section, and what intervals around its values are made of, where there are to be any."""
+    wanted = len(intervals) > 0
+    prediction, spread = ask(method, pair, at, [position], device=device, seed=seed, std=wanted, intervals=wanted)
+    return prediction.slices[0], None if spread is None else spread.calibration
 
 
 def coverages_of(
@@ -251,7 +279,7 @@ def coverages_of(
 
 
 def scores_of(predicted: FloatArray, target: Target) -> dict[str, float | int]:
-    """Scores of (n, N) log1p expression that was made for the spots of a hidden section."""
+    """Scores of (n, N) log1p expression that was predicted for the spots of a held-out section."""
     pcc = metrics.pcc(predicted, target.expression)
     return {
         "pcc": pcc,

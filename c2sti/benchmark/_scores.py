@@ -233,7 +233,9 @@ class _Looking(C2STi):
         super().__init__(model.config, network=model.network, card=model.card)
         self.shared = shared
 
-    def describe(self, pair: SlicePair, *, device: str, seed: int) -> list[Programmes]:
+    def describe(
+        self, pair: SlicePair, *, device: str, seed: int, progress: Callable[[float], object] = lambda share: None
+    ) -> list[Programmes]:
         return self.shared.describe(self.config, pair, device=device, seed=seed)
 
 

@@ -100,10 +100,12 @@ def read_series(series: Series, data: Path) -> list[grid.SliceGrid]:
         sections = [_registered(section) for section in sections]
     else:
         pp.align_series(sections)
-    return [
-        grid.read_slice(section, name=Path(file).name, spatial_key=_keys.ALIGNED)
-        for section, file in zip(sections, series.files, strict=True)
-    ]
+    return grid.on_shared_genes(
+        [
+            grid.read_slice(section, name=Path(file).name, spatial_key=_keys.ALIGNED)
+            for section, file in zip(sections, series.files, strict=True)
+        ]
+    )
 
 
 def _registered(section: AnnData) -> AnnData:

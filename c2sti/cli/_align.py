@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import argparse
-from collections.abc import Mapping
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 from c2sti import _keys, pp
 from c2sti.cli._files import Section, check_free, read, write
-from c2sti.cli._options import add_force, add_reading, command, where_to_read
+from c2sti.cli._options import add_force, add_reading, add_sections, command, where_to_read
 from c2sti.cli._say import give_table, say
 from c2sti.grid import is_spatialdata
 
@@ -31,13 +31,13 @@ examples:
   c2sti align s1.zarr s2.zarr s3.zarr s4.zarr -o aligned --reference 1 --flip
 """
 
-COLUMNS = ("file", "fit", "angle_deg", "shift_x", "shift_y", "scale", "flipped")
+COLUMNS = ("file", "section", "fit", "angle_deg", "shift_x", "shift_y", "scale", "flipped")
 
 
 def add(commands: Any) -> None:
     """Add the command."""
     parser = command(commands, "align", does="sections into one frame", description=DESCRIPTION, epilog=EPILOG)
-    parser.add_argument("sections", nargs="+", type=Path, metavar="SECTION", help="two or more, in order of depth")
+    add_sections(parser, "two")
     parser.add_argument("-o", "--output", required=True, type=Path, metavar="DIR", help="folder for the moved sections")
     parser.add_argument(
         "--reference", type=int, default=0, metavar="N", help="which section stays, from 0 (default: %(default)s)"
@@ -76,26 +76,22 @@ def run(chosen: argparse.Namespace) -> None:
         use=chosen.use,
         flip=chosen.flip,
         copy=True,
-        **where_to_read(chosen, sections, aligned=False),
+        **where_to_read(chosen),
     )
     assert aligned is not None  # it gives copies back when asked for them
     for section, path in zip(aligned, outputs, strict=True):
         write(section, path)
-    still = chosen.reference % len(sections)
-    records = [{} if i == still else _record(s, chosen.table_key) for i, s in enumerate(aligned)]
-    give_table(COLUMNS, (_row(path, record) for path, record in zip(outputs, records, strict=True)))
+    give_table(COLUMNS, (row for s, path in zip(aligned, outputs, strict=True) for row in _rows(s, path, chosen)))
 
 
-def _record(section: Section, table_key: str | None) -> Mapping[str, Any]:
-    """How a section was moved."""
+def _rows(section: Section, path: Path, chosen: argparse.Namespace) -> Iterator[list[object]]:
+    """How each section of a file was moved."""
+    table = section
     if is_spatialdata(section):
-        return section.tables[table_key if table_key is not None else next(iter(section.tables))].uns[_keys.ALIGNMENT]
-    return section.uns[_keys.ALIGNMENT]
-
-
-def _row(path: Path, record: Mapping[str, Any]) -> list[object]:
-    if not record:  # the reference stays
-        return [path, 1.0, 0.0, 0.0, 0.0, 1.0, False]
-    x, y = (float(v) for v in record["shift"])
-    moved = [float(record["fit"]), float(record["angle_deg"]), x, y, float(record["scale"])]
-    return [path, *moved, bool(record["flipped"])]
+        keys = chosen.table_key or section.tables
+        table = section.tables[next(key for key in keys if key in section.tables)]
+    record = table.uns[_keys.ALIGNMENT]
+    for name, one in ({"": record} if "matrix" in record else record).items():
+        x, y = (float(v) for v in one["shift"])
+        moved = [float(one["fit"]), float(one["angle_deg"]), x, y, float(one["scale"])]
+        yield [path, name, *moved, bool(one["flipped"])]

@@ -10,7 +10,7 @@ import pandas as pd
 
 from c2sti import pl, tl
 from c2sti.cli._files import aside, check_free, read
-from c2sti.cli._options import add_computing, add_depths, add_force, add_reading, command, where_to_read
+from c2sti.cli._options import add_computing, add_depths, add_force, add_reading, add_sections, command, where_to_read
 from c2sti.cli._say import give_table, say
 from c2sti.pl._axes import check_kind
 
@@ -39,7 +39,7 @@ def add(commands: Any) -> None:
     parser = command(
         commands, "evaluate", does="how well hidden sections are made again", description=DESCRIPTION, epilog=EPILOG
     )
-    parser.add_argument("sections", nargs="+", type=Path, metavar="SECTION", help="three or more, in order of depth")
+    add_sections(parser, "three")
     parser.add_argument(
         "-n", "--n-slices", type=int, default=1, metavar="N", help="sections hidden in a row (default: %(default)s)"
     )
@@ -77,7 +77,7 @@ def run(chosen: argparse.Namespace) -> None:
         device=chosen.device,
         seed=chosen.seed,
         show_progress_bar=not chosen.quiet,
-        **where_to_read(chosen, sections, aligned=True),
+        **where_to_read(chosen),
     )
     give_table(table.columns, table.itertuples(index=False))
     means = table.groupby("method", sort=False)[[*METRICS, "ceiling"]].mean()

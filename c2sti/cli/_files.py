@@ -25,6 +25,8 @@ Section: TypeAlias = Union[AnnData, "SpatialData"]
 KINDS = (".h5ad", ".zarr")
 ZARR_MARKS = ("zarr.json", ".zgroup")  # what every zarr group holds, by format
 
+ELEMENTS = {"images", "labels", "points", "shapes", "table", "tables"}  # groups of a SpatialData
+
 CHECKPOINT = {"config.json", "model.safetensors"}  # what C2STi.save writes
 
 
@@ -51,10 +53,12 @@ def read(path: Path) -> Section:
 def _read_zarr(path: Path) -> Section:
     import zarr  # noqa: PLC0415 - only a zarr needs it
 
-    attributes = dict(zarr.open_group(path, mode="r").attrs)
-    if attributes.get("encoding-type") == "anndata":
+    group = zarr.open_group(path, mode="r")
+    attributes, held = dict(group.attrs), set(group.group_keys()) | set(group.array_keys())
+    # Stores of older versions say what they are by what they hold.
+    if attributes.get("encoding-type") == "anndata" or {"obs", "var"} <= held:
         return ad.read_zarr(path)
-    if "spatialdata_attrs" in attributes:
+    if "spatialdata_attrs" in attributes or ELEMENTS & held:
         import spatialdata as sd  # noqa: PLC0415 - slow to import
 
         with warnings.catch_warnings():

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import argparse
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, get_args
 
@@ -24,7 +24,7 @@ itself that it was computed. Draw it in Python:
 
   out = anndata.read_zarr("sections.zarr")
   c2sti.pl.sections(out, "ERBB2")
-  squidpy.pl.spatial_scatter(out, color="ERBB2", layer="c2sti_2", shape="square")
+  squidpy.pl.spatial_scatter(out, color="ERBB2", layer="c2sti_2", shape="square", img=False)
 
 stdout: the path written.
 """
@@ -35,6 +35,8 @@ examples:
   c2sti interpolate a.h5ad b.h5ad --positions 30 45 -o sections.h5ad
   c2sti interpolate a.h5ad b.h5ad -n 3 --stream --digits 3 --max-memory 8GB -o large.zarr
   c2sti interpolate s2.h5ad s3.h5ad --context s1.h5ad@-1 s4.h5ad@2 -o sections.h5ad
+  c2sti interpolate both.h5ad --library-key sample -o sections.h5ad
+  c2sti interpolate four.h5ad --library-key sample --context C2@-1 C5@2 -o sections.h5ad
 """
 
 
@@ -44,21 +46,22 @@ def add(commands: Any) -> None:
         commands, "interpolate", does="the missing sections between two", description=DESCRIPTION, epilog=EPILOG
     )
     parser.add_argument("slice_a", type=Path, metavar="A", help="section on one side of the gap")
-    parser.add_argument("slice_b", type=Path, metavar="B", help="section on the other side")
+    parser.add_argument(
+        "slice_b", type=Path, nargs="?", metavar="B",
+        help="section on the other side; left out where A holds both, with --library-key",
+    )  # fmt: skip
     parser.add_argument(
         "-o", "--output", required=True, type=result_file, metavar="FILE", help="what to write: .h5ad or .zarr"
     )
     where = parser.add_mutually_exclusive_group()
-    where.add_argument(
-        "-n", "--n-slices", type=int, default=1, metavar="N", help="sections to insert, evenly (default: %(default)s)"
-    )
+    where.add_argument("-n", "--n-slices", type=int, metavar="N", help="sections to interpolate, evenly (default: 1)")
     where.add_argument(
         "--positions", type=float, nargs="+", metavar="P",
-        help="where to insert them: fractions of the way from A to B, or depths where both carry one in obs['z_um']",
+        help="where to interpolate them: fractions of the way from A to B, or z where both carry it in obs['z_um']",
     )  # fmt: skip
     parser.add_argument(
         "--context", type=_context, nargs="+", default=[], metavar="FILE@POSITION",
-        help="further sections of the series, by their position where A is 0 and B is 1; worth several per cent",
+        help="further sections by position, A is 0 and B is 1: files, or names of sections in --library-key",
     )  # fmt: skip
     parser.add_argument(
         "--model", default="c2sti", metavar="NAME",
@@ -67,6 +70,9 @@ def add(commands: Any) -> None:
     parser.add_argument("--genes", nargs="+", metavar="GENE", help="names of the genes wanted (default: all shared)")
     parser.add_argument(
         "--obs-keys", nargs="+", default=[], metavar="KEY", help="labels and numbers in obs to carry into the sections"
+    )
+    parser.add_argument(
+        "--obsm-keys", nargs="+", default=[], metavar="KEY", help="tables in obsm to carry along, such as proportions"
     )
     parser.add_argument("--std", action="store_true", help="add how sure each inserted value is: c2sti_1_std, ...")
     parser.add_argument(
@@ -105,38 +111,42 @@ def add(commands: Any) -> None:
 
 def run(chosen: argparse.Namespace) -> None:
     """Do it."""
-    paths = [chosen.slice_a, chosen.slice_b, *(path for path, _ in chosen.context)]
-    check_free([chosen.output], paths, force=chosen.force)
+    named = {position: str(path) for path, position in chosen.context if chosen.library_key and not path.exists()}
+    pair = [path for path in (chosen.slice_a, chosen.slice_b) if path is not None]
+    around = {position: path for path, position in chosen.context if position not in named}
+    check_free([chosen.output], [*pair, *around.values()], force=chosen.force)
     if chosen.stream and chosen.output.suffix != ".zarr":
         raise ValueError(f"{chosen.output} cannot be written block by block; end it in .zarr, or leave out --stream")
     if chosen.digits is not None and not chosen.stream:
         raise ValueError("--digits is for results that are written block by block; add --stream")
-    sections = [read(path) for path in paths]
+    sections = [read(path) for path in pair]
+    context = named | {position: read(path) for position, path in around.items()}
     if not chosen.stream:
-        result = _interpolate(chosen, sections, None)
+        result = _interpolate(chosen, sections, context, None)
         say(chosen, f"writing {chosen.output}")
         write(result, chosen.output)
     elif chosen.output.exists():  # and may be replaced, once there is what to replace it with
         with aside(chosen.output) as part:
-            _interpolate(chosen, sections, part)
+            _interpolate(chosen, sections, context, part)
     else:
         _check.new_folder(chosen.output.parent, "the output's folder")
-        _interpolate(chosen, sections, chosen.output)
+        _interpolate(chosen, sections, context, chosen.output)
     give(chosen.output)
 
 
-def _interpolate(chosen: argparse.Namespace, sections: Sequence[Section], out: Path | None) -> AnnData:
+def _interpolate(
+    chosen: argparse.Namespace, sections: Sequence[Section], context: Mapping[float, Section | str], out: Path | None
+) -> AnnData:
     """The sections, written to a store or in memory."""
-    around = zip((position for _, position in chosen.context), sections[2:], strict=True)
     return tl.interpolate(
-        sections[0],
-        sections[1],
+        *sections,
         n_slices=chosen.n_slices,
         positions=chosen.positions,
-        context=dict(around),
+        context=context,
         model=chosen.model,
         genes=chosen.genes,
         obs_keys=chosen.obs_keys,
+        obsm_keys=chosen.obsm_keys,
         std=chosen.std,
         interval=chosen.interval,
         on_misfit=chosen.on_misfit,
@@ -148,7 +158,7 @@ def _interpolate(chosen: argparse.Namespace, sections: Sequence[Section], out: P
         digits=chosen.digits,
         max_memory=chosen.max_memory,
         show_progress_bar=not chosen.quiet,
-        **where_to_read(chosen, sections, aligned=True),
+        **where_to_read(chosen),
     )
 
 

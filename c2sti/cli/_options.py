@@ -3,14 +3,11 @@
 from __future__ import annotations
 
 import argparse
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from c2sti import _keys
-from c2sti.cli._files import KINDS, Section
-from c2sti.cli._say import say
-from c2sti.grid import is_spatialdata
+from c2sti.cli._files import KINDS
 
 
 def command(commands: Any, name: str, *, does: str, description: str, epilog: str) -> argparse.ArgumentParser:
@@ -27,19 +24,36 @@ def command(commands: Any, name: str, *, does: str, description: str, epilog: st
     return parser
 
 
+def add_sections(parser: argparse.ArgumentParser, least: str) -> None:
+    """The sections of a series."""
+    parser.add_argument(
+        "sections",
+        nargs="+",
+        type=Path,
+        metavar="SECTION",
+        help=f"{least} or more, in order of z; or one file of several, with --library-key",
+    )
+
+
 def add_reading(parser: argparse.ArgumentParser, *, aligned: bool) -> None:
-    """Where in a section things are; `aligned` where the sections have to lie in one frame already."""
-    group = parser.add_argument_group("what to read of a section")
+    """Where in a section things are; `aligned` where the sections have to lie in common coordinates already."""
+    group = parser.add_argument_group("what to read of a section (one KEY for all sections, or one for each in order)")
     group.add_argument(
-        "--layer", metavar="KEY", help="layer with the expression, counts or log-normalised (default: X)"
+        "--library-key",
+        metavar="KEY",
+        help="column of obs that names the section of each row, where a file holds several",
     )
     first = f"{_keys.ALIGNED!r} where all sections have it, else " if aligned else ""
+    every: dict[str, Any] = {"nargs": "+", "metavar": "KEY"}
+    group.add_argument("--layer", **every, help="layer with the expression, counts or log-normalised (default: X)")
     group.add_argument(
         "--spatial-key", metavar="KEY", help=f"obsm with the coordinates (default: {first}{_keys.SPATIAL!r})"
     )
-    group.add_argument("--image-key", metavar="KEY", help="which picture of uns, where there are several")
-    group.add_argument("--table-key", metavar="KEY", help="table of a SpatialData, where there are several")
-    group.add_argument("--coordinate-system", metavar="NAME", help=f"of a SpatialData (default: {first}'global')")
+    group.add_argument(
+        "--image-key", **every, help="library of uns, or image, that is the H&E, where there are several"
+    )
+    group.add_argument("--table-key", **every, help="table of a SpatialData, where there are several")
+    group.add_argument("--coordinate-system", **every, help=f"of a SpatialData (default: {first}'global')")
 
 
 def add_computing(parser: argparse.ArgumentParser) -> None:
@@ -56,35 +70,26 @@ def add_force(parser: argparse.ArgumentParser) -> None:
 
 
 def add_depths(parser: argparse.ArgumentParser) -> None:
-    """Depths of a series."""
+    """Where the sections of a series lie."""
     parser.add_argument(
         "--z",
         type=float,
         nargs="+",
         metavar="Z",
-        help="depth of each section (default: obs['z_um'] or obs['z'] where all carry one, else even steps)",
+        help="z of each section (default: obs['z_um'] or obs['z'] where all carry one, else even steps)",
     )
 
 
-def where_to_read(chosen: argparse.Namespace, sections: Sequence[Section], *, aligned: bool) -> dict[str, Any]:
-    """The keywords of :func:`c2sti.grid.read_slice` for these sections.
-
-    With `aligned`, the frame that ``c2sti align`` wrote is taken where every section has it and no other is named.
-    """
-    frame = aligned and all(_has_frame(section) for section in sections)
-    if frame and None in (chosen.spatial_key, chosen.coordinate_system):
-        say(chosen, f"sections are read in their common frame, {_keys.ALIGNED!r}")
-    return {
-        "layer": chosen.layer,
-        "spatial_key": chosen.spatial_key or (_keys.ALIGNED if frame else _keys.SPATIAL),
-        "image_key": chosen.image_key,
-        "table_key": chosen.table_key,
-        "coordinate_system": chosen.coordinate_system or (_keys.ALIGNED if frame else "global"),
-    }
+def where_to_read(chosen: argparse.Namespace) -> dict[str, Any]:
+    """The keywords by which the tools read sections."""
+    each = ("layer", "image_key", "table_key", "coordinate_system")
+    keys = {"library_key": chosen.library_key, **{name: _one_or_all(getattr(chosen, name)) for name in each}}
+    return keys if chosen.spatial_key is None else {**keys, "spatial_key": chosen.spatial_key}
 
 
-def _has_frame(section: Section) -> bool:
-    return _keys.ALIGNED in (section.coordinate_systems if is_spatialdata(section) else section.obsm)
+def _one_or_all(keys: list[str] | None) -> str | list[str] | None:
+    """One key for all sections as text; several as they are."""
+    return keys[0] if keys is not None and len(keys) == 1 else keys
 
 
 def result_file(text: str) -> Path:

@@ -8,7 +8,7 @@ from typing import Any
 
 from c2sti import tl
 from c2sti.cli._files import aside, check_free_folder, read
-from c2sti.cli._options import add_computing, add_depths, add_force, add_reading, command, where_to_read
+from c2sti.cli._options import add_computing, add_depths, add_force, add_reading, add_sections, command, where_to_read
 from c2sti.cli._say import give, say
 from c2sti.training import TrainConfig
 
@@ -36,7 +36,7 @@ GENTLE_RATE = 5e-4  # and its learning rate from a model
 def add(commands: Any) -> None:
     """Add the command."""
     parser = command(commands, "train", does="a model from your own series", description=DESCRIPTION, epilog=EPILOG)
-    parser.add_argument("sections", nargs="+", type=Path, metavar="SECTION", help="three or more, in order of depth")
+    add_sections(parser, "three")
     parser.add_argument("-o", "--output", required=True, type=Path, metavar="DIR", help="folder of the new model")
     parser.add_argument(
         "--model", default="c2sti", metavar="NAME",
@@ -85,7 +85,7 @@ def run(chosen: argparse.Namespace) -> None:
         device=chosen.device,
         seed=chosen.seed,
         show_progress_bar=not chosen.quiet,
-        **where_to_read(chosen, sections, aligned=True),
+        **where_to_read(chosen),
     )
     with aside(chosen.output) as part:
         trained.save(part)

@@ -7,7 +7,8 @@ common lattice as the arrays that interpolators take, and `write_slices` turns w
 
 from c2sti.grid._annotations import Annotations, is_labels
 from c2sti.grid._blocks import Answer
-from c2sti.grid._depth import depth_of_each, position_of
+from c2sti.grid._depth import check_unit, depth_of_each, position_of, with_told_z
+from c2sti.grid._genes import on_shared_genes, shared_genes, shared_profiles
 from c2sti.grid._histology import HEImage, Picture, SlideImage, histology_on, image_of
 from c2sti.grid._lattice import (
     Rows,
@@ -17,44 +18,50 @@ from c2sti.grid._lattice import (
     overlap,
     profiles,
     rows_of,
-    shared_genes,
-    shared_profiles,
 )
+from c2sti.grid._level import level
 from c2sti.grid._material import material_places
 from c2sti.grid._memory import Extent, Plan, check_dense, check_work, memory_of, plan, plan_anyway, tell
+from c2sti.grid._places import LEAST_SPOTS, is_spatialdata, read_places
 from c2sti.grid._read import (
-    LEAST_SPOTS,
     TARGET_SUM,
     SliceGrid,
     check_layer,
     is_counts,
-    is_spatialdata,
     layer_names,
     log_normalise,
     read_slice,
+    shared_var,
 )
+from c2sti.grid._sections import Container, Key, Keys, Source, Windows, pair_sources, sources, window_for_each
 from c2sti.grid._spatialdata import frame_of, table_of
 from c2sti.grid._store import check_digits, new_store, open_store
 from c2sti.grid._stream import stream_layers
-from c2sti.grid._virtual import library_of, library_of_section, section_picture, section_pictures
-from c2sti.grid._write import blank_library, frame_slices, lattice_as_dict, write_slices
+from c2sti.grid._virtual import library_of_section, section_picture, section_pictures
+from c2sti.grid._window import window_of
+from c2sti.grid._write import frame_slices, lattice_as_dict, write_slices
 
 __all__ = [
     "Annotations",
     "Answer",
+    "Container",
     "Extent",
     "HEImage",
+    "Key",
+    "Keys",
     "LEAST_SPOTS",
     "Picture",
     "Plan",
     "Rows",
     "SliceGrid",
     "SlideImage",
+    "Source",
     "TARGET_SUM",
-    "blank_library",
+    "Windows",
     "check_dense",
     "check_work",
     "check_digits",
+    "check_unit",
     "check_layer",
     "common_lattice",
     "depth_of_each",
@@ -67,28 +74,36 @@ __all__ = [
     "is_spatialdata",
     "lattice_as_dict",
     "layer_names",
+    "level",
     "log_normalise",
     "make_pair",
-    "library_of",
     "library_of_section",
     "library_sizes",
     "material_places",
     "memory_of",
     "new_store",
+    "on_shared_genes",
     "open_store",
     "overlap",
+    "pair_sources",
     "plan",
     "plan_anyway",
     "position_of",
     "profiles",
+    "read_places",
     "read_slice",
     "rows_of",
     "shared_genes",
     "shared_profiles",
+    "shared_var",
     "section_picture",
     "section_pictures",
+    "sources",
     "stream_layers",
     "table_of",
     "tell",
+    "window_for_each",
+    "window_of",
+    "with_told_z",
     "write_slices",
 ]

@@ -1,15 +1,18 @@
-"""Where in the gap between two sections: fractions, or depths that the sections carry."""
+"""Where in the gap between two sections: fractions, or z in the unit in which the sections carry it."""
 
 from __future__ import annotations
 
 import warnings
 from collections.abc import Sequence
+from dataclasses import replace
 
 import numpy as np
 
 from c2sti import _check
 from c2sti._types import FloatArray
+from c2sti.grid._read import SliceGrid
 
+LEAST_GAP = 0.02  # of the pitch; real sections are 5 µm apart or more, spots 500 µm or less
 SMALL_GAP = 20.0  # sections this near to each other may have depths below 1 between them
 
 
@@ -63,3 +66,37 @@ def _fractions(wanted: FloatArray, z_a: float | None, z_b: float | None) -> tupl
             stacklevel=4,
         )
     return wanted, ""
+
+
+def with_told_z(a: SliceGrid, b: SliceGrid) -> tuple[SliceGrid, SliceGrid]:
+    """The two sections; without z where both carry the same, which does not tell how far apart they are.
+
+    Warns
+    -----
+    UserWarning
+        They carry the same z; or z that cannot be in the unit of the coordinates.
+    """
+    if a.z is None or b.z is None:
+        return a, b
+    if a.z == b.z:
+        warnings.warn(
+            f"{a.name} and {b.name} both carry z = {a.z:g}, which does not tell how far apart they are; the result "
+            "carries no z. Put the z of each into obs['z_um']",
+            UserWarning,
+            stacklevel=3,
+        )
+        return replace(a, z=None), replace(b, z=None)
+    check_unit([a.z, b.z], a.pitch)
+    return a, b
+
+
+def check_unit(z: Sequence[float] | FloatArray, pitch: float) -> None:
+    """Warn where z of some sections counts them, or runs from 0 to 1, beside coordinates in µm or pixels."""
+    gaps = np.abs(np.diff(z))
+    if gaps.max() <= 1 and gaps.max() < LEAST_GAP * pitch:
+        warnings.warn(
+            f"z of the sections differs by {gaps.max():g}, and spots are {pitch:.4g} apart: z looks like an order, not "
+            "like a distance in the unit of the coordinates. Put z in that unit into obs['z_um'] (or z=)",
+            UserWarning,
+            stacklevel=4,
+        )

@@ -13,15 +13,16 @@ from numpy.typing import NDArray
 from scipy.ndimage import distance_transform_edt
 from scipy.spatial import KDTree
 
-from c2sti import _check, _log
-from c2sti._stored import Expression, blocks, per_row
+from c2sti import _check
+from c2sti._stored import Expression, blocks
 from c2sti._types import FloatArray, Lattice, PictureEncoder, Section, SlicePair
+from c2sti.grid._genes import shared_genes
 from c2sti.grid._histology import Picture, features_on, histology_on
 from c2sti.grid._read import SliceGrid, log_normalise
+from c2sti.grid._window import within
 
 POOR_OVERLAP, NO_OVERLAP = 0.5, 0.02
 MOST_BINS = 20_000_000
-LEAST_TELLING = 20  # genes that a spot expresses, below which two may be equal by chance
 
 
 def common_lattice(*grids: SliceGrid, pitch: float | None = None) -> Lattice:
@@ -84,58 +85,16 @@ def check_overlap(a: SliceGrid, b: SliceGrid, warn: bool = True) -> None:
         No tissue in common.
     """
     share = overlap(a, b)
-    mend = "bring them into one frame first: c2sti.pp.align(slice_a, slice_b), then spatial_key='spatial_aligned'"
+    fix = "bring them into common coordinates first: c2sti.pp.align(slice_a, slice_b)"
     if share < NO_OVERLAP:
-        raise ValueError(f"{a.name} and {b.name} do not overlap ({_extent(a)} and {_extent(b)}); {mend}")
+        raise ValueError(f"{a.name} and {b.name} do not overlap ({_extent(a)} and {_extent(b)}); {fix}")
     if warn and share < POOR_OVERLAP:
-        warnings.warn(f"only {share:.0%} of {a.name} and {b.name} overlap; {mend}", UserWarning, stacklevel=4)
+        warnings.warn(f"only {share:.0%} of {a.name} and {b.name} overlap; {fix}", UserWarning, stacklevel=4)
 
 
 def _extent(grid: SliceGrid) -> str:
     (x0, y0), (x1, y1) = grid.xy.min(axis=0), grid.xy.max(axis=0)
     return f"{grid.name}: x {x0:.0f}..{x1:.0f}, y {y0:.0f}..{y1:.0f}"
-
-
-def shared_profiles(a: SliceGrid, b: SliceGrid) -> int:
-    """How many spots of the one section are found in the other with the very same expression.
-
-    Two sections measured apart share none: a spot's counts are as good as a fingerprint. Profiles are compared by a
-    random projection; near-empty spots, which agree by chance, are left out.
-    """
-    genes = shared_genes([a, b])
-    weights = np.random.default_rng(0).standard_normal(len(genes))
-    projected = []
-    for grid in (a, b):
-        values = grid.values[:, grid.genes.get_indexer(genes)]
-        telling = per_row(values, lambda x: np.diff(x.indptr)) >= LEAST_TELLING
-        projected.append(per_row(values, lambda x: x.astype(np.float64) @ weights)[telling])
-    first, second = (np.round(p, 6) for p in projected)
-    return len(np.intersect1d(first, second))
-
-
-def shared_genes(grids: Sequence[SliceGrid], genes: Sequence[str] | pd.Index | None = None) -> pd.Index:
-    """Names of the genes that all sections have, in the order of the first; or those asked for, in their order.
-
-    Raises
-    ------
-    ValueError
-        No gene in common.
-    KeyError
-        A gene that was asked for is missing from a section.
-    """
-    common = grids[0].genes
-    for grid in grids[1:]:
-        common = common[common.isin(grid.genes)]
-    if len(common) == 0:
-        examples = "; ".join(f"{g.name}: {', '.join(g.genes[:3])}" for g in grids[:2])
-        raise ValueError(
-            f"the sections have no gene in common ({examples}); give both the same kind of names in var_names"
-        )
-    if genes is not None:
-        return pd.Index(_check.genes(genes, common, "all sections"))
-    if len(common) < max(len(g.genes) for g in grids):
-        _log.info(f"{len(common)} genes are in all sections ({', '.join(f'{g.name}: {len(g.genes)}' for g in grids)})")
-    return common
 
 
 def make_pair(
@@ -196,7 +155,8 @@ def make_pair(
     ]
     stained = {position: histology_on(image, lattice) for position, image in (targets or {}).items()}
     spacing = float(np.mean([_spot_spacing(g, lattice) for g in (a, b)]))
-    return SlicePair(sections[0], sections[1], spacing, lattice, tuple(sections[2:]), stained), names
+    keys = pd.util.hash_array(names.to_numpy(dtype=object), categorize=False)
+    return SlicePair(sections[0], sections[1], spacing, lattice, tuple(sections[2:]), stained, keys), names
 
 
 def _check_scale(grids: Sequence[SliceGrid]) -> None:
@@ -204,7 +164,8 @@ def _check_scale(grids: Sequence[SliceGrid]) -> None:
     if len(kinds) > 1:
         listed = ", ".join(f"{g.name}: {'raw counts' if g.counts else 'normalised'}" for g in grids)
         raise ValueError(
-            f"the sections are not on one scale ({listed}); bring all to counts or all to the same normalisation"
+            f"the sections are not on one scale ({listed}); give the raw counts of all, such as layer='counts', or "
+            "normalise all alike: sc.pp.normalize_total(adata, target_sum=1e4), then sc.pp.log1p(adata)"
         )
 
 
@@ -241,7 +202,7 @@ def profiles(grid: SliceGrid, lattice: Lattice, genes: pd.Index) -> tuple[FloatA
 
     Returns
     -------
-    (n, 2) coordinates, (n, N) CSR values on the scale of the input, (n,) library sizes over all genes.
+    (n, 2) coordinates, (n, N) CSR values on the scale of the input, (n,) library sizes as the section has them.
     """
     values = grid.values if genes.equals(grid.genes) else grid.values[:, grid.genes.get_indexer(genes)]
     if not is_gathered(grid, lattice):
@@ -263,7 +224,7 @@ def _gathered(grid: SliceGrid, lattice: Lattice) -> tuple[FloatArray, NDArray[np
 
 
 def library_sizes(grid: SliceGrid, lattice: Lattice, points: FloatArray) -> FloatArray:
-    """(M,) counts, over all genes of the section, of the spot (or the gathered bin) nearest to each point."""
+    """(M,) library size of the spot (or the gathered bin) nearest to each point."""
     xy, library = grid.xy, grid.library
     if is_gathered(grid, lattice):
         xy, index = _gathered(grid, lattice)
@@ -273,7 +234,7 @@ def library_sizes(grid: SliceGrid, lattice: Lattice, points: FloatArray) -> Floa
 
 @dataclass(frozen=True)
 class Rows:
-    """The points at which sections are wanted, and what tissue there is.
+    """The points at which sections are wanted, what tissue there is, and where each section could be measured.
 
     Parameters
     ----------
@@ -283,16 +244,44 @@ class Rows:
         (M,) index of the lattice bin that holds each point, -1 off the lattice.
     tissue
         (2, H, W) masks of the two sections on the lattice.
+    windows
+        Capture windows of the two sections as half-planes, see :func:`c2sti.grid.window_of`; None where not known.
+    seen
+        (2, H, W) masks of the bins whose centres lie in these windows; None for all.
     """
 
     points: FloatArray
     bins: NDArray[np.intp]
     tissue: NDArray[np.bool_]
+    windows: tuple[FloatArray | None, FloatArray | None] = (None, None)
+    seen: NDArray[np.bool_] | None = None
 
     def inside(self, position: float) -> NDArray[np.bool_]:
-        """(M,) whether each row lies in the tissue of the section at this position."""
-        mask = outline(self.tissue[0], self.tissue[1], position).ravel()
-        return mask[self.bins] & (self.bins >= 0)
+        """(M,) whether each row lies in the tissue of the section at this position.
+
+        At 0 and 1 that is the measured tissue. Between them, what one section could not see is as in the other; what
+        neither could see is no tissue.
+        """
+        first, second = self.tissue
+        if self.seen is not None and 0 < position < 1:
+            first, second = first | (second & ~self.seen[0]), second | (first & ~self.seen[1])
+        return self._at_rows(outline(first, second, position))
+
+    def sees(self, section: int, points: FloatArray) -> NDArray[np.bool_]:
+        """(n,) whether each point lies in the capture window of section a (0) or b (1)."""
+        return within(self.windows[section], points)
+
+    def seen_at(self, section: int) -> NDArray[np.bool_]:
+        """(M,) whether each row lies in the capture window of section a (0) or b (1), or in its tissue."""
+        return self.sees(section, self.points) | self._at_rows(self.tissue[section])
+
+    @property
+    def blind(self) -> NDArray[np.bool_]:
+        """(2, M) whether each row lies beyond the window of section a, and of b, where the other section has tissue."""
+        return np.stack([~self.seen_at(i) & self._at_rows(self.tissue[1 - i]) for i in (0, 1)])
+
+    def _at_rows(self, mask: NDArray[np.bool_]) -> NDArray[np.bool_]:
+        return mask.ravel()[self.bins] & (self.bins >= 0)
 
 
 def rows_of(a: SliceGrid, b: SliceGrid, lattice: Lattice, at: FloatArray | None = None) -> Rows:
@@ -320,7 +309,9 @@ def rows_of(a: SliceGrid, b: SliceGrid, lattice: Lattice, at: FloatArray | None 
                 f"at has shape {points.shape}; finite coordinates of shape (M, 2) are needed, one point a row"
             )
         bins = lattice.bins(points)
-    return Rows(points, bins, tissue.reshape(2, *lattice.shape))
+    seen = np.stack([within(a.window, centres), within(b.window, centres)])
+    shape = (2, *lattice.shape)
+    return Rows(points, bins, tissue.reshape(shape), (a.window, b.window), seen.reshape(shape))
 
 
 def outline(tissue_a: NDArray[np.bool_], tissue_b: NDArray[np.bool_], position: float) -> NDArray[np.bool_]:

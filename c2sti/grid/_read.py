@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import hashlib
-import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, TypeGuard
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pandas as pd
@@ -20,25 +19,21 @@ from c2sti import _check, _keys, _log
 from c2sti._stored import Expression, Stored, as_csr, blocks
 from c2sti._types import FloatArray
 from c2sti.grid._annotations import Annotations, read_annotations
-from c2sti.grid._histology import Picture, read_image
-from c2sti.grid._spatialdata import read_slide, read_table
+from c2sti.grid._histology import Picture
+from c2sti.grid._places import Layout, array_of, layout_of, place_of, z_of
+from c2sti.grid._rows import obs_column
+from c2sti.grid._window import window_of
 
 if TYPE_CHECKING:
     from spatialdata import SpatialData
 
 TARGET_SUM = 1e4  # counts a spot are scaled to this before log1p
-LEAST_SPOTS = 20
-NEIGHBOURS = 6  # of a spot, by which the layout is told
 LARGE = 2**24  # entries of a backed or lazy matrix from which it is left where it is and read in blocks
-CELLS_PER_BIN = 4
-LEAST_CELLS = 1000  # irregular points fewer than this are too few to be gathered into bins
-
-Layout = Literal["square", "hex", "cells", "scattered"]
 
 
 @dataclass(frozen=True)
 class SliceGrid:
-    """One section as read: points with sparse expression, where they lie, and the picture under them.
+    """One section as read: points with sparse expression, where they lie, and the image under them.
 
     Parameters
     ----------
@@ -52,7 +47,8 @@ class SliceGrid:
     counts
         Whether `values` are raw counts.
     library
-        (n,) counts of a spot over all genes that the container has, whatever genes are kept later.
+        (n,) library size: counts of a spot over all genes of the section; of sections that were cut to the genes that
+        they share, over these.
     genes
         (N,) names.
     layout
@@ -62,11 +58,23 @@ class SliceGrid:
         Distance between neighbouring spots; for cells the side of a bin that holds about four of them, for scattered
         points of one that holds one.
     z
-        Depth of the section where the container tells it, else None.
+        z of the section where the container tells it, else None.
     image
         H&E in the same frame, or None.
     annotations
         Labels and numbers of the points, those that were asked for.
+    no_image
+        Why there is an H&E that is not used; empty where it is used, or where there is none.
+    var
+        (N, columns) what the container says of its genes; index `genes`.
+    rows
+        (n,) rows of the container that these points are.
+    window
+        (k, 3) half-planes of the capture window, see :func:`c2sti.grid.window_of`; None where it is not known.
+    log1p
+        ``uns["log1p"]`` of the container, where it has one.
+    uncut
+        The section with all of its genes, where some were left out; what it is recognised by.
     """
 
     name: str
@@ -80,6 +88,12 @@ class SliceGrid:
     z: float | None = None
     image: Picture | None = None
     annotations: Annotations = field(default_factory=Annotations)
+    no_image: str = ""
+    var: pd.DataFrame = field(default_factory=pd.DataFrame)
+    rows: NDArray[np.intp] = field(default_factory=lambda: np.arange(0))
+    window: FloatArray | None = None
+    log1p: Mapping[str, Any] | None = None
+    uncut: SliceGrid | None = None
 
     @property
     def reach(self) -> float:
@@ -109,11 +123,6 @@ class SliceGrid:
         return digest.hexdigest()
 
 
-def is_spatialdata(slice_: Any) -> TypeGuard[SpatialData]:
-    """Whether a section is a SpatialData, without importing that library: who holds one has imported it."""
-    return "spatialdata" in sys.modules and isinstance(slice_, sys.modules["spatialdata"].SpatialData)
-
-
 def read_slice(
     slice_: AnnData | SpatialData,
     *,
@@ -122,11 +131,17 @@ def read_slice(
     spatial_key: str = _keys.SPATIAL,
     table_key: str | None = None,
     image_key: str | None = None,
-    coordinate_system: str = "global",
+    coordinate_system: str | None = None,
+    library_key: str | None = None,
+    library: str | None = None,
     obs_keys: str | Sequence[str] = (),
+    obsm_keys: str | Sequence[str] = (),
+    window: Any = None,
     measured: bool = False,
 ) -> SliceGrid:
     """Read one section from its container.
+
+    Rows that ``obs["in_tissue"]`` says lie outside of the tissue are left out.
 
     Parameters
     ----------
@@ -143,9 +158,13 @@ def read_slice(
     image_key
         Library of ``uns[spatial_key]``, or image of a SpatialData; may be left out where there is one.
     coordinate_system
-        Of a SpatialData, in which the spots are wanted. Where there is no "global", that in which they are stored.
-    obs_keys
-        Columns of `obs` to bring along: labels or numbers.
+        Of a SpatialData, in which the spots are wanted; "global", or where there is none that of the spots.
+    library_key, library
+        Column of `obs` that names the section of each row, and the name of this one; None where all rows are.
+    obs_keys, obsm_keys
+        Columns of `obs` and tables of `obsm` to bring along: labels or numbers.
+    window
+        Capture window: (x0, y0, x1, y1), or (k, 2) corners, in the frame. Told from the section by default.
     measured
         Whether to refuse rows that say of themselves that they were computed.
 
@@ -156,33 +175,47 @@ def read_slice(
     ValueError
         Coordinates, expression or gene names cannot be used; the message says what was found and what to do.
     """
-    image: Picture | None
-    if is_spatialdata(slice_):
-        adata, xy, frame = read_table(slice_, name, table_key, _check.text(coordinate_system, "coordinate_system"))
-        _check_points(xy, adata, f"the region of {name} in {frame!r}", name)
-        z, image = _depth(adata, xy, name), read_slide(slice_, xy, name, frame, image_key)
-    elif isinstance(slice_, AnnData):
-        adata, xy = slice_, _coordinates(slice_, name, _check.text(spatial_key, "spatial_key"))
-        z, image = _depth(adata, xy, name), read_image(slice_, xy[:, :2], name, spatial_key, image_key)
-    else:
-        raise TypeError(f"{name} is a {type(slice_).__name__}; an AnnData or SpatialData is needed")
+    place = place_of(slice_, name, spatial_key, table_key, image_key, coordinate_system, library_key, library)
+    adata, rows, xy = place.adata, place.rows, place.xy[:, :2]
     if measured:
-        _check_measured(adata, name)
+        _check_measured(adata, rows, name)
     if adata.n_vars == 0:
         raise ValueError(f"{name} has no genes; give a section with expression")
-    xy = xy[:, :2]
     _check_expression(adata, name, layer)
-    values, where = _expression(adata, name, layer), _where(name, layer)
-    counts, library = _survey(values, where)
+    values, where = _expression(adata, rows, name, layer), _where(name, layer)
+    counts, library_sizes = _survey(values, where, _other_expression(adata, layer))
     genes = _gene_names(adata, name)
-    layout, pitch = _layout(xy, name)
-    annotations = read_annotations(adata, name, list(dict.fromkeys(_check.names(obs_keys, "obs_keys"))))
-    return SliceGrid(name, xy, values, counts, library, genes, layout, pitch, z, image, annotations)
+    layout, pitch = layout_of(xy, name)
+    annotations = read_annotations(
+        adata,
+        rows,
+        name,
+        list(dict.fromkeys(_check.names(obs_keys, "obs_keys"))),
+        list(dict.fromkeys(_check.names(obsm_keys, "obsm_keys"))),
+    )
+    return SliceGrid(
+        name,
+        xy,
+        values,
+        counts,
+        library_sizes,
+        genes,
+        layout,
+        pitch,
+        z_of(adata, rows, place.xy, name),
+        place.image,
+        annotations,
+        place.no_image,
+        _var(adata, genes),
+        rows,
+        window_of(xy, pitch, layout, all_xy=place.all_xy, array=array_of(adata, rows), given=window, name=name),
+        adata.uns.get("log1p"),
+    )
 
 
-def _check_measured(adata: AnnData, name: str) -> None:
-    """Refuse what was made by us: a section between two of which one was made is not known to be between anything."""
-    made = np.asarray(adata.obs[_keys.INSERTED] if _keys.INSERTED in adata.obs else ())
+def _check_measured(adata: AnnData, rows: NDArray[np.intp], name: str) -> None:
+    """Refuse what c2sti computed: what lies between two sections of which one was computed is not known."""
+    made = np.asarray(obs_column(adata, _keys.INSERTED).iloc[rows] if _keys.INSERTED in adata.obs else ())
     if made.dtype == bool and made.any():
         raise ValueError(
             f"{int(made.sum())} of {len(made)} rows of {name} were inserted, not measured (obs[{_keys.INSERTED!r}]); "
@@ -190,48 +223,26 @@ def _check_measured(adata: AnnData, name: str) -> None:
         )
 
 
-def _coordinates(adata: AnnData, name: str, spatial_key: str) -> FloatArray:
-    if spatial_key not in adata.obsm:
-        raise KeyError(
-            f"{name} has no coordinates in obsm[{spatial_key!r}]; it has {sorted(adata.obsm)}. Put an (n, 2) array "
-            "there, or name another one with spatial_key="
-        )
-    xy = _check.reals(adata.obsm[spatial_key], f"obsm[{spatial_key!r}] of {name}")
-    if xy.ndim != 2 or xy.shape[1] < 2:
-        raise ValueError(f"obsm[{spatial_key!r}] of {name} has shape {xy.shape}; columns x and y are needed")
-    _check_points(
-        xy,
-        adata,
-        f"obsm[{spatial_key!r}] of {name}",
-        name,
-        f": adata[np.isfinite(adata.obsm[{spatial_key!r}]).all(1)]",
-    )
-    return xy
+def _var(adata: AnnData, genes: pd.Index) -> pd.DataFrame:
+    """What is said of the genes, in memory, under their names."""
+    var = adata.var if isinstance(adata.var, pd.DataFrame) else adata.var.to_memory()
+    return var.set_axis(genes, axis=0)
 
 
-def _check_points(xy: FloatArray, adata: AnnData, where: str, name: str, mend: str = "") -> None:
-    bad = ~np.isfinite(xy[:, :2]).all(axis=1)
-    if bad.any():
-        raise ValueError(
-            f"{where} is not finite for {bad.sum()} of {len(xy)} spots (first: {adata.obs_names[bad][0]!r}); drop "
-            f"them{mend}"
-        )
-    if len(xy) < LEAST_SPOTS:
-        raise ValueError(f"{name} has {len(xy)} spots; at least {LEAST_SPOTS} are needed to tell tissue from noise")
+def shared_var(grids: Sequence[SliceGrid]) -> pd.DataFrame:
+    """(N, columns) what all sections, of the same genes, say alike of them; index: their names."""
+    first, *others = (g.var.reindex(grids[0].genes) for g in grids)
+    alike = [
+        column
+        for column in first.columns
+        if all(column in other and _equal(first[column], other[column]) for other in others)
+    ]
+    return first[alike].set_axis(grids[0].genes.copy(), axis=0)
 
 
-def _depth(adata: AnnData, xy: FloatArray, name: str) -> float | None:
-    for key in (_keys.Z_UM, _keys.Z):
-        if key in adata.obs:
-            depths = np.unique(_check.reals(adata.obs[key], f"obs[{key!r}] of {name}"))  # of pandas, or lazy
-            if len(depths) > 1:
-                raise ValueError(
-                    f"obs[{key!r}] of {name} holds {len(depths)} depths; a section has one: split it first"
-                )
-            return float(depths[0]) if np.isfinite(depths[0]) else None
-    if xy.shape[1] > 2 and np.ptp(xy[:, 2]) == 0:
-        return float(xy[0, 2])
-    return None
+def _equal(one: pd.Series, other: pd.Series) -> bool:
+    """Whether two columns hold the same, whatever they are kept as."""
+    return one.astype(object).equals(other.astype(object))
 
 
 def check_layer(adata: AnnData, name: str, layer: str | None) -> None:
@@ -269,18 +280,20 @@ def _check_expression(adata: AnnData, name: str, layer: str | None) -> None:
         )
 
 
-def _expression(adata: AnnData, name: str, layer: str | None) -> Expression:
+def _expression(adata: AnnData, rows: NDArray[np.intp], name: str, layer: str | None) -> Expression:
     """Values as CSR; what a backed file or a lazy array holds stays there where it is large."""
     x = adata.X if layer is None else adata.layers[layer]
+    every = len(rows) == adata.n_obs
     if not isinstance(x, np.ndarray) and not sp.issparse(x) and _entries(x) > LARGE:
         if getattr(x, "format", "csr") == "csr":
-            return Stored(x, _entries(x), name=_where(name, layer))
+            return Stored(x, _entries(x), None if every else rows, name=_where(name, layer))
         _log.warning(f"{_where(name, layer)} is stored by genes (CSC) and has to be read whole; CSR is read in blocks")
     if hasattr(x, "compute"):  # dask
         x = x.compute()
     elif hasattr(x, "to_memory"):  # sparse matrix of a backed AnnData
         x = x.to_memory()
-    return as_csr(x if sp.issparse(x) else x[:], _where(name, layer))
+    whole = as_csr(x if sp.issparse(x) else x[:], _where(name, layer))
+    return whole if every else whole[rows]
 
 
 def _entries(x: Any) -> int:
@@ -289,7 +302,16 @@ def _entries(x: Any) -> int:
     return int(group["data"].shape[0]) if group is not None else int(np.prod(x.shape)) // 20
 
 
-def _survey(values: Expression, where: str) -> tuple[bool, FloatArray]:
+def _other_expression(adata: AnnData, layer: str | None) -> str:
+    """Where else expression lies, as the end of an error."""
+    layers = [name for name in layer_names(adata) if name != layer]
+    found = [f"layer={layers[0]!r} (its layers are {layers})"] if layers else []
+    if adata.raw is not None:
+        found.append("its .raw: adata.raw.to_adata()")
+    return f": give {', or '.join(found)}" if found else ": name its layer with layer="
+
+
+def _survey(values: Expression, where: str, elsewhere: str) -> tuple[bool, FloatArray]:
     """Whether the values are counts, and what each spot has of them; refuse what cannot be used."""
     counts, library = True, []
     for _, block in blocks(values):
@@ -298,13 +320,13 @@ def _survey(values: Expression, where: str) -> tuple[bool, FloatArray]:
         if block.nnz and block.data.min() < 0:
             raise ValueError(
                 f"{where} holds negative values (least: {block.data.min():.3g}); c2sti needs counts or log-normalised "
-                "expression, not scaled or centred data: name its layer with layer="
+                f"expression, not scaled or centred data{elsewhere}"
             )
         counts = counts and is_counts(block)
-        library.append(np.asarray(block.sum(axis=1), dtype=np.float64).ravel())
+        library.append(np.asarray(block.sum(axis=1, dtype=np.float64)).ravel())
     spots = np.concatenate(library)
     if not (spots > 0).any():
-        raise ValueError(f"{where} is zero everywhere; name the layer that holds the expression with layer=")
+        raise ValueError(f"{where} is zero everywhere; expression is needed{elsewhere}")
     return counts, spots if counts else np.ones(len(spots))
 
 
@@ -334,28 +356,3 @@ def log_normalise(counts: Expression, library: FloatArray) -> Expression:
         return counts.log1p(factor)
     data = np.log1p(counts.data * np.repeat(factor, np.diff(counts.indptr))).astype(np.float32)
     return sp.csr_array((data, counts.indices, counts.indptr), shape=counts.shape)
-
-
-def _layout(xy: FloatArray, name: str) -> tuple[Layout, float]:
-    """Layout of the points and their pitch.
-
-    In an array the distance to the nearest neighbour hardly varies (in random points its spread is half its mean), and
-    four or six neighbours are about as near as the nearest. The pitch is the median over all of these: printed spots
-    scatter, which makes the nearest of them lie 6 % too near on real arrays.
-    """
-    points = np.unique(xy, axis=0)
-    if len(points) <= NEIGHBOURS:
-        raise ValueError(
-            f"the {len(xy)} spots of {name} lie at {len(points)} place(s); more than {NEIGHBOURS} are needed to tell "
-            "how far apart spots are: correct the coordinates, or name others with spatial_key="
-        )
-    distance = KDTree(points).query(points, k=NEIGHBOURS + 1)[0][:, 1:]
-    nearest = np.median(distance[:, 0])
-    if np.std(np.minimum(distance[:, 0], 2 * nearest)) > 0.25 * nearest:
-        # For random points the k-th neighbour lies within a circle that holds k others on average.
-        density = 6 / (np.pi * np.median(distance[:, 5]) ** 2)
-        if len(points) < LEAST_CELLS:
-            return "scattered", float(np.sqrt(1 / density))
-        return "cells", float(np.sqrt(CELLS_PER_BIN / density))
-    layout: Layout = "hex" if np.median((distance < 1.25 * nearest).sum(axis=1)) > 4 else "square"
-    return layout, float(np.median(distance[:, : 6 if layout == "hex" else 4]))

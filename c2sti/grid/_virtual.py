@@ -1,4 +1,4 @@
-"""H&E of sections that were never cut: the pictures of the two neighbours, moved and blended as expression is."""
+"""H&E of sections that were never cut: that of the two neighbours, moved and blended as expression is."""
 
 from __future__ import annotations
 
@@ -9,13 +9,15 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.ndimage import map_coordinates
 
+from c2sti import _log
 from c2sti._types import FloatArray, Lattice
 from c2sti.grid._histology import HEImage, Picture, histology_on
 from c2sti.grid._material import material_places
 
 MOST_PIXELS = 1024  # along the longer side of the tissue
-MOST_CANVAS = 4096  # from the origin of the frame, where by squidpy's convention a picture begins
+MOST_CANVAS = 4096  # from the origin of the frame, where by squidpy's convention an image begins
 MARGIN = 1.0  # bins around the lattice that are shown too: tissue does not end with its last spot
+BLANK_PIXELS = 100  # along the longer side of a white image
 WHITE = 255
 
 
@@ -28,10 +30,10 @@ def section_pictures(
     displacement: Sequence[FloatArray] | None = None,
     targets: Mapping[float, Picture] | None = None,
 ) -> list[HEImage] | None:
-    """Pictures of both measured sections and of those inserted between them, on one canvas.
+    """H&E of both measured sections and of those interpolated between them, on one canvas.
 
-    The material of an inserted section is looked up in either neighbour where it lies there, and the two colours are
-    blended 1 - p : p. What only one neighbour shows is taken from that one, what neither shows is white.
+    The material of an interpolated section is looked up in either neighbour where it lies there, and the two colours
+    are blended 1 - p : p. What only one neighbour shows is taken from that one, what neither shows is white.
 
     Parameters
     ----------
@@ -40,21 +42,22 @@ def section_pictures(
     lattice
         Of the pair: what is shown.
     positions
-        (S,) of the inserted sections.
+        (S,) of the interpolated sections.
     displacement
-        (2, h, w) of each inserted section, see :func:`c2sti.grid.material_places`; None where nothing moves.
+        (2, h, w) of each interpolated section, see :func:`c2sti.grid.material_places`; None where nothing moves.
     targets
-        Pictures of missing sections that were stained, by position: these are shown as they are.
+        H&E of missing sections that were stained, by position: these are shown as they are.
 
     Returns
     -------
-    S + 2 pictures, uint8, of a, the inserted sections, b; or None, if one of the two has none or if nothing of the
+    S + 2 images, uint8, of a, the interpolated sections, b; or None, if one of the two has none or if nothing of the
     tissue lies at positive coordinates.
     """
     if a is None or b is None:
         return None
     canvas = _canvas(lattice, max(a.scale, b.scale))
     if canvas is None:
+        _log.warning("no image in uns['spatial'] reaches tissue at negative coordinates: the H&E is left out")
         return None
     fine, corner = canvas
     ends = (histology_on(a, fine), histology_on(b, fine))
@@ -69,7 +72,7 @@ def section_pictures(
 
 
 def section_picture(picture: Picture | None, lattice: Lattice) -> HEImage | None:
-    """The picture of one measured section over the lattice, uint8; None if there is none at positive coordinates."""
+    """H&E of one measured section over the lattice, uint8; None if there is none at positive coordinates."""
     canvas = None if picture is None else _canvas(lattice, picture.scale)
     if picture is None or canvas is None:
         return None
@@ -133,36 +136,55 @@ def _placed(colours: FloatArray, corner: tuple[int, int]) -> NDArray[np.uint8]:
 # ---------------------------------------------------------------- as libraries of uns["spatial"]
 
 
-def library_of_sections(pictures: Mapping[str, HEImage], shown: str, pitch: float) -> dict[str, Any]:
-    """One library for all sections of a result: squidpy draws a layer over the picture that `img_res_key` names.
+def library_of_sections(
+    pictures: Mapping[str, HEImage], shown: str, pitch: float, points: FloatArray
+) -> dict[str, Any]:
+    """One library for all sections of a result: squidpy draws a layer over the image that `img_res_key` names.
 
     Parameters
     ----------
     pictures
-        By section, all of one scale.
+        H&E by section, all of one scale; those that there are.
     shown
-        The section whose picture is drawn by default.
+        The section whose H&E is drawn by default, as ``"hires"``. Where it does not reach under all bins, or where
+        there is none, that is :func:`blank`, and the H&E is drawn by its own name.
     pitch
         Side of a bin.
+    points
+        (M, 2) centres of the bins.
     """
-    scale = pictures[shown].scale
-    images = {"hires": pictures[shown].pixels} | {name: picture.pixels for name, picture in pictures.items()}
-    factors = {f"tissue_{name}_scalef": scale for name in images}
-    return {"images": images, "scalefactors": factors | {"spot_diameter_fullres": float(pitch)}}
-
-
-def library_of_section(picture: HEImage, pitch: float) -> dict[str, Any]:
-    """A library that holds one picture, under bins of that pitch."""
+    own = pictures.get(shown)
+    under = own if own is not None and reaches(own, points) else blank(points, pitch)
+    named = {} if under is own and len(pictures) == 1 else pictures  # an only one is not written twice
+    images = {"hires": under, **named}
+    factors = {f"tissue_{name}_scalef": image.scale for name, image in images.items()}
     return {
-        "images": {"hires": picture.pixels},
-        "scalefactors": {"tissue_hires_scalef": picture.scale, "spot_diameter_fullres": float(pitch)},
+        "images": {name: image.pixels for name, image in images.items()},
+        "scalefactors": {**factors, "spot_diameter_fullres": float(pitch)},
     }
 
 
-def library_of(library: Mapping[str, Any], section: str) -> dict[str, Any] | None:
-    """The library of one section alone; None where it has no picture."""
-    if section not in library.get("images", {}):
-        return None
-    factors = library["scalefactors"]
-    picture = HEImage(library["images"][section], factors[f"tissue_{section}_scalef"])
-    return library_of_section(picture, factors["spot_diameter_fullres"])
+def library_of_section(picture: HEImage | None, pitch: float, points: FloatArray, name: str) -> dict[str, Any]:
+    """A library for one section: its H&E under bins of that pitch, or white where there is none."""
+    return library_of_sections({} if picture is None else {name: picture}, name, pitch, points)
+
+
+def reaches(image: HEImage, points: FloatArray) -> bool:
+    """Whether squidpy shows all points over an image: its axes reach from -0.5 to the number of pixels less 0.5."""
+    places = points * image.scale
+    height, width = image.pixels.shape[:2]
+    return bool((places >= -0.5).all() and (places <= np.array([width, height]) - 0.5).all())
+
+
+def blank(points: FloatArray, pitch: float) -> HEImage:
+    """A white image, under all bins: squidpy's default plot fails without one, and its axes end with the image.
+
+    They reach from half a pixel before the origin of the frame to half a one before the image's end. So pixels are
+    large where tissue lies at negative coordinates.
+    """
+    low, high = points.min(axis=0) - pitch, points.max(axis=0) + pitch
+    scale = BLANK_PIXELS / max(float(high.max()), pitch)
+    if low.min() < 0:
+        scale = min(scale, -0.5 / float(low.min()))
+    width, height = np.maximum(np.ceil(high * scale + 0.5), 1).astype(int)
+    return HEImage(np.full((height, width, 3), WHITE, dtype=np.uint8), scale)

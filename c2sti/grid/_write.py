@@ -1,4 +1,4 @@
-"""Arrays → containers: inserted sections as an AnnData that squidpy draws and that says of itself what it is."""
+"""Arrays → containers: interpolated sections as an AnnData that squidpy draws and that says of itself what it is."""
 
 from __future__ import annotations
 
@@ -12,17 +12,16 @@ import scipy.sparse as sp
 from anndata import AnnData
 from numpy.typing import NDArray
 
-from c2sti import _keys
+from c2sti import _keys, _log, _result
 from c2sti._types import FloatArray, Lattice, Prediction, Section, SlicePair
 from c2sti.grid._histology import HEImage
 from c2sti.grid._lattice import Rows
-from c2sti.grid._virtual import library_of_section, library_of_sections
+from c2sti.grid._virtual import library_of_sections
 from c2sti.ops import nearest_operator
 from c2sti.spread import Calibration, Spread, confidence
 
 GENE_CHUNK = 1024
-BLANK_PIXELS = 600  # longer side of the blank picture under a result
-WHITE = 255
+LEAST_VIEW = 0.05  # share of squidpy's axes below which bins are too small to be seen
 
 
 def write_slices(
@@ -30,7 +29,7 @@ def write_slices(
     pair: SlicePair,
     rows: Rows,
     *,
-    genes: pd.Index,
+    var: pd.DataFrame,
     positions: FloatArray,
     graphs: Sequence[sp.csr_array] | None,
     provenance: Mapping[str, Any],
@@ -42,33 +41,35 @@ def write_slices(
     columns: Mapping[str, FloatArray] | None = None,
     key_added: str = _keys.RESULT,
 ) -> AnnData:
-    """Put the measured pair and the inserted sections side by side, as layers over the same rows.
+    """Put the measured pair and the interpolated sections side by side, as layers over the same rows.
 
     Parameters
     ----------
     prediction, pair, rows
         What the interpolator gave, what it was given, and the M points at which it was asked.
-    genes
-        (N,) names.
+    var
+        (N, columns) what is said of the genes; its index are their names.
     positions
-        (S,) of the inserted sections.
+        (S,) of the interpolated sections.
     graphs
-        S + 2 gene graphs (N, N): of slice_a, the inserted sections, slice_b; None for none.
+        S + 2 gene graphs (N, N): of slice_a, the interpolated sections, slice_b; None for none.
     provenance
-        Goes into ``uns[key_added]`` beside what is written there in any case; has to survive ``write_h5ad``.
+        Goes into ``uns[key_added]`` beside what is written there in any case; has to survive ``write_h5ad``. Its
+        ``"log1p"``, what the measured sections say of their logarithm, goes into ``uns["log1p"]``.
     pictures
-        S + 2 of :func:`c2sti.grid.section_pictures`; a blank one is written where there are none.
+        S + 2 of :func:`c2sti.grid.section_pictures`; a white one is written where there are none.
     stained
-        Positions of inserted sections whose picture was photographed.
+        Positions of interpolated sections whose H&E was photographed.
     spread, std, interval
-        How sure the inserted sections are, where their standard deviations or the intervals of that level are wanted.
+        Uncertainty of the interpolated sections, where their standard deviations or the intervals of that level are
+        wanted.
     columns
         (M,) further columns of `obs`.
     key_added
-        Prefix of the inserted layers and key in `uns`.
+        Prefix of the interpolated layers and key in `uns`.
     """
     inserted = _keys.inserted(key_added, len(positions))
-    shape = (len(rows.points), len(genes))
+    shape = (len(rows.points), len(var))
     layers = {name: _filled(s.expression, shape) for name, s in zip(inserted, prediction.slices, strict=True)}
     for name, section, p in ((_keys.SLICE_A, pair.a, 0.0), (_keys.SLICE_B, pair.b, 1.0)):
         layers[name] = _measured_layer(section, rows.points, rows.inside(p))
@@ -83,7 +84,7 @@ def write_slices(
     return frame_slices(
         pair,
         rows,
-        genes=genes,
+        var=var,
         positions=positions,
         graphs=graphs,
         notes=prediction.notes,
@@ -101,7 +102,7 @@ def frame_slices(
     pair: SlicePair,
     rows: Rows,
     *,
-    genes: pd.Index,
+    var: pd.DataFrame,
     positions: FloatArray,
     graphs: Sequence[sp.csr_array] | None,
     notes: Mapping[str, Any],
@@ -117,7 +118,7 @@ def frame_slices(
 
     Parameters
     ----------
-    pair, rows, genes, positions, graphs, provenance, pictures, stained, columns, key_added
+    pair, rows, var, positions, graphs, provenance, pictures, stained, columns, key_added
         As in :func:`write_slices`.
     notes
         What the method found out.
@@ -135,29 +136,30 @@ def frame_slices(
     adata = AnnData(
         X=None if layers is None else layers[middle].copy(),
         obs=_obs(rows, pair.lattice, tissue).assign(**(confidences or {}), **(columns or {})),
-        var=pd.DataFrame(index=genes.copy()),
+        var=var.copy(),
         layers=None if layers is None else dict(layers),
         obsm={_keys.SPATIAL: rows.points.copy()},
         varp={_keys.graph(name): graph for name, graph in made.items()},
     )
-    library = (
-        blank_library(rows.points, pair.lattice.pitch)
-        if pictures is None
-        else library_of_sections(dict(zip(names, pictures, strict=True)), middle, pair.lattice.pitch)
-    )
     painted = [] if pictures is None else [s for s, p in zip(inserted, positions, strict=True) if p not in stained]
-    adata.uns[_keys.SPATIAL] = {key_added: library}
+    shown = {} if pictures is None else dict(zip(names, pictures, strict=True))
+    adata.uns[_keys.SPATIAL] = {key_added: library_of_sections(shown, middle, pair.lattice.pitch, rows.points)}
+    if "calls" in provenance:  # a result that the user gets as it is
+        _tell_view(adata.uns[_keys.SPATIAL][key_added], middle, rows.points)
+    scale = _result.log1p_of(provenance)
+    if scale is not None:
+        adata.uns[_keys.LOG1P] = scale
     adata.uns[key_added] = {
         "synthetic": True,
         "sections": names,
         "inserted": inserted,
         "positions": depths,
-        "genes": genes.to_numpy(dtype=str),
+        "genes": var.index.to_numpy(dtype=str),
         _keys.COEXPRESSION: {name: graph.copy() for name, graph in made.items()},
         "lattice": lattice_as_dict(pair.lattice),
         "notes": dict(notes),
         _keys.VIRTUAL_HISTOLOGY: np.array(painted, dtype=str),
-        **provenance,
+        **{name: said for name, said in provenance.items() if name != _keys.LOG1P},
     }
     return adata
 
@@ -211,17 +213,23 @@ def _obs(rows: Rows, lattice: Lattice, tissue: Mapping[str, NDArray[np.bool_]]) 
     return obs
 
 
+def _tell_view(library: Mapping[str, Any], section: str, points: FloatArray) -> None:
+    """Say where squidpy's default plot, whose axes begin with the image at the origin of the frame, shows little."""
+    under, scales = library["images"]["hires"], library["scalefactors"]
+    if section in library["images"] and under.min() == under.max():
+        _log.warning(
+            "some bins lie beside the H&E, which begins at the origin of the frame: squidpy draws all bins over white, "
+            f"and those that the H&E reaches over it with img_res_key={section!r}"
+        )
+    size = (np.ptp(points, axis=0) + scales["spot_diameter_fullres"]) * scales["tissue_hires_scalef"]
+    share = float(np.prod(size)) / (under.shape[0] * under.shape[1])
+    if share < LEAST_VIEW:
+        _log.warning(
+            f"bins fill {share:.1%} of the axes that squidpy draws from the origin of the frame; "
+            "sq.pl.spatial_scatter(…, img=False) fits them to the tissue, as c2sti.pl does"
+        )
+
+
 def lattice_as_dict(lattice: Lattice) -> dict[str, Any]:
     """A lattice as it stands in `uns`."""
     return {"origin": np.array(lattice.origin), "pitch": lattice.pitch, "shape": np.array(lattice.shape)}
-
-
-def blank_library(points: FloatArray, pitch: float) -> dict[str, Any]:
-    """A white picture under the points, in squidpy's convention: without one its default plot fails.
-
-    With ``spot_diameter_fullres`` equal to the pitch, ``shape="square"`` draws bins without gaps.
-    """
-    reach = np.maximum(points.max(axis=0) + pitch, pitch)
-    scale = BLANK_PIXELS / float(reach.max())
-    width, height = np.maximum(np.ceil(reach * scale), 1).astype(int)
-    return library_of_section(HEImage(np.full((height, width, 3), WHITE, dtype=np.uint8), scale), pitch)

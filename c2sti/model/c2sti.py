@@ -301,9 +301,9 @@ class C2STi:
         progress: Callable[[float], object] = lambda share: None,
     ) -> Prediction:
         """Insert sections; see :class:`c2sti._types.Interpolator`."""
-        programmes = self.describe(pair, device=device, seed=seed)
-        scene, basis = look(self.config, pair, at, positions, device=device, seed=seed, programmes=programmes)
-        progress(0.8)
+        how: dict[str, Any] = {"device": device, "seed": seed, "progress": lambda share: progress(0.4 * share)}
+        programmes = self.describe(pair, **how)
+        scene, basis = look(self.config, pair, at, positions, programmes=programmes, **how)
         network = self.network.to(device).eval()
         with torch.no_grad():
             loadings = basis.averaged().cpu().numpy()
@@ -322,9 +322,11 @@ class C2STi:
         }
         return Prediction(tuple(slices), notes, noise_of(programmes, at, positions, pair.spacing))
 
-    def describe(self, pair: SlicePair, *, device: str, seed: int) -> list[Programmes]:
+    def describe(
+        self, pair: SlicePair, *, device: str, seed: int, progress: Callable[[float], object] = lambda share: None
+    ) -> list[Programmes]:
         """Programmes of a pair, by this model's settings."""
-        return describe_pair(self.config, pair, device=device, seed=seed)
+        return describe_pair(self.config, pair, device=device, seed=seed, progress=progress)
 
     def memory(self, pair: SlicePair, n_points: int, n_positions: int) -> int:
         """About the most bytes that an answer takes while it is worked on, beside the sections themselves."""
@@ -372,30 +374,29 @@ def look(
     device: str,
     seed: int,
     programmes: Sequence[Programmes] | None = None,
+    progress: Callable[[float], object] = lambda share: None,
 ) -> tuple[Scene, Basis]:
     """The scene of a pair and the basis of its answer; needs settings, but no weights.
 
     `programmes` are those of the pair, where they are known already.
     """
     programmes = programmes or describe_pair(config, pair, device=device, seed=seed)
-    return prepare(pair, programmes, at, positions, n_panel=config.panel, device=device)
+    return prepare(pair, programmes, at, positions, n_panel=config.panel, device=device, progress=progress)
 
 
-def describe_pair(config: C2STiConfig, pair: SlicePair, *, device: str, seed: int) -> list[Programmes]:
+def describe_pair(
+    config: C2STiConfig,
+    pair: SlicePair,
+    *,
+    device: str,
+    seed: int,
+    progress: Callable[[float], object] = lambda share: None,
+) -> list[Programmes]:
     """Programmes of a pair by the settings of a network: the costly part, whatever is asked of the pair."""
+    how: dict[str, Any] = {"views": config.views, "rough": config.rough, "device": device, "seed": seed}
     if is_large(pair):
-        return describe_large(
-            pair, n_programmes=config.n_programmes, views=config.views, rough=config.rough, device=device, seed=seed
-        )
-    return describe(
-        pair,
-        n_programmes=config.n_programmes,
-        n_splits=config.n_splits,
-        views=config.views,
-        rough=config.rough,
-        device=device,
-        seed=seed,
-    )
+        return describe_large(pair, n_programmes=config.n_programmes, progress=progress, **how)
+    return describe(pair, n_programmes=config.n_programmes, n_splits=config.n_splits, progress=progress, **how)
 
 
 def fresh(config: C2STiConfig, seed: int) -> Network:

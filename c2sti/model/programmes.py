@@ -16,16 +16,18 @@ Where the input is not made of counts (or they cannot be told from it), only the
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 import scipy.sparse as sp
+from numpy.typing import NDArray
 from threadpoolctl import threadpool_limits
 
 from c2sti._types import FloatArray, Noise, Section, SlicePair
 from c2sti.field import EXACT, Field, Kernel, Observed, observe
 from c2sti.profiles import GRAM, Profiles, Room, View
+from c2sti.thinning import split
 
 TARGET_SUM = 1e4  # log expression is log1p of counts scaled to this
 WHOLE = 0.05  # how far from a whole number a recovered count may lie
@@ -75,13 +77,9 @@ class Counts:
         deviation = self._by_entry(np.sqrt(self.depth)) * np.sqrt(share).astype(counts.dtype)[counts.indices]
         return self._of_entries(np.minimum(counts.data / deviation, LARGEST_RESIDUAL))
 
-    def halves(self, *seeds: int) -> tuple[Counts, Counts]:
-        """Two independent sections of half the depth: every molecule goes to one of them by a coin.
-
-        The coin depends on the section and on the seeds, not on which other sections there are or in what order.
-        """
-        rng = np.random.default_rng([*seeds, self.counts.nnz, int(self.counts.data.sum(dtype=np.float64))])
-        first = rng.binomial(self.counts.data.astype(np.int64), 0.5).astype(self.counts.dtype)
+    def halves(self, gene_keys: NDArray[np.uint64], *seeds: int) -> tuple[Counts, Counts]:
+        """Two independent sections of half the library size, see :func:`c2sti.thinning.split`."""
+        first = split(self.counts, gene_keys, *seeds)
         pair = (first, self.counts.data - first)
         one, other = (Counts(_without_zeros(self._of_entries(data)), self.depth / 2) for data in pair)
         return one, other
@@ -130,6 +128,7 @@ def describe(
     rough: bool = True,
     device: str = "cpu",
     seed: int = 0,
+    progress: Callable[[float], object] = lambda share: None,
 ) -> list[Programmes]:
     """The sections as programmes, by several descriptions that are to be averaged; the first is that of all counts.
 
@@ -148,20 +147,31 @@ def describe(
         Whether maps are Matérn fields. ``views=False, rough=False`` is `gp`.
     seed
         Of the halvings, and of the spots to learn from.
+    progress
+        Is told each share of the work that has been done, 1 in all.
     """
     # Sums come out in one order, and the same bytes, whatever the number of threads. They would gain little here.
     with threadpool_limits(1 if sum(len(s.xy) for s in pair.sections) <= GRAM else None):
-        return _described(pair, n_programmes, n_splits, views, rough, device, seed)
+        return _described(pair, n_programmes, n_splits, views, rough, device, seed, progress)
 
 
 def _described(
-    pair: SlicePair, n_programmes: int, n_splits: int, views: bool, rough: bool, device: str, seed: int
+    pair: SlicePair,
+    n_programmes: int,
+    n_splits: int,
+    views: bool,
+    rough: bool,
+    device: str,
+    seed: int,
+    progress: Callable[[float], object],
 ) -> list[Programmes]:
     sections = pair.sections
     room = Room()
     given = Profiles([View([s.expression for s in sections], room)])
     axes, scores = given.principal(n_programmes)
+    progress(0.2)
     plain = Field.learn(_observe(pair, scores, None, device), seed, gaussian=not rough)
+    progress(0.2)
     counts = [recover_counts(s.expression) for s in sections] if views else [None]
     measured = [c for c in counts if c is not None]
     if len(measured) < len(sections):
@@ -171,12 +181,14 @@ def _described(
     variance = _spot_variances(pair, whole, depths, plain.kernel, n_programmes, device, seed)
     weight = sp.diags_array(variance**-0.5).tocsr()
     found = [whole.principal(n_programmes, weight)]
-    for split in range(n_splits if len(variance) <= EXACT else 0):
-        halves = zip(*(c.halves(seed, split) for c in measured), strict=True)
+    progress(0.2)
+    for turn in range(n_splits if len(variance) <= EXACT else 0):
+        halves = zip(*(c.halves(pair.keys, seed, turn) for c in measured), strict=True)
         one, other = (Profiles(_views(half, room)) for half in halves)
         for source, projected in ((one, other), (other, one)):
             axes = source.axes(n_programmes, weight)
             found.append((axes, projected.scores(axes)))
+        progress(0.4 / n_splits)
     # All see the spots through the same noise, hence one field, whose costly part is done once.
     together = Field.with_kernel(
         _observe(pair, np.concatenate([scores for _, scores in found], axis=1), variance, device), plain.kernel, seed

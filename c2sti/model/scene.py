@@ -129,6 +129,7 @@ def prepare(
     *,
     n_panel: int,
     device: str,
+    progress: Callable[[float], object] = lambda share: None,
 ) -> tuple[Scene, Basis]:
     """Everything that is computed once for a pair: the scene, and the answer from which the network starts.
 
@@ -140,12 +141,14 @@ def prepare(
         Descriptions of the pair.
     n_panel
         Genes that the network looks at, the most variable ones.
+    progress
+        Is told each share of the work that has been done, 1 in all.
     """
     lattice = pair.lattice.coarsened(MOST_BINS)
     places = np.concatenate([lattice.centres, at])
     # One call for all places and depths: the factorisation is the costly part.
     together = Field.joined([p.field for p in programmes])
-    found = together.at(places / pair.spacing, [0.0, 1.0, *positions])
+    found = together.at(places / pair.spacing, [0.0, 1.0, *positions], lambda share: progress(0.8 * share))
     n_bins = len(lattice.centres)
     maps = torch.as_tensor(found.astype(np.float32))
     ends = (_on_lattice(maps[0, :n_bins], lattice), _on_lattice(maps[1, :n_bins], lattice))
@@ -155,6 +158,7 @@ def prepare(
         maps[2:, n_bins:],
         torch.as_tensor(np.stack([shared_mean(pair.sections, p) for p in positions]).astype(np.float32)),
     )
+    progress(0.2)
     return scene.to(device), basis.to(device)
 
 

@@ -14,7 +14,7 @@ Expression is read twice (three times, where it is made of counts), whatever the
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -43,7 +43,14 @@ def is_large(pair: SlicePair) -> bool:
 
 
 def describe_large(
-    pair: SlicePair, *, n_programmes: int, views: bool, rough: bool, device: str, seed: int
+    pair: SlicePair,
+    *,
+    n_programmes: int,
+    views: bool,
+    rough: bool,
+    device: str,
+    seed: int,
+    progress: Callable[[float], object] = lambda share: None,
 ) -> list[Programmes]:
     """One description of the pair; parameters as of :func:`c2sti.model.programmes.describe`."""
     seen = [_counted(s) if views else Seen(s) for s in pair.sections]
@@ -51,10 +58,13 @@ def describe_large(
     if len(spot_depths) < len(seen):
         seen = [Seen(s) for s in pair.sections]
     means, axes = _axes(seen, n_programmes)
+    progress(0.3)
     scores, sizes = zip(*(_project(s, m, axes) for s, m in zip(seen, means, strict=True)), strict=True)
+    progress(0.3)
     places = [s.xy / pair.spacing for s in pair.sections]
     depths = [s.position for s in pair.sections]
     plain = Field.learn(observe(places, depths, scores, device=device), seed, gaussian=not rough)
+    progress(0.4)
     loadings = axes[:, : pair.n_genes]
     if len(spot_depths) < len(seen):
         return [Programmes(loadings, _gathered(plain))]

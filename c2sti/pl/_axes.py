@@ -19,7 +19,7 @@ from c2sti.pl._record import Record
 INSERTED_COLOUR, MEASURED_COLOUR = "#b5402a", "#333333"
 MOST_COLUMNS = 8  # of a figure
 BAR = 0.9  # inches beside the panels for a colour bar
-HALO = [Stroke(linewidth=2.0, foreground="white"), Normal()]  # around what is written over a picture
+HALO = [Stroke(linewidth=2.0, foreground="white"), Normal()]  # around what is written over an image
 
 
 def panels(names: Sequence[str], axs: Sequence[Axes] | None, *, size: tuple[float, float]) -> list[Axes]:
@@ -112,8 +112,8 @@ def mark(ax: Axes, record: Record, section: str) -> None:
     """Title and frame that say whether a section was measured or computed; no ticks."""
     inserted = section in record.inserted
     colour = INSERTED_COLOUR if inserted else MEASURED_COLOUR
-    words = ["inserted" if inserted else "measured", record.captions[section]]
-    ax.set_title(f"{section}\n{', '.join(filter(None, words))}", color=colour, fontsize=9)
+    words = ["interpolated" if inserted else "measured", record.captions[section]]
+    ax.set_title(f"{record.titles[section]}\n{', '.join(filter(None, words))}", color=colour, fontsize=9)
     ax.set_xticks([])
     ax.set_yticks([])
     for spine in ax.spines.values():

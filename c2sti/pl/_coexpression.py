@@ -20,7 +20,7 @@ from scipy.spatial.distance import squareform
 from c2sti import _check, _keys, _result
 from c2sti._types import FloatArray
 from c2sti.pl._axes import HALO, check_look, figure_of, mark, panels, save_figure
-from c2sti.pl._record import Record, check_gene, is_stack, record_of
+from c2sti.pl._record import Record, is_stack, record_of
 
 SIZE = 3.1  # inches of a panel
 UNKNOWN, SELF = "0.93", "0.6"  # where no edge was kept, and a gene with itself
@@ -42,14 +42,14 @@ def coexpression(
     """The co-expression graph around one gene: its strongest neighbours, and what joins them.
 
     All panels show the same genes in the same places and colours, so that sections can be compared. The graphs of
-    inserted sections are made from their measured neighbours, and marked as computed.
+    interpolated sections are made from their measured neighbours, and marked as computed.
 
     Parameters
     ----------
     adata
         Result of :func:`c2sti.tl.interpolate`, or a section with a graph by :func:`c2sti.tl.coexpression`.
     gene
-        Name of the gene in the middle.
+        Name of the gene in the middle, or what a text column of `var` calls it, which then names all genes.
     sections
         One or several sections of the result; all by default. Has no meaning for a section of its own.
     kind
@@ -96,11 +96,11 @@ def coexpression(
         raise ValueError(f"kind = {kind!r} must be 'network' or 'heatmap'")
     n_genes = _check.whole(n_genes, "n_genes")
     check_look(save, cmap)
-    check_gene(adata, gene)
+    place = adata.var_names.get_loc(_result.gene_of(adata, gene))
     record = record_of(adata, key) if _result.is_result(adata, key) else None
     graphs = _graphs(adata, record, sections)
-    chosen = _neighbours(graphs, gene, adata.var_names.get_loc(gene), n_genes)
-    names = adata.var_names[chosen].tolist()
+    chosen = _neighbours(graphs, gene, place, n_genes)
+    names = _result.names_like(adata, gene)[chosen].tolist()
     matrices = {name: graph[chosen][:, chosen].toarray() for name, graph in graphs.items()}
     top = max(float(np.abs(m).max()) for m in matrices.values())
     scale = Normalize(-top, top)

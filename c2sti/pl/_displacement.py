@@ -1,4 +1,4 @@
-"""How far, and where to, the tissue of an inserted section was moved."""
+"""How far, and where to, the tissue of an interpolated section was moved."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ def displacement(
     ax: Axes | None = None,
     save: str | Path | None = None,
 ) -> Axes:
-    """Where the tissue of an inserted section was moved, as arrows over its H&E or over the distance.
+    """Where the tissue of an interpolated section was moved, as arrows over its H&E or over the distance.
 
     The arrows point the way that the tissue takes from slice_a to slice_b. They are magnified so that they can be seen;
     the arrow below the map says by how much. A model whose displacement is zero is drawn as what it is, without arrows.
@@ -46,18 +46,18 @@ def displacement(
     adata
         Result of :func:`c2sti.tl.interpolate` by a network.
     section
-        An inserted section; the middle one by default.
+        An interpolated section; the middle one by default.
     key
         The `key_added` that the result was made with.
     img
         Whether to draw the H&E in ``uns["spatial"]``, that of the section or of the result, where it is more than a
-        blank; or a picture of one's own, (h, w, 3), in the frame of the result.
+        blank; or an image of one's own, (h, w, 3), in the frame of the result.
     scale_factor
-        Pixels of `img` in one unit of the frame, if it is a picture of one's own.
+        Pixels of `img` in one unit of the frame, if it is an image of one's own.
     img_alpha
-        Opacity of the picture.
+        Opacity of the image.
     cmap
-        Colours of the distance, which is drawn by ``squidpy.pl.spatial_scatter`` where there is no picture.
+        Colours of the distance, which is drawn by ``squidpy.pl.spatial_scatter`` where there is no image.
     scalebar_dx
         `scalebar_units` in one unit of the coordinates: 1 where they are in µm, µm per pixel where they are pixels.
         Left out, lengths are given in units of the coordinates.
@@ -122,7 +122,7 @@ def _inserted(record: Record, section: str | None) -> str:
         return record.middle
     if record.check(section) not in record.inserted:
         raise ValueError(
-            f"{section} was measured and not moved; the inserted sections are {', '.join(sorted(record.inserted))}"
+            f"{section} was measured and not moved; the interpolated sections are {', '.join(sorted(record.inserted))}"
         )
     return section
 
@@ -140,7 +140,7 @@ def _field(record: Record, section: str) -> FloatArray:
     fields = _check.reals(notes["displacement"], where)
     if fields.ndim != 4 or fields.shape[:2] != (len(order), 2) or 0 in fields.shape:
         raise ValueError(
-            f"{where} has shape {fields.shape}; (dx, dy) on a lattice for each of {len(order)} inserted sections, "
+            f"{where} has shape {fields.shape}; (dx, dy) on a lattice for each of {len(order)} interpolated sections, "
             f"({len(order)}, 2, H, W), is needed: {_result.AGAIN}"
         )
     return fields[order.index(section)]
@@ -167,23 +167,16 @@ def _picture(
 ) -> tuple[np.ndarray, float] | None:
     if not isinstance(img, bool):
         if scale_factor is None:
-            raise ValueError(
-                "img is a picture; say with scale_factor= how many of its pixels are one unit of the frame"
-            )
+            raise ValueError("img is an image; say with scale_factor= how many of its pixels are one unit of the frame")
         pixels = np.asarray(img)
         if pixels.ndim not in (2, 3) or pixels.shape[2:] not in ((), (3,), (4,)) or not _check.is_real(pixels.dtype):
             raise ValueError(
-                f"img holds {pixels.dtype} of shape {pixels.shape}; True, False or a picture, (h, w, 3), is needed"
+                f"img holds {pixels.dtype} of shape {pixels.shape}; True, False or an image, (h, w, 3), is needed"
             )
         return pixels, _check.number(scale_factor, "scale_factor", above=0)
     libraries = adata.uns.get(_keys.SPATIAL, {})
-    for name in (section, record.key):
-        if img and name in libraries and "hires" in libraries[name].get("images", {}):
-            images = libraries[name]["images"]  # of all sections in one library, in which "hires" is the middle one's
-            pixels = np.asarray(images.get(section, images["hires"]))
-            if pixels.min() < pixels.max():  # a blank picture is there for squidpy's sake
-                return pixels, float(libraries[name]["scalefactors"]["tissue_hires_scalef"])
-    return None
+    found = (_result.picture_of(libraries.get(name, {}), section) for name in (section, record.key) if img)
+    return next((picture for picture in found if picture is not None), None)
 
 
 def _draw_distance(

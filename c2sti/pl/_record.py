@@ -7,10 +7,12 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+import scipy.sparse as sp
 from anndata import AnnData
 from numpy.typing import NDArray
 
-from c2sti import _check, _keys, _result
+from c2sti import _keys, _result
+from c2sti._types import FloatArray
 
 
 @dataclass(frozen=True)
@@ -22,11 +24,13 @@ class Record:
     key
         Its name in `uns`.
     names
-        All sections in order of depth.
+        All sections in order of z.
     inserted
         Those that were computed.
     captions
-        Depth of each section, or its position; empty at the ends of a pair without depths.
+        z of each section, or its position; empty at the ends of a pair without z.
+    titles
+        What figures call each section: its name, behind that by which its measured section is known.
     content
         All of ``uns[key]``.
     """
@@ -35,6 +39,7 @@ class Record:
     names: tuple[str, ...]
     inserted: frozenset[str]
     captions: Mapping[str, str]
+    titles: Mapping[str, str]
     content: Mapping[str, Any]
 
     @property
@@ -44,7 +49,7 @@ class Record:
 
     @property
     def middle(self) -> str:
-        """The middle one of the inserted sections, which is also the `X` of a result."""
+        """The middle one of the interpolated sections, which is also the `X` of a result."""
         order = [name for name in self.names if name in self.inserted]
         return order[(len(order) - 1) // 2]
 
@@ -85,17 +90,19 @@ def record_of(adata: AnnData, key: str) -> Record:
     """
     content = _result.record_of(adata, key)
     names = tuple(str(name) for name in content["sections"])
+    known = content.get("names", {})
     return Record(
         key,
         names,
         frozenset(str(name) for name in content["inserted"]),
         dict(zip(names, _captions(content, key, len(names)), strict=True)),
+        {name: f"{known[name]} ({name})" if name in known else name for name in names},
         content,
     )
 
 
 def check_drawn(adata: AnnData, record: Record, sections: Sequence[str]) -> None:
-    """Refuse a result whose sections cannot be drawn, because values, rows or places are gone."""
+    """Refuse a result whose sections cannot be drawn, because values, rows or places are missing."""
     _result.lattice_of(record.content, record.key)
     if is_stack(adata):
         _result.check_stack(adata)
@@ -103,17 +110,12 @@ def check_drawn(adata: AnnData, record: Record, sections: Sequence[str]) -> None
         _result.check_sections(adata, sections)
 
 
-def check_gene(adata: AnnData, gene: str) -> None:
-    """Refuse a gene that is not there.
-
-    Raises
-    ------
-    TypeError, KeyError
-        It is no name, or that of no gene.
-    """
-    if _check.text(gene, "gene") not in adata.var_names:
-        first = ", ".join(map(repr, adata.var_names[:1]))
-        raise KeyError(f"there is no gene {gene!r}; var_names has {adata.n_vars}, such as {first}")
+def values_of(adata: AnnData, gene: str, layer: str | None = None) -> FloatArray:
+    """(M,) values of a gene in `X` or a layer, wherever it lies; `obs` may have a column of that name."""
+    matrix = adata.X if layer is None else adata.layers[layer]
+    column = matrix[:, [adata.var_names.get_loc(gene)]]
+    column = column.compute() if hasattr(column, "compute") else column
+    return np.asarray(column.toarray() if sp.issparse(column) else column).ravel()
 
 
 def _captions(content: Mapping[str, Any], key: str, n: int) -> list[str]:

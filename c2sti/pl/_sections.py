@@ -1,4 +1,4 @@
-"""One gene through depth."""
+"""One gene through a series of sections."""
 
 from __future__ import annotations
 
@@ -9,10 +9,11 @@ import numpy as np
 from anndata import AnnData
 from matplotlib.axes import Axes
 
+from c2sti import _result
 from c2sti._types import FloatArray
 from c2sti.pl._axes import check_look, figure_of, mark, panels, save_figure
 from c2sti.pl._bins import draw_bins, fit, panel_size
-from c2sti.pl._record import Record, check_drawn, check_gene, is_stack, record_of, rows_of
+from c2sti.pl._record import Record, check_drawn, is_stack, record_of, rows_of, values_of
 
 PANEL = 2.6  # inches
 
@@ -28,9 +29,9 @@ def sections(
     axs: Sequence[Axes] | None = None,
     save: str | Path | None = None,
 ) -> list[Axes]:
-    """One gene through depth: the measured and the inserted sections in order, on one colour scale.
+    """One gene through a series: the measured and the interpolated sections in order of z, on one colour scale.
 
-    Inserted sections are framed and labelled as such. Each is drawn inside its own outline by squidpy's
+    Interpolated sections are framed and labelled as such. Each is drawn inside its own outline by squidpy's
     ``spatial_scatter``.
 
     Parameters
@@ -39,22 +40,23 @@ def sections(
         Result of :func:`c2sti.tl.interpolate`, or a stack of :func:`c2sti.tl.to_slices` or
         :func:`c2sti.tl.interpolate_series`.
     gene
-        Name of the gene.
+        Name of the gene, or what a text column of `var` calls it; the figure has the name given.
     key
         The `key_added` that the result was made with.
     cmap
         Colour map.
     vmin, vmax
-        Ends of the colour scale, log1p expression. By default 0 and the 99th percentile over the inserted sections and
-        the 95th over the measured ones, whichever is larger: single noisy spots would otherwise darken everything else.
+        Ends of the colour scale, log1p expression. By default 0 and the 99th percentile over the interpolated sections
+        and the 95th over the measured ones, whichever is larger: single noisy spots would otherwise darken everything
+        else.
     axs
-        One axes a section to draw into, in order of depth. By default eight in a row.
+        One axes a section to draw into, in order of z. By default eight in a row.
     save
         File to write the figure to.
 
     Returns
     -------
-    The axes, in order of depth; their coordinates are those of ``obsm["spatial"]``.
+    The axes, in order of z; their coordinates are those of ``obsm["spatial"]``.
 
     Raises
     ------
@@ -72,9 +74,9 @@ def sections(
     """
     record = record_of(adata, key)
     check_look(save, cmap, vmin=vmin, vmax=vmax)
-    check_gene(adata, gene)
+    name_of_gene = _result.gene_of(adata, gene)
     check_drawn(adata, record, record.names)
-    values = _values(adata, record, gene)
+    values = _values(adata, record, name_of_gene)
     axes = panels(record.names, axs, size=panel_size(adata, record, PANEL))
     low = 0 if vmin is None else vmin
     high = vmax if vmax is not None else _top(adata, record, values)
@@ -92,8 +94,8 @@ def sections(
 def _values(adata: AnnData, record: Record, gene: str) -> dict[str, FloatArray]:
     """(M,) expression of the gene in every section."""
     if is_stack(adata):
-        return dict.fromkeys(record.names, adata.obs_vector(gene))
-    return {name: adata.obs_vector(gene, layer=name) for name in record.names}
+        return dict.fromkeys(record.names, values_of(adata, gene))
+    return {name: values_of(adata, gene, name) for name in record.names}
 
 
 def _top(adata: AnnData, record: Record, values: Mapping[str, FloatArray]) -> float:

@@ -1,4 +1,4 @@
-"""How sure the values of a gene are over an inserted section."""
+"""Standard deviations of a gene over an interpolated section."""
 
 from __future__ import annotations
 
@@ -9,11 +9,11 @@ from anndata import AnnData
 from matplotlib.axes import Axes
 from matplotlib.tri import Triangulation
 
-from c2sti import _check, _keys
+from c2sti import _check, _keys, _result
 from c2sti._types import FloatArray
 from c2sti.pl._axes import HALO, check_look, figure_of, mark, one_panel, save_figure
 from c2sti.pl._bins import draw_bins, fit, panel_size
-from c2sti.pl._record import Record, check_drawn, check_gene, is_stack, record_of, rows_of
+from c2sti.pl._record import Record, check_drawn, is_stack, record_of, rows_of, values_of
 
 PANEL = 4.6  # inches
 INK = "#12203a"
@@ -34,22 +34,22 @@ def spread(
     ax: Axes | None = None,
     save: str | Path | None = None,
 ) -> Axes:
-    """How sure a gene's values are over an inserted section: the spread as colour, the value as contour lines.
+    """Uncertainty of a gene over an interpolated section: the standard deviation as colour, the value as contour lines.
 
     Parameters
     ----------
     adata
         Result of :func:`c2sti.tl.interpolate` with ``std=True``, or a stack of :func:`c2sti.tl.to_slices` of it.
     gene
-        Name of the gene.
+        Name of the gene, or what a text column of `var` calls it; the figure has the name given.
     section
-        An inserted section; the middle one by default.
+        An interpolated section; the middle one by default.
     key
         The `key_added` that the result was made with.
     contours
-        Lines of equal inserted value, labelled with it; 0 for none.
+        Lines of equal interpolated value, labelled with it; 0 for none.
     cmap
-        Colour map of the spread.
+        Colour map of the standard deviation.
     vmin, vmax
         Ends of the colour scale; by default 0 and the 99th percentile over the section. Set both to compare sections.
     ax
@@ -79,9 +79,9 @@ def spread(
     section = record.middle if section is None else record.check(section)
     contours = _check.whole(contours, "contours", least=0)
     check_look(save, cmap, vmin=vmin, vmax=vmax)
-    check_gene(adata, gene)
+    name_of_gene = _result.gene_of(adata, gene)
     check_drawn(adata, record, [section])
-    value, std = _values(adata, record, gene, section)
+    value, std = _values(adata, record, name_of_gene, section)
     ax = one_panel(section, ax, size=panel_size(adata, record, PANEL))
     shown = std[rows_of(adata, section)]
     top = vmax if vmax is not None else max(float(np.percentile(shown, 99)), 1e-3) if shown.size else 1.0
@@ -91,21 +91,21 @@ def spread(
     mark(ax, record, section)
     fit(ax, adata, record)
     ax.set_ylabel(gene, fontsize=11, fontweight="bold")
-    label = "spread (std); lines: the inserted value" if contours else "spread (std)"
+    label = "standard deviation; lines: the interpolated value" if contours else "standard deviation"
     figure_of(ax).colorbar(bins, ax=ax, shrink=0.8, pad=0.02, label=label)
     save_figure(ax, save)
     return ax
 
 
 def _values(adata: AnnData, record: Record, gene: str, section: str) -> tuple[FloatArray, FloatArray]:
-    """(M,) inserted values of the gene, and their spread."""
+    """(M,) interpolated values of the gene, and their standard deviations."""
     if section not in record.inserted:
         others = ", ".join(name for name in record.names if name in record.inserted)
-        raise ValueError(f"{section} was measured and has no spread; the inserted sections are {others}")
+        raise ValueError(f"{section} was measured and has no spread; the interpolated sections are {others}")
     value, std = (None, _keys.STD) if is_stack(adata) else (section, _keys.doubt(section, _keys.STD))
     if std not in adata.layers:
         raise KeyError(f"there is no layer {std!r}; c2sti.tl.interpolate(…, std=True) writes it")
-    return adata.obs_vector(gene, layer=value), adata.obs_vector(gene, layer=std)
+    return values_of(adata, gene, value), values_of(adata, gene, std)
 
 
 def _draw_contours(ax: Axes, adata: AnnData, record: Record, section: str, values: FloatArray, n: int) -> None:

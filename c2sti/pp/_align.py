@@ -11,11 +11,12 @@ from anndata import AnnData
 
 from c2sti import _check, _keys, _log
 from c2sti._types import FloatArray
-from c2sti.grid import SliceGrid, is_spatialdata, read_slice
+from c2sti.grid import Key, SliceGrid, Source, is_spatialdata, on_shared_genes, sources
+from c2sti.pp._elements import frame_of_source
 from c2sti.pp._estimate import Placement, estimate, given
 from c2sti.pp._maps import Use, apply
 from c2sti.pp._refine import Method, simpleitk
-from c2sti.pp._write import Slice, Where, copied, libraries, picture_end, stage
+from c2sti.pp._write import Move, check_writable, copied, name_of, picture_end, stage
 
 if TYPE_CHECKING:
     from spatialdata import SpatialData
@@ -24,22 +25,23 @@ POOR_FIT = 0.35  # 27 pairs of unrelated real sections reach 0.32 at best, the l
 
 
 def align(
-    reference: Slice,
-    moving: Slice,
+    reference: AnnData | SpatialData,
+    moving: AnnData | SpatialData | None = None,
     *,
+    library_key: str | None = None,
     method: Method = "rigid",
     use: Use = "auto",
     matrix: FloatArray | None = None,
     scale: float | None = None,
     flip: bool = False,
-    layer: str | None = None,
+    layer: Key = None,
     spatial_key: str = _keys.SPATIAL,
-    table_key: str | None = None,
-    image_key: str | None = None,
-    coordinate_system: str = "global",
+    table_key: Key = None,
+    image_key: Key = None,
+    coordinate_system: Key = None,
     key_added: str = _keys.ALIGNED,
     copy: bool = False,
-) -> tuple[Slice, Slice] | None:
+) -> tuple[AnnData | SpatialData, ...] | None:
     """Bring a section into the frame of its neighbour.
 
     All rotations and translations are searched, so the sections may lie anywhere on their slides. Sections are compared
@@ -49,9 +51,11 @@ def align(
     Parameters
     ----------
     reference
-        The section that stays.
+        The section that stays; or one object that holds both, with `library_key`: the first of its sections stays.
     moving
         The section that is moved.
+    library_key
+        Column of `obs` that names the section of each row, where one object holds both.
     method
         ``"rigid"``: a rotation and a translation; the matrix also holds the ratio of the two units (`scale`), known or
         estimated beforehand. ``"affine"``: scales and shears by a few percent as well, unless the rigid placement fits
@@ -69,15 +73,18 @@ def align(
     flip
         Whether `moving` may lie on its other face. Its mirror image is then tried as well, which takes twice as long.
     layer
-        Layer with the expression, counts or log-normalised; `X` by default.
+        Layer with the expression, counts or log-normalised; `X` by default. `layer`, `table_key`, `image_key` and
+        `coordinate_system` take one value for both, a list of two, or a dict by name (``"reference"`` and ``"moving"``,
+        or the names in `library_key`).
     spatial_key
         Key of the coordinates in ``obsm`` and of the images in ``uns``.
     table_key
         Table of a SpatialData; may be left out where there is one.
     image_key
-        Library of ``uns[spatial_key]``, or image of a SpatialData; may be left out where there is one.
+        Library of ``uns[spatial_key]``, or image of a SpatialData; may be left out where there is one, or where a
+        constant column of `obs` names the library.
     coordinate_system
-        Of a SpatialData, in which the spots are read. Where there is no "global", that in which they are stored.
+        Of a SpatialData, in which the spots are read. By default "global", else that of the spots.
     key_added
         Key in ``obsm`` and ``uns``, or new coordinate system of a SpatialData, under which the common frame is added.
     copy
@@ -85,18 +92,20 @@ def align(
 
     Returns
     -------
-    None, or the two copies. In an AnnData, of both sections unless said otherwise:
+    None, or the copies, one for each object given. In an AnnData, of both sections:
 
     - ``obsm[key_added]``: (n, 2) float64, coordinates in the frame and unit of the reference (further columns stay)
     - ``uns[key_added]``: the H&E in that frame by library, where there is one; shared with ``uns[spatial_key]`` by the
       reference, for `moving` the warped picture. :func:`c2sti.tl.interpolate` finds it by ``spatial_key=key_added``
-    - ``uns["alignment"]``, of `moving` only: ``matrix`` (3, 3) float64; ``fit`` in [0, 1]; ``method``: rigid, affine
-      or given; ``angle_deg``, from x towards y, after mirroring x if ``flipped``; ``shift`` (2,) by which the centre of
-      the spots moves; ``scale``; ``reference``: its library, or "reference"
+    - ``uns["alignment"]``: ``matrix`` (3, 3) float64; ``fit`` in [0, 1]; ``method``: rigid, affine, given, or
+      "reference" for the section that stays; ``angle_deg``, from x towards y, after mirroring x if ``flipped``;
+      ``shift`` (2,) by which the centre of the spots moves; ``scale``; ``reference``: its name or library. Where one
+      object holds several sections, a dict of these by the name of the section
 
     In a SpatialData each element that knows `coordinate_system` gets a transformation to the coordinate system
-    `key_added`, and the table of `moving` gets ``uns["alignment"]``. They are in memory; ``write_transformations()``
-    saves them.
+    `key_added`, and the table gets ``uns["alignment"]``. Where it holds several sections, these are the region of the
+    section, its H&E, and elements that are called after the region. They are in memory; ``write_transformations()``
+    saves them. The log says what was done.
 
     Raises
     ------
@@ -139,43 +148,66 @@ def align(
     -120
     """
     _check_choices(method, use)
-    where = _where(spatial_key, table_key, image_key, coordinate_system, key_added, (reference, moving))
+    if moving is None and library_key is None:
+        raise TypeError(
+            "moving is missing; give two sections, or one object that holds both and library_key=, the column of obs "
+            "that names the section of each row"
+        )
+    found = sources(
+        [reference] if moving is None else [reference, moving],
+        names=("reference", "moving"),
+        library_key=library_key,
+        layer=layer,
+        spatial_key=spatial_key,
+        table_key=table_key,
+        image_key=image_key,
+        coordinate_system=coordinate_system,
+        aligned=False,
+    )
+    if len(found) != 2:
+        raise ValueError(
+            f"obs[{library_key!r}] names {len(found)} sections ({', '.join(s.name for s in found)}), and align takes "
+            "two; c2sti.pp.align_series takes a series"
+        )
+    _check_keys(found, key_added, copy)
     if matrix is None:
         simpleitk()
-    fixed = _read(reference, "reference", layer, where)
-    moved = _read(moving, "moving", layer, where)
+    fixed, moved = _read(found, use)
     placement = estimate(fixed, moved, method, use, scale, flip) if matrix is None else given(fixed, moved, use, matrix)
     _judge(placement, fixed, moved)
-    written = _write(
-        [reference, moving], [np.eye(3), placement.matrix], [None, placement], [fixed, moved], 0, where, copy
-    )
-    return (written[0], written[1]) if copy else None
+    stays = Placement(np.eye(3), placement.fit, "reference")
+    written = _write(found, [fixed, moved], [stays, placement], [0, 0], 0, key_added, copy)
+    return tuple(written) if copy else None
 
 
 def align_series(
-    slices: Sequence[Slice],
+    slices: Sequence[AnnData | SpatialData] | AnnData | SpatialData,
     *,
+    library_key: str | None = None,
     reference: int = 0,
     chain: bool = True,
     method: Method = "rigid",
     use: Use = "auto",
     flip: bool = False,
-    layer: str | None = None,
+    layer: Key = None,
     spatial_key: str = _keys.SPATIAL,
-    table_key: str | None = None,
-    image_key: str | None = None,
-    coordinate_system: str = "global",
+    table_key: Key = None,
+    image_key: Key = None,
+    coordinate_system: Key = None,
     key_added: str = _keys.ALIGNED,
     copy: bool = False,
-) -> list[Slice] | None:
+) -> list[AnnData | SpatialData] | None:
     """Bring all sections of a series into one frame.
 
     Parameters
     ----------
     slices
-        Sections in the order of the series, at least two.
+        Sections in the order of the series, at least two; or one object that holds them, with `library_key`.
+    library_key
+        Column of `obs` that names the section of each row. Sections are in order of z where each has one, else in that
+        of the categories.
     reference
-        Index of the section that stays.
+        Index of the section that stays, in that order.
     chain
         Align each section to its neighbour on the side of the reference and compose the moves: neighbours look most
         alike, but small errors add up along the series. Otherwise each is aligned to the reference directly.
@@ -184,9 +216,9 @@ def align_series(
 
     Returns
     -------
-    None, or the list of copies. Each section gets what :func:`align` writes. ``uns["alignment"]`` of all but the
-    reference holds the matrix to the frame of the reference; ``fit`` is that with the section it was aligned to,
-    ``aligned_to``.
+    None, or the list of copies, one for each object given. Each section gets what :func:`align` writes.
+    ``uns["alignment"]`` holds the matrix to the frame of the reference; ``fit`` is that with the section it was aligned
+    to, ``aligned_to``.
 
     Raises
     ------
@@ -210,26 +242,30 @@ def align_series(
     [-30.0, -60.0]
     """
     _check_choices(method, use)
-    if isinstance(slices, AnnData) or is_spatialdata(slices):
-        raise TypeError("slices is one container; give a list, one AnnData or SpatialData a section")
-    slices = _check.several(slices, "slices", "sections")
-    if len(slices) < 2:
-        raise ValueError(f"slices holds {len(slices)} sections; a series has at least two, in order")
-    reference = _check.whole(reference, "reference", least=-len(slices), most=len(slices) - 1)
-    where = _where(spatial_key, table_key, image_key, coordinate_system, key_added, slices)
+    found = sources(
+        slices,
+        least=2,
+        library_key=library_key,
+        layer=layer,
+        spatial_key=spatial_key,
+        table_key=table_key,
+        image_key=image_key,
+        coordinate_system=coordinate_system,
+        aligned=False,
+    )
+    reference = _check.whole(reference, "reference", least=-len(found), most=len(found) - 1)
+    _check_keys(found, key_added, copy)
     simpleitk()
-    grids = [_read(section, f"slices[{i}]", layer, where) for i, section in enumerate(slices)]
-    root = reference % len(slices)
-    placements: list[Placement | None] = [None] * len(slices)
-    matrices = [np.eye(3) for _ in slices]
-    targets = [root] * len(slices)
-    for i in sorted(set(range(len(slices))) - {root}, key=lambda i: abs(i - root)):
+    grids = _read(found, use)
+    root = reference % len(found)
+    placements = [Placement(np.eye(3), 1.0, "reference") for _ in found]
+    targets = [root] * len(found)
+    for i in sorted(set(range(len(found))) - {root}, key=lambda i: abs(i - root)):
         targets[i] = i + int(np.sign(root - i)) if chain else root
-        found = estimate(grids[targets[i]], grids[i], method, use, None, flip)
-        _judge(found, grids[targets[i]], grids[i])
-        matrices[i] = matrices[targets[i]] @ found.matrix
-        placements[i] = Placement(matrices[i], found.fit, found.method)
-    written = _write(slices, matrices, placements, grids, root, where, copy, targets)
+        placed = estimate(grids[targets[i]], grids[i], method, use, None, flip)
+        _judge(placed, grids[targets[i]], grids[i])
+        placements[i] = Placement(placements[targets[i]].matrix @ placed.matrix, placed.fit, placed.method)
+    written = _write(found, grids, placements, targets, root, key_added, copy)
     return written if copy else None
 
 
@@ -238,88 +274,74 @@ def _check_choices(method: str, use: str) -> None:
         _check.one_of(value, name, known)
 
 
-def _where(
-    spatial_key: str,
-    table_key: str | None,
-    image_key: str | None,
-    coordinate_system: str,
-    key_added: str,
-    sections: Sequence[AnnData | SpatialData],
-) -> Where:
+def _check_keys(found: Sequence[Source], key_added: str, copy: bool) -> None:
+    """Refuse what cannot be written, before anything is computed."""
     _check.key(key_added)
-    if len({id(s) for s in sections if s is not None}) < sum(s is not None for s in sections):
+    same = {(id(s.container), s.keys.table_key, s.keys.library) for s in found}
+    if len(same) < len(found):
         raise ValueError("one object is given as two sections; pass a copy of it: adata.copy()")
-    for of_spatialdata, name, key in (
-        (False, "spatial_key", spatial_key),
-        (True, "coordinate_system", coordinate_system),
-    ):
-        if key_added == key and any(is_spatialdata(s) == of_spatialdata for s in sections):
+    for source in found:
+        if is_spatialdata(source.container):
+            name, key = "coordinate_system", frame_of_source(source.container, source)
+        else:
+            name, key = "spatial_key", str(source.keys.spatial_key)
+        if key_added == key:
             raise ValueError(
                 f"key_added={key_added!r} is {name}: the measured coordinates would be lost; choose another"
             )
-    return Where(spatial_key, table_key, image_key, coordinate_system, key_added)
+        if not copy:
+            check_writable(source.container, source.name)
 
 
-def _read(section: AnnData | SpatialData, name: str, layer: str | None, where: Where) -> SliceGrid:
-    return read_slice(
-        section,
-        name=name,
-        layer=layer,
-        spatial_key=where.spatial_key,
-        table_key=where.table_key,
-        image_key=where.image_key,
-        coordinate_system=where.coordinate_system,
-    )
+def _read(found: Sequence[Source], use: str) -> list[SliceGrid]:
+    grids = [source.read() for source in found]
+    return grids if use == "histology" else on_shared_genes(grids, stacklevel=4)
 
 
 def _judge(placement: Placement, reference: SliceGrid, moving: SliceGrid) -> None:
     _log.info(
-        f"{moving.name} on {reference.name}: turned by {placement.angle_deg:.1f}°"
+        f"{moving.name} on {reference.name}: rotated by {placement.angle_deg:.1f}°"
         f"{', mirrored' if placement.flipped else ''}, fit {placement.fit:.2f}"
     )
     if placement.fit < POOR_FIT:
         warnings.warn(
             f"{moving.name} fits {reference.name} poorly: fit {placement.fit:.2f}, and up to {POOR_FIT} comes about by "
-            "chance. Look at both; if one lies on its other face, use flip=True; a placement found otherwise goes into "
-            "matrix=",
+            "chance. Look at both; if one is mirrored, use flip=True; a placement found otherwise goes into matrix=",
             UserWarning,
             stacklevel=3,
         )
 
 
 def _write(
-    sections: Sequence[Slice],
-    matrices: Sequence[FloatArray],
-    placements: Sequence[Placement | None],
+    found: Sequence[Source],
     grids: Sequence[SliceGrid],
+    placements: Sequence[Placement],
+    targets: Sequence[int],
     root: int,
-    where: Where,
+    key_added: str,
     copy: bool,
-    targets: Sequence[int] | None = None,
-) -> list[Slice]:
-    """Compute all that is to be written, then write it."""
-    name = _name_of(sections[root], where, grids[root].name)
-    end = (
-        picture_end(sections[root], where.spatial_key, where.image_key)
-        if isinstance(sections[root], AnnData)
-        else np.zeros(2)
-    )
-    receivers = [copied(s) if copy else s for s in sections]
-    writes = []
-    for i, (section, matrix, placement, grid) in enumerate(zip(receivers, matrices, placements, grids, strict=True)):
-        record = None if placement is None else placement.record(grid.xy, name)
-        if record is not None and targets is not None:
-            record["aligned_to"] = _name_of(sections[targets[i]], where, grids[targets[i]].name)
-        beyond = apply(matrix, grid.xy).max(axis=0) + 2 * grids[root].pitch
-        canvas = np.maximum(
-            end, np.maximum(beyond, grids[root].pitch)
-        )  # of tissue at negative coordinates nothing shows
-        writes.append(stage(section, matrix, record, where, canvas))
+) -> list[AnnData | SpatialData]:
+    """Compute all that is to be written, then write it; gives back the containers."""
+    names = [name_of(source) for source in found]
+    end = picture_end(found[root])
+    moves = []
+    for i, (source, placement, grid) in enumerate(zip(found, placements, grids, strict=True)):
+        record = {**placement.record(grid.xy, names[root]), "aligned_to": names[targets[i]]}
+        beyond = apply(placement.matrix, grid.xy).max(axis=0) + 2 * grids[root].pitch
+        canvas = np.maximum(end, np.maximum(beyond, grids[root].pitch))  # tissue at negative coordinates is not shown
+        moves.append(Move(source, placement.matrix, record, canvas))
+    containers = {id(source.container): source.container for source in found}
+    receivers = {key: copied(container) if copy else container for key, container in containers.items()}
+    writes = [
+        stage(receiver, [move for move in moves if id(move.source.container) == key], key_added)
+        for key, receiver in receivers.items()
+    ]
     for write in writes:
         write()
-    return receivers
-
-
-def _name_of(section: AnnData | SpatialData, where: Where, otherwise: str) -> str:
-    found = libraries(section, where.spatial_key, where.image_key) if isinstance(section, AnnData) else {}
-    return next(iter(found)) if len(found) == 1 else otherwise
+    kinds = {"coordinate system" if is_spatialdata(receiver) else "obsm" for receiver in receivers.values()}
+    _log.info(
+        f"added {key_added!r} ({' and '.join(sorted(kinds))}) and uns[{_keys.ALIGNMENT!r}] to "
+        f"{', '.join(source.name for source in found)}"
+    )
+    given = {source.place: id(source.container) for source in found}
+    return [receivers[given[place]] for place in sorted(given)]

@@ -1,13 +1,14 @@
-"""Whether two sections belong together, asked before anything is inserted between them."""
+"""The pair check: do two sections belong together? Asked before anything is interpolated between them."""
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import pandas as pd
 from anndata import AnnData
 
-from c2sti import _keys, grid
+from c2sti import grid
 from c2sti.fit import LIMITS, measure, misfits
 
 if TYPE_CHECKING:
@@ -16,43 +17,50 @@ if TYPE_CHECKING:
 
 def fit(
     slice_a: AnnData | SpatialData,
-    slice_b: AnnData | SpatialData,
+    slice_b: AnnData | SpatialData | None = None,
     *,
-    layer: str | None = None,
-    spatial_key: str = _keys.SPATIAL,
-    table_key: str | None = None,
-    coordinate_system: str = "global",
+    library_key: str | None = None,
+    layer: grid.Key = None,
+    spatial_key: str | None = None,
+    table_key: grid.Key = None,
+    coordinate_system: grid.Key = None,
 ) -> pd.DataFrame:
-    """How well do two sections fit, where they lie now?
+    """Check whether two sections belong together, where they lie now.
 
-    :func:`c2sti.tl.interpolate` asks the same of its inputs, and warns where a number is beyond its limit.
+    :func:`c2sti.tl.interpolate` checks its inputs in the same way, and warns where a number is beyond its limit.
 
     Parameters
     ----------
     slice_a, slice_b
-        Sections in one frame, see :func:`align`; neither is modified.
-    layer
-        Layer with the expression, counts or log-normalised; `X` by default.
+        Sections in common coordinates, see :func:`align`; neither is modified. One object that holds both, with
+        `library_key`, may stand for the two.
+    library_key
+        Column of `obs` that names the section of each row, where one object holds both.
+    layer, table_key, coordinate_system
+        As in :func:`c2sti.tl.interpolate`: one value for both sections, a list, or a dict by name.
     spatial_key
-        Key of the coordinates in ``obsm``, ``"spatial_aligned"`` after :func:`align`.
-    table_key, coordinate_system
-        Table and coordinate system of a SpatialData.
+        Key of the coordinates in ``obsm``; by default ``"spatial_aligned"`` where both sections have been aligned, else
+        ``"spatial"``.
 
     Returns
     -------
     DataFrame with the columns ``value``; ``limit``, below which two sections misfit; ``fits``, True or False, missing
-    where there is no limit or nothing could be told (too few genes, too little tissue in common: ``value`` is NaN).
+    where there is no limit or nothing could be computed (too few genes, too little tissue in common: ``value`` is NaN).
     One row each:
 
     - ``overlap``, 0 to 1: share of one section's spots that lie in the other's tissue, the larger of the two shares.
-    - ``agreement``, up to 1: how well the one section tells the other's spots, beside how well these tell each other.
-      Of the 64 genes that vary most from place to place, each spot is predicted by the smoothed other section at the
-      same place, and by its own neighbours without itself; the mean correlation of the first over that of the second.
-      Low where a section lies wrong: turned, mirrored, shifted, shuffled.
-    - ``agreement_z``: by how many standard deviations the first correlation exceeds that of the two sections turned and
-      mirrored against each other (11 ways). It has no limit: of tissue that is round it is small in any case.
+    - ``agreement``, up to 1: how well the one section predicts the other's spots, beside how well these predict each
+      other. Of the 64 genes that vary most from place to place, each spot is predicted by the smoothed other section at
+      the same place, and by its own neighbours without itself; the mean correlation of the first over that of the
+      second. Low where a section lies wrong: rotated, mirrored, shifted, shuffled.
+    - ``agreement_z``: by how many standard deviations the first correlation exceeds that of the two sections rotated
+      and mirrored against each other (11 ways). It has no limit: of tissue that is round it is small in any case.
     - ``likeness``, -1 to 1: correlation of the two mean log expressions over the genes that a tenth of the spots of
       either section express. Low for two patients, two tissues or two platforms; where spots lie does not matter.
+    - ``level``, 0 to 1: of normalised expression, whether both sections are on one scale. Where the spots of either
+      have one total, the ratio of the two totals, times that of the units of their logarithms (.69 for natural beside
+      base 2), and 0 where a logarithm is missing. Else the median over genes of the ratio of mean expression, less a
+      factor of 1.25 that neighbours may differ by. NaN for counts, which c2sti normalises.
 
     Raises
     ------
@@ -77,19 +85,19 @@ def fit(
     >>> list(found.index[found["fits"].eq(False)])
     ['agreement']
     """
-    a, b = (
-        grid.read_slice(
-            section,
-            name=name,
-            layer=layer,
-            spatial_key=spatial_key,
-            table_key=table_key,
-            coordinate_system=coordinate_system,
-        )
-        for section, name in ((slice_a, _keys.SLICE_A), (slice_b, _keys.SLICE_B))
-    )
+    sources = grid.pair_sources(
+        slice_a,
+        slice_b,
+        library_key=library_key,
+        layer=layer,
+        spatial_key=spatial_key,
+        table_key=table_key,
+        coordinate_system=coordinate_system,
+    )[:2]
+    # The H&E has no part in it.
+    a, b = (replace(section, image=None) for section in grid.on_shared_genes([source.read() for source in sources]))
     pair, _ = grid.make_pair(a, b, judged=True)
-    found = pd.Series(measure(pair.a, pair.b, pair.spacing, grid.overlap(a, b)))
+    found = pd.Series(measure(pair.a, pair.b, pair.spacing, grid.overlap(a, b), grid.level(a, b)[0]))
     limit = pd.Series(LIMITS).reindex(found.index)
     beyond = found.index.isin(misfits(found))
     fits = pd.Series(~beyond, index=found.index, dtype="boolean").where(found.notna() & limit.notna())

@@ -164,11 +164,14 @@ def make_maps(reference: SliceGrid, moving: SliceGrid, scale: float, use: Use) -
 
 
 def _stained(grids: Sequence[SliceGrid], use: Use) -> bool:
-    without = [g.name for g in grids if g.image is None]
+    without = [g for g in grids if g.image is None]
     if use in ("histology", "both") and without:
+        missing = " and ".join(
+            f"the image of {g.name} is not used: {g.no_image}" if g.no_image else f"{g.name} has none" for g in without
+        )
         raise ValueError(
-            f"use={use!r} needs an H&E image of both sections, and {' and '.join(without)} has none (in uns of an "
-            "AnnData, in images of a SpatialData); choose use='expression'"
+            f"use={use!r} needs an H&E image of both sections, and {missing} (in uns of an AnnData, in images of a "
+            "SpatialData); choose use='expression'"
         )
     return use != "expression" and not without
 

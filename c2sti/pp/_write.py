@@ -1,190 +1,213 @@
 """Alignments into containers: coordinates, transformations, and the H&E that follows its tissue.
 
-Writing comes in two steps. `stage` computes everything for one section and returns a function that only assigns, so
-that a failure with the second section leaves the first as it was.
+Writing comes in two steps. `stage` computes everything for one container and returns a function that only assigns, so
+that a failure with the second container leaves the first as it was.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+import warnings
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from anndata import AnnData
+from anndata import AnnData, ImplicitModificationWarning
+from numpy.typing import NDArray
 
 from c2sti import _keys
 from c2sti._types import FloatArray
-from c2sti.grid import frame_of, is_spatialdata, table_of
+from c2sti.grid import Container, Source, is_spatialdata, table_of
+from c2sti.grid._libraries import Library, UnusableImage, section_library
+from c2sti.grid._places import named_axes
+from c2sti.grid._rows import library_rows
+from c2sti.pp._elements import frame_of_source, section_elements
+from c2sti.pp._images import end_of, warped
 from c2sti.pp._maps import apply
 
 if TYPE_CHECKING:
     from spatialdata import SpatialData
 
-Slice = TypeVar("Slice", AnnData, "SpatialData", "AnnData | SpatialData")
-
-BORDER = 0.02  # of a picture's sides: where its background is looked for
-MOST_LARGER = 4  # times the side of a picture that the moved one may have, wherever the tissue is moved to
-
 
 @dataclass(frozen=True)
-class Where:
-    """Keys under which a section is read and its alignment written; see :func:`c2sti.pp.align`."""
-
-    spatial_key: str
-    table_key: str | None
-    image_key: str | None
-    coordinate_system: str
-    key_added: str
-
-
-def stage(
-    section: Slice,
-    matrix: FloatArray,
-    record: Mapping[str, Any] | None,
-    where: Where,
-    canvas: FloatArray,
-) -> Callable[[], None]:
-    """Prepare what is to be written into one section; calling the answer writes it.
+class Move:
+    """How one section is moved.
 
     Parameters
     ----------
-    section
-        The container, or a copy of it.
+    source
+        The section, and where it is kept.
     matrix
-        (3, 3) from the section's frame to that of the reference; the identity leaves even the picture as it is.
+        (3, 3) from its frame to that of the reference; the identity leaves even its image as it is.
     record
-        Goes into ``uns["alignment"]``; None writes nothing there.
-    where
-        Keys.
+        Goes into ``uns["alignment"]``.
     canvas
-        (2,) right and lower end of the frame that a moved picture has to show, unit of the reference.
+        (2,) right and lower end of the frame that its moved image has to show, unit of the reference.
     """
-    if is_spatialdata(section):
-        return _stage_spatialdata(section, matrix, record, where)
-    return _stage_anndata(section, matrix, record, where, canvas)
+
+    source: Source
+    matrix: FloatArray
+    record: Mapping[str, Any]
+    canvas: FloatArray
+
+    @property
+    def stays(self) -> bool:
+        """Whether the section is where it belongs."""
+        return bool(np.array_equal(self.matrix, np.eye(3)))
 
 
-def copied(section: Slice) -> Slice:
-    """A copy that can be written into without touching the original."""
-    if is_spatialdata(section):
+def check_writable(container: Container, name: str) -> None:
+    """Refuse a container that nothing can be written into.
+
+    Raises
+    ------
+    ValueError
+        It is a view of a backed AnnData.
+    """
+    if isinstance(container, AnnData) and container.is_view and container.isbacked:
+        raise ValueError(
+            f"{name} is a view of a backed AnnData, into which nothing can be written; read it into memory first, "
+            ".to_memory(), or take a copy, copy=True"
+        )
+
+
+def copied(container: Container) -> Container:
+    """A copy that can be written into without touching the original; in memory where that is backed."""
+    if is_spatialdata(container):
         from spatialdata import deepcopy  # noqa: PLC0415
 
-        return deepcopy(section)
-    return section.copy()
+        return deepcopy(container)
+    return container.to_memory(copy=True) if container.isbacked else container.copy()
 
 
-def _stage_anndata(
-    adata: AnnData, matrix: FloatArray, record: Mapping[str, Any] | None, where: Where, canvas: FloatArray
-) -> Callable[[], None]:
-    still = np.array_equal(matrix, np.eye(3))
-    coordinates = np.array(adata.obsm[where.spatial_key], dtype=np.float64)
-    if not still:
-        coordinates[:, :2] = apply(matrix, coordinates[:, :2])
-    pictures = {
-        name: library if still else warped(library, matrix, canvas)
-        for name, library in libraries(adata, where.spatial_key, where.image_key).items()
-    }
+def name_of(source: Source) -> str:
+    """What records call a section: by its library where it is alone in its AnnData, else by its name."""
+    if is_spatialdata(source.container) or source.keys.library is not None:
+        return source.name
+    found = library_of_source(source, source.container)
+    return source.name if found is None else found.name
+
+
+def picture_end(source: Source) -> FloatArray:
+    """(2,) right and lower end of a section's images in its frame; 0 where `uns` holds none."""
+    found = None if is_spatialdata(source.container) else library_of_source(source, source.container)
+    return np.zeros(2) if found is None else end_of(found.content)
+
+
+def library_of_source(source: Source, adata: AnnData) -> Library | None:
+    """Images of a section in `uns`, those that can be moved; `adata` is its container or a copy of that."""
+    keys = source.keys
+    try:
+        found = section_library(
+            adata, source.name, spatial_key_of(source), keys.image_key, keys.library, rows_of_source(source, adata)
+        )
+    except UnusableImage:  # which was said when the section was read
+        return None
+    return found if found is not None and not found.foreign else None
+
+
+def spatial_key_of(source: Source) -> str:
+    """Key of the coordinates that are read."""
+    return source.keys.spatial_key or _keys.SPATIAL
+
+
+def rows_of_source(source: Source, adata: AnnData) -> NDArray[np.intp]:
+    """(n,) all rows of a section, inside of the tissue or not."""
+    if source.keys.library_key is None or source.keys.library is None:
+        return np.arange(adata.n_obs)
+    return library_rows(adata, source.keys.library_key, source.keys.library)
+
+
+def stage(container: Container, moves: Sequence[Move], key_added: str) -> Callable[[], None]:
+    """Prepare what is to be written into one container; calling the answer writes it.
+
+    Parameters
+    ----------
+    container
+        That the sections are kept in, or a copy of it.
+    moves
+        Of all of its sections that are aligned.
+    key_added
+        Key in ``obsm`` and ``uns``, or new coordinate system of a SpatialData.
+    """
+    if is_spatialdata(container):
+        return _stage_spatialdata(container, moves, key_added)
+    return _stage_anndata(container, moves, key_added)
+
+
+def _stage_anndata(adata: AnnData, moves: Sequence[Move], key_added: str) -> Callable[[], None]:
+    before = np.array(named_axes(adata.obsm[spatial_key_of(moves[0].source)]), dtype=np.float64)
+    coordinates = np.full_like(before, np.nan)
+    for move in moves:
+        rows = rows_of_source(move.source, adata)
+        coordinates[rows] = before[rows]
+        if not move.stays:
+            coordinates[rows, :2] = apply(move.matrix, before[rows, :2])
+    images = moved_libraries(adata, before[:, :2], moves)
+    record = _record(moves)
 
     def write() -> None:
-        adata.obsm[where.key_added] = coordinates
-        adata.uns.pop(where.key_added, None)  # of an earlier alignment
-        if pictures:
-            adata.uns[where.key_added] = pictures
-        if record is not None:
-            adata.uns[_keys.ALIGNMENT] = dict(record)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", ImplicitModificationWarning)  # a view becomes an object of its own
+            adata.obsm[key_added] = coordinates
+            adata.uns.pop(key_added, None)  # of an earlier alignment
+            if images:
+                adata.uns[key_added] = images
+            adata.uns[_keys.ALIGNMENT] = record
 
     return write
 
 
-def _stage_spatialdata(
-    sdata: SpatialData, matrix: FloatArray, record: Mapping[str, Any] | None, where: Where
-) -> Callable[[], None]:
-    from spatialdata.transformations import Affine, Sequence, get_transformation, set_transformation  # noqa: PLC0415
+def moved_libraries(adata: AnnData, xy: FloatArray, moves: Sequence[Move]) -> dict[str, Mapping[str, Any]]:
+    """Images of sections in the frame of the reference, by library; by section where sections share one.
 
-    name = "the section"  # it has been read before, so no error is left to name it
-    key = table_of(sdata, name, where.table_key)
-    frame = frame_of(sdata, name, key, where.coordinate_system)
-    move = Affine(matrix, input_axes=("x", "y"), output_axes=("x", "y"))
-    still = np.array_equal(matrix, np.eye(3))
+    `xy` holds the (n_obs, 2) coordinates before the move.
+    """
+    held = [(move, library_of_source(move.source, adata)) for move in moves]
+    uses = Counter(library.name for _, library in held if library is not None)
+    found: dict[str, Mapping[str, Any]] = {}
+    for move, library in held:
+        if library is not None:
+            name = library.name if uses[library.name] == 1 else move.source.name
+            own = xy[rows_of_source(move.source, adata)]
+            found[name] = library.content if move.stays else warped(library.content, own, move.matrix, move.canvas)
+    return found
+
+
+def _record(moves: Sequence[Move]) -> dict[str, Any]:
+    """What goes into ``uns["alignment"]``: a record, or where an object holds several sections one by name."""
+    if len(moves) == 1:
+        return dict(moves[0].record)
+    return {_keys.label_column(move.source.name): dict(move.record) for move in moves}
+
+
+def _stage_spatialdata(sdata: SpatialData, moves: Sequence[Move], key_added: str) -> Callable[[], None]:
+    from spatialdata.transformations import Affine, get_transformation, set_transformation  # noqa: PLC0415
+    from spatialdata.transformations import Sequence as Chain  # noqa: PLC0415
+
     moved = []
-    for kind, _, element in sdata.gen_elements():
-        known = {} if kind == "tables" else get_transformation(element, get_all=True)
-        if frame in known:
-            present = known[frame]
-            moved.append((element, present if still else Sequence([present, move])))
-    table = sdata.tables[key]
+    tables: dict[str, list[Move]] = {}
+    for move, names in zip(moves, section_elements(sdata, [move.source for move in moves]), strict=True):
+        source = move.source
+        tables.setdefault(table_of(sdata, source.name, source.keys.table_key), []).append(move)
+        frame = frame_of_source(sdata, source)
+        if frame == key_added:
+            raise ValueError(
+                f"key_added={key_added!r} is coordinate_system, in which {source.name} is read: the measured "
+                "coordinates would be lost; choose another"
+            )
+        along = Affine(move.matrix, input_axes=("x", "y"), output_axes=("x", "y"))
+        for element in (sdata[one] for one in names):
+            present = get_transformation(element, to_coordinate_system=frame)
+            moved.append((element, present if move.stays else Chain([present, along])))
 
     def write() -> None:
         for element, transformation in moved:
-            set_transformation(element, transformation, to_coordinate_system=where.key_added)
-        if record is not None:
-            table.uns[_keys.ALIGNMENT] = dict(record)
+            set_transformation(element, transformation, to_coordinate_system=key_added)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", ImplicitModificationWarning)
+            for key, of_table in tables.items():
+                sdata.tables[key].uns[_keys.ALIGNMENT] = _record(of_table)
 
     return write
-
-
-def libraries(adata: AnnData, spatial_key: str, image_key: str | None) -> dict[str, dict[str, Any]]:
-    """Pictures of a section by library, in squidpy's convention; only the one named by `image_key`, if it is."""
-    found = adata.uns.get(spatial_key)
-    found = found if isinstance(found, Mapping) else {}
-    return {name: library for name, library in found.items() if "images" in library and image_key in (None, name)}
-
-
-def picture_end(adata: AnnData, spatial_key: str, image_key: str | None) -> FloatArray:
-    """(2,) right and lower end of a section's pictures in its frame; 0 where it has none."""
-    ends = [np.zeros(2)]
-    for library in libraries(adata, spatial_key, image_key).values():
-        for name, pixels in library["images"].items():
-            factor = library["scalefactors"].get(f"tissue_{name}_scalef")
-            if factor:
-                ends.append(np.array(np.shape(pixels)[1::-1]) / factor)
-    return np.max(ends, axis=0)
-
-
-def warped(library: Mapping[str, Any], matrix: FloatArray, canvas: FloatArray) -> dict[str, Any]:
-    """A library whose pictures lie in the frame of the reference, at the resolution that they had.
-
-    Squidpy's convention puts the corner of a picture at (0, 0): what a move brings to negative coordinates is lost, and
-    one that leads far away makes the picture coarser rather than huge.
-    """
-    stretch = float(np.sqrt(abs(np.linalg.det(matrix[:2, :2]))))
-    factors = {
-        key: float(value / stretch if key.startswith("tissue_") else value * stretch)
-        for key, value in library["scalefactors"].items()
-    }
-    images = {}
-    for name, pixels in library["images"].items():
-        key = f"tissue_{name}_scalef"
-        if key in factors:
-            picture = np.asarray(pixels)
-            factors[key] = min(factors[key], float(MOST_LARGER * max(picture.shape[:2]) / canvas.max()))
-            images[name] = _warped(picture, matrix, float(library["scalefactors"][key]), factors[key], canvas)
-    return {**library, "images": images, "scalefactors": factors}
-
-
-def _warped(pixels: np.ndarray, matrix: FloatArray, old: float, new: float, canvas: FloatArray) -> np.ndarray:
-    from skimage.transform import AffineTransform, warp  # noqa: PLC0415 - slow to import, and only pictures need it
-
-    # Pixel i covers [i, i + 1) / scale, so its centre lies half a pixel further on; warp counts centres.
-    centre = np.array([[1, 0, 0.5], [0, 1, 0.5], [0, 0, 1]])
-    forward = np.linalg.inv(centre) @ np.diag([new, new, 1]) @ matrix @ np.diag([1 / old, 1 / old, 1]) @ centre
-    width, height = np.maximum(np.ceil(canvas * new), 1).astype(int).tolist()
-    colour = background(pixels)
-    # Moved as a difference from the background, so that what is beyond the picture gets its colour in every channel.
-    difference = pixels.astype(np.float32) - colour
-    moved = warp(difference, AffineTransform(matrix=forward).inverse, output_shape=(height, width), order=1, cval=0)
-    moved = moved + colour
-    if np.issubdtype(pixels.dtype, np.integer):
-        limit = np.iinfo(pixels.dtype)
-        return np.clip(np.rint(moved), limit.min, limit.max).astype(pixels.dtype)
-    return moved.astype(pixels.dtype)
-
-
-def background(pixels: np.ndarray) -> np.ndarray:
-    """(channels,) colour of the glass: the median over the brighter half of the picture's border."""
-    rim = max(int(round(min(pixels.shape[:2]) * BORDER)), 1)
-    sides = (pixels[:rim], pixels[-rim:], pixels[:, :rim], pixels[:, -rim:])
-    border = np.concatenate([side.reshape(-1, *pixels.shape[2:]) for side in sides]).astype(np.float32)
-    brightness = border if border.ndim == 1 else border.mean(axis=1)
-    return np.median(border[brightness >= np.median(brightness)], axis=0)

@@ -10,7 +10,7 @@ import scipy.sparse as sp
 from anndata import AnnData
 from numpy.typing import NDArray
 
-from c2sti import _check, _keys, grid, ops
+from c2sti import _check, _keys, _log, grid, ops
 from c2sti._types import SlicePair
 
 N_EDGES = 30  # co-expression edges kept for each gene
@@ -45,7 +45,7 @@ def coexpression(
 
     Of a measured section, or of a layer of :func:`interpolate`'s result. The graphs which that result brings along are
     made from the measured neighbours; this one is of the layer's own values, which an interpolation has smoothed:
-    expect stronger correlations.
+    expect stronger correlations. It replaces that of the result, which the log says, unless it is given a `key_added`.
 
     Parameters
     ----------
@@ -94,6 +94,8 @@ def coexpression(
     dense = _dense(values, "X" if layer is None else f"layer {layer!r}")
     adata = adata.copy() if copy else adata
     key = key_added or (_keys.COEXPRESSION if layer is None else _keys.graph(layer))
+    if key in adata.varp:
+        _log.warning(f"varp[{key!r}] was there, and is replaced; key_added= keeps both")
     adata.varp[key] = sp.csr_matrix(ops.pearson_graph([dense], [1.0], n_edges))
     return adata if copy else None
 

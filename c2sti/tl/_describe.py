@@ -124,13 +124,15 @@ def _placed(made: Sequence[str], record: Mapping[str, Any]) -> str:
     names = [str(name) for name in record["sections"]]
     places = []
     for name in made:
-        depth = f"depth {float(record['z'][names.index(name)]):g}" if "z" in record else ""
+        depth = f"z {float(record['z'][names.index(name)]):g}" if "z" in record else ""
         if "neighbours" in record:
             row = record["neighbours"].loc[name]
-            first, second = (_keys.measured(int(row[side])) for side in "ab")
+            first, second = (_result.name_of(record, int(row[side])) for side in "ab")
             way = f"{row['position']:.3g} of the way from {first} to {second}"
         else:
-            way = f"{float(record['positions'][names.index(name)]):.3g} of the way from slice_a to slice_b"
+            own = {side: str(record.get("names", {}).get(side, side)) for side in (_keys.SLICE_A, _keys.SLICE_B)}
+            position = float(record["positions"][names.index(name)])
+            way = f"{position:.3g} of the way from {own[_keys.SLICE_A]} to {own[_keys.SLICE_B]}"
         places.append(f"{name} at {', '.join(filter(None, (depth, way)))}")
     return f"{'; '.join(places)}."
 
@@ -198,10 +200,7 @@ def _has_picture(adata: AnnData | SpatialData, name: str, key: str) -> bool:
     if not isinstance(adata, AnnData):
         return f"{name}_histology" in adata.images
     libraries = adata.uns.get(_keys.SPATIAL, {})
-    if name in libraries:
-        pixels = np.asarray(libraries[name]["images"]["hires"])
-        return bool(pixels.min() < pixels.max())
-    return grid.library_of(libraries.get(key, {}), name) is not None
+    return _result.picture_of(libraries.get(name, libraries.get(key, {})), name) is not None
 
 
 def _fit(record: Mapping[str, Any]) -> str:

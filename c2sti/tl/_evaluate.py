@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -13,6 +12,7 @@ from anndata import AnnData
 from c2sti import _check, benchmark, grid
 from c2sti._types import Interpolator
 from c2sti.baselines import METHODS
+from c2sti.fit import OnMisfit, check_on_misfit
 from c2sti.tl._models import available, named
 
 if TYPE_CHECKING:
@@ -20,19 +20,21 @@ if TYPE_CHECKING:
 
 
 def evaluate(
-    slices: Sequence[AnnData | SpatialData],
+    slices: Sequence[AnnData | SpatialData] | AnnData | SpatialData,
     *,
+    library_key: str | None = None,
     methods: Sequence[str | Path | Interpolator] = ("c2sti",),
     n_slices: int = 1,
     z: Sequence[float] | None = None,
     context: bool = True,
     n_genes: int = 1000,
     intervals: Sequence[float] = (),
-    layer: str | None = None,
-    spatial_key: str = "spatial",
-    table_key: str | None = None,
-    image_key: str | None = None,
-    coordinate_system: str = "global",
+    layer: grid.Key = None,
+    spatial_key: str | None = None,
+    table_key: grid.Key = None,
+    image_key: grid.Key = None,
+    coordinate_system: grid.Key = None,
+    on_misfit: OnMisfit = "warn",
     device: str | None = None,
     seed: int = 0,
     show_progress_bar: bool = True,
@@ -45,7 +47,10 @@ def evaluate(
     Parameters
     ----------
     slices
-        The series in order of depth, all in one frame (see :func:`c2sti.pp.align_series`); at least ``n_slices + 2``.
+        The series in order of z, in common coordinates (see :func:`c2sti.pp.align_series`); at least ``n_slices + 2``.
+        Or one object that holds them, with `library_key`.
+    library_key
+        Column of `obs` that names the section of each row.
     methods
         Models to judge beside ``"copy"``, ``"linear"``, ``"lowrank"`` and ``"gp"``, which always are: whatever
         :func:`interpolate` takes as `model`.
@@ -60,13 +65,16 @@ def evaluate(
         The most variable genes among those detected in at least 10 % of the spots of both neighbours are scored.
     intervals
         Levels of intervals to check, ``(0.5, 0.9)`` say: what :func:`interpolate` gives as `interval`.
+    on_misfit
+        What to do where two consecutive sections do not pass the pair check, as in :func:`interpolate`.
     layer, spatial_key, table_key, image_key, coordinate_system, device, seed, show_progress_bar
         As in :func:`interpolate`.
 
     Returns
     -------
-    One row per method and hidden section: ``section`` (its place in `slices`), ``position``, ``method``, ``pcc`` (mean
-    over genes of the correlation over spots), ``rmse`` (log1p), ``rv`` (co-expression kept, 1 is perfect), ``ceiling``
+    One row per method and held-out section: ``section`` (its place in the series), ``name``, ``position``, ``method``,
+    ``pcc`` (mean over genes of the correlation over spots), ``rmse`` (log1p), ``rv`` (co-expression kept, 1 is
+    perfect), ``ceiling``
     (the PCC that the section's own count noise allows; NaN without counts), ``fraction`` (pcc / ceiling), ``n_spots``,
     ``n_genes``, ``seconds``; with `intervals`, of each level the share of measured values that its intervals hold, say
     ``coverage_90``.
@@ -90,30 +98,31 @@ def evaluate(
     >>> sorted(table["method"])
     ['c2sti', 'copy', 'gp', 'linear', 'lowrank']
     """
-    read = partial(
-        grid.read_slice,
-        layer=layer,
-        spatial_key=spatial_key,
-        table_key=table_key,
-        image_key=image_key,
-        coordinate_system=coordinate_system,
-        measured=True,
-    )
+    check_on_misfit(on_misfit)
     _check.seed(seed)
     levels = _check.reals(intervals, "intervals")
     if levels.ndim != 1 or not ((levels > 0) & (levels < 1)).all():
         raise ValueError(f"intervals = {levels.tolist()}; a list of levels between 0 and 1 is needed, such as [0.9]")
     judged = named([*METHODS, *_check.several(methods, "methods", "models")], "methods")
     device = available(device)
-    grids = [read(s, name=f"slices[{i}]") for i, s in enumerate(_check.several(slices, "slices", "sections"))]
+    found = grid.sources(
+        slices,
+        library_key=library_key,
+        layer=layer,
+        spatial_key=spatial_key,
+        table_key=table_key,
+        image_key=image_key,
+        coordinate_system=coordinate_system,
+    )
     return benchmark.leave_sections_out(
-        grids,
+        grid.on_shared_genes([source.read(measured=True) for source in found]),
         methods=judged,
         n_slices=n_slices,
         z=z,
         context=context,
         n_genes=n_genes,
         intervals=intervals,
+        on_misfit=on_misfit,
         device=device,
         seed=seed,
         show_progress_bar=show_progress_bar,

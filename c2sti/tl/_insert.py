@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -12,13 +11,15 @@ import numpy as np
 import pandas as pd
 import torch
 from anndata import AnnData
+from numpy.typing import NDArray
 from tqdm.auto import tqdm
 
-from c2sti import _check, _keys, fit, grid
+from c2sti import _check, _keys, _result, fit, grid
 from c2sti._types import FloatArray, Interpolator, Lattice, PictureEncoder
-from c2sti.spread import Spread, ask
+from c2sti.spread import ask
 from c2sti.tl._coexpression import graphs
-from c2sti.tl._labels import carry, shared_labels
+from c2sti.tl._kinds import Kind
+from c2sti.tl._labels import carry
 from c2sti.tl._models import memory_of, reads_blocks
 from c2sti.tl._provenance import provenance
 
@@ -47,6 +48,7 @@ def insert(
     fractions: FloatArray,
     *,
     context: Mapping[float, grid.SliceGrid],
+    labels: Mapping[str, Kind],
     method: Interpolator,
     model: Mapping[str, str],
     lattice: Lattice,
@@ -56,10 +58,10 @@ def insert(
     encoder: PictureEncoder | None = None,
     targets: Mapping[float, grid.HEImage] | None = None,
     parameters: Mapping[str, Any] | None = None,
+    names: Mapping[str, str] | None = None,
     call: str | None = None,
     seed: int = 0,
     key_added: str = _keys.RESULT,
-    labels: Mapping[str, pd.CategoricalDtype | None] | None = None,
     with_graphs: bool = True,
     std: bool = False,
     interval: float | None = None,
@@ -78,6 +80,8 @@ def insert(
         (S,) positions in (0, 1), increasing.
     context
         Further sections by position, beyond the pair.
+    labels
+        Annotations that are carried, see :func:`c2sti.tl._kinds.shared_labels`.
     method, model
         The interpolator, and what :func:`c2sti.tl._provenance.model_record` says of it.
     lattice
@@ -86,10 +90,10 @@ def insert(
         As in :func:`c2sti.grid.make_pair`.
     parameters
         Of the caller, for the provenance; those that are None are left out.
+    names
+        Own names of the measured sections, by those that the result gives them.
     call
         The caller's call as text, where the result is given to the user as it is.
-    labels
-        What :func:`c2sti.tl._labels.shared_labels` says of the series, where the two are part of one.
     with_graphs
         Whether to make the gene graph of each section.
     std, interval
@@ -107,12 +111,17 @@ def insert(
     -------
     The result; without layers where they are streamed.
     """
-    labels = shared_labels([a, b]) if labels is None else labels
     # Genes that nobody asked for tell of the tissue all the same: they are left out after the model, not before.
-    wanted = None if genes is None else grid.shared_genes((a, b, *context.values()), genes)
-    pair, names = grid.make_pair(a, b, context=context, lattice=lattice, encoder=encoder, targets=targets, judged=True)
-    fits = fit.measure(pair.a, pair.b, pair.spacing, grid.overlap(a, b))
-    complain(fits, a.name, b.name, on_misfit)
+    grids = (a, b, *context.values())
+    var = grid.shared_var(grids)
+    wanted = None if genes is None else _result.genes_of(genes, var.index, var, "all sections")
+    pair, kept = grid.make_pair(a, b, context=context, lattice=lattice, encoder=encoder, targets=targets, judged=True)
+    level, scales = grid.level(a, b)
+    fits = fit.measure(pair.a, pair.b, pair.spacing, grid.overlap(a, b), level)
+    fit.complain(fits, a.name, b.name, on_misfit, scales=scales, stacklevel=4)
+    for section in () if "level" in fit.misfits(fits) else context.values():
+        level, scales = grid.level(a, section)
+        fit.complain({"level": level}, a.name, section.name, on_misfit, scales=scales, stacklevel=4)
     pair = pair if reads_blocks(method) else pair.in_memory()
     rows = grid.rows_of(a, b, lattice, at)
     extent = grid.Extent(
@@ -129,31 +138,42 @@ def insert(
         grid.check_dense(extent, max_memory)
     else:
         grid.tell(extent, grid.plan(extent, max_memory, torch.get_num_threads()))
-    how: dict[str, Any] = {"device": device, "seed": seed, "progress": progress}
-    found: Spread | None = None
-    if std or interval is not None:
-        covered = np.stack([rows.inside(0.0), rows.inside(1.0)])
-        doubt: dict[str, Any] = {"intervals": interval is not None, "covered": covered}
-        prediction, found = ask(method, pair, rows.points, fractions.tolist(), **doubt, **how)
-    else:
-        prediction = method(pair, rows.points, fractions.tolist(), **how)
+    prediction, found = ask(
+        method,
+        pair,
+        rows.points,
+        fractions.tolist(),
+        device=device,
+        seed=seed,
+        progress=progress,
+        std=std,
+        intervals=interval is not None,
+        covered=np.stack([rows.inside(0.0), rows.inside(1.0)]),
+        blind=rows.blind,
+        seen=(rows.sees(1, pair.a.xy), rows.sees(0, pair.b.xy)),
+    )
     if wanted is not None:
-        kept = names.get_indexer(wanted)
-        pair, prediction, names = pair.subset(kept), prediction.subset(kept), wanted
-        found = None if found is None else found.subset(kept)
+        place = kept.get_indexer(wanted)
+        pair, prediction, kept = pair.subset(place), prediction.subset(place), wanted
+        found = None if found is None else found.subset(place)
     field = prediction.notes.get("displacement")
     folds = {"folding": fit.folding(field, pair.lattice, fractions.tolist())}
-    complain(folds, a.name, b.name, on_misfit)
+    fit.complain(folds, a.name, b.name, on_misfit, stacklevel=4)
     pictures = grid.section_pictures(a.image, b.image, lattice, fractions, displacement=field, targets=targets)
-    record = provenance((a, b, *context.values()), model, lattice, seed, parameters or {}, call)
+    record = provenance(grids, model, lattice, seed, parameters or {}, call)
     common: dict[str, Any] = {
-        "genes": names,
+        "var": var.loc[kept],
         "positions": fractions,
         "graphs": graphs(pair, [0.0, *fractions, 1.0]) if with_graphs else None,
-        "provenance": {**record, **_depths(a, b, fractions), _keys.FIT: {**fits, **folds}},
+        "provenance": {
+            **record,
+            **_z_of_each(a, b, fractions),
+            **({"names": dict(names)} if names else {}),
+            _keys.FIT: {**fits, **folds},
+        },
         "pictures": pictures,
         "stained": targets or (),
-        "columns": _library_sizes(a, b, rows, lattice),
+        "columns": {**_library_sizes(a, b, rows, lattice), **_seen(a, b, rows)},
         "key_added": key_added,
     }
     if stream is None:
@@ -188,17 +208,6 @@ def _unknown(std: bool, key_added: str, fractions: FloatArray, rows: grid.Rows) 
     return {_keys.confidence(name): np.full(len(rows.points), np.nan) for name in names}
 
 
-def complain(found: Mapping[str, float], first: str, second: str, on_misfit: fit.OnMisfit) -> None:
-    """Say it where two sections do not seem to belong together, as loudly as was asked for."""
-    text = fit.complaint(found, first, second)
-    if text is None or on_misfit == "ignore":
-        return
-    text += ". c2sti.pp.fit(slice_a, slice_b) has the numbers; on_misfit='ignore' goes on without a word"
-    if on_misfit == "raise":
-        raise ValueError(text)
-    warnings.warn(text, UserWarning, stacklevel=4)
-
-
 def _library_sizes(a: grid.SliceGrid, b: grid.SliceGrid, rows: grid.Rows, lattice: Lattice) -> dict[str, FloatArray]:
     """Columns with the counts of the measured spots, NaN outside of their tissue; none where counts were not given."""
     if not a.counts:
@@ -206,6 +215,15 @@ def _library_sizes(a: grid.SliceGrid, b: grid.SliceGrid, rows: grid.Rows, lattic
     return {
         _keys.library_size(name): np.where(rows.inside(p), grid.library_sizes(g, lattice, rows.points), np.nan)
         for name, g, p in ((_keys.SLICE_A, a, 0.0), (_keys.SLICE_B, b, 1.0))
+    }
+
+
+def _seen(a: grid.SliceGrid, b: grid.SliceGrid, rows: grid.Rows) -> dict[str, NDArray[np.bool_]]:
+    """Columns that say which rows lie in the capture window of a section, where that is known."""
+    return {
+        _keys.seen(name): rows.seen_at(i)
+        for i, (name, g) in enumerate(((_keys.SLICE_A, a), (_keys.SLICE_B, b)))
+        if g.window is not None
     }
 
 
@@ -221,10 +239,10 @@ def check_key(key_added: str) -> None:
     Raises
     ------
     TypeError, ValueError
-        It is no text; or is empty, holds a "/", or names the pictures.
+        It is no text; or is empty, holds a "/", or has another meaning in `uns`.
     """
-    if _check.key(key_added) == _keys.SPATIAL:
-        raise ValueError(f"key_added={key_added!r} is where pictures lie in uns; choose another name")
+    if _check.key(key_added) in (_keys.SPATIAL, _keys.LOG1P):
+        raise ValueError(f"key_added={key_added!r} has a meaning of its own in uns; choose another name")
 
 
 def shares_of(bar: tqdm[Any]) -> Callable[[float], object]:
@@ -232,7 +250,7 @@ def shares_of(bar: tqdm[Any]) -> Callable[[float], object]:
     return lambda share: bar.update(min(100 * share, (bar.total or 0) - bar.n))
 
 
-def _depths(a: grid.SliceGrid, b: grid.SliceGrid, fractions: FloatArray) -> dict[str, FloatArray]:
+def _z_of_each(a: grid.SliceGrid, b: grid.SliceGrid, fractions: FloatArray) -> dict[str, FloatArray]:
     if a.z is None or b.z is None:
         return {}
     return {"z": a.z + np.array([0.0, *fractions, 1.0]) * (b.z - a.z)}

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
-from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -18,8 +17,11 @@ from c2sti import _check, _keys, _log, grid
 from c2sti._types import FloatArray, Interpolator
 from c2sti.fit import OnMisfit, check_on_misfit
 from c2sti.tl._insert import SHARES, Stream, check_key, check_level, insert, shares_of
+from c2sti.tl._kinds import shared_labels
 from c2sti.tl._models import available, name_of, picture_encoder, resolve, sees_context
 from c2sti.tl._provenance import call_of, model_record
+
+PAIR = (_keys.SLICE_A, _keys.SLICE_B)
 
 if TYPE_CHECKING:
     from spatialdata import SpatialData
@@ -27,23 +29,26 @@ if TYPE_CHECKING:
 
 def interpolate(
     slice_a: AnnData | SpatialData,
-    slice_b: AnnData | SpatialData,
+    slice_b: AnnData | SpatialData | None = None,
     *,
-    n_slices: int = 1,
+    n_slices: int | None = None,
     positions: Sequence[float] | None = None,
     at: FloatArray | None = None,
-    context: Mapping[float, AnnData | SpatialData] | None = None,
+    context: Mapping[float, AnnData | SpatialData | str] | None = None,
     model: str | Path | Interpolator = "c2sti",
-    layer: str | None = None,
-    spatial_key: str = "spatial",
-    table_key: str | None = None,
-    image_key: str | None = None,
-    coordinate_system: str = "global",
+    library_key: str | None = None,
+    layer: grid.Key = None,
+    spatial_key: str | None = None,
+    table_key: grid.Key = None,
+    image_key: grid.Key = None,
+    coordinate_system: grid.Key = None,
+    window: grid.Windows = None,
     target_images: Sequence[Mapping[str, Any] | None] | None = None,
     histology_encoder: nn.Module | None = None,
     pitch: float | None = None,
     genes: Sequence[str] | pd.Index | None = None,
     obs_keys: str | Sequence[str] = (),
+    obsm_keys: str | Sequence[str] = (),
     std: bool = False,
     interval: float | None = None,
     on_misfit: OnMisfit = "warn",
@@ -62,34 +67,48 @@ def interpolate(
     Parameters
     ----------
     slice_a, slice_b
-        Neighbouring sections: raw counts (scaled to 1e4 a spot and log1p'd here) or log-normalised expression (taken as
-        it is, and returned on the same scale). Spots, bins or single cells; genes are matched by name.
+        Neighbouring sections: raw counts (scaled to 1e4 a spot over the genes that the sections share, and log1p'd
+        here) or log-normalised expression (taken as it is, and returned on the same scale). Spots, bins or single
+        cells; rows that ``obs["in_tissue"]`` says lie outside of the tissue are left out; genes are matched by name.
+        One object that holds both, with `library_key`, may stand for the two.
     n_slices
-        Number of sections to insert, at i / (n_slices + 1), i = 1 … n_slices.
+        Number of sections to interpolate, at i / (n_slices + 1), i = 1 … n_slices; 1 by default.
     positions
-        Where to insert sections instead: fractions in (0, 1) of the way from `slice_a` to `slice_b`, or depths in the
+        Where to interpolate sections instead: fractions in (0, 1) of the way from `slice_a` to `slice_b`, or z in the
         unit of ``obs["z_um"]`` (or ``obs["z"]``) when both sections carry one.
     at
         (M, 2) points of the frame, in its unit, at which the sections are wanted. By default the bins of a common
         lattice inside the union of both tissues.
     context
         Further sections of the series, in the same frame, by their position on the scale of the pair (`slice_a` is 0,
-        `slice_b` is 1): ``{-1.0: before, 2.0: after}``. Worth having: on real series they raise the correlation with
-        the hidden section by several per cent. ``"copy"``, ``"linear"``, ``"rbi"`` and networks of
-        the field (``c2sti.training.train_rival``) ignore them.
+        `slice_b` is 1): ``{-1.0: before, 2.0: after}``, objects or, with `library_key`, names of sections. On real
+        series they raise the correlation with a held-out section by several per cent. ``"copy"``, ``"linear"``,
+        ``"rbi"`` and the compared networks (``c2sti.training.train_rival``) ignore them.
     model
         ``"c2sti"`` (the checkpoint that comes with the package), a folder with another, or a model of
         :func:`train`; ``"gp"`` (Gaussian process on each principal axis), ``"lowrank"``, ``"linear"``, ``"copy"``,
         ``"rbi"`` (along a registration of the pair; needs the extra ``registration``); any
         callable of the same form.
+    library_key
+        Column of `obs` that names the section of each row, where one object holds several. They come in order of z,
+        where each has one, else in that of the categories; their names stay in messages, figures and ``uns``.
     layer
-        Layer that holds the expression; `X` by default.
+        Layer that holds the expression; `X` by default. `layer`, `table_key`, `image_key` and `coordinate_system` take
+        one value for all sections, a list with one for each (the pair, then `context`), or a dict by name
+        (``"slice_a"``, or the name in `library_key`).
     spatial_key
-        Key of the coordinates in ``obsm``, ``"spatial_aligned"`` after :func:`c2sti.pp.align`.
+        Key of the coordinates in ``obsm``. By default ``"spatial_aligned"`` where all sections have been aligned (see
+        :func:`c2sti.pp.align`), else ``"spatial"``; the log says which.
     table_key, coordinate_system
-        Table and coordinate system of a SpatialData. Where there is no "global", that in which the spots are stored.
+        Table and coordinate system of a SpatialData. By default the aligned one as above, else "global", else that of
+        the spots.
     image_key
-        Which picture of ``uns[spatial_key]``, or image of a SpatialData, is the section's H&E, where there are several.
+        Library of ``uns[spatial_key]``, or image of a SpatialData, that is the section's H&E, where there are several
+        and no constant column of `obs` names the library. An image that cannot be used is left out with a warning.
+    window
+        Capture window of the sections in their frame, (x0, y0, x1, y1) or (k, 2) corners: where a section ends at its
+        window the interpolated outline does not shrink, and what one could not see is taken from the other. One for all
+        sections, a list, or a dict by name. By default told from off-tissue rows, Visium's array, or straight borders.
     target_images
         H&E of the missing sections themselves, where they were stained though not sequenced: one a section, in order,
         each as a library of ``uns["spatial"]`` (``{"images": {"hires": …}, "scalefactors": {…}}``) in the common frame,
@@ -103,8 +122,13 @@ def interpolate(
     genes
         Names of the genes wanted; by default all that the sections share. The model sees all of them in any case.
     obs_keys
-        Columns of `obs` to carry into the inserted sections: labels (cell types, domains, a pathologist's) or numbers.
-        They move with the tissue, are averaged as ``"linear"`` averages expression, and context is not used for them.
+        Columns of `obs` to carry into the interpolated sections: labels (cell types, domains, a pathologist's) or
+        numbers. They move with the tissue, are averaged as ``"linear"`` averages expression, and context is not used
+        for them. Labels are text or categories; whole numbers are labels where another section has text; bool is
+        carried as a share. What one section lacks is carried from the other.
+    obsm_keys
+        Tables of `obsm` to carry along column by column, such as cell-type proportions: DataFrame, array or sparse.
+        Columns are matched by name and have to mean the same in both sections. Columns that proportions lack are 0.
     std
         Whether to add how sure each inserted value is. A layer more for each inserted section; of time little.
     interval
@@ -148,11 +172,13 @@ def interpolate(
     - ``obs["support"]``: which measured section covers a row. ``obs["c2sti_1_tissue"]`` …: whether the row lies inside
       the outline of that section. ``obs["inserted"]``: True, as ``X`` was made and not measured. Where counts were
       given, ``obs["slice_a_library_size"]``, ``obs["slice_b_library_size"]``: those of the measured spot, over all of
-      its genes, NaN outside of the tissue.
+      the genes that the sections share, NaN outside of the tissue. Where a section's capture window is known,
+      ``obs["slice_a_seen"]``, ``obs["slice_b_seen"]``: whether the row lies in it.
     - with `obs_keys`, for each of them, say "domain": ``obs["c2sti_1_domain"]`` …, the most probable label (or the
       number), NaN where no spot within two spot spacings has one; ``obsm["c2sti_1_domain"]``, probabilities of labels,
       (M, labels) float32, rows add up to 1, "|" for "/" in the columns; ``obs["slice_a_domain"]``,
       ``obs["slice_b_domain"]``, of the nearest spot; ``uns["c2sti_1_domain_colors"]`` … where a section has colours.
+      With `obsm_keys`: ``obsm["c2sti_1_<key>"]``, ``obsm["slice_a_<key>"]`` …, (M, columns) float32.
     - ``varp["coexpression_c2sti_1"]`` …, ``uns["c2sti"]["coexpression"]``: gene graph of each section, CSR (N, N), the
       30
       strongest Pearson correlations a gene, made from the measured sections weighted by 1 − p and p (eq. 2). Among more
@@ -251,33 +277,39 @@ def interpolate(
     if out is None and digits is not None:
         raise ValueError(f"digits = {digits} is for results that are written to a store; name one: out='sections.zarr'")
     method = resolve(model)
-    read = partial(
-        grid.read_slice,
+    first, second, beside = grid.pair_sources(
+        slice_a,
+        slice_b,
+        context,
+        library_key=library_key,
         layer=layer,
         spatial_key=spatial_key,
         table_key=table_key,
         image_key=image_key,
         coordinate_system=coordinate_system,
-        measured=True,
     )
+    windows = grid.window_for_each(window, [first.name, second.name])
     with ExitStack() as stack:
         # Claimed before any work is done: a place that cannot be written to is better known now.
         store = None if out is None else stack.enter_context(grid.new_store(out))
-        a, b = (read(s, name=n, obs_keys=obs_keys) for s, n in ((slice_a, _keys.SLICE_A), (slice_b, _keys.SLICE_B)))
-        around = {
-            _check.number(q, "context: a position"): read(s, name=f"context[{q}]") for q, s in _around(context).items()
-        }
-        if around and not sees_context(method):
+        pair = [
+            source.read(obs_keys=obs_keys, obsm_keys=obsm_keys, window=given, measured=True)
+            for source, given in zip((first, second), windows, strict=True)
+        ]
+        if beside and not sees_context(method):
             _log.warning(f"model={name_of(model)!r} looks at two sections only; context is ignored")
+        a, b, *others = grid.on_shared_genes([*pair, *(source.read(measured=True) for source in beside.values())])
+        a, b = grid.with_told_z(a, b)
         fractions = _fractions(n_slices, positions, a.z, b.z)
-        what = f"inserting {len(fractions)} section(s)"
+        what = f"interpolating {len(fractions)} section(s)"
         total = 100 if store is None else 200  # hundredths of what is computed, and of what is written
         bar = stack.enter_context(tqdm(total=total, desc=what, bar_format=SHARES, disable=not show_progress_bar))
         result = insert(
             a,
             b,
             fractions,
-            context=around,
+            context=dict(zip(beside, others, strict=True)),
+            labels=shared_labels([a, b]),
             method=method,
             model=model_record(model, method),
             call=call,
@@ -289,7 +321,8 @@ def interpolate(
             std=std,
             interval=interval,
             on_misfit=on_misfit,
-            parameters={"interval": interval, "layer": layer, "spatial_key": spatial_key, "digits": digits},
+            parameters={"interval": interval, **first.told(), "digits": digits},
+            names={s: source.name for s, source in zip(PAIR, (first, second), strict=True) if source.keys.library},
             device=device,
             seed=seed,
             key_added=key_added,
@@ -303,18 +336,18 @@ def interpolate(
     return result if out is None else grid.open_store(out, key_added)
 
 
-def _fractions(n_slices: int, positions: Sequence[float] | None, z_a: float | None, z_b: float | None) -> FloatArray:
-    if positions is not None:
-        return grid.position_of(positions, z_a, z_b)
-    n = _check.whole(n_slices, "n_slices")
-    return np.arange(1, n + 1) / (n + 1)
-
-
-def _around(context: Mapping[float, Any] | None) -> Mapping[float, Any]:
-    if context is None:
-        return {}
-    _check.a(context, "context", Mapping, "a dict of sections by their position")
-    return context
+def _fractions(
+    n_slices: int | None, positions: Sequence[float] | None, z_a: float | None, z_b: float | None
+) -> FloatArray:
+    if positions is None:
+        n = _check.whole(1 if n_slices is None else n_slices, "n_slices")
+        return np.arange(1, n + 1) / (n + 1)
+    if n_slices is not None:
+        raise ValueError(
+            f"n_slices = {_check.shown(n_slices)} and positions = {_check.shown(positions)} both say which sections "
+            "are wanted; give one of the two"
+        )
+    return grid.position_of(positions, z_a, z_b)
 
 
 def _targets(

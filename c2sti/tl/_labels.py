@@ -1,14 +1,14 @@
-"""Labels and numbers of the spots, carried into inserted sections: as far as tissue moves, they move with it.
+"""Annotations of the spots, carried into interpolated sections: as far as tissue moves, they move with it.
 
 What is known near the place where a bin's material lies in either section is averaged by a Gaussian, as
-:func:`c2sti.baselines.naive.linear` averages expression, and the two answers are blended 1 - p : p. Of labels that
-gives probabilities.
+:func:`c2sti.baselines.naive.linear` averages expression, and the two means are blended 1 - p : p. Of labels that gives
+probabilities; of a table, such as cell-type proportions, a mean of each column.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from functools import reduce
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -16,42 +16,32 @@ from anndata import AnnData
 from numpy.typing import NDArray
 from scipy.spatial import KDTree
 
-from c2sti import _keys, _log, grid
+from c2sti import _keys, grid
 from c2sti._types import FloatArray, Lattice
 from c2sti.baselines.naive import WIDTH
 from c2sti.ops import gaussian_operator
+from c2sti.tl._kinds import Kind, Table, written_columns
 
 NEAR = 2.0  # spot spacings: what is known farther away says nothing of a bin
 GREY = "#bbbbbb"
 DECIMALS = 6  # of probabilities that are compared: rounding must not choose between equal ones
 
 
-def shared_labels(grids: Sequence[grid.SliceGrid]) -> dict[str, pd.CategoricalDtype | None]:
-    """By key, the labels that an annotation of some sections may have; None where it holds numbers.
-
-    Raises
-    ------
-    ValueError
-        An annotation is a label in one section and a number in another.
-    """
-    keys = list(grids[0].annotations.columns)
-    for key in keys:
-        _check_kind(key, grids)
-    return {key: _categories(key, grids) if grid.is_labels(grids[0].annotations.columns[key]) else None for key in keys}
+# ---- pairs
 
 
 def carry(
     out: AnnData,
     a: grid.SliceGrid,
     b: grid.SliceGrid,
-    labels: Mapping[str, pd.CategoricalDtype | None],
+    labels: Mapping[str, Kind],
     *,
     displacement: Sequence[FloatArray] | None,
     lattice: Lattice,
     spacing: float,
     key_added: str,
 ) -> None:
-    """Write the annotations of two sections, and of those inserted between them, into a result.
+    """Write the annotations of two sections, and of those interpolated between them, into a result.
 
     Parameters
     ----------
@@ -62,7 +52,7 @@ def carry(
     labels
         What :func:`shared_labels` says of them.
     displacement
-        Field of each inserted section, see :func:`c2sti.grid.material_places`; None where nothing moves.
+        Field of each interpolated section, see :func:`c2sti.grid.material_places`; None where nothing moves.
     lattice, spacing
         Of the pair.
     key_added
@@ -77,104 +67,78 @@ def carry(
     obs: dict[str, pd.Categorical | FloatArray] = {}
     for key, kind in labels.items():
         for name, g in ((_keys.SLICE_A, a), (_keys.SLICE_B, b)):
-            tissue = out.obs[_keys.tissue(name)].to_numpy()
-            obs[_keys.annotation(name, key)] = measured(g, key, points, tissue, kind)
+            at, tissue = _keys.annotation(name, key), out.obs[_keys.tissue(name)].to_numpy()
+            if isinstance(kind, Table):
+                out.obsm[at] = table(measured_table(g, key, points, tissue, kind), kind, out.obs_names)
+            else:
+                obs[at] = measured(g, key, points, tissue, kind)
         for name, where, p in zip(names, places, positions, strict=True):
-            known = _annotation_at(key, kind, (a, b), where, p, spacing)
-            obs[_keys.annotation(name, key)] = known[:, 0] if kind is None else most_probable(known, kind)
+            at, known = _keys.annotation(name, key), _annotation_at(key, kind, (a, b), where, p, spacing)
             if kind is not None:
-                out.obsm[_keys.annotation(name, key)] = table(known, kind, out.obs_names)
-        colours = [] if kind is None else palette(kind, (a, b), key)
-        if colours:
-            for name in record["sections"]:
-                out.uns[_keys.colours(_keys.annotation(name, key))] = np.array(colours)
+                out.obsm[at] = table(known, kind, out.obs_names)
+            if not isinstance(kind, Table):
+                obs[at] = known[:, 0] if kind is None else most_probable(known, kind)
     out.obs = pd.concat([out.obs, pd.DataFrame(obs, index=out.obs_names)], axis=1)
-    record[_keys.OBS_KEYS] = np.array(list(labels))
+    note_carried(out, (a, b), labels, key_added, [str(name) for name in record["sections"]])
 
 
 def _annotation_at(
     key: str,
-    labels: pd.CategoricalDtype | None,
+    kind: Kind,
     pair: tuple[grid.SliceGrid, grid.SliceGrid],
     places: tuple[FloatArray, FloatArray],
     p: float,
     spacing: float,
 ) -> FloatArray:
-    """(M, C) probabilities of labels, or (M, 1) numbers, of an inserted section."""
-    sides = [
-        _around(g.xy, _as_numbers(g.annotations.columns[key], labels), at, spacing)
-        for g, at in zip(pair, places, strict=True)
-    ]
-    return blend(sides[0], sides[1], p)
+    """(M, C) probabilities of labels or values of a table, or (M, 1) numbers, of an interpolated section."""
+    sides = [_around(g.xy, _as_numbers(g, key, kind), at, spacing) for g, at in zip(pair, places, strict=True)]
+    mixed = blend(sides[0], sides[1], p)
+    return mixed / mixed.sum(axis=1, keepdims=True) if isinstance(kind, Table) and kind.shares else mixed
 
 
-def _check_kind(key: str, grids: Sequence[grid.SliceGrid]) -> None:
-    kinds = {g.name: "labels" if grid.is_labels(g.annotations.columns[key]) else "numbers" for g in grids}
-    first, *others = kinds
-    for other in others:
-        if kinds[other] != kinds[first]:
-            raise ValueError(
-                f"obs[{key!r}] holds {kinds[first]} in {first} and {kinds[other]} in {other}; make both of one kind: "
-                f"adata.obs[{key!r}] = adata.obs[{key!r}].astype('category'), or .astype(float)"
-            )
-
-
-def _categories(key: str, grids: Sequence[grid.SliceGrid]) -> pd.CategoricalDtype:
-    """Labels that some section uses, in the order in which they are declared."""
-    columns = [g.annotations.columns[key] for g in grids]
-    used = {g.name: set(column.dropna()) for g, column in zip(grids, columns, strict=True)}
-    merged = [
-        label
-        for label in reduce(merge, (list(column.cat.categories) for column in columns))
-        if any(label in labels for labels in used.values())
-    ]
-    for label in merged:
-        having = [name for name, labels in used.items() if label in labels]
-        if len(having) < len(grids):
-            _log.info(f"obs[{key!r}]: only {', '.join(having)} {'has' if len(having) == 1 else 'have'} {label!r}")
-    return pd.CategoricalDtype(merged, ordered=all(column.cat.ordered for column in columns))
-
-
-def merge(first: list[str], second: list[str]) -> list[str]:
-    """Both lists as one without repeats: what only the second has comes after its predecessor there."""
-    merged, place = list(first), 0
-    for label in second:
-        if label not in merged:
-            merged.insert(place, label)
-        place = merged.index(label) + 1
-    return merged
-
-
-def _as_numbers(column: pd.Series, labels: pd.CategoricalDtype | None) -> FloatArray:
-    """(n, C) one column a label, 1 where a spot has it; or (n, 1) numbers. NaN where unknown."""
-    if labels is None:
-        return column.to_numpy(dtype=np.float64)[:, None]
-    code = pd.Categorical(column, dtype=labels).codes
-    values = (code[:, None] == np.arange(len(labels.categories))).astype(np.float64)
+def _as_numbers(g: grid.SliceGrid, key: str, kind: Kind) -> FloatArray:
+    """(n, C) one column a label, 1 where a spot has it; a table; or (n, 1) numbers. NaN where unknown."""
+    if kind is None:
+        return g.annotations.numbers(key)[:, None]
+    if isinstance(kind, Table):
+        return _table_values(g, key, kind)
+    code = _codes(g, key, kind)
+    values = (code[:, None] == np.arange(len(kind.categories))).astype(np.float64)
     values[code < 0] = np.nan
     return values
 
 
+def _codes(g: grid.SliceGrid, key: str, labels: pd.CategoricalDtype) -> NDArray[np.integer]:
+    """(n,) place of each spot's label among all, -1 where it is unknown."""
+    return np.asarray(pd.Categorical(g.annotations.labels(key), dtype=labels).codes)
+
+
+def _table_values(g: grid.SliceGrid, key: str, kind: Table) -> FloatArray:
+    """(n, C) a section's table with the columns of all; a column that proportions lack is 0."""
+    found = g.annotations.tables[key]
+    values = found.reindex(columns=kind.columns, fill_value=0.0).to_numpy()
+    unknown = found.isna().any(axis=1).to_numpy() if kind.shares else np.zeros(len(found), dtype=bool)
+    return np.where(unknown[:, None] | (found.shape[1] == 0), np.nan, values)
+
+
 def _around(xy: FloatArray, values: FloatArray, places: FloatArray, spacing: float) -> FloatArray:
     """(M, C) Gaussian mean of what is known around places; NaN where nothing is."""
-    known = np.isfinite(values).all(axis=1)
-    mean = gaussian_operator(xy[known], places, WIDTH * spacing) @ values[known]
-    mean[KDTree(xy[known]).query(places)[0] > NEAR * spacing] = np.nan
+    known, mean = np.isfinite(values), np.full((len(places), values.shape[1]), np.nan)
+    for of_spots in np.unique(known, axis=1).T:  # columns that are known of the same spots; as a rule that is all
+        if of_spots.any():
+            columns = (known == of_spots[:, None]).all(axis=0)
+            near = KDTree(xy[of_spots]).query(places)[0] <= NEAR * spacing
+            smoothed = gaussian_operator(xy[of_spots], places[near], WIDTH * spacing) @ values[of_spots][:, columns]
+            mean[np.ix_(near, columns)] = smoothed
     return mean
 
 
 def blend(from_a: FloatArray, from_b: FloatArray, p: float) -> FloatArray:
     """(M, C) blend 1 - p : p; of one side alone where the other knows nothing, NaN where neither does."""
-    weights = np.stack([np.where(np.isnan(side[:, :1]), 0, w) for side, w in ((from_a, 1 - p), (from_b, p))])
+    weights = np.stack([np.where(np.isnan(side), 0, w) for side, w in ((from_a, 1 - p), (from_b, p))])
     total = weights.sum(axis=0)
     mixed = weights[0] * np.nan_to_num(from_a) + weights[1] * np.nan_to_num(from_b)
     return np.where(total > 0, mixed / np.where(total > 0, total, 1), np.nan)
-
-
-def table(probabilities: FloatArray, labels: pd.CategoricalDtype, index: pd.Index) -> pd.DataFrame:
-    """(M, C) probabilities as they are written."""
-    columns = [_keys.label_column(label) for label in labels.categories]
-    return pd.DataFrame(probabilities.astype(np.float32), index=index, columns=columns)
 
 
 def most_probable(probabilities: FloatArray, labels: pd.CategoricalDtype) -> pd.Categorical:
@@ -183,28 +147,85 @@ def most_probable(probabilities: FloatArray, labels: pd.CategoricalDtype) -> pd.
     return pd.Categorical.from_codes(np.where(np.isnan(probabilities[:, 0]), -1, code), dtype=labels)
 
 
+# ---- measured sections
+
+
 def measured(
     g: grid.SliceGrid, key: str, points: FloatArray, tissue: NDArray[np.bool_], labels: pd.CategoricalDtype | None
 ) -> pd.Categorical | FloatArray:
-    """(M,) the nearest spot's annotation, unknown outside of the section's tissue."""
-    column, nearest = g.annotations.columns[key], KDTree(g.xy).query(points)[1]
+    """(M,) the nearest spot's label or number, unknown outside of the section's tissue."""
+    nearest = KDTree(g.xy).query(points)[1]
     if labels is None:
-        return np.where(tissue, column.to_numpy()[nearest], np.nan)
-    code = pd.Categorical(column, dtype=labels).codes[nearest]
-    return pd.Categorical.from_codes(np.where(tissue, code, -1), dtype=labels)
+        return np.where(tissue, g.annotations.numbers(key)[nearest], np.nan)
+    return pd.Categorical.from_codes(np.where(tissue, _codes(g, key, labels)[nearest], -1), dtype=labels)
+
+
+def measured_table(
+    g: grid.SliceGrid, key: str, points: FloatArray, tissue: NDArray[np.bool_], kind: Table
+) -> FloatArray:
+    """(M, C) the nearest spot's row of a table, NaN outside of the section's tissue."""
+    return np.where(tissue[:, None], _table_values(g, key, kind)[KDTree(g.xy).query(points)[1]], np.nan)
 
 
 def certain(labels: pd.Categorical) -> NDArray[np.float32]:
     """(M, C) probabilities of what was measured: 1 for the label of each row, 0 for the others, NaN where unknown."""
     code = np.asarray(labels.codes)
-    table = (code[:, None] == np.arange(len(labels.categories))).astype(np.float32)
-    table[code < 0] = np.nan
-    return table
+    values = (code[:, None] == np.arange(len(labels.categories))).astype(np.float32)
+    values[code < 0] = np.nan
+    return values
+
+
+def table(values: FloatArray, kind: pd.CategoricalDtype | Table, index: pd.Index) -> pd.DataFrame:
+    """(M, C) probabilities of labels, or a carried table, as they are written."""
+    names = kind.columns if isinstance(kind, Table) else kind.categories
+    return pd.DataFrame(values.astype(np.float32), index=index, columns=written_columns(names))
+
+
+# ---- stacks
+
+
+def carry_measured(part: AnnData, g: grid.SliceGrid, labels: Mapping[str, Kind]) -> None:
+    """Write the annotations of a measured section into its rows of a series, under their own names."""
+    points = np.asarray(part.obsm[_keys.SPATIAL])
+    tissue = np.ones(len(points), dtype=bool)
+    for key, kind in labels.items():
+        if isinstance(kind, Table):
+            part.obsm[key] = table(measured_table(g, key, points, tissue, kind), kind, part.obs_names)
+            continue
+        part.obs[key] = known = measured(g, key, points, tissue, kind)
+        if isinstance(known, pd.Categorical):
+            part.obsm[key] = table(certain(known), known.dtype, part.obs_names)
+
+
+def note_carried(
+    out: AnnData,
+    grids: Sequence[grid.SliceGrid],
+    labels: Mapping[str, Kind],
+    key_added: str,
+    sections: Sequence[str] | None = None,
+) -> None:
+    """Write the colours of labels, of each section of a pair or of a whole stack, and which annotations there are."""
+    for key, kind in labels.items():
+        colours = palette(kind, grids, key) if isinstance(kind, pd.CategoricalDtype) else []
+        for name in [key] if sections is None else [_keys.annotation(section, key) for section in sections]:
+            if colours:
+                out.uns[_keys.colours(name)] = np.array(colours)
+    tables = [key for key, kind in labels.items() if isinstance(kind, Table)]
+    for entry, keys in ((_keys.OBS_KEYS, [key for key in labels if key not in tables]), (_keys.OBSM_KEYS, tables)):
+        if keys:
+            out.uns[key_added][entry] = np.array(keys)
 
 
 def palette(labels: pd.CategoricalDtype, grids: Sequence[grid.SliceGrid], key: str) -> list[str]:
-    """Colour of each label: that of the first section that has one, else one not yet used; none if no section has."""
-    known = {label: colour for g in reversed(grids) for label, colour in g.annotations.colours.get(key, {}).items()}
+    """Colour of each label: that of the first section that has one, else one not yet used; none if no section has.
+
+    A colour that stands for another label in an earlier section is not used again.
+    """
+    known: dict[str, str] = {}
+    for g in grids:
+        used = set(known.values())
+        found = g.annotations.colours.get(key, {}).items()
+        known |= {label: c for label, c in found if label in labels.categories and label not in known and c not in used}
     if not known:
         return []
     from scanpy.plotting.palettes import default_102  # noqa: PLC0415 - scanpy takes a second to import
@@ -212,3 +233,59 @@ def palette(labels: pd.CategoricalDtype, grids: Sequence[grid.SliceGrid], key: s
     used = {colour.lower() for colour in known.values()}
     free = (colour for colour in default_102 if colour.lower() not in used)
     return [known[label] if label in known else next(free, GREY) for label in labels.categories]
+
+
+def stack_carried(
+    adata: AnnData,
+    stack: AnnData,
+    record: Mapping[str, Any],
+    names: Sequence[str],
+    rows: Sequence[NDArray[np.intp]],
+) -> None:
+    """Write the annotations of a result into a stack of its sections, one column or table for all sections.
+
+    Parameters
+    ----------
+    adata, stack
+        The result, and the stack without annotations.
+    record
+        Provenance of the result.
+    names, rows
+        The sections, and the rows of the result that the stack has of each.
+    """
+    for key in map(str, record.get(_keys.OBS_KEYS, ())):
+        columns = {name: adata.obs[_keys.annotation(name, key)].iloc[r] for name, r in zip(names, rows, strict=True)}
+        if grid.is_labels(columns[names[0]]):
+            _stack_labels(adata, stack, key, columns, dict(zip(names, rows, strict=True)))
+        else:
+            stack.obs[key] = np.concatenate([column.to_numpy() for column in columns.values()])
+    for key in map(str, record.get(_keys.OBSM_KEYS, ())):
+        parts = [adata.obsm[_keys.annotation(name, key)].iloc[r] for name, r in zip(names, rows, strict=True)]
+        stack.obsm[key] = pd.concat(parts).set_axis(stack.obs_names)
+
+
+def _stack_labels(
+    adata: AnnData,
+    stack: AnnData,
+    key: str,
+    columns: Mapping[str, pd.Series],
+    rows: Mapping[str, NDArray[np.intp]],
+) -> None:
+    """Labels of all sections, their probabilities, which are 0 or 1 where measured, and their colours.
+
+    anndata drops categories that a part of a result does not use, column by column; the tables still have all.
+    """
+    tables = {name: adata.obsm[at] for name in columns if (at := _keys.annotation(name, key)) in adata.obsm}
+    by_column = {written_columns([label])[0]: label for column in columns.values() for label in column.cat.categories}
+    every = [by_column.get(column, column) for column in next(iter(tables.values())).columns]
+    kind = pd.CategoricalDtype(every, ordered=all(column.cat.ordered for column in columns.values()))
+    labels = {name: pd.Categorical(column, dtype=kind) for name, column in columns.items()}
+    stack.obs[key] = pd.Categorical.from_codes(np.concatenate([part.codes for part in labels.values()]), dtype=kind)
+    values = [tables[n].iloc[rows[n]].to_numpy() if n in tables else certain(part) for n, part in labels.items()]
+    stack.obsm[key] = table(np.concatenate(values), kind, stack.obs_names)
+    colours: dict[str, str] = {}
+    for name, column in columns.items():
+        given = adata.uns.get(_keys.colours(_keys.annotation(name, key)), ())
+        colours = dict(zip(column.cat.categories, map(str, given), strict=False)) | colours
+    if colours:
+        stack.uns[_keys.colours(key)] = np.array([colours.get(label, GREY) for label in every])

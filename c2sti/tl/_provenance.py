@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from c2sti import grid
+from c2sti import _keys, grid
 from c2sti._types import Interpolator, Lattice
 from c2sti.tl._models import NAMED, name_of
 
@@ -28,18 +28,21 @@ def provenance(
     call: str | None = None,
 ) -> dict[str, Any]:
     """What a result says of how it was made; `call` is left out where it is part of a larger one."""
-    record = {
+    record: dict[str, Any] = {
         "model": dict(model),
         "expression": "log1p of counts scaled to 1e4" if grids[0].counts else "as given",
         "parameters": {k: v for k, v in {"pitch": lattice.pitch, "seed": seed, **parameters}.items() if v is not None},
-        "inputs": {g.name: _input(g) for g in grids},
+        "inputs": {_keys.label_column(g.name): _input(g) for g in grids},  # files take "/" for a folder
         "versions": {name: version(name) for name in LIBRARIES},
     }
+    if not grids[0].counts and grids[0].log1p is not None:
+        record["log1p"] = dict(grids[0].log1p)
     return record if call is None else {**record, "calls": np.array([call], dtype=str)}
 
 
 def _input(g: grid.SliceGrid) -> dict[str, Any]:
-    return {"fingerprint": g.fingerprint(), "n_obs": len(g.xy), "n_vars": len(g.genes), "layout": g.layout}
+    whole = g.uncut or g
+    return {"fingerprint": whole.fingerprint(), "n_obs": len(g.xy), "n_vars": len(whole.genes), "layout": g.layout}
 
 
 def model_record(model: str | Path | Interpolator, method: Interpolator) -> dict[str, str]:
@@ -62,8 +65,8 @@ def call_of(function: Callable[..., Any], given: Mapping[str, Any]) -> str:
     told = []
     for name, parameter in inspect.signature(function).parameters.items():
         value, default = given[name], parameter.default
-        if default is parameter.empty:
-            told.append(name)
+        if parameter.kind is parameter.POSITIONAL_OR_KEYWORD:  # the sections
+            told += [name] if value is not None else []
         elif name not in UNTOLD and not (value is default or (_plain(value) and value == default)):
             text = _told(name_of(value)) if name == "model" else value
             told.append(f"{name}={_as_text(text)}")

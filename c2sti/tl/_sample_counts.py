@@ -1,4 +1,4 @@
-"""Counts for inserted sections, as they might have been measured: for tools that want counts."""
+"""Counts for interpolated sections, as they might have been measured: for tools that want counts."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from scipy.spatial import KDTree
 from c2sti import _check, _keys, _log, _result, counts
 from c2sti._types import FloatArray
 from c2sti.tl._provenance import call_of
-from c2sti.tl._to_slices import to_slices
+from c2sti.tl._to_slices import stack_of
 
 SAME_PLACE = 1e-3  # of a bin: rows of two sections this near are one bin
 TOTAL_COUNTS = "total_counts"  # obs, by scanpy's convention
@@ -30,10 +30,10 @@ def sample_counts(
     key: str = "c2sti",
     seed: int = 0,
 ) -> AnnData:
-    """Draw counts for inserted sections, as noisy as those that were measured beside them.
+    """Draw counts for interpolated sections, as noisy as those that were measured beside them.
 
     For tools that take counts only. What is drawn is a *sample*: another seed gives another one, and none of them holds
-    more than the inserted section and its neighbours do. Do not test with it, and do not count it as a replicate.
+    more than the interpolated section and its neighbours do. Do not test with it, and do not count it as a replicate.
 
     Parameters
     ----------
@@ -41,9 +41,10 @@ def sample_counts(
         Result of :func:`interpolate` or :func:`interpolate_series`, or a stack of :func:`to_slices`, made from raw
         counts by a model whose answers are smooth (any but ``"copy"``).
     sections
-        Which of its inserted sections; all by default.
+        Which of its interpolated sections; all by default.
     genes
-        Names of the genes wanted; by default all. What is drawn for a gene does not depend on which others are.
+        Names of the genes wanted, or what a text column of `var` calls them; by default all. What is drawn for a gene
+        does not depend on which others are.
     key
         The `key_added` that it was made with.
     seed
@@ -51,13 +52,14 @@ def sample_counts(
 
     Returns
     -------
-    AnnData with one row for each inserted section and bin of its tissue, in the layout of :func:`to_slices`:
+    AnnData with one row for each interpolated section and bin of its tissue, in the layout of :func:`to_slices`:
 
     - ``X``: CSR float32, whole numbers.
-    - ``obs["total_counts"]``: their sum over the genes returned; ``obs["library_size"]``: the size, over all genes that
-      were measured, that the row was drawn with; ``obs["section"]``, ``obs["inserted"]`` (True), ``obs["z"]``,
-      annotations; ``obsm["spatial"]``, ``obsm["spatial_3d"]``.
-    - ``uns["spatial"]``: the picture of each section, so that ``sq.pl.spatial_scatter(…, library_key="section")`` draws
+    - ``obs["total_counts"]``: their sum over the genes returned (``obs["c2sti_total_counts"]`` where an annotation
+      called "total_counts" was carried along, which keeps its values); ``obs["library_size"]``: the size, over all
+      genes that were measured, that the row was drawn with; ``obs["section"]``, ``obs["inserted"]`` (True),
+      ``obs["z"]``, annotations; ``obsm["spatial"]``, ``obsm["spatial_3d"]``.
+    - ``uns["spatial"]``: the H&E of each section, so that ``sq.pl.spatial_scatter(…, library_key="section")`` draws
       it. ``uns["c2sti"]``: provenance of the result, ``synthetic: True``, and in ``"counts"`` the seed and what was
       done.
 
@@ -92,7 +94,7 @@ def sample_counts(
     seed = _check.seed(seed)
     wanted = _sections(record, sections)
     chosen = _genes(adata, genes)
-    frame = adata[:, :0] if stacked else to_slices(adata[:, :0], key=key)
+    frame = adata[:, :0] if stacked else stack_of(adata[:, :0], key)
     label = frame.obs[_keys.SECTION].astype(str).to_numpy()
     drawn, sizes = [], []
     for name in wanted:
@@ -101,10 +103,13 @@ def sample_counts(
         drawn.append(found)
         sizes.append(library)
     rows = np.concatenate([np.flatnonzero(label == name) for name in wanted])
-    out = _assembled(frame, rows, adata.var.iloc[chosen], sp.vstack(drawn, format="csr"), np.concatenate(sizes))
+    totals = _result.free_name(TOTAL_COUNTS, frame.obs)
+    out = _assembled(frame, rows, adata.var.iloc[chosen], sp.vstack(drawn, format="csr"), np.concatenate(sizes), totals)
     out.obs[_keys.SECTION] = pd.Categorical(label[rows], categories=wanted, ordered=True)
     out.uns[_keys.SPATIAL] = {n: v for n, v in frame.uns.get(_keys.SPATIAL, {}).items() if n in wanted}
     out.uns[key] = _provenance(record, wanted, seed, call)
+    if totals != TOTAL_COUNTS:
+        _log.warning(f"obs[{TOTAL_COUNTS!r}] is an annotation; the totals of the drawn counts are in obs[{totals!r}]")
     _log.info(f"drew counts of {out.n_vars} genes for {', '.join(wanted)} ({out.n_obs} bins, seed {seed})")
     return out
 
@@ -138,14 +143,14 @@ def _sections(record: dict[str, Any], sections: str | Sequence[str] | None) -> l
     wanted = inserted if sections is None else _check.names(sections, "sections")
     unknown = [name for name in wanted if name not in inserted]
     if unknown or not wanted:
-        raise KeyError(f"{(unknown or ['nothing'])[0]!r} is none of the inserted sections, {inserted}")
+        raise KeyError(f"{(unknown or ['nothing'])[0]!r} is none of the interpolated sections, {inserted}")
     return [name for name in inserted if name in wanted]
 
 
 def _genes(adata: AnnData, genes: str | Sequence[str] | pd.Index | None) -> NDArray[np.intp]:
     if genes is None:
         return np.arange(adata.n_vars)
-    return adata.var_names.get_indexer(pd.Index(_check.genes(genes, adata.var_names, "var_names")))
+    return adata.var_names.get_indexer(_result.genes_of(genes, adata.var_names, adata.var))
 
 
 @dataclass(frozen=True)
@@ -178,7 +183,7 @@ class Counted:
 
 
 def _place(adata: AnnData, frame: AnnData, record: dict[str, Any], name: str, stacked: bool) -> counts.Place:
-    """An inserted section with its measured neighbours at the rows that it shares with them."""
+    """An interpolated section with its measured neighbours at the rows that it shares with them."""
     pitch = float(record["lattice"]["pitch"])
     xy = _xy(frame, name)
     first, second, p = _neighbours(record, name)
@@ -219,17 +224,23 @@ def _neighbours(record: dict[str, Any], name: str) -> tuple[str, str, float]:
     """Names of the measured sections on either side, and the position between them."""
     if "neighbours" in record:
         row = record["neighbours"].loc[name]
-        return _keys.measured(int(row["a"])), _keys.measured(int(row["b"])), float(row["position"])
+        first, second = (_result.name_of(record, int(row[side])) for side in "ab")
+        return first, second, float(row["position"])
     names = [str(n) for n in record["sections"]]
     return _keys.SLICE_A, _keys.SLICE_B, float(record["positions"][names.index(name)])
 
 
 def _assembled(
-    frame: AnnData, rows: NDArray[np.intp], var: pd.DataFrame, drawn: sp.csr_matrix, library: FloatArray
+    frame: AnnData,
+    rows: NDArray[np.intp],
+    var: pd.DataFrame,
+    drawn: sp.csr_matrix,
+    library: FloatArray,
+    totals: str,
 ) -> AnnData:
     obs = frame.obs.iloc[rows].copy()
     obs[_keys.LIBRARY_SIZE] = library
-    obs[TOTAL_COUNTS] = np.asarray(drawn.sum(axis=1), dtype=np.float64).ravel()
+    obs[totals] = np.asarray(drawn.sum(axis=1), dtype=np.float64).ravel()
     obsm = {k: v.iloc[rows] if isinstance(v, pd.DataFrame) else np.asarray(v)[rows] for k, v in frame.obsm.items()}
     colours = {k: v for k, v in frame.uns.items() if k.endswith(_keys.colours(""))}
     return AnnData(X=sp.csr_matrix(drawn), obs=obs, var=var.copy(), obsm=obsm, uns=colours)

@@ -17,15 +17,16 @@ import pandas as pd
 from anndata import AnnData
 from tqdm.auto import tqdm
 
-from c2sti import _check, _keys, _log, grid, ops
+from c2sti import _check, _keys, _log, _result, grid, ops
 from c2sti._types import FloatArray, Interpolator, Lattice
 from c2sti.fit import OnMisfit, check_on_misfit
 from c2sti.tl._depths import SAME, depths_of, depths_wanted
 from c2sti.tl._insert import SHARES, check_key, check_level, insert, shares_of
-from c2sti.tl._labels import certain, measured, palette, shared_labels, table
+from c2sti.tl._kinds import Kind, shared_labels
+from c2sti.tl._labels import carry_measured, note_carried
 from c2sti.tl._models import available, resolve, sees_context
 from c2sti.tl._provenance import call_of, model_record, provenance
-from c2sti.tl._to_slices import to_slices
+from c2sti.tl._to_slices import stack_of
 
 if TYPE_CHECKING:
     from spatialdata import SpatialData
@@ -35,21 +36,24 @@ SUPPORTS = ["measured", "both", "a", "b", "none"]
 
 
 def interpolate_series(
-    slices: Sequence[AnnData | SpatialData],
+    slices: Sequence[AnnData | SpatialData] | AnnData | SpatialData,
     *,
+    library_key: str | None = None,
     z: Sequence[float] | None = None,
     at_z: Sequence[float] | None = None,
     spacing: float | None = None,
     n_context: int = 2,
     model: str | Path | Interpolator = "c2sti",
-    layer: str | None = None,
-    spatial_key: str = "spatial",
-    table_key: str | None = None,
-    image_key: str | None = None,
-    coordinate_system: str = "global",
+    layer: grid.Key = None,
+    spatial_key: str | None = None,
+    table_key: grid.Key = None,
+    image_key: grid.Key = None,
+    coordinate_system: grid.Key = None,
+    window: grid.Windows = None,
     pitch: float | None = None,
     genes: Sequence[str] | pd.Index | None = None,
     obs_keys: str | Sequence[str] = (),
+    obsm_keys: str | Sequence[str] = (),
     std: bool = False,
     interval: float | None = None,
     on_misfit: OnMisfit = "warn",
@@ -66,24 +70,27 @@ def interpolate_series(
     Parameters
     ----------
     slices
-        Two sections or more in order of depth, all in one frame (see :func:`c2sti.pp.align_series`).
+        Two sections or more in order of z, in common coordinates (see :func:`c2sti.pp.align_series`); or one object
+        that holds them, with `library_key`.
+    library_key
+        Column of `obs` that names the section of each row; measured sections keep these names in the result.
     z
-        Depth of each section, increasing, µm; by default ``obs["z_um"]`` or ``obs["z"]`` of the sections.
+        z of each section, increasing, µm; by default ``obs["z_um"]`` or ``obs["z"]`` of the sections.
     at_z
         Depths wanted, increasing, from that of the first section to that of the last.
     spacing
         Or their distance: depths from the first section on, as far as they lie within the series.
     n_context
         Sections on either side of a pair that are used as its context.
-    model, layer, spatial_key, table_key, image_key, coordinate_system, device, seed, show_progress_bar
+    model, layer, spatial_key, table_key, image_key, coordinate_system, window, device, seed, show_progress_bar
         As in :func:`interpolate`.
     pitch
         Side of a bin, in the unit of the frame; by default the mean of the sections' pitches.
     genes
         Names of the genes wanted; by default all that the sections share. The stack is dense: bins of all sections ×
         genes × 4 bytes, and twice that while it is made.
-    obs_keys
-        Labels and numbers in `obs` to carry along, as in :func:`interpolate`; every section needs them.
+    obs_keys, obsm_keys
+        Labels and numbers in `obs`, and tables in `obsm`, to carry along, as in :func:`interpolate`.
     std, interval
         Whether to say how sure inserted values are, as in :func:`interpolate`.
     on_misfit
@@ -96,10 +103,10 @@ def interpolate_series(
     AnnData of M rows × N genes, one row per section and bin of its tissue, float32 log1p expression in ``X``, in the
     layout of :func:`to_slices`:
 
-    - ``obs["section"]``: ``"slice_0"`` … for a measured section by its place in `slices`, ``"c2sti_1"`` … for an
-      inserted one, in order of depth; ``obs["inserted"]``; ``obs["z"]``; where counts were given,
-      ``obs["library_size"]`` of the measured spots; ``obs["array_row"]``, ``obs["array_col"]``:
-      the bin of the common lattice.
+    - ``obs["section"]``: ``"slice_0"`` … for a measured section by its place in `slices`, or its name by
+      `library_key`; ``"c2sti_1"`` … for an interpolated one, in order of z; ``obs["inserted"]``; ``obs["z"]``; where
+      counts were given, ``obs["library_size"]`` of the measured spots; ``obs["array_row"]``, ``obs["array_col"]``: the
+      bin of the common lattice.
     - ``obs["support"]``: which of its two neighbours cover the bin (``"a"`` is the upper one), ``"measured"`` if its
       section was.
     - ``obsm["spatial"]`` (M, 2) and ``obsm["spatial_3d"]`` (M, 3), unit of the frame and of the depths.
@@ -139,36 +146,44 @@ def interpolate_series(
     n_context, device = _check.whole(n_context, "n_context", least=0), available(device)
     method = resolve(model)
     told = model_record(model, method)
-    slices = _checked(slices)
-    grids = [
-        grid.read_slice(
-            section,
-            name=f"slices[{i}]",
-            layer=layer,
-            spatial_key=spatial_key,
-            table_key=table_key,
-            image_key=image_key,
-            coordinate_system=coordinate_system,
-            obs_keys=obs_keys,
-            measured=True,
-        )
-        for i, section in enumerate(slices)
-    ]
+    found = grid.sources(
+        slices,
+        least=2,
+        library_key=library_key,
+        layer=layer,
+        spatial_key=spatial_key,
+        table_key=table_key,
+        image_key=image_key,
+        coordinate_system=coordinate_system,
+    )
+    windows = grid.window_for_each(window, [source.name for source in found])
+    grids = grid.on_shared_genes(
+        [
+            source.read(obs_keys=obs_keys, obsm_keys=obsm_keys, window=given, measured=True)
+            for source, given in zip(found, windows, strict=True)
+        ]
+    )
+    own = _own_names(found, key_added)
     depths = depths_of(grids, z)
+    grid.check_unit(depths, grids[0].pitch)
     grids = [replace(g, z=depth) for g, depth in zip(grids, depths.tolist(), strict=True)]
     wanted = depths_wanted(depths, at_z, spacing)
-    places = list(_places(depths, wanted, key_added))
+    places = list(_places(depths, wanted, own, key_added))
     lattice = grid.common_lattice(*grids, pitch=pitch)
-    names, labels = grid.shared_genes(grids, genes), shared_labels(grids)
+    labels, var = shared_labels(grids), grid.shared_var(grids)
+    if genes is not None:
+        var = var.loc[_result.genes_of(genes, var.index, var, "all sections")]
     if not sees_context(method):
         n_context = 0
     gaps = sorted({place.first for place in places if place.inserted})
     parts = {
-        place.name: _measured_part(grids[place.first], lattice, names, labels) for place in places if not place.inserted
+        place.name: _measured_part(grids[place.first], place.name, lattice, var, labels)
+        for place in places
+        if not place.inserted
     }
     fits: dict[str, dict[str, float]] = {}
     n_inserted = sum(place.inserted for place in places)
-    what = f"inserting {n_inserted} section(s)"
+    what = f"interpolating {n_inserted} section(s)"
     with tqdm(total=100 * len(gaps), desc=what, bar_format=SHARES, disable=not show_progress_bar) as bar:
         for first in gaps:
             inside = [place for place in places if place.inserted and place.first == first]
@@ -180,7 +195,7 @@ def interpolate_series(
                 method=method,
                 model=told,
                 lattice=lattice,
-                genes=names,
+                genes=var.index,
                 device=device,
                 seed=seed,
                 key_added=key_added,
@@ -192,19 +207,14 @@ def interpolate_series(
                 progress=shares_of(bar),
             )
             parts |= _inserted_parts(out, inside, key_added)
-            fits[f"{_keys.measured(first)} to {_keys.measured(first + 1)}"] = out.uns[key_added][_keys.FIT]
+            fits[f"{own[first]} to {own[first + 1]}"] = out.uns[key_added][_keys.FIT]
     _leave_blank(parts, std, interval)
-    parameters = {"layer": layer, "spatial_key": spatial_key, "n_context": n_context, "spacing": spacing}
+    parameters = {**found[0].told(), "n_context": n_context, "spacing": spacing}
     parameters["interval"] = interval
     record = {_keys.FIT: pd.DataFrame.from_dict(fits, orient="index")}
     record |= provenance(grids, told, lattice, seed, parameters, call)
-    stack = _stack(parts, places, lattice, key_added, record)
-    for key, kind in labels.items():
-        colours = [] if kind is None else palette(kind, grids, key)
-        if colours:
-            stack.uns[_keys.colours(key)] = np.array(colours)
-    if labels:
-        stack.uns[key_added][_keys.OBS_KEYS] = np.array(list(labels))
+    stack = _stack(parts, places, own, lattice, key_added, record)
+    note_carried(stack, grids, labels, key_added)
     _log.info(f"inserted {n_inserted} section(s) beside {len(places) - n_inserted} measured ({stack.n_obs} bins)")
     return stack
 
@@ -212,18 +222,17 @@ def interpolate_series(
 # ---- which depths, and where they lie
 
 
-def _checked(slices: Sequence[AnnData | SpatialData]) -> list[AnnData | SpatialData]:
-    if isinstance(slices, AnnData) or grid.is_spatialdata(slices):
-        raise ValueError(
-            "slices is one container; give a list, one AnnData or SpatialData a section: "
-            "[adata[adata.obs['section'] == s] for s in names]"
-        )
-    sections = _check.several(slices, "slices", "sections")
-    if len(sections) < 2:
-        raise ValueError(
-            f"slices holds {len(sections)} section(s); two or more are needed to insert others between them"
-        )
-    return sections
+def _own_names(found: Sequence[grid.Source], key_added: str) -> list[str]:
+    """What the result calls the measured sections: the names of `library_key`, "|" for "/", or their places."""
+    names = [
+        _keys.label_column(source.name) if source.keys.library else _keys.measured(i) for i, source in enumerate(found)
+    ]
+    for name in names:
+        if name.startswith(f"{key_added}_"):
+            raise ValueError(
+                f"the section {name!r} is called like an interpolated one; choose another prefix for those: key_added="
+            )
+    return names
 
 
 @dataclass(frozen=True)
@@ -241,12 +250,12 @@ class Place:
         return self.position > 0
 
 
-def _places(depths: FloatArray, wanted: FloatArray, key_added: str) -> Iterator[Place]:
+def _places(depths: FloatArray, wanted: FloatArray, own: Sequence[str], key_added: str) -> Iterator[Place]:
     n = 0
     for depth in wanted.tolist():
         nearest = int(np.abs(depths - depth).argmin())
         if abs(depths[nearest] - depth) <= SAME * np.ptp(depths):
-            yield Place(_keys.measured(nearest), float(depths[nearest]), nearest, 0.0)
+            yield Place(own[nearest], float(depths[nearest]), nearest, 0.0)
             continue
         n += 1
         first = int(np.searchsorted(depths, depth)) - 1
@@ -267,37 +276,29 @@ def _context(
 
 
 def _measured_part(
-    g: grid.SliceGrid, lattice: Lattice, genes: pd.Index, labels: Mapping[str, pd.CategoricalDtype | None]
+    g: grid.SliceGrid, name: str, lattice: Lattice, var: pd.DataFrame, labels: Mapping[str, Kind]
 ) -> AnnData:
     """A measured section on the bins of its tissue: each holds its nearest spot, noise included."""
-    xy, values, library = grid.profiles(g, lattice, genes)
+    xy, values, library = grid.profiles(g, lattice, var.index)
     expression = grid.log_normalise(values, library) if g.counts else values
     points = lattice.centres[g.covers(lattice.centres)]
     part = AnnData(
         X=expression[ops.nearest_operator(xy, points).indices].toarray().astype(np.float32),
         obs=pd.DataFrame({_keys.SUPPORT: "measured"}, index=pd.RangeIndex(len(points)).astype(str)),
-        var=pd.DataFrame(index=genes.copy()),
+        var=var.copy(),
         obsm={_keys.SPATIAL: points},
     )
     if g.counts:
         part.obs[_keys.LIBRARY_SIZE] = grid.library_sizes(g, lattice, points)
-    for key, kind in labels.items():
-        known = measured(g, key, points, np.ones(len(points), dtype=bool), kind)
-        part.obs[key] = known
-        if kind is not None:
-            part.obsm[key] = table(certain(known), kind, part.obs_names)
+    carry_measured(part, g, labels)
     picture = grid.section_picture(g.image, lattice)
-    part.uns[_keys.SPATIAL] = (
-        grid.blank_library(lattice.centres, lattice.pitch)
-        if picture is None
-        else grid.library_of_section(picture, lattice.pitch)
-    )
+    part.uns[_keys.SPATIAL] = grid.library_of_section(picture, lattice.pitch, lattice.centres, name)
     return part
 
 
 def _inserted_parts(out: AnnData, places: Sequence[Place], key: str) -> dict[str, AnnData]:
     """The inserted sections of one gap, each by its name in the whole series."""
-    sections = to_slices(out, key=key)
+    sections = stack_of(out, key)
     parts = {}
     for name, place in zip(_keys.inserted(key, len(places)), places, strict=True):
         part = sections[(sections.obs[_keys.SECTION] == name).to_numpy()].copy()
@@ -321,12 +322,17 @@ def _leave_blank(parts: Mapping[str, AnnData], std: bool, interval: float | None
 
 
 def _stack(
-    parts: Mapping[str, AnnData], places: Sequence[Place], lattice: Lattice, key: str, record: Mapping[str, Any]
+    parts: Mapping[str, AnnData],
+    places: Sequence[Place],
+    own: Sequence[str],
+    lattice: Lattice,
+    key: str,
+    record: Mapping[str, Any],
 ) -> AnnData:
-    """All sections in order of depth, one row per section and bin."""
+    """All sections in order of z, one row per section and bin."""
     names = [place.name for place in places]
     lengths = [parts[name].n_obs for name in names]
-    stack = ad.concat({name: parts[name] for name in names}, index_unique="-")
+    stack = ad.concat({name: parts[name] for name in names}, index_unique="-", merge="same")
     xy, z = np.asarray(stack.obsm[_keys.SPATIAL]), np.repeat([place.z for place in places], lengths)
     row, column = np.divmod(lattice.bins(xy), lattice.shape[1])
     front = pd.DataFrame(
@@ -344,12 +350,16 @@ def _stack(
     stack.obs_names = [f"{name}_{r}_{c}" for name, r, c in zip(stack.obs[_keys.SECTION], row, column, strict=True)]
     stack.obsm[_keys.SPATIAL_3D] = np.column_stack([xy, z])
     inserted = [place for place in places if place.inserted]
+    scale = _result.log1p_of(record)
+    if scale is not None:
+        stack.uns[_keys.LOG1P] = scale
     stack.uns[_keys.SPATIAL] = {name: parts[name].uns[_keys.SPATIAL] for name in names}
     stack.uns[key] = {
         "synthetic": bool(inserted),
         "sections": names,
         "inserted": [place.name for place in inserted],
         "z": np.array([place.z for place in places]),
+        "slices": np.array(own),
         "neighbours": pd.DataFrame(
             {
                 "a": [place.first for place in inserted],
@@ -363,6 +373,6 @@ def _stack(
         _keys.VIRTUAL_HISTOLOGY: np.array(
             [place.name for place in inserted if parts[place.name].uns[_keys.VIRTUAL_HISTOLOGY]], dtype=str
         ),
-        **record,
+        **{k: v for k, v in record.items() if k != _keys.LOG1P},
     }
     return stack

@@ -10,10 +10,9 @@ import pandas as pd
 import scipy.sparse as sp
 from anndata import AnnData
 from numpy.typing import NDArray
-from pandas.api.types import union_categoricals
 
-from c2sti import _check, _keys, _result, grid
-from c2sti.tl._labels import certain, table
+from c2sti import _check, _keys, _log, _result, grid
+from c2sti.tl._labels import stack_carried
 
 
 def to_slices(adata: AnnData, *, key: str = "c2sti", gap: float | None = None) -> AnnData:
@@ -29,8 +28,8 @@ def to_slices(adata: AnnData, *, key: str = "c2sti", gap: float | None = None) -
     key
         The `key_added` that it was made with.
     gap
-        Distance from slice_a to slice_b in the unit of the coordinates, where the sections carry no depth. Left out, z
-        runs from 0 to 1.
+        Distance from slice_a to slice_b in the unit of the coordinates, where the sections carry no z. Left out, z
+        runs from 0 to 1, which is said in the log.
 
     Returns
     -------
@@ -39,8 +38,8 @@ def to_slices(adata: AnnData, *, key: str = "c2sti", gap: float | None = None) -
     measured spots, NaN in inserted sections; each annotation carried along as ``obs["domain"]``, with
     ``obsm["domain"]`` and ``uns["domain_colors"]`` if it is a label; of a result that says how sure it is also
     ``layers["std"]``, ``layers["lower"]``, ``layers["upper"]`` and ``obs["confidence"]``, NaN where measured;
-    ``obsm["spatial"]`` and ``obsm["spatial_3d"]``; ``uns["spatial"]`` with one library a section; `varp` and
-    ``uns[key]`` as they were.
+    ``obsm["spatial"]`` and ``obsm["spatial_3d"]``; ``uns["spatial"]`` with one library a section; `var`, `varp`,
+    ``uns["log1p"]`` and ``uns[key]`` as they were.
 
     Raises
     ------
@@ -57,7 +56,17 @@ def to_slices(adata: AnnData, *, key: str = "c2sti", gap: float | None = None) -
     >>> list(stack.obs["section"].cat.categories)
     ['slice_a', 'c2sti_1', 'slice_b']
     """
-    gap = None if gap is None else _check.number(gap, "gap", above=0)
+    stack = stack_of(adata, key, None if gap is None else _check.number(gap, "gap", above=0))
+    if gap is None and "z" not in stack.uns[key]:
+        _log.warning(
+            "the sections carry no z: in the stack it runs from 0 to 1, beside x and y in the unit of the coordinates. "
+            "Give the distance from slice_a to slice_b in that unit: c2sti.tl.to_slices(adata, gap=…)"
+        )
+    return stack
+
+
+def stack_of(adata: AnnData, key: str, gap: float | None = None) -> AnnData:
+    """The same, for other functions: without a word about z."""
     record = _result.record_of(adata, key)
     if _keys.SECTION in adata.obs:
         raise ValueError("adata has one row per section and bin already")
@@ -85,22 +94,30 @@ def to_slices(adata: AnnData, *, key: str = "c2sti", gap: float | None = None) -
         obsm={_keys.SPATIAL: xy, _keys.SPATIAL_3D: np.column_stack([xy, z])},
         varp={k: graph.copy() for k, graph in adata.varp.items()},
     )
-    blank = grid.blank_library(np.asarray(adata.obsm[_keys.SPATIAL]), pitch)
-    pictures = adata.uns.get(_keys.SPATIAL, {}).get(key, {})
-    stack.uns[_keys.SPATIAL] = {name: grid.library_of(pictures, name) or blank for name in names}
-    stack.uns[key] = record
+    stack.uns[_keys.SPATIAL] = _libraries(adata, key, names, pitch)
+    stack.uns |= {name: adata.uns[name] for name in (key, _keys.LOG1P) if name in adata.uns}
     sizes = [adata.obs.get(_keys.library_size(name)) for name in names]
     if sizes[0] is not None:  # counts of the measured sections are known
         parts = [np.full(len(r), np.nan) if s is None else s.to_numpy()[r] for s, r in zip(sizes, rows, strict=True)]
         stack.obs[_keys.LIBRARY_SIZE] = np.concatenate(parts)
     _add_doubt(adata, stack, names, rows)
-    for annotation in map(str, record.get(_keys.OBS_KEYS, ())):
-        _add_annotation(adata, stack, annotation, names, rows)
+    stack_carried(adata, stack, record, names, rows)
     return stack
 
 
+def _libraries(adata: AnnData, key: str, names: Sequence[str], pitch: float) -> dict[str, Any]:
+    """One for each section: its H&E, or white; all as large as the result, so that plots of them can be compared."""
+    points, pictures = np.asarray(adata.obsm[_keys.SPATIAL]), adata.uns.get(_keys.SPATIAL, {}).get(key, {})
+    shown = pictures.get("images", {})
+    found = {name: _result.picture_of(pictures, name) if name in shown else None for name in names}
+    return {
+        name: grid.library_of_section(None if one is None else grid.HEImage(*one), pitch, points, name)
+        for name, one in found.items()
+    }
+
+
 def _depths(record: Mapping[str, Any], key: str, names: Sequence[str], gap: float | None) -> NDArray[np.float64]:
-    """(S + 2,) depth of each section: that which it carries, or its position times the gap."""
+    """(S + 2,) z of each section: that which it carries, or its position times the gap."""
     kind = "z" if "z" in record and gap is None else "positions"
     if kind not in record or np.shape(record[kind]) != (len(names),):
         held = np.shape(record[kind]) if kind in record else "nothing"
@@ -135,23 +152,3 @@ def _add_doubt(adata: AnnData, stack: AnnData, names: Sequence[str], rows: Seque
             [columns[name].to_numpy()[r] for name, r in zip(names, rows, strict=True) if name in columns]
         )
         stack.obs[_keys.CONFIDENCE] = sure
-
-
-def _add_annotation(
-    adata: AnnData, stack: AnnData, key: str, names: Sequence[str], rows: Sequence[NDArray[np.intp]]
-) -> None:
-    """One column for all sections; of labels also the probabilities, which are 0 or 1 where measured."""
-    columns = [adata.obs[_keys.annotation(name, key)].iloc[r] for name, r in zip(names, rows, strict=True)]
-    stack.obs[key] = pd.concat(columns).to_numpy() if columns[0].dtype == float else union_categoricals(columns)
-    if not isinstance(stack.obs[key].dtype, pd.CategoricalDtype):
-        return
-    tables = [
-        adata.obsm[_keys.annotation(name, key)].iloc[r].to_numpy()
-        if _keys.annotation(name, key) in adata.obsm
-        else certain(column.array)
-        for name, r, column in zip(names, rows, columns, strict=True)
-    ]
-    stack.obsm[key] = table(np.concatenate(tables), columns[0].dtype, stack.obs_names)
-    colours = _keys.colours(_keys.annotation(names[0], key))
-    if colours in adata.uns:
-        stack.uns[_keys.colours(key)] = np.array(adata.uns[colours])

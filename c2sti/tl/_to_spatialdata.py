@@ -1,9 +1,10 @@
-"""A result as SpatialData: one table and one element of bins a section, in µm, with the pictures that there are."""
+"""A result as SpatialData: one table and one element of bins a section, in µm, with the H&E that there is."""
 
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
+from itertools import chain, count
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -12,14 +13,15 @@ from anndata import AnnData
 
 from c2sti import _check, _keys, _log, _result, grid
 from c2sti._types import FloatArray
-from c2sti.tl._to_slices import to_slices
+from c2sti.tl._to_slices import stack_of
 
 if TYPE_CHECKING:
     from spatialdata import SpatialData
 
 VALID = re.compile(r"(?!\.{1,2}$)(?!__)[\w.-]+")  # what SpatialData takes for the name of an element
 GLOBAL = "global"
-REGION, INSTANCE = "region", "instance"  # columns of a table that tie its rows to shapes
+REGION, INSTANCE = "region", "instance"  # columns of a table that tie its rows to shapes, where it has none such itself
+ATTRS = "spatialdata_attrs"  # uns of a table: which columns these are
 
 
 def to_spatialdata(
@@ -28,11 +30,11 @@ def to_spatialdata(
     key: str = "c2sti",
     um_per_unit: float = 1.0,
     originals: Mapping[str, AnnData | SpatialData] | None = None,
-    spatial_key: str = "spatial",
+    spatial_key: str | None = None,
     table_key: str | None = None,
-    coordinate_system: str = "global",
+    coordinate_system: str | None = None,
 ) -> SpatialData:
-    """Turn a result into SpatialData: a table and squares for every section, measured or inserted.
+    """Turn a result into SpatialData: a table and squares for every section, measured or interpolated.
 
     Parameters
     ----------
@@ -44,13 +46,17 @@ def to_spatialdata(
         µm in one unit of its coordinates; 1 where they are in µm, the size of a pixel where they are in pixels.
     originals
         Measured sections to put beside it, by the prefix that their elements get: ``{"before": sdata_a}``. They have to
-        lie in the frame of the result. Images stay lazily read.
+        lie in the frame of the result. Of an AnnData, which may be backed or lazy, places and H&E are checked and all
+        else is taken as it is: rows outside of the tissue (``obs["in_tissue"]``) are left out. Images of a SpatialData
+        stay lazily read.
     spatial_key, table_key, coordinate_system
-        Where the originals have their coordinates, as in :func:`interpolate`.
+        Where the originals have their coordinates, as in :func:`interpolate`; by default where the result's sections
+        had them.
 
     Returns
     -------
-    SpatialData in one coordinate system, "global", in µm. For each section of the result, say "c2sti_1":
+    SpatialData in one coordinate system, "global", in µm. For each section of the result, say "c2sti_1" (in names of
+    elements "_" stands for characters that SpatialData cannot write):
 
     - ``sdata["c2sti_1_bins"]``: squares of one pitch (circles, if the result was asked for at points of one's own).
     - ``sdata.tables["c2sti_1"]``: its rows, those inside the section's tissue. ``X`` expression; ``obs["inserted"]``,
@@ -59,7 +65,12 @@ def to_spatialdata(
     - ``sdata["c2sti_1_histology"]``: its H&E, where there is one; ``uns["c2sti"]["virtual_histology"]`` of the
       table is True where it was made, not photographed.
 
-    Of each original all elements in its coordinate system, named by its prefix.
+    Of each original all elements in its coordinate system, named by its prefix; of an AnnData "before" its table
+    ``sdata.tables["before"]`` with ``obsm[spatial_key]`` in µm, ``sdata["before_spots"]``,
+    ``sdata["before_histology"]``.
+
+    Columns "region" and "instance" tie rows to shapes. Where a table has a column of that name, it keeps it, and they
+    are called "c2sti_region" and "c2sti_instance" (``uns["spatialdata_attrs"]`` names them).
 
     Raises
     ------
@@ -83,23 +94,25 @@ def to_spatialdata(
         _check.a(originals, "originals", Mapping, "a dict of sections by prefix")
     record = _result.record_of(adata, key)
     _result.lattice_of(record, key)
-    stack = adata if _keys.SECTION in adata.obs else to_slices(adata, key=key)
+    stack = adata if _keys.SECTION in adata.obs else stack_of(adata, key)
     _result.check_stack(stack)
-    names = [str(name) for name in record["sections"]]
-    for name in (*names, *(originals or {})):
+    for name in originals or {}:
         check_name(name)
     elements: dict[str, Any] = {}
-    for name in names:
+    for name, called in _called(map(str, record["sections"])).items():
         if not (stack.obs[_keys.SECTION] == name).any():  # points that were asked for may lie beside its tissue
             _log.warning(f"{name} has no row in its tissue, and is left out: SpatialData holds no empty shapes")
             continue
-        elements |= _section(stack, name, key, um_per_unit)
+        elements |= _section(stack, name, called, key, um_per_unit)
+    used = record.get("parameters", {})
     for prefix, original in (originals or {}).items():
         if grid.is_spatialdata(original):
-            found = _of_spatialdata(original, prefix, table_key, coordinate_system, um_per_unit)
+            frame = coordinate_system or used.get("coordinate_system")
+            found = _of_spatialdata(original, prefix, table_key, frame, um_per_unit)
         else:
-            found = _of_anndata(original, prefix, spatial_key, um_per_unit)
-        taken = sorted(set(found) & set(elements))
+            places = spatial_key or str(used.get("spatial_key", _keys.SPATIAL))
+            found = _of_anndata(original, prefix, places, um_per_unit)
+        taken = sorted(name for name in found if name.lower() in map(str.lower, elements))
         if taken:
             raise ValueError(f"originals[{prefix!r}] would write over {taken}; give it another name")
         elements |= found
@@ -126,39 +139,65 @@ def _cleaned(name: str) -> str:
     return re.sub(r"[^\w.-]+", "_", name).strip("_") or "section"
 
 
-def _section(stack: AnnData, name: str, key: str, um: float) -> dict[str, Any]:
-    """Table, bins and picture of one section of a stack."""
-    from spatialdata import sanitize_table  # noqa: PLC0415
-    from spatialdata.models import ShapesModel, TableModel  # noqa: PLC0415
+def _called(names: Iterable[str]) -> dict[str, str]:
+    """What the elements of each section are called: its name as far as it can be written, each once."""
+    called: dict[str, str] = {}
+    taken: set[str] = set()
+    for name in names:
+        wanted = name if VALID.fullmatch(name) else _cleaned(name)
+        for one in chain([wanted], (f"{wanted}_{i}" for i in count(2))):
+            own = {f"{one}{end}".lower() for end in ("", "_bins", "_histology")}
+            if not own & taken:
+                break
+        called[name], taken = one, taken | own
+        if one != name:
+            _log.warning(f"the elements of section {name!r} are called {one!r}, which can be written to files")
+    return called
+
+
+def _section(stack: AnnData, name: str, called: str, key: str, um: float) -> dict[str, Any]:
+    """Table, bins and H&E of one section of a stack."""
+    from spatialdata.models import ShapesModel  # noqa: PLC0415
 
     record = stack.uns[key]
     table = stack[(stack.obs[_keys.SECTION] == name).to_numpy()].copy()
     xy = np.asarray(table.obsm[_keys.SPATIAL], dtype=np.float64) * um
     pitch = float(record["lattice"]["pitch"]) * um
-    bins = f"{name}_bins"
+    bins = f"{called}_bins"
     shapes = ShapesModel.parse(_squares(xy, pitch) if _is_lattice(xy, record, um) else _circles(xy, pitch))
     table.obs[_keys.SECTION] = table.obs[_keys.SECTION].astype(str).astype("category")
-    given = [str(column) for column in table.obs]
-    sanitize_table(table)  # annotations keep the names that users gave them, which may hold blanks
-    colours = {
-        _keys.colours(column): stack.uns[_keys.colours(before)]
-        for before, column in zip(given, table.obs, strict=True)
-        if _keys.colours(before) in stack.uns
-    }
-    table.obs[REGION] = pd.Categorical([bins] * table.n_obs)
-    table.obs[INSTANCE] = np.arange(table.n_obs)
     table.obsm[_keys.SPATIAL] = xy
-    del table.obsm[_keys.SPATIAL_3D]
-    library = stack.uns[_keys.SPATIAL][name]
-    table.uns = {**colours, key: _provenance(record, name)}
-    graph = table.varp[_keys.graph(name)] if _keys.graph(name) in table.varp else None
-    table.varp = {} if graph is None else {_keys.COEXPRESSION: graph}
-    parsed = TableModel.parse(table, region=bins, region_key=REGION, instance_key=INSTANCE)
-    found = {bins: shapes, name: parsed}
-    pixels = np.asarray(library["images"]["hires"])
-    if pixels.min() < pixels.max():  # a blank picture is there for squidpy's sake
-        found[f"{name}_histology"] = _image(pixels, um / float(library["scalefactors"]["tissue_hires_scalef"]))
-    return found
+    table.obsm.pop(_keys.SPATIAL_3D, None)
+    library = table.uns.pop(_keys.SPATIAL, {}).get(name, {})
+    table.uns[key] = _provenance(record, name)
+    graphs = {_keys.graph(str(section)): str(section) for section in record["sections"]}
+    varp = {k: v for k, v in table.varp.items() if k not in graphs}
+    if _keys.graph(name) in table.varp:
+        varp[_result.free_name(_keys.COEXPRESSION, varp)] = table.varp[_keys.graph(name)]
+    table.varp = varp
+    picture = _result.picture_of(library, name)
+    found = {bins: shapes, called: _annotating(table, bins)}
+    return found if picture is None else {**found, f"{called}_histology": _image(picture[0], um / picture[1])}
+
+
+def _annotating(table: AnnData, region: str) -> AnnData:
+    """A table whose rows belong to the shapes 0, 1, 2 … of a region, with all names such that they can be written.
+
+    Annotations keep the names that users gave them, which may hold blanks, until here. Colours go with them.
+    """
+    from spatialdata import sanitize_table  # noqa: PLC0415
+    from spatialdata.models import TableModel  # noqa: PLC0415
+
+    given = [str(column) for column in table.obs]
+    colours = {column: table.uns.pop(_keys.colours(column), None) for column in given}
+    sanitize_table(table)
+    for before, column in zip(given, table.obs, strict=True):
+        if colours[before] is not None:
+            table.uns[_keys.colours(column)] = colours[before]
+    region_key, instance_key = (_result.free_name(column, table.obs) for column in (REGION, INSTANCE))
+    table.obs[region_key] = pd.Categorical([region] * table.n_obs)
+    table.obs[instance_key] = np.arange(table.n_obs)
+    return TableModel.parse(table, region=region, region_key=region_key, instance_key=instance_key)
 
 
 def _provenance(record: Mapping[str, Any], name: str) -> dict[str, Any]:
@@ -206,31 +245,33 @@ def _image(pixels: np.ndarray, um_per_pixel: float) -> Any:
 
 
 def _of_anndata(adata: AnnData, name: str, spatial_key: str, um: float) -> dict[str, Any]:
-    """Circles, table and picture of a section in AnnData."""
-    from spatialdata import sanitize_table  # noqa: PLC0415
-    from spatialdata.models import ShapesModel, TableModel  # noqa: PLC0415
+    """Circles, table and H&E of a section in AnnData."""
+    from spatialdata.models import ShapesModel  # noqa: PLC0415
 
-    read = grid.read_slice(adata, name=f"originals[{name!r}]", spatial_key=spatial_key)
+    rows, xy, pitch, image = grid.read_places(adata, name=f"originals[{name!r}]", spatial_key=spatial_key)
     spots = f"{name}_spots"
-    table = AnnData(adata.X.copy(), obs=adata.obs.copy(), var=adata.var.copy())
-    sanitize_table(table)
-    table.obs[REGION] = pd.Categorical([spots] * table.n_obs)
-    table.obs[INSTANCE] = np.arange(table.n_obs)
-    table.obsm[_keys.SPATIAL] = read.xy * um
-    found = {
-        spots: ShapesModel.parse(_circles(read.xy * um, read.pitch * um)),
-        name: TableModel.parse(table, region=spots, region_key=REGION, instance_key=INSTANCE),
-    }
-    if isinstance(read.image, grid.HEImage):
-        pixels = read.image.pixels
+    whole = adata.to_memory() if adata.is_view else adata  # views of backed files cannot be indexed once more
+    table = whole[rows].to_memory()
+    for key in [ATTRS, *(key for key in table.uns if _is_libraries(table.uns[key]))]:
+        table.uns.pop(key, None)  # ties to another SpatialData, and images
+    held = table.obsm[spatial_key]
+    table.obsm[spatial_key] = (held if isinstance(held, np.ndarray) else xy) * um  # with z, where it has one
+    found = {spots: ShapesModel.parse(_circles(xy * um, pitch * um)), name: _annotating(table, spots)}
+    if isinstance(image, grid.HEImage):
+        pixels = image.pixels
         if pixels.dtype != np.uint8:
             pixels = np.rint(np.clip(pixels, 0, 1) * 255).astype(np.uint8)
-        found[f"{name}_histology"] = _image(pixels, um / read.image.scale)
+        found[f"{name}_histology"] = _image(pixels, um / image.scale)
     return found
 
 
+def _is_libraries(value: Any) -> bool:
+    """Whether an entry of `uns` holds images by squidpy's convention."""
+    return isinstance(value, Mapping) and any(isinstance(one, Mapping) and "images" in one for one in value.values())
+
+
 def _of_spatialdata(
-    sdata: SpatialData, prefix: str, table_key: str | None, coordinate_system: str, um: float
+    sdata: SpatialData, prefix: str, table_key: str | None, coordinate_system: str | None, um: float
 ) -> dict[str, Any]:
     """All elements in the frame, and the tables that annotate them."""
     from spatialdata.models import TableModel  # noqa: PLC0415
@@ -246,20 +287,21 @@ def _of_spatialdata(
             set_transformation(copy, {GLOBAL: Sequence([known[frame], scale])}, set_all=True)
             found[f"{prefix}_{name}"] = copy
     for name, table in _tables(sdata):
-        region_key, instance_key = (
-            table.uns["spatialdata_attrs"]["region_key"],
-            table.uns["spatialdata_attrs"]["instance_key"],
-        )
-        regions = [f"{prefix}_{region}" for region in table.obs[region_key].astype(str)]
-        if set(regions) <= set(found):
-            copy = table.copy()
-            del copy.uns["spatialdata_attrs"]
-            copy.obs[region_key] = pd.Categorical(regions)
+        region_key, instance_key = (table.uns[ATTRS][key] for key in ("region_key", "instance_key"))
+        regions = np.array([f"{prefix}_{region}" for region in table.obs[region_key].astype(str)], dtype=object)
+        rows = np.isin(regions, list(found))
+        if rows.any():
+            copy = table[rows].copy()
+            del copy.uns[ATTRS]
+            copy.obs[region_key] = pd.Categorical(regions[rows])
             found[f"{prefix}_{name}"] = TableModel.parse(
-                copy, region=sorted(set(regions)), region_key=region_key, instance_key=instance_key
+                copy, region=sorted(set(regions[rows])), region_key=region_key, instance_key=instance_key
             )
+        if not rows.all():
+            left_out = f"{int((~rows).sum())} of {len(rows)} rows of table {name!r} of originals[{prefix!r}]"
+            _log.warning(f"{left_out} annotate nothing in coordinate system {frame!r}, and are left out")
     return found
 
 
 def _tables(sdata: SpatialData) -> Iterator[tuple[str, AnnData]]:
-    return ((name, table) for name, table in sdata.tables.items() if "spatialdata_attrs" in table.uns)
+    return ((name, table) for name, table in sdata.tables.items() if ATTRS in table.uns)

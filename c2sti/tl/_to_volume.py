@@ -18,7 +18,7 @@ from c2sti import _check, _keys, _result
 from c2sti._aside import aside
 from c2sti._types import Lattice
 from c2sti.tl._describe import describe
-from c2sti.tl._to_slices import to_slices
+from c2sti.tl._to_slices import stack_of
 
 TOLD = ("sections", "inserted", "synthetic", "model", "expression")  # of the record, in the attributes of an image
 UNEVEN = 1e-3  # of the distance between sections: depths are even up to this
@@ -46,15 +46,15 @@ def to_volume(
     Parameters
     ----------
     adata
-        Result of :func:`interpolate_series`, :func:`interpolate` or :func:`to_slices`, evenly spaced in depth.
+        Result of :func:`interpolate_series`, :func:`interpolate` or :func:`to_slices`, evenly spaced in z.
     path
         Folder to write, by custom ending in ``.zarr``.
     genes
-        Names of the genes, one channel each.
+        Names of the genes, or what a text column of `var` calls them, one channel each.
     key
         The `key_added` that the result was made with.
     gap
-        Distance from slice_a to slice_b in µm, for a result of :func:`interpolate` whose sections carry no depth.
+        Distance from slice_a to slice_b in µm, for a result of :func:`interpolate` whose sections carry no z.
     um_per_unit
         µm in one unit of the coordinates, where that is not the µm: the size of a pixel, say.
     fill
@@ -65,8 +65,8 @@ def to_volume(
 
     Returns
     -------
-    The path. There lies one array (c, z, y, x), float32 log1p expression, chunked by gene; channels are named after the
-    genes; scale, and position of the centre of the first voxel, are in µm. The attributes "c2sti" say which sections
+    The path. There lies one array (c, z, y, x), float32 log1p expression, chunked by gene; channels have the names
+    given; scale, and position of the centre of the first voxel, are in µm. The attributes "c2sti" say which sections
     were inserted, and in words how (:func:`describe`).
 
     Raises
@@ -74,7 +74,7 @@ def to_volume(
     KeyError
         There is no such gene, or `adata` is no such result.
     ValueError
-        The sections are uneven, or carry no depth, or lie on no lattice; or what is at `path` is no zarr.
+        The sections are uneven, or carry no z, or lie on no lattice; or what is at `path` is no zarr.
     FileExistsError
         There is something at `path`, and `overwrite` is not set.
 
@@ -96,7 +96,8 @@ def to_volume(
     if not (isinstance(fill, float) and np.isnan(fill)):
         _check.number(fill, "fill")
     _check_free(path, overwrite)
-    stack = _stack(adata, genes, key, None if gap is None else _check.number(gap, "gap", above=0))
+    channels = list(dict.fromkeys(_check.names(genes, "genes")))
+    stack = _stack(adata, channels, key, None if gap is None else _check.number(gap, "gap", above=0))
     record = stack.uns[key]
     lattice = _result.lattice_of(record, key)
     depths = stack.obs.groupby(_keys.SECTION, observed=True)[_keys.Z].first().sort_values()
@@ -119,7 +120,7 @@ def to_volume(
         "description": describe(stack, key=key),
     }
     with aside(path) as part:
-        _write(part, volume, list(stack.var_names), transformations, attributes, path.stem)
+        _write(part, volume, channels, transformations, attributes, path.stem)
     return path
 
 
@@ -134,17 +135,16 @@ def _check_free(path: Path, overwrite: bool) -> None:
         raise ValueError(f"{path} is no zarr, and is not overwritten; name another path")
 
 
-def _stack(adata: AnnData, genes: str | Sequence[str], key: str, gap: float | None) -> AnnData:
+def _stack(adata: AnnData, genes: Sequence[str], key: str, gap: float | None) -> AnnData:
     """The genes wanted, one row per section and bin."""
     record = _result.record_of(adata, key, TOLD)
-    genes = _check.genes(list(dict.fromkeys(_check.names(genes, "genes"))), adata.var_names, "var_names")
     stacked = _keys.SECTION in adata.obs
     if stacked:
         _result.check_stack(adata)
     if not stacked and gap is None and "positions" in record and "z" not in record:
-        raise ValueError("the sections carry no depth; give the distance from slice_a to slice_b in µm with gap=")
-    some = adata[:, genes]
-    return some if stacked else to_slices(some, key=key, gap=gap)
+        raise ValueError("the sections carry no z; give the distance from slice_a to slice_b in µm with gap=")
+    some = adata[:, _result.genes_of(genes, adata.var_names, adata.var)]
+    return some if stacked else stack_of(some, key, gap)
 
 
 def _step(depths: pd.Series) -> float:

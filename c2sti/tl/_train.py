@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -22,8 +21,9 @@ if TYPE_CHECKING:
 
 
 def train(
-    series: Sequence[AnnData | SpatialData],
+    series: Sequence[AnnData | SpatialData] | AnnData | SpatialData,
     *,
+    library_key: str | None = None,
     model: str | Path | C2STi | None = "c2sti",
     config: C2STiConfig | None = None,
     how: TrainConfig | None = None,
@@ -31,11 +31,11 @@ def train(
     z: Sequence[float] | None = None,
     n_genes: int = 1000,
     folder: str | Path | None = None,
-    layer: str | None = None,
-    spatial_key: str = "spatial",
-    table_key: str | None = None,
-    image_key: str | None = None,
-    coordinate_system: str = "global",
+    layer: grid.Key = None,
+    spatial_key: str | None = None,
+    table_key: grid.Key = None,
+    image_key: grid.Key = None,
+    coordinate_system: grid.Key = None,
     histology_encoder: nn.Module | None = None,
     device: str | None = None,
     seed: int = 0,
@@ -50,7 +50,10 @@ def train(
     Parameters
     ----------
     series
-        Three sections or more in order of depth, all in one frame (see :func:`c2sti.pp.align_series`).
+        Three sections or more in order of z, in common coordinates (see :func:`c2sti.pp.align_series`); or one object
+        that holds them, with `library_key`.
+    library_key
+        Column of `obs` that names the section of each row.
     model
         What to go on from: the bundled checkpoint, a folder with another, a model; None starts anew.
     config
@@ -96,11 +99,17 @@ def train(
     >>> model = c2sti.tl.train(series, model=None, config=small, how=how, show_progress_bar=False)
     >>> out = c2sti.tl.interpolate(series[0], series[2], model=model, show_progress_bar=False)
     """
-    series = _check.several(series, "series", "sections")
-    if len(series) < 3:
-        raise ValueError(
-            f"series has {len(series)} section(s); training hides one between two others, so three or more are needed"
-        )
+    found = grid.sources(
+        series,
+        what="series",
+        least=3,  # one is held out between two others
+        library_key=library_key,
+        layer=layer,
+        spatial_key=spatial_key,
+        table_key=table_key,
+        image_key=image_key,
+        coordinate_system=coordinate_system,
+    )
     start = resolve(model) if model is not None else None
     if start is not None and not isinstance(start, C2STi):
         raise ValueError(
@@ -115,16 +124,7 @@ def train(
     device = available(device)
     settings = start.config if start is not None else (config or C2STiConfig())
     how = how or (TrainConfig(seed=seed) if start is None else TrainConfig(steps=200, learning_rate=5e-4, seed=seed))
-    read = partial(
-        grid.read_slice,
-        layer=layer,
-        spatial_key=spatial_key,
-        table_key=table_key,
-        image_key=image_key,
-        coordinate_system=coordinate_system,
-        measured=True,
-    )
-    grids = [read(s, name=f"series[{i}]") for i, s in enumerate(series)]
+    grids = grid.on_shared_genes([source.read(measured=True) for source in found])
     encoder, most = picture_encoder(histology_encoder), min(_check.whole(n_slices, "n_slices"), len(grids) - 2)
     cases = benchmark.hidden_cases(grids, most=most, z=z, n_genes=n_genes, encoder=encoder)
     with tqdm(total=len(cases), desc="looking at hidden sections", disable=not show_progress_bar) as bar:

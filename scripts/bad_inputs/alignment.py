@@ -67,8 +67,8 @@ def cases() -> Iterator[Bad]:
     )
     yield from wrong_values(of, align, "scale", [0, -1.0, float("nan"), float("inf"), "small", [1.0]])
     yield from wrong_values(of, align, "layer", ["nothing", 3])
-    yield from wrong_values(of, align, "spatial_key", ["nothing", 3, None], r"spatial_key|obsm\[")
-    yield from wrong_values(of, align, "image_key", ["nothing"], "picture")
+    yield from wrong_values(of, align, "spatial_key", ["nothing", 3], r"spatial_key|obsm\[")
+    yield from wrong_values(of, align, "image_key", ["nothing"], "image")
     yield from wrong_values(of, align, "key_added", ["spatial", 3, None, "", "a/b"])
     yield Bad(of, "one object twice", lambda _: _twice(), ("one object", "copy"))
     yield Bad(of, "by pictures that are not there", lambda _: _without_pictures(), ("use=", "H&E", "reference"))
@@ -80,7 +80,7 @@ def cases() -> Iterator[Bad]:
     yield from wrong_values(of, align_series, "key_added", ["spatial"])
     of = "pp.fit"
     yield from wrong_values(of, fit, "layer", ["nothing", 3])
-    yield from wrong_values(of, fit, "spatial_key", ["nothing", 3, None], r"spatial_key|obsm\[")
+    yield from wrong_values(of, fit, "spatial_key", ["nothing", 3], r"spatial_key|obsm\[")
 
 
 def _second(broken: Any) -> object:

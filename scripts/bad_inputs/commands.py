@@ -118,7 +118,7 @@ def _interpolate() -> Iterator[tuple[str, Words, str]]:
         return ["interpolate", *_files(f), "-o", f / out, "--model", "linear", "-q", *more]
 
     yield "interpolate without -o", lambda f: ["interpolate", *_files(f)], "--output"
-    yield "interpolate one section", lambda f: ["interpolate", _files(f)[0], "-o", f / "o.h5ad"], "B"
+    yield "interpolate one section", lambda f: ["interpolate", _files(f)[0], "-o", f / "o.h5ad"], "slice_b"
     for name, says in (("nowhere.h5ad", "there is no"), ("a.csv", "a.csv"), ("", "there is no|ends neither")):
         yield (
             f"interpolate {name or 'a folder'}",
@@ -151,7 +151,7 @@ def _interpolate() -> Iterator[tuple[str, Words, str]]:
         lambda f: ["interpolate", _folder(f / "z.zarr"), *_files(f, 1), "-o", f / "o.h5ad"],
         "z.zarr",
     )
-    for broken in ("no coordinates", "a coordinate is NaN", "X holds NaN", "no spots", "a grey picture", "two depths"):
+    for broken in ("no coordinates", "a coordinate is NaN", "X holds NaN", "no spots", "two images", "two depths"):
         yield (
             f"a section: {broken}",
             lambda f, b=broken: ["interpolate", *_files(f, 1), _written(f, b), "-o", f / "o.h5ad", "-q"],
@@ -185,7 +185,7 @@ def _interpolate() -> Iterator[tuple[str, Words, str]]:
         ("--max-memory", "lots", "max_memory"),
         ("--layer", "nothing", "layer"),
         ("--spatial-key", "nothing", "spatial_key"),
-        ("--image-key", "nothing", "picture"),
+        ("--image-key", "nothing", "image"),
     ):
         yield f"interpolate {option} {value}", lambda f, o=option, v=value: words(f, o, v), says
     yield "--stream into an h5ad", lambda f: words(f, "--stream"), ".zarr"
@@ -207,7 +207,7 @@ def _series() -> Iterator[tuple[str, Words, str]]:
         ("-n", "0", "n_slices"),
         ("--methods", "nothing", "nothing"),
         ("--n-genes", "0", "n_genes"),
-        ("--z", "1", "depths"),
+        ("--z", "1", "z holds"),
         ("--device", "gpu", "device"),
         ("--seed", "-1", "seed"),
     ):
@@ -236,7 +236,7 @@ def _series() -> Iterator[tuple[str, Words, str]]:
         lambda f: ["evaluate", *_files(f, 3), "--methods", "copy", "-q", "--plot", f / "p.xyz"],
         "xyz",
     )
-    yield "train two sections", lambda f: ["train", *_files(f), "-o", f / "o", "-q"], "three or more"
+    yield "train two sections", lambda f: ["train", *_files(f), "-o", f / "o", "-q"], "3 or more"
     yield (
         "train into a folder that holds other files",
         lambda f: ["train", *_files(f, 3), "-o", f, "--force"],

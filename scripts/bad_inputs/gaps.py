@@ -11,7 +11,19 @@ import numpy as np
 
 import c2sti
 from scripts.bad_inputs import Bad, wrong_values
-from scripts.bad_inputs.material import BROKEN, COMMON, QUIET, changed, checkpoint, network, pair, result, series, stack
+from scripts.bad_inputs.material import (
+    BROKEN,
+    BROKEN_IMAGES,
+    COMMON,
+    QUIET,
+    changed,
+    checkpoint,
+    network,
+    pair,
+    result,
+    series,
+    stack,
+)
 
 INTERPOLATE, SERIES, EVALUATE, TRAIN = "tl.interpolate", "tl.interpolate_series", "tl.evaluate", "tl.train"
 
@@ -48,6 +60,7 @@ def cases() -> Iterator[Bad]:
     """All of these."""
     yield from _sections()
     yield from _interpolate()
+    yield from _in_one_object()
     yield from _stores()
     yield from _series()
     yield from _evaluate()
@@ -60,6 +73,11 @@ def _sections() -> Iterator[Bad]:
             pair()[0], broken(pair()[1]), model="linear", on_misfit="ignore", **QUIET
         )
         yield Bad(INTERPOLATE, f"slice_b: {what}", call, (r"\bslice_b\b", says))
+    for what, (broken, says) in BROKEN_IMAGES.items():
+        call = lambda _, broken=broken: c2sti.tl.interpolate(
+            pair()[0], broken(pair()[1]), model="linear", image_key={"slice_b": "tissue"}, **QUIET
+        )
+        yield Bad(INTERPOLATE, f"slice_b, named: {what}", call, (r"\bslice_b\b", f"{says}|no image 'tissue'"))
     for what in COMMON:
         broken, says = BROKEN[what]
         for of, call, name in (
@@ -78,7 +96,7 @@ def _second(broken: Any) -> list[Any]:
 def _interpolate() -> Iterator[Bad]:
     of, call = INTERPOLATE, interpolate
     a, b = pair()
-    yield from wrong_values(of, call, "n_slices", [0, -1, 1.5, float("nan"), float("inf"), "three", None, [1], True])
+    yield from wrong_values(of, call, "n_slices", [0, -1, 1.5, float("nan"), float("inf"), "three", [1], True])
     yield from wrong_values(
         of,
         call,
@@ -105,8 +123,8 @@ def _interpolate() -> Iterator[Bad]:
     )
     yield from wrong_values(of, call, "model", ["nothing", "", 3, None, "unet", [], np.zeros(3), Path("nowhere")])
     yield from wrong_values(of, call, "layer", ["nothing", 3, ["counts"]])
-    yield from wrong_values(of, call, "spatial_key", ["nothing", 3, None, ["spatial"]], r"spatial_key|obsm\[")
-    yield from wrong_values(of, call, "image_key", ["nothing", 3], "picture")
+    yield from wrong_values(of, call, "spatial_key", ["nothing", 3, ["spatial"]], r"spatial_key|obsm\[")
+    yield from wrong_values(of, call, "image_key", ["nothing", 3], "image")
     yield from wrong_values(of, call, "pitch", [0, -1.0, float("nan"), float("inf"), 1e-9, 1e9, "wide", [100.0]])
     yield from wrong_values(
         of,
@@ -225,6 +243,42 @@ def _stores() -> Iterator[Bad]:
     yield Bad(
         of, "too little memory", lambda f: interpolate(out=f / "s.zarr", max_memory="1 MB"), ("max_memory", "at least")
     )
+
+
+def _whole() -> ad.AnnData:
+    """Three sections in one object."""
+    return ad.concat({"s1": series()[0], "s2": series()[1], "s3": series()[2]}, label="sample", index_unique="-")
+
+
+def _in_one_object() -> Iterator[Bad]:
+    """Several sections in one object, keys of each section, and capture windows."""
+
+    def call(**given: Any) -> object:
+        return c2sti.tl.interpolate(_whole(), model="linear", **{"library_key": "sample", **QUIET, **given})
+
+    def without(rows: slice) -> ad.AnnData:
+        adata = _whole()
+        adata.obs["sample"] = adata.obs["sample"].astype(object)
+        adata.obs.iloc[rows, adata.obs.columns.get_loc("sample")] = None
+        return adata
+
+    of, one = INTERPOLATE, {"library_key": "sample", "model": "linear", **QUIET}
+    yield Bad(of, "three sections in one object", lambda _: call(), ("library_key|sample", "3 sections", "s1, s2, s3"))
+    yield Bad(of, "no column is named", lambda _: c2sti.tl.interpolate(_whole(), **QUIET), ("slice_b", "library_key="))
+    yield from wrong_values(of, call, "library_key", ["nothing", "", 3, None, ["sample"]], "library_key")
+    yield from wrong_values(of, call, "context", [{-1.0: "s9"}, {2.0: 3}, {0.5: "s3"}], "context")
+    yield Bad(of, "rows of no section", lambda _: c2sti.tl.interpolate(without(slice(9)), **one), ("sample", "9 of"))
+    yield from wrong_values(of, interpolate, "layer", [["counts"], {"a": "counts"}, [3, 3], ["x", "y", "z"]], "layer")
+    yield from wrong_values(of, interpolate, "image_key", [["nothing", None], {"slice_c": "tissue"}], "image")
+    yield from wrong_values(of, interpolate, "coordinate_system", [["global"], {"x": "global"}], "coordinate_system")
+    yield from wrong_values(of, interpolate, "obsm_keys", ["nothing", 3, [3], ["a/b"]], "obsm")
+    yield from wrong_values(
+        of, interpolate, "window", [(0, 0, 1, 1), (0, 0, 0, 0), "all", 3, [None], {"a": None}, (0, 0, float("nan"), 1)]
+    )
+    yield Bad(of, "both n_slices and positions", lambda _: interpolate(n_slices=2, positions=[0.5]), ("n_slices",))
+    yield Bad(SERIES, "one object", lambda _: in_series(slices=_whole()), ("slices", "library_key="))
+    yield Bad(EVALUATE, "one object", lambda _: evaluate(slices=_whole()), ("slices", "library_key="))
+    yield Bad(SERIES, "no such column", lambda _: in_series(slices=_whole(), library_key="x"), ("library_key", "'x'"))
 
 
 def _series() -> Iterator[Bad]:

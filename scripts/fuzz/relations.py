@@ -147,6 +147,28 @@ def _again(other: Other, rng: np.random.Generator) -> Other:
     return replace(other, tolerance=0.0)
 
 
+def _one_object(other: Other, rng: np.random.Generator) -> Other:
+    """Both sections in one object, their rows mixed, and named by a column."""
+    both = ad.concat({"first": other.case.a, "second": other.case.b}, label="library", index_unique="-", join="outer")
+    both = both[rng.permutation(both.n_obs)].copy()
+    both.obs["library"] = both.obs["library"].cat.set_categories(["first", "second"])
+    both.X = np.nan_to_num(both.X) if not sp.issparse(both.X) else both.X
+    return _tied(_with(replace(other, case=replace(other.case, a=both, b=None)), library_key="library"))
+
+
+def _off_tissue(other: Other, rng: np.random.Generator) -> Other:
+    """Rows that say of themselves that they lie outside of the tissue do not count."""
+
+    def wider(section: ad.AnnData) -> ad.AnnData:
+        spare = section[rng.integers(section.n_obs, size=3)].copy()
+        spare.obs_names = [f"off_{i}" for i in range(3)]
+        made = ad.concat({1: section, 0: spare}, label="in_tissue", merge="same")
+        made.obs["in_tissue"] = made.obs["in_tissue"].astype(int)
+        return made
+
+    return _each(other, wider)
+
+
 # Which models each is asked of; None is all.
 RELATIONS: dict[str, tuple[Change, Callable[[Case], bool]]] = {
     "genes": (_genes, lambda case: not case.halved),
@@ -158,7 +180,18 @@ RELATIONS: dict[str, tuple[Change, Callable[[Case], bool]]] = {
     "gene more": (_gene_more, lambda case: not case.network),
     "twice": (_twice, lambda case: not case.network),
     "again": (_again, lambda case: True),
+    "one object": (
+        _one_object,
+        lambda case: case.model != "copy" and not case.halved and "context" not in case.given and _joinable(case),
+    ),
+    "off tissue": (_off_tissue, lambda case: _joinable(case)),
 }
+
+
+def _joinable(case: Case) -> bool:
+    """Whether both sections are AnnData in memory with the same genes, which anndata joins without loss."""
+    plain = all(isinstance(s, ad.AnnData) and not s.isbacked and "z_um" not in s.obs for s in (case.a, case.b))
+    return plain and set(case.a.var_names) == set(case.b.var_names)
 
 
 def relate(out: ad.AnnData, case: Case, rng: np.random.Generator) -> None:

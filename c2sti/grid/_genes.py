@@ -1,0 +1,218 @@
+"""What sections have in common: genes, by which counts are normalised, and spots, where a section is there twice."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
+from itertools import combinations
+
+import numpy as np
+import pandas as pd
+import scipy.sparse as sp
+from numpy.typing import NDArray
+
+from c2sti import _check, _log
+from c2sti._stored import Expression, per_row
+from c2sti.grid._read import SliceGrid
+from c2sti.thinning import row_hashes
+
+FEW_GENES = 0.5  # of the smaller panel: sections that share fewer were named in different ways, or cut to other genes
+FEW_COUNTS = 0.25  # of a section's counts: with fewer in the shared genes, values are shares of a small panel
+SHOWN = 3  # names of genes in a message
+LEAST_TELLING = 20  # genes that a spot expresses, below which two may be equal by chance
+AT_ONCE = 1024  # rows that are compared at a time
+# What names of one kind often differ by: versions of Ensembl ids, and capitals.
+SPELLINGS: dict[str, Callable[[pd.Index], pd.Index]] = {
+    '.str.split(".").str[0]': lambda names: names.str.split(".").str[0],
+    ".str.upper()": lambda names: names.str.upper(),
+}
+
+
+# ---- genes
+
+
+def shared_genes(
+    grids: Sequence[SliceGrid], genes: Sequence[str] | pd.Index | None = None, *, stacklevel: int = 2
+) -> pd.Index:
+    """Names of the genes that all sections have, in the order of the first; or those asked for, in their order.
+
+    Parameters
+    ----------
+    grids
+        The sections.
+    genes
+        Names asked for.
+    stacklevel
+        Of the warning, as :func:`warnings.warn` counts it from here.
+
+    Raises
+    ------
+    ValueError
+        No gene in common.
+    KeyError
+        A gene that was asked for is missing from a section.
+
+    Warns
+    -----
+    UserWarning
+        Fewer than half of the smaller panel are shared; the message shows both kinds of names.
+    """
+    common = _common(grids)
+    if genes is not None:
+        return pd.Index(_check.genes(genes, common, "all sections"))
+    if _are_few(grids, common):
+        warnings.warn(_few(grids, common), UserWarning, stacklevel=stacklevel)
+    elif len(common) < max(len(g.genes) for g in grids):
+        _log.info(f"{len(common)} genes are in all sections ({_panels(grids)})")
+    return common
+
+
+def on_shared_genes(grids: Sequence[SliceGrid], *, stacklevel: int = 3) -> list[SliceGrid]:
+    """The sections with the genes that all of them have, in the order of the first; library sizes count these alone.
+
+    A section that has no others is returned as it is. Normalised expression keeps its values.
+
+    Parameters
+    ----------
+    grids
+        The sections of one call: pair, context, series.
+    stacklevel
+        Of a warning, as :func:`warnings.warn` counts it from here; by default the line that calls the caller.
+
+    Raises
+    ------
+    ValueError
+        No gene in common, or a section has no expression in those that are.
+
+    Warns
+    -----
+    UserWarning
+        As :func:`shared_genes`; or fewer than a quarter of the counts of a section are in the shared genes.
+    """
+    genes = shared_genes(grids, stacklevel=stacklevel + 1)
+    cut = [_with_genes(grid, genes) for grid in grids]
+    thin = [
+        f"{after.library.sum() / before.library.sum():.1%} of those of {before.name}"
+        for before, after in zip(grids, cut, strict=True)
+        if before.counts and after.library.sum() < FEW_COUNTS * before.library.sum()
+    ]
+    if thin and not _are_few(grids, genes):
+        warnings.warn(
+            f"counts are normalised by the {len(genes)} genes that all sections share ({_panels(grids)}), which hold "
+            f"only {', '.join(thin)}. That is right where panels differ; a section that was cut to some genes is "
+            "better given whole",
+            UserWarning,
+            stacklevel=stacklevel,
+        )
+    return cut
+
+
+def values_of_both(a: SliceGrid, b: SliceGrid) -> tuple[Expression, Expression]:
+    """(n, N) values of two sections for the genes that they share."""
+    genes = _common([a, b])
+    return _values(a, genes), _values(b, genes)
+
+
+def _common(grids: Sequence[SliceGrid]) -> pd.Index:
+    common = grids[0].genes
+    for grid in grids[1:]:
+        common = common[common.isin(grid.genes)]
+    if len(common) == 0:
+        a, b = _least_alike(grids)
+        examples = "; ".join(f"{g.name}: {', '.join(g.genes[:SHOWN])}" for g in (a, b))
+        raise ValueError(f"the sections have no gene in common ({examples}); {_same_names(a, b)}")
+    return common
+
+
+def _values(grid: SliceGrid, genes: pd.Index) -> Expression:
+    return grid.values if genes.equals(grid.genes) else grid.values[:, grid.genes.get_indexer(genes)]
+
+
+def _with_genes(grid: SliceGrid, genes: pd.Index) -> SliceGrid:
+    if genes.equals(grid.genes):
+        return grid
+    values = _values(grid, genes)
+    var = grid.var.iloc[grid.genes.get_indexer(genes)] if len(grid.var) else grid.var
+    cut = replace(grid, values=values, genes=genes, var=var, uncut=grid.uncut or grid)
+    if len(genes) == len(grid.genes):
+        return cut
+    sums = per_row(values, lambda x: np.asarray(x.sum(axis=1, dtype=np.float64)).ravel())
+    if not sums.any():
+        raise ValueError(
+            f"{grid.name} has no expression in the {len(genes)} genes that all sections share "
+            f"({', '.join(genes[:SHOWN])}, …); give sections that were measured with the same genes"
+        )
+    return replace(cut, library=sums) if grid.counts else cut
+
+
+def _are_few(grids: Sequence[SliceGrid], common: pd.Index) -> bool:
+    return len(common) < FEW_GENES * min(len(g.genes) for g in grids)
+
+
+def _few(grids: Sequence[SliceGrid], common: pd.Index) -> str:
+    a, b = _least_alike(grids)
+    alone = [(g.name, g.genes[~g.genes.isin(other.genes)]) for g, other in ((a, b), (b, a))]
+    shown = "; ".join(
+        f"only {name} has {', '.join(names[:SHOWN])}{', …' if len(names) > SHOWN else ''}"
+        for name, names in alone
+        if len(names)
+    )
+    return f"only {len(common)} genes are in all sections ({_panels(grids)}): {shown}; {_same_names(a, b)}"
+
+
+def _panels(grids: Sequence[SliceGrid]) -> str:
+    return ", ".join(f"{g.name}: {len(g.genes)}" for g in grids)
+
+
+def _least_alike(grids: Sequence[SliceGrid]) -> tuple[SliceGrid, SliceGrid]:
+    """The two sections that share the fewest genes."""
+    return min(combinations(grids, 2), key=lambda pair: int(pair[0].genes.isin(pair[1].genes).sum()))
+
+
+def _same_names(a: SliceGrid, b: SliceGrid) -> str:
+    """What to do about the names of two sections: as code, where a column of `var` or a spelling makes them alike."""
+    shared = int(a.genes.isin(b.genes).sum())
+    enough = max(shared + 1, FEW_GENES * min(len(a.genes), len(b.genes)))
+    n, fix = max(_renamings(a, b), default=(0, ""))
+    words = "give both the same kind of names in var_names"
+    return f"{words}: {fix}" if n >= enough else words
+
+
+def _renamings(a: SliceGrid, b: SliceGrid) -> Iterator[tuple[int, str]]:
+    """How many genes two sections would share by other names, and the code that gives them these."""
+    for one, other in ((a, b), (b, a)):
+        for column, held in one.var.select_dtypes(exclude=["number", "bool"]).items():
+            names = pd.Index(held.astype(str))
+            text = ".astype(str)" if isinstance(held.dtype, pd.CategoricalDtype) else ""
+            unique = "" if names.is_unique else f"; {one.name}.var_names_make_unique()"
+            code = f'{one.name}.var_names = {one.name}.var["{column}"]{text}{unique}'
+            yield int(other.genes.isin(names).sum()), code
+    for spelling, spelt in SPELLINGS.items():
+        changed = [g.name for g in (a, b) if not spelt(g.genes).equals(g.genes)]
+        code = "; ".join(f"{name}.var_names = {name}.var_names{spelling}" for name in changed)
+        yield int(spelt(a.genes).isin(spelt(b.genes)).sum()), code
+
+
+# ---- spots
+
+
+def shared_profiles(a: SliceGrid, b: SliceGrid) -> int:
+    """How many spots of the one section are found in the other with the very same expression.
+
+    Two sections that were measured apart share none: the counts of a spot are as good as a fingerprint. Near-empty
+    spots, which agree by chance, are left out, and a spot that a section holds twice counts once. They are looked up by
+    a hash of their genes and values, and those that are found are compared value by value.
+    """
+    one, other = values_of_both(a, b)
+    (wanted, rows), (known, twins) = (np.unique(per_row(x, _hashes), return_index=True) for x in (one, other))
+    wanted, first, second = np.intersect1d(wanted, known, assume_unique=True, return_indices=True)
+    first, second = rows[first[wanted != 0]], twins[second[wanted != 0]]
+    order = np.argsort(first)
+    chunks = (order[i : i + AT_ONCE] for i in range(0, len(order), AT_ONCE))
+    return sum(int((np.diff((one[first[c]] != other[second[c]]).indptr) == 0).sum()) for c in chunks)
+
+
+def _hashes(values: sp.csr_array) -> NDArray[np.uint64]:
+    """(n,) hashes of the rows; 0 for a row of too few genes to tell."""
+    return np.where(np.diff(values.indptr) >= LEAST_TELLING, row_hashes(values), np.uint64(0))
