@@ -113,6 +113,7 @@ class Stored:
         rows = self._of_source(first, last)
         if self.genes is not None:
             rows = rows[:, self.genes]
+            rows.sort_indices()
         if self.factor is None:
             return rows
         data = np.log1p(rows.data * np.repeat(self.factor[first:last], np.diff(rows.indptr))).astype(np.float32)
@@ -140,6 +141,18 @@ class Stored:
 
 
 Expression: TypeAlias = sp.csr_array | Stored
+
+
+def some_genes(expression: Expression, genes: NDArray[np.intp]) -> Expression:
+    """(n, m) columns of a matrix, in that order; of one in memory with indices in order.
+
+    scipy puts indices in order in place where it needs them so, and would leave the values of another matrix that
+    shares them in the wrong columns.
+    """
+    chosen = expression[:, genes]
+    if not isinstance(chosen, Stored):
+        chosen.sort_indices()
+    return chosen
 
 
 def as_csr(x: Any, name: str) -> sp.csr_array:

@@ -15,7 +15,7 @@ import numpy as np
 import scipy.sparse as sp
 from numpy.typing import NDArray
 
-from c2sti._stored import Expression, in_memory
+from c2sti._stored import Expression, in_memory, some_genes
 
 FloatArray = NDArray[np.floating]
 DENSE = 2**25  # values of a basis up to which it is made dense
@@ -146,7 +146,9 @@ class SlicePair:
 
     def subset(self, genes: NDArray[np.intp]) -> SlicePair:
         """The same pair with some of its genes, by index."""
-        a, b, *context = (replace(section, expression=section.expression[:, genes]) for section in self.sections)
+        a, b, *context = (
+            replace(section, expression=some_genes(section.expression, genes)) for section in self.sections
+        )
         return replace(self, a=a, b=b, context=tuple(context), gene_keys=self.keys[genes])
 
     def in_memory(self) -> SlicePair:

@@ -42,18 +42,27 @@ def gaussian_operator(source: FloatArray, target: FloatArray, width: float, n_ne
         Source points that a target sees. A target far from all of them falls back to the mean of the nearest few.
     """
     k = min(n_neighbors, len(source))
-    distance, index = KDTree(source).query(target, k=[*range(1, k + 1)])
+    order = np.lexsort(source.T)  # which of equally near points are among the k does not depend on their order
+    distance, index = KDTree(source[order]).query(target, k=[*range(1, k + 1)])
     # The floor keeps the row sum positive where every neighbour is many widths away.
     weight = np.exp(-0.5 * (distance / width) ** 2) + 1e-12
     weight /= weight.sum(axis=1, keepdims=True)
     start = np.arange(len(target) + 1) * k
-    return sp.csr_array((weight.ravel(), index.ravel(), start), shape=(len(target), len(source)))
+    return sp.csr_array((weight.ravel(), order[index].ravel(), start), shape=(len(target), len(source)))
+
+
+def nearest(source: FloatArray, target: FloatArray) -> NDArray[np.intp]:
+    """(M,) index of the source point nearest to each target; of equally near ones the same in whatever order they are.
+
+    Everything that a bin takes from its nearest spot is found by this, so that it is one spot.
+    """
+    order = np.lexsort(source.T)
+    return order[KDTree(source[order]).query(target)[1]]
 
 
 def nearest_operator(source: FloatArray, target: FloatArray) -> sp.csr_array:
-    """(M, n) 0/1 weights: each target takes its nearest source point; of equally near ones the same in any order."""
-    order = np.lexsort(source.T)
-    index = order[KDTree(source[order]).query(target)[1]]
+    """(M, n) 0/1 weights: each target takes its nearest source point."""
+    index = nearest(source, target)
     ones = np.ones(len(target))
     return sp.csr_array((ones, index, np.arange(len(target) + 1)), shape=(len(target), len(source)))
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from io import StringIO
 from pathlib import Path
 
@@ -11,11 +12,16 @@ import pandas as pd
 import pytest
 import scanpy as sc
 import scipy.sparse as sp
+import spatialdata as sd
+import zarr
 from anndata import AnnData
+from spatialdata.models import ShapesModel, TableModel
+from tqdm.auto import tqdm
 
 import c2sti
 from c2sti import grid
 from c2sti.cli import main
+from c2sti.cli._files import read
 
 QUIET = {"model": "linear", "show_progress_bar": False}
 NAMES = ["C3", "C4", "C5", "C6"]
@@ -122,6 +128,25 @@ def test_alignment_of_one_object(whole: AnnData, series: list[AnnData]) -> None:
     assert "again" in copied.obsm and "again" not in two.obsm
     with pytest.raises(ValueError, match="names 4 sections .*align_series takes a series"):
         c2sti.pp.align(whole, library_key="sample")
+
+
+def test_a_series_is_the_same_whatever_genes_its_sections_have_besides(series: list[AnnData]) -> None:
+    """Genes of one section only are cut off, and what is cut is left as it was for the next gap."""
+    rng, wider = np.random.default_rng(5), []
+    for i, section in enumerate(series[:3]):
+        own = AnnData(rng.poisson(1, (section.n_obs, 7)).astype(np.float32), var=pd.DataFrame(index=list("abcdefg")))
+        own.obs_names, own.var_names = section.obs_names, [f"only_{i}_{name}" for name in own.var_names]
+        more = ad.concat([own, section], axis=1, merge="first")
+        wider.append(more[:, rng.permutation(more.n_vars)].copy())
+        wider[-1].X = sp.csr_matrix(wider[-1].X)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        found = c2sti.tl.interpolate_series(wider, at_z=[75.0, 225.0], show_progress_bar=False)
+    plain = [section[:, section.var_names.isin(found.var_names)].copy() for section in series[:3]]
+    for section in plain:
+        del section.uns["spatial"]
+    expected = c2sti.tl.interpolate_series(plain, at_z=[75.0, 225.0], show_progress_bar=False)
+    np.testing.assert_allclose(found[:, expected.var_names].X, expected.X, atol=1e-5)
 
 
 def test_order_of_sections(whole: AnnData) -> None:
@@ -317,7 +342,54 @@ def test_logarithm_is_told(pair: tuple[AnnData, AnnData]) -> None:
     assert c2sti.tl.interpolate(*pair, **QUIET).uns["log1p"]["base"] == 2
 
 
+# ---- while it works
+
+
+def test_a_failed_call_closes_its_bar(pair: tuple[AnnData, AnnData], capsys: pytest.CaptureFixture[str]) -> None:
+    def broken(*_: object, progress: object, **__: object) -> None:
+        progress(0.3)  # type: ignore[operator]
+        raise RuntimeError("in the middle")
+
+    for call in (
+        lambda: c2sti.tl.interpolate(*pair, model=broken),
+        lambda: c2sti.tl.interpolate_series(pair, at_z=[10.0], model=broken),
+        lambda: c2sti.tl.evaluate([pair[0], *pair], z=[0, 1, 2], methods=[broken], on_misfit="ignore"),
+    ):
+        with pytest.raises(RuntimeError, match="in the middle"), warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            call()
+        assert not tqdm._instances
+        assert capsys.readouterr().err.endswith("\n")
+
+
+def test_the_bar_moves_while_a_pair_is_described(pair: tuple[AnnData, AnnData]) -> None:
+    told: list[float] = []
+    model = c2sti.C2STi(c2sti.C2STiConfig(channels=4, n_programmes=8))
+    grids = [grid.read_slice(section) for section in pair]
+    made, _ = grid.make_pair(*grids)
+    model(made, made.a.xy, [0.5], progress=told.append)
+    assert sum(told) == pytest.approx(1)
+    assert len(told) > 5 and max(told) < 0.5
+
+
 # ---- the command line
+
+
+@pytest.mark.parametrize("kind", ["anndata", "spatialdata"])
+def test_stores_of_older_versions_do_not_say_what_they_are(series: list[AnnData], tmp_path: Path, kind: str) -> None:
+    path, section = tmp_path / "old.zarr", series[0]
+    section.uns = {}
+    if kind == "anndata":
+        section.write_zarr(path)
+    else:
+        circles = ShapesModel.parse(np.asarray(section.obsm["spatial"]), geometry=0, radius=50.0)
+        section.obs["region"], section.obs["spot"] = pd.Categorical(["spots"] * section.n_obs), np.arange(section.n_obs)
+        table = TableModel.parse(section, region="spots", region_key="region", instance_key="spot")
+        sd.SpatialData(shapes={"spots": circles}, tables={"table": table}).write(path)
+    group = zarr.open_group(path)
+    for mark in ("encoding-type", "encoding-version", "spatialdata_attrs"):
+        group.attrs.pop(mark, None)
+    assert type(read(path)).__name__ == ("AnnData" if kind == "anndata" else "SpatialData")
 
 
 def test_one_file_from_the_command_line(whole: AnnData, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -65,8 +65,10 @@ def leave_sections_out(
             for i in window.hidden:
                 check_unseen(slices[i], [slices[j] for j in (window.a, window.b, *window.beyond.values())])
             targets = [target_of(slices[i], pair, genes) for i in window.hidden]
+            ends = slices[window.a], slices[window.b]
+            places = [grid.rows_of(*ends, pair.lattice, target.xy) for target in targets]
             for name, method in methods.items():
-                rows += _score(name, method, pair, window, targets, intervals, device, seed)
+                rows += _score(name, method, pair, window, targets, places, intervals, device, seed)
                 bar.update()
     table = pd.DataFrame(rows)
     table.insert(1, "name", [slices[i].name for i in table["section"]])
@@ -227,14 +229,15 @@ def _score(
     pair: SlicePair,
     window: Window,
     targets: Sequence[Target],
+    places: Sequence[grid.Rows],
     intervals: Sequence[float],
     device: str,
     seed: int,
 ) -> list[dict[str, float | int | str]]:
     rows: list[dict[str, float | int | str]] = []
-    for index, position, target in zip(window.hidden, window.positions, targets, strict=True):
+    for index, position, target, here in zip(window.hidden, window.positions, targets, places, strict=True):
         start = time.perf_counter()
-        answer, calibration = _answer(method, pair, target.xy, position, intervals, device, seed)
+        answer, calibration = _answer(method, pair, here, position, intervals, device, seed)
         predicted = answer.expression()
         rows.append(
             {
@@ -252,7 +255,7 @@ def _score(
 def _answer(
     method: Interpolator,
     pair: SlicePair,
-    at: FloatArray,
+    rows: grid.Rows,
     position: float,
     intervals: Sequence[float],
     device: str,
@@ -260,7 +263,18 @@ def _answer(
 ) -> tuple[InsertedSection, Calibration | None]:
     """The interpolated section, and what intervals around its values are made of, where there are to be any."""
     wanted = len(intervals) > 0
-    prediction, spread = ask(method, pair, at, [position], device=device, seed=seed, std=wanted, intervals=wanted)
+    prediction, spread = ask(
+        method,
+        pair,
+        rows.points,
+        [position],
+        device=device,
+        seed=seed,
+        std=wanted,
+        intervals=wanted,
+        blind=rows.blind,
+        seen=(rows.sees(1, pair.a.xy), rows.sees(0, pair.b.xy)),
+    )
     return prediction.slices[0], None if spread is None else spread.calibration
 
 

@@ -8,7 +8,7 @@ common lattice as the arrays that interpolators take, and `write_slices` turns w
 from c2sti.grid._annotations import Annotations, is_labels
 from c2sti.grid._blocks import Answer
 from c2sti.grid._depth import check_unit, depth_of_each, position_of, with_told_z
-from c2sti.grid._genes import on_shared_genes, shared_genes, shared_profiles
+from c2sti.grid._genes import on_shared_genes, shared_genes, shared_profiles, values_of
 from c2sti.grid._histology import HEImage, Picture, SlideImage, histology_on, image_of
 from c2sti.grid._lattice import (
     Rows,
@@ -102,6 +102,7 @@ __all__ = [
     "stream_layers",
     "table_of",
     "tell",
+    "values_of",
     "window_for_each",
     "window_of",
     "with_told_z",

@@ -13,7 +13,7 @@ import scipy.sparse as sp
 from numpy.typing import NDArray
 
 from c2sti import _check, _log
-from c2sti._stored import Expression, per_row
+from c2sti._stored import Expression, per_row, some_genes
 from c2sti.grid._read import SliceGrid
 from c2sti.thinning import row_hashes
 
@@ -111,7 +111,7 @@ def on_shared_genes(grids: Sequence[SliceGrid], *, stacklevel: int = 3) -> list[
 def values_of_both(a: SliceGrid, b: SliceGrid) -> tuple[Expression, Expression]:
     """(n, N) values of two sections for the genes that they share."""
     genes = _common([a, b])
-    return _values(a, genes), _values(b, genes)
+    return values_of(a, genes), values_of(b, genes)
 
 
 def _common(grids: Sequence[SliceGrid]) -> pd.Index:
@@ -125,14 +125,15 @@ def _common(grids: Sequence[SliceGrid]) -> pd.Index:
     return common
 
 
-def _values(grid: SliceGrid, genes: pd.Index) -> Expression:
-    return grid.values if genes.equals(grid.genes) else grid.values[:, grid.genes.get_indexer(genes)]
+def values_of(grid: SliceGrid, genes: pd.Index) -> Expression:
+    """(n, N) values of some genes of a section."""
+    return grid.values if genes.equals(grid.genes) else some_genes(grid.values, grid.genes.get_indexer(genes))
 
 
 def _with_genes(grid: SliceGrid, genes: pd.Index) -> SliceGrid:
     if genes.equals(grid.genes):
         return grid
-    values = _values(grid, genes)
+    values = values_of(grid, genes)
     var = grid.var.iloc[grid.genes.get_indexer(genes)] if len(grid.var) else grid.var
     cut = replace(grid, values=values, genes=genes, var=var, uncut=grid.uncut or grid)
     if len(genes) == len(grid.genes):

@@ -11,15 +11,15 @@ import pandas as pd
 import scipy.sparse as sp
 from numpy.typing import NDArray
 from scipy.ndimage import distance_transform_edt
-from scipy.spatial import KDTree
 
 from c2sti import _check
 from c2sti._stored import Expression, blocks
 from c2sti._types import FloatArray, Lattice, PictureEncoder, Section, SlicePair
-from c2sti.grid._genes import shared_genes
+from c2sti.grid._genes import shared_genes, values_of
 from c2sti.grid._histology import Picture, features_on, histology_on
 from c2sti.grid._read import SliceGrid, log_normalise
 from c2sti.grid._window import within
+from c2sti.ops import nearest
 
 POOR_OVERLAP, NO_OVERLAP = 0.5, 0.02
 MOST_BINS = 20_000_000
@@ -204,7 +204,7 @@ def profiles(grid: SliceGrid, lattice: Lattice, genes: pd.Index) -> tuple[FloatA
     -------
     (n, 2) coordinates, (n, N) CSR values on the scale of the input, (n,) library sizes as the section has them.
     """
-    values = grid.values if genes.equals(grid.genes) else grid.values[:, grid.genes.get_indexer(genes)]
+    values = values_of(grid, genes)
     if not is_gathered(grid, lattice):
         return grid.xy, values, grid.library
     places, index = _gathered(grid, lattice)
@@ -229,7 +229,7 @@ def library_sizes(grid: SliceGrid, lattice: Lattice, points: FloatArray) -> Floa
     if is_gathered(grid, lattice):
         xy, index = _gathered(grid, lattice)
         library = np.bincount(index, weights=grid.library).astype(np.float64)
-    return library[KDTree(xy).query(points)[1]]
+    return library[nearest(xy, points)]
 
 
 @dataclass(frozen=True)

@@ -231,8 +231,8 @@ def _sources_of(
 
 def _one_key(value: Key, place: int) -> str | None:
     """The table of one container, before its sections are known: tables can be named by container only."""
-    if value is None or isinstance(value, str):
-        return value
+    if value is None or not isinstance(value, Mapping | Sequence) or isinstance(value, str):
+        return value  # checked where each section gets its own
     listed = list(value.values()) if isinstance(value, Mapping) else list(value)
     return listed[place] if place < len(listed) else None
 

@@ -12,7 +12,6 @@ import numpy as np
 import scipy.sparse as sp
 from anndata import AnnData
 from numpy.typing import NDArray
-from scipy.spatial import KDTree
 
 from c2sti import _keys
 from c2sti._tasks import each
@@ -21,6 +20,7 @@ from c2sti.grid._blocks import Answer, Block, Told, blocks, chunks_of, settled, 
 from c2sti.grid._lattice import Rows
 from c2sti.grid._memory import Plan
 from c2sti.grid._store import codec
+from c2sti.ops import nearest
 
 SPARSE_CHUNK = 2**20
 MEASURED_ROWS = 2048  # rows of a measured section that are read and written together
@@ -149,7 +149,7 @@ def _write_measured(layers: Any, name: str, section: Section, points: FloatArray
     """The nearest spot's expression as CSR, block of rows after block of rows; nothing outside of the tissue."""
     from anndata.io import sparse_dataset, write_elem  # noqa: PLC0415 - anndata loads zarr with it
 
-    nearest = KDTree(section.xy).query(points)[1]
+    found = nearest(section.xy, points)
     n_genes = section.expression.shape[1]
     # Of no rows, so that all chunks are of one size, and 64 bits for as many values as there may be.
     none = sp.csr_matrix((0, n_genes), dtype=np.float32)
@@ -159,7 +159,7 @@ def _write_measured(layers: Any, name: str, section: Section, points: FloatArray
     for first in range(0, len(points), MEASURED_ROWS):
         block = slice(first, first + MEASURED_ROWS)
         inside = tissue[block]
-        values = spots(section.expression, nearest[block][inside])
+        values = spots(section.expression, found[block][inside])
         length = np.zeros(len(inside), dtype=np.int64)
         length[inside] = np.diff(values.indptr)
         start = np.concatenate([[0], np.cumsum(length)])

@@ -17,7 +17,7 @@ from c2sti._types import FloatArray, Lattice, Prediction, Section, SlicePair
 from c2sti.grid._histology import HEImage
 from c2sti.grid._lattice import Rows
 from c2sti.grid._virtual import library_of_sections
-from c2sti.ops import nearest_operator
+from c2sti.ops import nearest
 from c2sti.spread import Calibration, Spread, confidence
 
 GENE_CHUNK = 1024
@@ -189,8 +189,7 @@ def _measured_layer(section: Section, points: FloatArray, tissue: NDArray[np.boo
 
     Not smoothed: what was measured keeps its noise. Not zero outside: nothing was measured there.
     """
-    nearest = nearest_operator(section.xy, points).indices
-    layer = section.expression[nearest].toarray().astype(np.float32, copy=False)
+    layer = section.expression[nearest(section.xy, points)].toarray().astype(np.float32, copy=False)
     layer[~tissue] = np.nan
     return layer
 

@@ -15,9 +15,9 @@ from numpy.typing import NDArray
 from scipy.ndimage import gaussian_filter, map_coordinates
 from scipy.spatial import KDTree
 
-from c2sti._stored import Expression, in_memory
+from c2sti._stored import Expression, in_memory, some_genes
 from c2sti._types import FloatArray, Lattice
-from c2sti.grid import Picture, SliceGrid, histology_on, log_normalise, profiles, shared_genes
+from c2sti.grid import Picture, SliceGrid, histology_on, log_normalise, profiles, shared_genes, values_of
 from c2sti.ops import gaussian_operator, most_variable, smoothed_axes
 
 Use = Literal["auto", "expression", "histology", "both"]
@@ -182,7 +182,7 @@ def _points(grid: SliceGrid, scale: float, step: float, genes: pd.Index) -> tupl
     A few thousand cells are left where they are: bins would blur their outline, and the maps are smoothed anyway.
     """
     if len(grid.xy) <= MOST_STEPS**2 and step <= 1.5 * grid.pitch * scale:
-        xy, values, library = grid.xy, grid.values[:, grid.genes.get_indexer(genes)], grid.library
+        xy, values, library = grid.xy, values_of(grid, genes), grid.library
     else:
         corner = grid.xy.min(axis=0)
         bins = Lattice((float(corner[0]), float(corner[1])), step / scale, (1, 1))
@@ -213,7 +213,7 @@ def _components(
     to equal variance the last, which are noise, would weigh as much.
     """
     variable = most_variable(expression, N_GENES)
-    chosen = [in_memory(x[:, variable]) for x in expression]
+    chosen = [in_memory(some_genes(x, variable)) for x in expression]
     smoothers = [gaussian_operator(p, p, SMOOTHING * step) for p in points]
     axes = smoothed_axes(chosen, N_COMPONENTS, smoothers)
     maps = []

@@ -19,7 +19,7 @@ from scipy.spatial import KDTree
 from c2sti import _keys, grid
 from c2sti._types import FloatArray, Lattice
 from c2sti.baselines.naive import WIDTH
-from c2sti.ops import gaussian_operator
+from c2sti.ops import gaussian_operator, nearest
 from c2sti.tl._kinds import Kind, Table, written_columns
 
 NEAR = 2.0  # spot spacings: what is known farther away says nothing of a bin
@@ -154,17 +154,17 @@ def measured(
     g: grid.SliceGrid, key: str, points: FloatArray, tissue: NDArray[np.bool_], labels: pd.CategoricalDtype | None
 ) -> pd.Categorical | FloatArray:
     """(M,) the nearest spot's label or number, unknown outside of the section's tissue."""
-    nearest = KDTree(g.xy).query(points)[1]
+    spot = nearest(g.xy, points)
     if labels is None:
-        return np.where(tissue, g.annotations.numbers(key)[nearest], np.nan)
-    return pd.Categorical.from_codes(np.where(tissue, _codes(g, key, labels)[nearest], -1), dtype=labels)
+        return np.where(tissue, g.annotations.numbers(key)[spot], np.nan)
+    return pd.Categorical.from_codes(np.where(tissue, _codes(g, key, labels)[spot], -1), dtype=labels)
 
 
 def measured_table(
     g: grid.SliceGrid, key: str, points: FloatArray, tissue: NDArray[np.bool_], kind: Table
 ) -> FloatArray:
     """(M, C) the nearest spot's row of a table, NaN outside of the section's tissue."""
-    return np.where(tissue[:, None], _table_values(g, key, kind)[KDTree(g.xy).query(points)[1]], np.nan)
+    return np.where(tissue[:, None], _table_values(g, key, kind)[nearest(g.xy, points)], np.nan)
 
 
 def certain(labels: pd.Categorical) -> NDArray[np.float32]:

@@ -283,7 +283,7 @@ def _measured_part(
     expression = grid.log_normalise(values, library) if g.counts else values
     points = lattice.centres[g.covers(lattice.centres)]
     part = AnnData(
-        X=expression[ops.nearest_operator(xy, points).indices].toarray().astype(np.float32),
+        X=expression[ops.nearest(xy, points)].toarray().astype(np.float32),
         obs=pd.DataFrame({_keys.SUPPORT: "measured"}, index=pd.RangeIndex(len(points)).astype(str)),
         var=var.copy(),
         obsm={_keys.SPATIAL: points},

@@ -30,7 +30,6 @@ STEPS: dict[str, tuple[Callable[[Any], object], dict[str, Any], tuple[str, ...]]
         {"coordinate_system": "x"},
         ("slice_a", "coordinate_system"),
     ),
-    "coordinate_system=None": (lambda s: None, {"coordinate_system": None}, ("coordinate system|coordinate_system",)),
     "another image_key": (lambda s: None, {"image_key": "nothing"}, ("slice_a", "nothing")),
     "a region that is gone": (lambda s: s.shapes.clear(), {}, ("slice_b", "b_spots")),
     "rows of no instance": (

@@ -149,7 +149,9 @@ def _again(other: Other, rng: np.random.Generator) -> Other:
 
 def _one_object(other: Other, rng: np.random.Generator) -> Other:
     """Both sections in one object, their rows mixed, and named by a column."""
-    both = ad.concat({"first": other.case.a, "second": other.case.b}, label="library", index_unique="-", join="outer")
+    both = ad.concat(
+        {"first": other.case.a.copy(), "second": other.case.b.copy()}, label="library", index_unique="-", join="outer"
+    )
     both = both[rng.permutation(both.n_obs)].copy()
     both.obs["library"] = both.obs["library"].cat.set_categories(["first", "second"])
     both.X = np.nan_to_num(both.X) if not sp.issparse(both.X) else both.X
@@ -162,6 +164,7 @@ def _off_tissue(other: Other, rng: np.random.Generator) -> Other:
     def wider(section: ad.AnnData) -> ad.AnnData:
         spare = section[rng.integers(section.n_obs, size=3)].copy()
         spare.obs_names = [f"off_{i}" for i in range(3)]
+        spare.obsm["spatial"] = np.asarray(spare.obsm["spatial"], dtype=float) * 3 + 1000.0  # too few to be an array
         made = ad.concat({1: section, 0: spare}, label="in_tissue", merge="same")
         made.obs["in_tissue"] = made.obs["in_tissue"].astype(int)
         return made
