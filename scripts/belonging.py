@@ -1,4 +1,4 @@
-"""How well do the numbers of `c2sti.pp.fit` tell sections of one block from others? The tables of docs/experiments.md.
+"""How well do the numbers of `c2sti.pp.check_pair` tell sections of one block from others? See docs/experiments.md.
 
     python scripts/belonging.py --data DIR --out DIR2      a quarter of an hour; DIR2 gets all pairs and the figure
 
@@ -30,11 +30,11 @@ from scipy.stats import mannwhitneyu
 from tqdm.auto import tqdm
 
 import c2sti
-from c2sti import benchmark, fit, grid
+from c2sti import benchmark, grid, pair_check
 from c2sti.grid import SliceGrid
 
 SEEN = {"her2st A", "her2st B", "heart"}  # limits were set on these
-COLUMNS = ["overlap", "agreement_z", "agreement", "likeness", "score"]
+COLUMNS = ["overlap", "spatial_concordance_z", "spatial_concordance", "expression_similarity", "score"]
 SAME, ALIGNED, BY_HAND = "one series", "two patients, aligned", "two patients, by hand"
 WRONG = ["shuffled", "turned by 90°", "turned by 180°", "mirrored"]
 
@@ -42,9 +42,9 @@ WRONG = ["shuffled", "turned by 90°", "turned by 180°", "mirrored"]
 def judged(kind: str, a: SliceGrid, b: SliceGrid, of: tuple[str, str], apart: int = 0) -> dict[str, object]:
     """One row of the table of pairs."""
     pair, _ = grid.make_pair(a, b, judged=True)
-    found = fit.measure(pair.a, pair.b, pair.spacing, grid.overlap(a, b))
+    found = pair_check.measure(pair.a, pair.b, pair.spacing, grid.overlap(a, b))
     seen = {"set on": set(of) <= SEEN, "checked": not set(of) & SEEN}
-    return {"kind": kind, "a": a.name, "b": b.name, "apart": apart, **seen, **found, "score": fit.score(found)}
+    return {"kind": kind, "a": a.name, "b": b.name, "apart": apart, **seen, **found, "score": pair_check.score(found)}
 
 
 def moved(b: SliceGrid, xy: np.ndarray, pitch: float | None = None) -> SliceGrid:
@@ -117,7 +117,7 @@ def table_of_errors(table: pd.DataFrame) -> pd.DataFrame:
     """Share of pairs that are called a misfit, where limits were set and where they were checked."""
     kind = table["kind"].where(table["kind"] != SAME, SAME + ", " + table["apart"].astype(str) + " apart")
     kind = kind.where(table["apart"] <= 5, f"{SAME}, 6 or 7 apart")
-    beyond = {name: table[name] < limit for name, limit in fit.LIMITS.items() if name in table}
+    beyond = {name: table[name] < limit for name, limit in pair_check.LIMITS.items() if name in table}
     flagged = table.assign(kind=kind, misfit=table["score"] < 0, **{f"by {n}": b for n, b in beyond.items()})
     columns = ["misfit", *(c for c in flagged if str(c).startswith("by "))]
     parts = {"set on": flagged[flagged["set on"]], "checked on": flagged[flagged["checked"]], "all": flagged}
@@ -131,7 +131,7 @@ def table_of_errors(table: pd.DataFrame) -> pd.DataFrame:
 
 
 def draw(table: pd.DataFrame, path: Path) -> None:
-    """Agreement and likeness of all pairs, with the limits."""
+    """Spatial concordance and expression similarity of all pairs, with the limits."""
     fig, ax = plt.subplots(figsize=(7.2, 4.6), layout="constrained")
     near = table["apart"] <= 4
     groups = {
@@ -144,10 +144,19 @@ def draw(table: pd.DataFrame, path: Path) -> None:
     }
     for label, (which, marker, colour) in groups.items():
         part = table[which]
-        ax.scatter(part["agreement"], part["likeness"], 22, color=colour, marker=marker, lw=1.2, label=label, alpha=0.8)
-    ax.axvline(fit.LIMITS["agreement"], color="0.4", lw=0.8, ls="--")
-    ax.axhline(fit.LIMITS["likeness"], color="0.4", lw=0.8, ls="--")
-    ax.set(xlabel="agreement from place to place", ylabel="likeness of mean expression")
+        ax.scatter(
+            part["spatial_concordance"],
+            part["expression_similarity"],
+            22,
+            color=colour,
+            marker=marker,
+            lw=1.2,
+            label=label,
+            alpha=0.8,
+        )
+    ax.axvline(pair_check.LIMITS["spatial_concordance"], color="0.4", lw=0.8, ls="--")
+    ax.axhline(pair_check.LIMITS["expression_similarity"], color="0.4", lw=0.8, ls="--")
+    ax.set(xlabel="spatial concordance", ylabel="expression similarity")
     ax.spines[["top", "right"]].set_visible(False)
     fig.legend(loc="outside right upper", frameon=False, fontsize=8)
     fig.savefig(path, dpi=130)

@@ -31,7 +31,7 @@ LEVEL = {
     "field": 0.5,
     "spread": 0.5,
     "counts": 0.5,
-    "fit": 0.7,  # stands on ops
+    "pair_check": 0.7,  # stands on ops
     "grid": 1,
     "model": 1,
     "baselines": 1,

@@ -16,7 +16,7 @@ import scipy.sparse as sp
 from anndata import AnnData
 
 import c2sti
-from c2sti import _stored, benchmark, fit, grid
+from c2sti import _stored, benchmark, grid, pair_check
 from c2sti.grid import _genes, _read
 
 SIDE = 12
@@ -74,7 +74,7 @@ CALLS: dict[str, Callable[[AnnData, AnnData], object]] = {
     "evaluate": lambda a, b: evaluate([a, b, section(2, list(a.var_names))], methods=[]),
     "train": lambda a, b: small_network([a, b, section(2, list(a.var_names))]),
     "align": lambda a, b: c2sti.pp.align(a, b, matrix=np.eye(3)),
-    "fit": c2sti.pp.fit,
+    "fit": c2sti.pp.check_pair,
 }
 
 
@@ -286,10 +286,10 @@ def test_sections_on_two_scales_are_told_apart(case: str) -> None:
     a, b, level, words = SCALES[case]
     with pytest.warns(UserWarning, match=rf"^slice_a and slice_b are not normalised alike\. level 0\.\d\d.*{words}"):
         out = interpolate(a, b)
-    assert out.uns["c2sti"]["fit"]["level"] == pytest.approx(level, rel=0.03, abs=1e-3)
-    table = c2sti.pp.fit(b, a)
+    assert out.uns["c2sti"]["pair_check"]["level"] == pytest.approx(level, rel=0.03, abs=1e-3)
+    table = c2sti.pp.check_pair(b, a)
     assert table.loc["level", "value"] == pytest.approx(level, rel=0.03, abs=1e-3)
-    assert list(table.index[table["fits"].eq(False)]) == ["level"]
+    assert list(table.index[table["passes"].eq(False)]) == ["level"]
     with pytest.raises(ValueError, match=words):
         interpolate(a, b, on_misfit="raise")
     interpolate(a, b, on_misfit="ignore")
@@ -314,15 +314,15 @@ def half(adata: AnnData) -> AnnData:
 @pytest.mark.parametrize("how", ALIKE)
 def test_sections_on_one_scale_are_not_warned_of(how: str) -> None:
     a, b = (ALIKE[how](section(i)) for i in (0, 1))
-    level = interpolate(a, b).uns["c2sti"]["fit"]["level"]
+    level = interpolate(a, b).uns["c2sti"]["pair_check"]["level"]
     assert level == pytest.approx(1, abs=0.02)
 
 
 def test_counts_have_no_level_and_too_few_genes_tell_none() -> None:
-    assert np.isnan(interpolate(section(0), section(1, depth=0.2)).uns["c2sti"]["fit"]["level"])
+    assert np.isnan(interpolate(section(0), section(1, depth=0.2)).uns["c2sti"]["pair_check"]["level"])
     a, b = (sc.pp.log1p(section(i, 19), copy=True) for i in (0, 1))
     b.X = b.X * 3
-    assert np.isnan(interpolate(a, b).uns["c2sti"]["fit"]["level"])
+    assert np.isnan(interpolate(a, b).uns["c2sti"]["pair_check"]["level"])
 
 
 def test_a_context_section_on_another_scale_is_named() -> None:
@@ -357,7 +357,7 @@ def test_an_evaluation_finds_a_section_that_lies_wrong() -> None:
     series = c2sti.datasets.phantom(seed=0, size=14, n_genes=60).series([0.0, 60.0, 120.0, 180.0])
     evaluate(series, methods=[])
     series[2].obsm["spatial"] = series[2].obsm["spatial"][::-1].copy()
-    with pytest.warns(UserWarning, match=r"do not seem to belong together\. agreement") as caught:
+    with pytest.warns(UserWarning, match=r"do not seem to belong together\. spatial concordance") as caught:
         evaluate(series, methods=[])
     pairs = [re.findall(r"slices\[\d\]", str(w.message)) for w in caught]
     assert pairs == [["slices[1]", "slices[2]"], ["slices[2]", "slices[3]"]]
@@ -425,9 +425,9 @@ def test_a_value_is_told_from_the_same_value_of_another_gene() -> None:
 def test_the_numbers_of_the_benchmark_and_of_the_pair_are_of_one_check() -> None:
     a, b = (grid.read_slice(section(i), name=f"slices[{i}]") for i in (0, 1))
     pair, _ = grid.make_pair(a, b, judged=True)
-    found = fit.measure(pair.a, pair.b, pair.spacing, grid.overlap(a, b), grid.level(a, b)[0])
-    table = c2sti.pp.fit(section(0), section(1))
+    found = pair_check.measure(pair.a, pair.b, pair.spacing, grid.overlap(a, b), grid.level(a, b)[0])
+    table = c2sti.pp.check_pair(section(0), section(1))
     assert table["value"].to_dict() == pytest.approx(found, nan_ok=True)
     both = ad.concat({"upper": section(0), "lower": section(1)}, label="slide")
-    pd.testing.assert_frame_equal(c2sti.pp.fit(both, library_key="slide"), table)
+    pd.testing.assert_frame_equal(c2sti.pp.check_pair(both, library_key="slide"), table)
     assert list(benchmark.depths([a, b], None)) == [0.0, 1.0]

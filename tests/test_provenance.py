@@ -80,7 +80,7 @@ def test_a_result_in_words(out: AnnData) -> None:
         "Expression: log1p of counts scaled to 1e4.",
         "come standard deviations of the means.",
         "virtual (computed from its neighbours') in c2sti_1, c2sti_2, photographed in slice_a, slice_b.",
-        "Fit of the two sections: agreement",
+        "Pair check: expression similarity",
         "Seed 5. Made by c2sti.tl.interpolate(slice_a, slice_b, n_slices=2, model='linear', std=True, seed=5).",
     ):
         assert part in text

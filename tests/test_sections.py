@@ -83,7 +83,7 @@ def test_a_series_in_one_object_keeps_its_names(whole: AnnData, series: list[Ann
     stack = c2sti.tl.interpolate_series(whole, library_key="sample", at_z=[0.0, 75.0, 150.0], **QUIET)
     assert list(stack.obs["section"].cat.categories) == ["C3", "c2sti_1", "C4"]
     assert list(stack.uns["c2sti"]["slices"]) == NAMES
-    assert list(stack.uns["c2sti"]["fit"].index) == ["C3 to C4"]
+    assert list(stack.uns["c2sti"]["pair_check"].index) == ["C3 to C4"]
     expected = c2sti.tl.interpolate_series(series, at_z=[0.0, 75.0, 150.0], **QUIET)
     np.testing.assert_allclose(stack.X, expected.X, atol=1e-5)
     assert "from C3 to C4" in c2sti.tl.describe(stack)

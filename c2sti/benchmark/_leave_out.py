@@ -18,7 +18,7 @@ import pandas as pd
 import scipy.sparse as sp
 from tqdm.auto import tqdm
 
-from c2sti import _check, fit, grid, metrics, ops
+from c2sti import _check, grid, metrics, ops, pair_check
 from c2sti._stored import in_memory
 from c2sti._types import FloatArray, InsertedSection, Interpolator, PictureEncoder, SlicePair
 from c2sti.spread import Calibration, ask
@@ -47,7 +47,7 @@ def leave_sections_out(
     context: bool = True,
     n_genes: int = 1000,
     intervals: Sequence[float] = (),
-    on_misfit: fit.OnMisfit = "warn",
+    on_misfit: pair_check.OnMisfit = "warn",
     device: str = "cpu",
     seed: int = 0,
     show_progress_bar: bool = True,
@@ -75,15 +75,15 @@ def leave_sections_out(
     return table
 
 
-def check_neighbours(slices: Sequence[grid.SliceGrid], on_misfit: fit.OnMisfit) -> None:
+def check_neighbours(slices: Sequence[grid.SliceGrid], on_misfit: pair_check.OnMisfit) -> None:
     """The pair check of every two consecutive sections."""
     if on_misfit == "ignore":
         return
     for a, b in pairwise(replace(section, image=None) for section in slices):
         pair, _ = grid.make_pair(a, b, judged=True)
         level, scales = grid.level(a, b)
-        found = fit.measure(pair.a, pair.b, pair.spacing, grid.overlap(a, b), level)
-        fit.complain(found, a.name, b.name, on_misfit, scales=scales, stacklevel=5)
+        found = pair_check.measure(pair.a, pair.b, pair.spacing, grid.overlap(a, b), level)
+        pair_check.complain(found, a.name, b.name, on_misfit, scales=scales, stacklevel=5)
 
 
 def depths(slices: Sequence[grid.SliceGrid], z: Sequence[float] | None) -> FloatArray:

@@ -13,7 +13,7 @@ from c2sti import _check, tl
 from c2sti.cli._files import Section, aside, check_free, read, write
 from c2sti.cli._options import add_computing, add_force, add_reading, command, result_file, where_to_read
 from c2sti.cli._say import give, say
-from c2sti.fit import OnMisfit
+from c2sti.pair_check import OnMisfit
 
 DESCRIPTION = """\
 Make the missing sections between two measured ones.

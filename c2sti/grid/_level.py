@@ -11,9 +11,9 @@ from dataclasses import dataclass
 import numpy as np
 import scipy.sparse as sp
 
-from c2sti.fit import LEAST_GENES, sampled, seen_genes
 from c2sti.grid._genes import values_of_both
 from c2sti.grid._read import SliceGrid
+from c2sti.pair_check import LEAST_GENES, sampled, seen_genes
 
 LOGARITHMS = {np.e: "natural logarithm", 2.0: "logarithm to base 2", 10.0: "logarithm to base 10", 1.0: "no logarithm"}
 MOST_LOG = 20.0  # logarithm of a million to base 2: larger values are not logarithms

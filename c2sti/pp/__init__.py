@@ -1,6 +1,6 @@
-"""Before anything is interpolated: bring the sections of a series into one frame, and see whether they fit."""
+"""Before anything is interpolated: give the sections of a series common coordinates, and check pairs of them."""
 
 from c2sti.pp._align import align, align_series
-from c2sti.pp._fit import fit
+from c2sti.pp._check_pair import check_pair
 
-__all__ = ["align", "align_series", "fit"]
+__all__ = ["align", "align_series", "check_pair"]

@@ -9,7 +9,7 @@ import numpy as np
 import pandas as pd
 from anndata import AnnData
 
-from c2sti import _check, _keys, _result, fit, grid
+from c2sti import _check, _keys, _result, grid, pair_check
 
 if TYPE_CHECKING:
     from spatialdata import SpatialData
@@ -62,7 +62,7 @@ def describe(adata: AnnData | SpatialData, *, key: str = "c2sti") -> str:
         _expression(record),
         _sureness(tables, made),
         _pictures(adata, tables, record, key),
-        _fit(record),
+        _pair_check(record),
         _how(record),
     ]
     return " ".join(sentence for sentence in sentences if sentence)
@@ -203,18 +203,18 @@ def _has_picture(adata: AnnData | SpatialData, name: str, key: str) -> bool:
     return _result.picture_of(libraries.get(name, libraries.get(key, {})), name) is not None
 
 
-def _fit(record: Mapping[str, Any]) -> str:
-    found = record.get(_keys.FIT)
+def _pair_check(record: Mapping[str, Any]) -> str:
+    found = record.get(_keys.PAIR_CHECK)
     if found is None or len(found) == 0:
         return ""
     if isinstance(found, pd.DataFrame):
-        bad = {str(pair): fit.misfits(row.to_dict()) for pair, row in found.iterrows()}
+        bad = {str(pair): pair_check.misfits(row.to_dict()) for pair, row in found.iterrows()}
         told = "; ".join(f"{pair}: {', '.join(names)}" for pair, names in bad.items() if names)
-        return f"Neighbours that do not seem to fit: {told}." if told else "All neighbours fit, by the limits of c2sti."
+        return f"Neighbours that do not pass the pair check: {told}." if told else "All neighbours pass the pair check."
     numbers = {str(name): float(value) for name, value in sorted(found.items())}
-    text = ", ".join(f"{name} {value:.2f}" for name, value in numbers.items() if np.isfinite(value))
-    wrong = fit.misfits(numbers)
-    return f"Fit of the two sections: {text}{f'; below what is expected: {wrong}' if wrong else ''}." if text else ""
+    text = ", ".join(f"{name.replace('_', ' ')} {value:.2f}" for name, value in numbers.items() if np.isfinite(value))
+    wrong = pair_check.misfits(numbers)
+    return f"Pair check: {text}{f'; beyond the limit: {wrong}' if wrong else ''}." if text else ""
 
 
 def _how(record: Mapping[str, Any]) -> str:

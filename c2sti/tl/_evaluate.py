@@ -12,7 +12,7 @@ from anndata import AnnData
 from c2sti import _check, benchmark, grid
 from c2sti._types import Interpolator
 from c2sti.baselines import METHODS
-from c2sti.fit import OnMisfit, check_on_misfit
+from c2sti.pair_check import OnMisfit, check_on_misfit
 from c2sti.tl._models import available, named
 
 if TYPE_CHECKING:

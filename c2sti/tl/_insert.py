@@ -14,7 +14,7 @@ from anndata import AnnData
 from numpy.typing import NDArray
 from tqdm.auto import tqdm
 
-from c2sti import _check, _keys, _result, fit, grid
+from c2sti import _check, _keys, _result, grid, pair_check
 from c2sti._types import FloatArray, Interpolator, Lattice, PictureEncoder
 from c2sti.spread import ask
 from c2sti.tl._coexpression import graphs
@@ -65,7 +65,7 @@ def insert(
     with_graphs: bool = True,
     std: bool = False,
     interval: float | None = None,
-    on_misfit: fit.OnMisfit = "warn",
+    on_misfit: pair_check.OnMisfit = "warn",
     progress: Callable[[float], object] = lambda share: None,
     stream: Stream | None = None,
     max_memory: int | None = None,
@@ -117,11 +117,11 @@ def insert(
     wanted = None if genes is None else _result.genes_of(genes, var.index, var, "all sections")
     pair, kept = grid.make_pair(a, b, context=context, lattice=lattice, encoder=encoder, targets=targets, judged=True)
     level, scales = grid.level(a, b)
-    fits = fit.measure(pair.a, pair.b, pair.spacing, grid.overlap(a, b), level)
-    fit.complain(fits, a.name, b.name, on_misfit, scales=scales, stacklevel=4)
-    for section in () if "level" in fit.misfits(fits) else context.values():
+    fits = pair_check.measure(pair.a, pair.b, pair.spacing, grid.overlap(a, b), level)
+    pair_check.complain(fits, a.name, b.name, on_misfit, scales=scales, stacklevel=4)
+    for section in () if "level" in pair_check.misfits(fits) else context.values():
         level, scales = grid.level(a, section)
-        fit.complain({"level": level}, a.name, section.name, on_misfit, scales=scales, stacklevel=4)
+        pair_check.complain({"level": level}, a.name, section.name, on_misfit, scales=scales, stacklevel=4)
     pair = pair if reads_blocks(method) else pair.in_memory()
     rows = grid.rows_of(a, b, lattice, at)
     extent = grid.Extent(
@@ -157,8 +157,8 @@ def insert(
         pair, prediction, kept = pair.subset(place), prediction.subset(place), wanted
         found = None if found is None else found.subset(place)
     field = prediction.notes.get("displacement")
-    folds = {"folding": fit.folding(field, pair.lattice, fractions.tolist())}
-    fit.complain(folds, a.name, b.name, on_misfit, stacklevel=4)
+    folds = {"folded_bins": pair_check.folded_bins(field, pair.lattice, fractions.tolist())}
+    pair_check.complain(folds, a.name, b.name, on_misfit, stacklevel=4)
     pictures = grid.section_pictures(a.image, b.image, lattice, fractions, displacement=field, targets=targets)
     record = provenance(grids, model, lattice, seed, parameters or {}, call)
     common: dict[str, Any] = {
@@ -169,7 +169,7 @@ def insert(
             **record,
             **_z_of_each(a, b, fractions),
             **({"names": dict(names)} if names else {}),
-            _keys.FIT: {**fits, **folds},
+            _keys.PAIR_CHECK: {**fits, **folds},
         },
         "pictures": pictures,
         "stained": targets or (),

@@ -15,7 +15,7 @@ from tqdm.auto import tqdm
 
 from c2sti import _check, _keys, _log, grid
 from c2sti._types import FloatArray, Interpolator
-from c2sti.fit import OnMisfit, check_on_misfit
+from c2sti.pair_check import OnMisfit, check_on_misfit
 from c2sti.tl._insert import SHARES, Stream, check_key, check_level, insert, shares_of
 from c2sti.tl._kinds import shared_labels
 from c2sti.tl._models import available, name_of, picture_encoder, resolve, sees_context
@@ -134,7 +134,7 @@ def interpolate(
     interval
         Probability, 0.9 say, of the intervals to add: two layers more for each inserted section, see Notes.
     on_misfit
-        What to do where the two sections do not seem to belong together, by :func:`c2sti.pp.fit`: ``"warn"``,
+        What to do where the two sections do not seem to belong together, by :func:`c2sti.pp.check_pair`: ``"warn"``,
         ``"raise"`` a ValueError, or ``"ignore"``. The numbers are kept in any case.
     device
         Where the work is done, ``"cpu"`` or ``"cuda"``; by default a GPU where there is one.
@@ -185,7 +185,7 @@ def interpolate(
       than 2,000 genes it spans the 2,000 most variable.
     - ``uns["c2sti"]``: positions, depths, model with the hash of its weights, parameters with the seed, the call,
       versions, fingerprints of the inputs, ``synthetic: True``.
-    - ``uns["c2sti"]["fit"]``: how well the two sections fit, numbers of :func:`c2sti.pp.fit` by name, and ``folding``:
+    - ``uns["c2sti"]["pair_check"]``: numbers of :func:`c2sti.pp.check_pair` by name, and ``folded_bins``:
       the share of bins in which the model's displacement turns tissue inside out. NaN where it cannot be told.
     - ``uns["spatial"]["c2sti"]``: virtual H&E of the inserted sections where both have H&E, else a blank picture, so
       that ``sq.pl.spatial_scatter(out, color=gene, layer="c2sti_1", shape="square")`` draws at once. Its picture is

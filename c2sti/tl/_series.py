@@ -19,7 +19,7 @@ from tqdm.auto import tqdm
 
 from c2sti import _check, _keys, _log, _result, grid, ops
 from c2sti._types import FloatArray, Interpolator, Lattice
-from c2sti.fit import OnMisfit, check_on_misfit
+from c2sti.pair_check import OnMisfit, check_on_misfit
 from c2sti.tl._depths import SAME, depths_of, depths_wanted
 from c2sti.tl._insert import SHARES, check_key, check_level, insert, shares_of
 from c2sti.tl._kinds import Kind, shared_labels
@@ -114,7 +114,7 @@ def interpolate_series(
       NaN where measured.
     - annotations of `obs_keys` under their own names: `obs`, and of labels also ``obsm`` and ``uns["<key>_colors"]``.
     - ``uns["c2sti"]``: names and depths of the sections, ``"neighbours"`` (of each inserted section the places of its
-      neighbours in `slices`, and its position between them), ``"fit"`` (of each pair of neighbours between which
+      neighbours in `slices`, and its position between them), ``"pair_check"`` (of each pair of neighbours between which
       something was inserted, as in :func:`interpolate`), model, parameters, versions, fingerprints of the inputs,
       ``synthetic: True``. ``uns["spatial"]``: a picture a section: the own
       one of a measured section, the virtual H&E of an inserted one whose neighbours both have H&E, else blank. Gene
@@ -207,11 +207,11 @@ def interpolate_series(
                 progress=shares_of(bar),
             )
             parts |= _inserted_parts(out, inside, key_added)
-            fits[f"{own[first]} to {own[first + 1]}"] = out.uns[key_added][_keys.FIT]
+            fits[f"{own[first]} to {own[first + 1]}"] = out.uns[key_added][_keys.PAIR_CHECK]
     _leave_blank(parts, std, interval)
     parameters = {**found[0].told(), "n_context": n_context, "spacing": spacing}
     parameters["interval"] = interval
-    record = {_keys.FIT: pd.DataFrame.from_dict(fits, orient="index")}
+    record = {_keys.PAIR_CHECK: pd.DataFrame.from_dict(fits, orient="index")}
     record |= provenance(grids, told, lattice, seed, parameters, call)
     stack = _stack(parts, places, own, lattice, key_added, record)
     note_carried(stack, grids, labels, key_added)

@@ -1,4 +1,4 @@
-"""`pp.align`, `pp.align_series`, `pp.fit`."""
+"""`pp.align`, `pp.align_series`, `pp.check_pair`."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ def align_series(**given: Any) -> object:
 def fit(**given: Any) -> object:
     """Two sections that are right."""
     a, b = pair()
-    return c2sti.pp.fit(a, b, **given)
+    return c2sti.pp.check_pair(a, b, **given)
 
 
 def cases() -> Iterator[Bad]:
@@ -39,9 +39,9 @@ def cases() -> Iterator[Bad]:
         )
         if "picture" not in what and "scale factor" not in what:  # the fit looks at no picture
             yield Bad(
-                "pp.fit",
+                "pp.check_pair",
                 f"slice_b: {what}",
-                lambda _, b=broken: c2sti.pp.fit(pair()[0], b(pair()[1])),
+                lambda _, b=broken: c2sti.pp.check_pair(pair()[0], b(pair()[1])),
                 ("slice_b", says),
             )
         if what in ("None", "no coordinates", "one spot", "X holds NaN"):
@@ -78,7 +78,7 @@ def cases() -> Iterator[Bad]:
     yield from wrong_values(of, align_series, "method", ["bent"])
     yield from wrong_values(of, align_series, "use", ["smell"])
     yield from wrong_values(of, align_series, "key_added", ["spatial"])
-    of = "pp.fit"
+    of = "pp.check_pair"
     yield from wrong_values(of, fit, "layer", ["nothing", 3])
     yield from wrong_values(of, fit, "spatial_key", ["nothing", 3], r"spatial_key|obsm\[")
 

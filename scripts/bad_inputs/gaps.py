@@ -149,7 +149,12 @@ def _interpolate() -> Iterator[Bad]:
         of, "both sections are one of another tissue far away", lambda _: _apart(), ("slice_a", "slice_b", "align")
     )
     yield Bad(of, "counts and logarithms", lambda _: _mixed(), ("slice_a: raw counts", "slice_b: normalised"))
-    yield Bad(of, "strangers, on_misfit='raise'", lambda _: _strangers(), ("slice_a", "slice_b", "likeness|agreement"))
+    yield Bad(
+        of,
+        "strangers, on_misfit='raise'",
+        lambda _: _strangers(),
+        ("slice_a", "slice_b", "expression similarity|spatial concordance"),
+    )
     yield Bad(
         of, "a result for a section", lambda _: c2sti.tl.interpolate(result(), b, **QUIET), ("slice_a", "inserted")
     )

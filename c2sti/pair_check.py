@@ -3,19 +3,20 @@
 Five numbers, each with a limit, beyond which sections of one block do not come and others do:
 
 - **overlap**: share of one section's spots that lie in the other's tissue (the larger of the two shares);
-- **agreement**: how well the one section predicts the other's spots, beside how well these predict each other. Each
-  spot is predicted, gene by gene, by the smoothed other section at the same place, and by its own neighbours without
-  itself; the agreement is the mean correlation of the first over that of the second. The noise of the spots is in both,
-  and cancels. 1 where the other section says as much as the next spot does, 0 where it says nothing;
-- **likeness**: correlation of the two mean log expressions over the genes that are seen in either. Places play no part;
+- **spatial concordance**: how well the one section predicts the other's spots, beside how well these predict each
+  other. Each spot is predicted, gene by gene, by the smoothed other section at the same place, and by its own
+  neighbours without itself; it is the mean correlation of the first over that of the second. The noise of the spots is
+  in both, and cancels. 1 where the other section says as much as the next spot does, 0 where it says nothing;
+- **expression similarity**: correlation of the two mean log expressions over the genes that are seen in either. Where
+  spots lie does not matter;
 - **level**: of normalised expression, the ratio of the two scales, 1 where both are normalised alike. A correlation
   does not see it. Counts are normalised by c2sti and have none;
-- **folding**: share of the bins in which a model's displacement turns tissue inside out.
+- **folded bins**: share of the bins in which a model's displacement has a negative Jacobian.
 
-Agreement notices sections that lie wrong, likeness sections of different tissue: a search over all placements always
-finds one in which two strangers agree somewhat. `agreement_z` says how far the agreement stands out from that of the
-same two sections turned and mirrored against each other, in standard deviations. It has no limit: on tissue that is the
-same in all directions it is 0, however well two sections fit.
+Spatial concordance notices sections that lie wrong, expression similarity sections of different tissue: a search over
+all placements always finds one in which two unrelated sections agree somewhat. `spatial_concordance_z` says how far the
+concordance stands out from that of the same two sections rotated and mirrored against each other, in standard
+deviations. It has no limit: on tissue that is the same in all directions it is 0, however alike two sections are.
 
 A number that cannot be computed, for too few genes or too little tissue in common, is NaN, and passes.
 """
@@ -39,7 +40,7 @@ from c2sti.ops import gaussian_operator, local_noise, most_variable, patch_means
 OnMisfit = Literal["warn", "raise", "ignore"]
 
 # Set on her2st A and B and the developing heart; docs/experiments.md has what they do elsewhere.
-LIMITS = {"overlap": 0.5, "agreement": 0.4, "likeness": 0.9, "level": 0.9, "folding": 0.05}
+LIMITS = {"overlap": 0.5, "spatial_concordance": 0.4, "expression_similarity": 0.9, "level": 0.9, "folded_bins": 0.05}
 PANEL = 64  # genes whose maps are compared: those that vary most from place to place
 CANDIDATES = 500  # most variable genes among which these are
 SEEN = 0.1  # share of a section's spots in which a gene is seen
@@ -54,7 +55,7 @@ SEED = 0
 
 
 def measure(a: Section, b: Section, spacing: float, overlap: float, level: float = float("nan")) -> dict[str, float]:
-    """The numbers that need no model: ``overlap``, ``agreement``, ``agreement_z``, ``likeness``, ``level``.
+    """The numbers that need no model: all but ``folded_bins``, and ``spatial_concordance_z``.
 
     Parameters
     ----------
@@ -73,9 +74,9 @@ def measure(a: Section, b: Section, spacing: float, overlap: float, level: float
     are chosen, always the same.
     """
     some = [sampled(section.expression) for section in (a, b)]
-    agreement, z = _agreement((a, b), most_variable(some, CANDIDATES), spacing)
-    placed = {"overlap": overlap, "agreement": agreement, "agreement_z": z}
-    return placed | {"likeness": _likeness(some), "level": level}
+    concordance, z = _concordance((a, b), most_variable(some, CANDIDATES), spacing)
+    placed = {"overlap": overlap, "spatial_concordance": concordance, "spatial_concordance_z": z}
+    return placed | {"expression_similarity": _similarity(some), "level": level}
 
 
 def sampled(expression: Expression) -> sp.csr_array:
@@ -87,10 +88,10 @@ def sampled(expression: Expression) -> sp.csr_array:
     return expression[np.sort(np.random.default_rng(SEED).permutation(n)[:SAMPLED])]
 
 
-# ---- likeness
+# ---- expression similarity
 
 
-def _likeness(expressions: Sequence[sp.csr_array]) -> float:
+def _similarity(expressions: Sequence[sp.csr_array]) -> float:
     seen = np.any([seen_genes(x) for x in expressions], axis=0)
     if seen.sum() < LEAST_GENES:
         return float("nan")
@@ -120,11 +121,11 @@ def _correlation(x: FloatArray, y: FloatArray) -> float:
     return float(np.where(length > 0, (x * y).sum(axis=0) / np.where(length > 0, length, 1), 0).mean())
 
 
-# ---- agreement
+# ---- spatial concordance
 
 
-def _agreement(sections: tuple[Section, Section], genes: NDArray[np.intp], spacing: float) -> tuple[float, float]:
-    """Agreement, and how far it stands out."""
+def _concordance(sections: tuple[Section, Section], genes: NDArray[np.intp], spacing: float) -> tuple[float, float]:
+    """Spatial concordance, and how far it stands out."""
     if len(genes) < LEAST_GENES:
         return float("nan"), float("nan")
     side = max(spacing, spacing * np.sqrt(max(len(s.xy) for s in sections) / MOST_SPOTS))
@@ -191,10 +192,10 @@ class _Way:
         return _correlation(self.values[inside], told)
 
 
-# ---- folding
+# ---- folded bins
 
 
-def folding(fields: FloatArray | None, lattice: Lattice, positions: Sequence[float]) -> float:
+def folded_bins(fields: FloatArray | None, lattice: Lattice, positions: Sequence[float]) -> float:
     """Share of the bins in which material would be turned inside out on its way from one section to the other.
 
     Where the material of a bin lies in either section, x + d / (2 (1 - p)) and x - d / (2 p), is a map of the plane; it
@@ -230,62 +231,63 @@ def _jacobian(d: FloatArray) -> FloatArray:
 # ---- judgement
 
 
-def score(fit: Mapping[str, float]) -> float:
+def score(found: Mapping[str, float]) -> float:
     """The least margin: of each number its distance to the limit over that from the limit to the best; < 0 misfits."""
     margins = [
-        (LIMITS[name] - value) / LIMITS[name] if name == "folding" else (value - LIMITS[name]) / (1 - LIMITS[name])
-        for name, value in fit.items()
+        (LIMITS[name] - value) / LIMITS[name] if name == "folded_bins" else (value - LIMITS[name]) / (1 - LIMITS[name])
+        for name, value in found.items()
         if name in LIMITS and not np.isnan(value)
     ]
     return float(min(margins, default=float("nan")))
 
 
-def misfits(fit: Mapping[str, float]) -> list[str]:
+def misfits(found: Mapping[str, float]) -> list[str]:
     """Names of the numbers that are beyond their limit."""
-    return [name for name, value in fit.items() if name in LIMITS and score({name: value}) < 0]
+    return [name for name, value in found.items() if name in LIMITS and score({name: value}) < 0]
 
 
 _FIX = {
     "overlap": "bring them into common coordinates first: c2sti.pp.align(slice_a, slice_b)",
-    "agreement": "genes are not high in the same places: bring them into common coordinates, "
+    "spatial_concordance": "genes are not high in the same places: bring them into common coordinates, "
     "c2sti.pp.align(slice_a, slice_b), flip=True if one may be mirrored",
-    "likeness": "mean expression differs as between two patients: take sections of one block, measured and normalised "
-    "alike",
+    "expression_similarity": "mean expression differs as between two patients: take sections of one block, measured "
+    "and normalised alike",
     "level": "give the raw counts of both, or normalise both alike: sc.pp.normalize_total(adata, target_sum=1e4), then "
     "sc.pp.log1p(adata)",
-    "folding": "the model had to turn tissue inside out: align them, c2sti.pp.align(slice_a, slice_b), or take "
+    "folded_bins": "the model had to turn tissue inside out: align them, c2sti.pp.align(slice_a, slice_b), or take "
     "sections that are nearer to each other",
 }
 
 
-def complaint(fit: Mapping[str, float], first: str, second: str, scales: str = "") -> str | None:
+def complaint(found: Mapping[str, float], first: str, second: str, scales: str = "") -> str | None:
     """What is wrong with two sections, with numbers and what to do; None where nothing is.
 
     `scales` says how each was normalised, see :func:`c2sti.grid.level`.
     """
-    found = misfits(fit)
-    if not found:
+    beyond = misfits(found)
+    if not beyond:
         return None
     reasons = "; ".join(
-        f"{name} {fit[name]:.2f}, and {'at most' if name == 'folding' else 'at least'} {LIMITS[name]:.2f} is expected: "
+        f"{name.replace('_', ' ')} {found[name]:.2f}, and {'at most' if name == 'folded_bins' else 'at least'} "
+        f"{LIMITS[name]:.2f} is expected: "
         f"{f'{scales}: ' if name == 'level' and scales else ''}{_FIX[name]}"
-        for name in found
+        for name in beyond
     )
-    what = "are not normalised alike" if found == ["level"] else "do not seem to belong together"
+    what = "are not normalised alike" if beyond == ["level"] else "do not seem to belong together"
     return f"{first} and {second} {what}. {reasons}"
 
 
 def complain(
-    fit: Mapping[str, float], first: str, second: str, on_misfit: OnMisfit, *, scales: str = "", stacklevel: int = 2
+    found: Mapping[str, float], first: str, second: str, on_misfit: OnMisfit, *, scales: str = "", stacklevel: int = 2
 ) -> None:
     """Warn or raise, as `on_misfit` says, where two sections do not seem to belong together.
 
     `scales` is as in :func:`complaint`, `stacklevel` as :func:`warnings.warn` counts it from here.
     """
-    text = None if on_misfit == "ignore" else complaint(fit, first, second, scales)
+    text = None if on_misfit == "ignore" else complaint(found, first, second, scales)
     if text is None:
         return
-    text += ". c2sti.pp.fit(slice_a, slice_b) has the numbers; on_misfit='ignore' continues without a warning"
+    text += ". c2sti.pp.check_pair(slice_a, slice_b) has the numbers; on_misfit='ignore' continues without a warning"
     if on_misfit == "raise":
         raise ValueError(text)
     warnings.warn(text, UserWarning, stacklevel=stacklevel)

@@ -15,14 +15,14 @@ import scipy.sparse as sp
 from anndata import AnnData
 
 import c2sti
-from c2sti import fit
+from c2sti import pair_check
 from c2sti._types import Lattice, Section
 from c2sti.cli import main
 from tests.conftest import square_array
 
 SIDE = 20
 XY = square_array(SIDE)
-NAMES = ["overlap", "agreement", "agreement_z", "likeness", "level"]
+NAMES = ["overlap", "spatial_concordance", "spatial_concordance_z", "expression_similarity", "level"]
 
 
 def waves(seed: int, noise: float = 0.0) -> np.ndarray:
@@ -38,16 +38,16 @@ def section(values: np.ndarray, xy: np.ndarray = XY) -> Section:
 
 
 def told(a: Section, b: Section) -> dict[str, float]:
-    return fit.measure(a, b, 1.0, 1.0)
+    return pair_check.measure(a, b, 1.0, 1.0)
 
 
 def test_the_same_maps_through_noise_agree_and_the_noise_cancels() -> None:
     for noise in (0.2, 0.8):
         found = told(section(waves(0, noise)), section(waves(1, noise)))
         assert list(found) == NAMES
-        assert 0.95 < found["agreement"] <= 1
-        assert found["agreement_z"] > 2
-        assert found["likeness"] > 0.99
+        assert 0.95 < found["spatial_concordance"] <= 1
+        assert found["spatial_concordance_z"] > 2
+        assert found["expression_similarity"] > 0.99
     raw = np.mean([np.corrcoef(*pair)[0, 1] for pair in zip(waves(0, 0.8).T, waves(1, 0.8).T, strict=True)])
     assert raw < 0.6  # what a plain correlation of the spots makes of it
 
@@ -62,7 +62,7 @@ def test_sections_are_left_as_they_are_stored() -> None:
     values = sp.csr_array(waves(0).astype(np.float32))[:, ::-1]  # entries of a row are not in order
     before = values.indices.copy()
     assert (np.diff(before[:30]) < 0).all()
-    fit.measure(Section(XY, values, 0.0), section(waves(1)), 1.0, 1.0)
+    pair_check.measure(Section(XY, values, 0.0), section(waves(1)), 1.0, 1.0)
     np.testing.assert_array_equal(values.indices, before)
 
 
@@ -76,24 +76,24 @@ MOVES: dict[str, Callable[[np.ndarray], np.ndarray]] = {
 @pytest.mark.parametrize("how", MOVES)
 def test_a_section_that_lies_wrong_disagrees_and_looks_alike(how: str) -> None:
     found = told(section(waves(0, 0.2)), section(MOVES[how](waves(1, 0.2))))
-    assert found["agreement"] < 0.3
-    assert found["agreement_z"] < 1.5
-    assert found["likeness"] > 0.99
-    assert fit.misfits(found) == ["agreement"]
+    assert found["spatial_concordance"] < 0.3
+    assert found["spatial_concordance_z"] < 1.5
+    assert found["expression_similarity"] > 0.99
+    assert pair_check.misfits(found) == ["spatial_concordance"]
 
 
-def test_likeness_is_the_correlation_of_the_means_of_genes_that_are_seen() -> None:
+def test_expression_similarity_is_the_correlation_of_the_means_of_genes_that_are_seen() -> None:
     first, second = np.zeros((2, len(XY), 40))
     first[:, :25] = np.arange(25)
     second[:, :25] = np.arange(25)[::-1]
     first[:3, 30] = 99  # in too few spots to count
-    assert told(section(first), section(second))["likeness"] == pytest.approx(-1)
+    assert told(section(first), section(second))["expression_similarity"] == pytest.approx(-1)
     second[:, 30:] = 5.0  # seen in the second section only, and counted
     seen = np.r_[:25, 30:40]
     by_hand = np.corrcoef(first[:, seen].mean(axis=0), second[:, seen].mean(axis=0))[0, 1]
-    assert told(section(first), section(second))["likeness"] == pytest.approx(by_hand)
+    assert told(section(first), section(second))["expression_similarity"] == pytest.approx(by_hand)
     first[:, 19:] = 0
-    assert np.isnan(told(section(first), section(first))["likeness"])  # 19 genes
+    assert np.isnan(told(section(first), section(first))["expression_similarity"])  # 19 genes
 
 
 def test_what_cannot_be_told_is_unknown_and_fits() -> None:
@@ -102,15 +102,15 @@ def test_what_cannot_be_told_is_unknown_and_fits() -> None:
     apart = section(waves(0), XY + [SIDE - 1, 0])
     for a, b in (noise, (few_genes, few_genes), (section(waves(0)), section(waves(0), XY + 100.0))):
         found = told(a, b)
-        assert np.isnan(found["agreement"])
-        assert fit.complaint(found, "a", "b") is None
-    assert not np.isnan(told(section(waves(0)), apart)["agreement"])  # two columns of spots are in both
+        assert np.isnan(found["spatial_concordance"])
+        assert pair_check.complaint(found, "a", "b") is None
+    assert not np.isnan(told(section(waves(0)), apart)["spatial_concordance"])  # two columns of spots are in both
 
 
 def test_a_strip_that_is_turned_away_from_the_other_tells_nothing() -> None:
     """Thirty spots in a row: turned by a right angle about their middle, two lie within a side of the other row."""
     row = np.column_stack([np.arange(30.0), np.zeros(30)])
-    way = fit._Way(row, row[:, :1], row, row[:, :1], 1.0)
+    way = pair_check._Way(row, row[:, :1], row, row[:, :1], 1.0)
     assert np.isnan(way.other(np.array([[0.0, -1.0], [1.0, 0.0]])))
     assert way.other(np.eye(2)) > 0.99
 
@@ -120,47 +120,57 @@ def test_a_large_section_is_looked_at_in_patches() -> None:
     places = np.minimum((xy / 4).astype(int), SIDE - 1) @ [1, SIDE]
     rng = np.random.default_rng(0)
     a, b = (section(waves(0)[places] + rng.standard_normal((len(xy), 30)), xy) for _ in range(2))
-    assert told(a, b)["agreement"] > 0.9
+    assert told(a, b)["spatial_concordance"] > 0.9
 
 
 LATTICE = Lattice((0.0, 0.0), 2.0, (6, 6))
 
 
-def test_folding_is_the_share_of_bins_turned_inside_out() -> None:
+def test_folded_bins_are_the_share_of_bins_turned_inside_out() -> None:
     x = LATTICE.centres.reshape(6, 6, 2)[..., 0]
     field = np.stack([-x, 0 * x])  # halfway d / (2 · ½) = d: x - x = 0 folds everywhere, x + x nowhere
-    assert fit.folding(field[None], LATTICE, [0.5]) == 0.5
-    assert fit.folding(0.9 * field[None], LATTICE, [0.5]) == 0
-    assert fit.folding(0.9 * field[None], LATTICE, [0.75]) == 0.5  # the way to the first is 1.8 d there
-    assert fit.folding(np.stack([0 * field, field]), LATTICE, [0.25, 0.5]) == 0.25
+    assert pair_check.folded_bins(field[None], LATTICE, [0.5]) == 0.5
+    assert pair_check.folded_bins(0.9 * field[None], LATTICE, [0.5]) == 0
+    assert pair_check.folded_bins(0.9 * field[None], LATTICE, [0.75]) == 0.5  # the way to the first is 1.8 d there
+    assert pair_check.folded_bins(np.stack([0 * field, field]), LATTICE, [0.25, 0.5]) == 0.25
     wide = field[:, ::2, ::2]  # bins of twice the side: the same map
-    assert fit.folding(wide[None], LATTICE, [0.5]) == 0.5
-    assert np.isnan(fit.folding(None, LATTICE, [0.5]))
+    assert pair_check.folded_bins(wide[None], LATTICE, [0.5]) == 0.5
+    assert np.isnan(pair_check.folded_bins(None, LATTICE, [0.5]))
 
 
 def test_the_score_is_the_least_margin() -> None:
-    good = {"overlap": 1.0, "agreement": 0.7, "agreement_z": -9.0, "likeness": 0.99, "folding": 0.0}
-    assert fit.score(good) == pytest.approx(0.5)  # (0.7 - 0.4) / 0.6
-    assert fit.score(good | {"likeness": 0.85}) == pytest.approx(-0.5)
-    assert fit.score(good | {"folding": 0.1}) == pytest.approx(-1)
-    assert fit.score({"overlap": float("nan")}) != fit.score({"overlap": float("nan")})
+    good = {
+        "overlap": 1.0,
+        "spatial_concordance": 0.7,
+        "spatial_concordance_z": -9.0,
+        "expression_similarity": 0.99,
+        "folded_bins": 0.0,
+    }
+    assert pair_check.score(good) == pytest.approx(0.5)  # (0.7 - 0.4) / 0.6
+    assert pair_check.score(good | {"expression_similarity": 0.85}) == pytest.approx(-0.5)
+    assert pair_check.score(good | {"folded_bins": 0.1}) == pytest.approx(-1)
+    assert pair_check.score({"overlap": float("nan")}) != pair_check.score({"overlap": float("nan")})
 
 
 @pytest.mark.parametrize(
     ("name", "value", "words"),
     [
         ("overlap", 0.3, r"one and two do not .* overlap 0\.30, and at least 0\.50 is expected: .*c2sti\.pp\.align"),
-        ("agreement", 0.1, r"agreement 0\.10, and at least 0\.40 is expected: .*c2sti\.pp\.align.*flip=True"),
         (
-            "likeness",
-            0.7,
-            r"likeness 0\.70, and at least 0\.90 is expected: .*two patients: take sections of one block",
+            "spatial_concordance",
+            0.1,
+            r"spatial concordance 0\.10, and at least 0\.40 is expected: .*c2sti\.pp\.align.*flip=True",
         ),
-        ("folding", 0.2, r"folding 0\.20, and at most 0\.05 is expected: .*nearer to each other"),
+        (
+            "expression_similarity",
+            0.7,
+            r"expression similarity 0\.70, and at least 0\.90 is expected: .*two patients: take sections of one block",
+        ),
+        ("folded_bins", 0.2, r"folded bins 0\.20, and at most 0\.05 is expected: .*nearer to each other"),
     ],
 )
 def test_a_complaint_names_the_sections_the_number_its_limit_and_the_mend(name: str, value: float, words: str) -> None:
-    text = fit.complaint({name: value}, "one", "two")
+    text = pair_check.complaint({name: value}, "one", "two")
     assert text is not None
     with pytest.raises(AssertionError, match=words):
         raise AssertionError(text)
@@ -185,29 +195,30 @@ def insert(a: AnnData, b: AnnData, **how: object) -> AnnData:
 
 
 def test_made_neighbours_fit_and_the_numbers_stay_with_the_result(large: list[AnnData], tmp_path: Path) -> None:
-    table = c2sti.pp.fit(large[0], large[1])
+    table = c2sti.pp.check_pair(large[0], large[1])
     assert list(table.index) == NAMES
-    assert table["fits"].all()
-    assert table["fits"].isna().tolist() == [False, False, True, False, True]  # counts have no level
+    assert table["passes"].all()
+    assert table["passes"].isna().tolist() == [False, False, True, False, True]  # counts have no level
     out = insert(large[0], large[1])  # warnings are errors here
-    kept = out.uns["c2sti"]["fit"]
+    kept = out.uns["c2sti"]["pair_check"]
     assert {name: kept[name] for name in NAMES} == pytest.approx(table["value"].to_dict(), nan_ok=True)
-    assert np.isnan(kept["folding"])  # the linear blend moves nothing
+    assert np.isnan(kept["folded_bins"])  # the linear blend moves nothing
     out.write_h5ad(tmp_path / "out.h5ad")
-    again = ad.read_h5ad(tmp_path / "out.h5ad").uns["c2sti"]["fit"]
+    again = ad.read_h5ad(tmp_path / "out.h5ad").uns["c2sti"]["pair_check"]
     assert {name: float(value) for name, value in again.items()} == pytest.approx(kept, nan_ok=True)
 
 
 def test_a_misfit_warns_raises_or_is_ignored(large: list[AnnData]) -> None:
     a, b = large[0], shuffled(large[1])
-    words = r"slice_a and slice_b do not seem to belong together\. agreement -?0\.\d\d, .*pp\.fit.*on_misfit='ignore'"
+    said = r"spatial concordance -?0\.\d\d, .*pp\.check_pair.*on_misfit='ignore'"
+    words = rf"slice_a and slice_b do not seem to belong together\. {said}"
     with pytest.warns(UserWarning, match=words) as caught:
         warned = insert(a, b)
     assert caught[0].filename == __file__
     with pytest.raises(ValueError, match=words):
         insert(a, b, on_misfit="raise")
     ignored = insert(a, b, on_misfit="ignore")
-    assert ignored.uns["c2sti"]["fit"] == pytest.approx(warned.uns["c2sti"]["fit"], nan_ok=True)
+    assert ignored.uns["c2sti"]["pair_check"] == pytest.approx(warned.uns["c2sti"]["pair_check"], nan_ok=True)
     with pytest.raises(ValueError, match="on_misfit='stop' is not known; choose one of warn, raise, ignore"):
         insert(a, b, on_misfit="stop")
 
@@ -219,7 +230,7 @@ def test_folded_tissue_is_a_misfit_too(large: list[AnnData]) -> None:
         field[:, 0] = -np.arange(pair.lattice.shape[1]) * pair.lattice.pitch
         return replace(made, notes={"displacement": field})
 
-    with pytest.raises(ValueError, match=r"folding 0\.50, and at most 0\.05 is expected"):
+    with pytest.raises(ValueError, match=r"folded bins 0\.50, and at most 0\.05 is expected"):
         c2sti.tl.interpolate(large[0], large[1], model=folds, on_misfit="raise", show_progress_bar=False)
 
 
@@ -230,11 +241,11 @@ def test_a_series_names_the_gap(large: list[AnnData]) -> None:
         stack = c2sti.tl.interpolate_series(series, **how)
     assert len(caught) == 1
     assert caught[0].filename == __file__
-    kept = stack.uns["c2sti"]["fit"]
+    kept = stack.uns["c2sti"]["pair_check"]
     assert isinstance(kept, pd.DataFrame)
     assert list(kept.index) == ["slice_0 to slice_1", "slice_1 to slice_2"]
-    assert kept["agreement"].iloc[0] > 0.9
-    assert kept["agreement"].iloc[1] < 0.3
+    assert kept["spatial_concordance"].iloc[0] > 0.9
+    assert kept["spatial_concordance"].iloc[1] < 0.3
     with pytest.raises(ValueError, match=r"^slices\[1\] and slices\[2\]"):
         c2sti.tl.interpolate_series(series, on_misfit="raise", **how)
 
@@ -261,8 +272,8 @@ def patients(real: Path) -> dict[str, AnnData]:
 
 
 def misfitting(a: AnnData, b: AnnData) -> list[str]:
-    table = c2sti.pp.fit(a, b, spatial_key="spatial_aligned")
-    return list(table.index[table["fits"].eq(False)])
+    table = c2sti.pp.check_pair(a, b, spatial_key="spatial_aligned")
+    return list(table.index[table["passes"].eq(False)])
 
 
 def test_neighbours_fit_and_another_patient_does_not(patients: dict[str, AnnData]) -> None:
@@ -271,12 +282,12 @@ def test_neighbours_fit_and_another_patient_does_not(patients: dict[str, AnnData
     assert misfitting(a, b) == []
     mirrored = b.copy()
     mirrored.obsm["spatial_aligned"] = b.obsm["spatial_aligned"] * [-1, 1] + [2 * a.obsm["spatial"][:, 0].mean(), 0]
-    assert misfitting(a, mirrored) == ["agreement"]
+    assert misfitting(a, mirrored) == ["spatial_concordance"]
     # The other patient as a user would bring it there by hand: centred, and stretched to the same extent.
     place = other.obsm["spatial"] - other.obsm["spatial"].mean(axis=0)
     extent = np.ptp(a.obsm["spatial"], axis=0) / np.ptp(place, axis=0)
     other.obsm["spatial_aligned"] = place * extent + a.obsm["spatial"].mean(axis=0)
-    assert "likeness" in misfitting(a, other)
+    assert "expression_similarity" in misfitting(a, other)
 
 
 def test_neighbours_that_were_normalised_alike_have_a_level_of_one(patients: dict[str, AnnData]) -> None:
@@ -285,10 +296,10 @@ def test_neighbours_that_were_normalised_alike_have_a_level_of_one(patients: dic
         sc.pp.normalize_total(section, target_sum=1e4)
         sc.pp.log1p(section)
     genes = pair[0].var_names.intersection(pair[1].var_names)
-    table = c2sti.pp.fit(*pair, spatial_key="spatial")
+    table = c2sti.pp.check_pair(*pair, spatial_key="spatial")
     assert table.loc["level", "value"] == pytest.approx(1, abs=0.02)
     mean = pair[0][:, genes].X.mean(axis=0).A1
     panel = [section[:, genes[np.argsort(-mean)[:300]]].copy() for section in pair]  # cut afterwards
-    assert c2sti.pp.fit(*panel, spatial_key="spatial").loc["level", "value"] == 1
+    assert c2sti.pp.check_pair(*panel, spatial_key="spatial").loc["level", "value"] == 1
     panel[1].X = panel[1].X / np.log(2)
-    assert c2sti.pp.fit(*panel, spatial_key="spatial").loc["level", "value"] < 0.7
+    assert c2sti.pp.check_pair(*panel, spatial_key="spatial").loc["level", "value"] < 0.7

@@ -9,13 +9,13 @@ import pandas as pd
 from anndata import AnnData
 
 from c2sti import grid
-from c2sti.fit import LIMITS, measure, misfits
+from c2sti.pair_check import LIMITS, measure, misfits
 
 if TYPE_CHECKING:
     from spatialdata import SpatialData
 
 
-def fit(
+def check_pair(
     slice_a: AnnData | SpatialData,
     slice_b: AnnData | SpatialData | None = None,
     *,
@@ -44,19 +44,21 @@ def fit(
 
     Returns
     -------
-    DataFrame with the columns ``value``; ``limit``, below which two sections misfit; ``fits``, True or False, missing
+    DataFrame with the columns ``value``; ``limit``, below which two sections misfit; ``passes``, True or False, missing
     where there is no limit or nothing could be computed (too few genes, too little tissue in common: ``value`` is NaN).
     One row each:
 
     - ``overlap``, 0 to 1: share of one section's spots that lie in the other's tissue, the larger of the two shares.
-    - ``agreement``, up to 1: how well the one section predicts the other's spots, beside how well these predict each
-      other. Of the 64 genes that vary most from place to place, each spot is predicted by the smoothed other section at
-      the same place, and by its own neighbours without itself; the mean correlation of the first over that of the
-      second. Low where a section lies wrong: rotated, mirrored, shifted, shuffled.
-    - ``agreement_z``: by how many standard deviations the first correlation exceeds that of the two sections rotated
-      and mirrored against each other (11 ways). It has no limit: of tissue that is round it is small in any case.
-    - ``likeness``, -1 to 1: correlation of the two mean log expressions over the genes that a tenth of the spots of
-      either section express. Low for two patients, two tissues or two platforms; where spots lie does not matter.
+    - ``spatial_concordance``, up to 1: how well the one section predicts the other's spots, beside how well these
+      predict each other. Of the 64 genes that vary most from place to place, each spot is predicted by the smoothed
+      other section at the same place, and by its own neighbours without itself; the mean correlation of the first over
+      that of the second. Low where a section lies wrong: rotated, mirrored, shifted, shuffled.
+    - ``spatial_concordance_z``: by how many standard deviations the first correlation exceeds that of the two sections
+      rotated and mirrored against each other (11 ways). It has no limit: of tissue that is round it is small in any
+      case.
+    - ``expression_similarity``, -1 to 1: correlation of the two mean log expressions over the genes that a tenth of the
+      spots of either section express. Low for two patients, two tissues or two platforms; where spots lie does not
+      matter.
     - ``level``, 0 to 1: of normalised expression, whether both sections are on one scale. Where the spots of either
       have one total, the ratio of the two totals, times that of the units of their logarithms (.69 for natural beside
       base 2), and 0 where a logarithm is missing. Else the median over genes of the ratio of mean expression, less a
@@ -77,13 +79,13 @@ def fit(
     --------
     >>> import c2sti
     >>> first, second = c2sti.datasets.phantom(seed=0).series([0.0, 100.0])
-    >>> found = c2sti.pp.fit(first, second)
-    >>> bool(found["fits"].all())
+    >>> found = c2sti.pp.check_pair(first, second)
+    >>> bool(found["passes"].all())
     True
     >>> second.obsm["spatial"] = second.obsm["spatial"][::-1].copy()  # every spot in another's place
-    >>> found = c2sti.pp.fit(first, second)
-    >>> list(found.index[found["fits"].eq(False)])
-    ['agreement']
+    >>> found = c2sti.pp.check_pair(first, second)
+    >>> list(found.index[found["passes"].eq(False)])
+    ['spatial_concordance']
     """
     sources = grid.pair_sources(
         slice_a,
@@ -101,4 +103,4 @@ def fit(
     limit = pd.Series(LIMITS).reindex(found.index)
     beyond = found.index.isin(misfits(found))
     fits = pd.Series(~beyond, index=found.index, dtype="boolean").where(found.notna() & limit.notna())
-    return pd.DataFrame({"value": found, "limit": limit, "fits": fits})
+    return pd.DataFrame({"value": found, "limit": limit, "passes": fits})
