@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from itertools import chain, count
 from typing import Any
@@ -132,7 +133,7 @@ def log1p_of(record: Mapping[str, Any]) -> dict[str, float] | None:
     if said is None and not str(record.get("expression", "")).startswith("log1p of counts"):
         return None
     base = None if said is None else said.get("base")
-    return {"base": float(np.e if base is None else base)}
+    return {"base": float(math.e if base is None else base)}
 
 
 def name_of(record: Mapping[str, Any], place: int) -> str:

@@ -6,6 +6,7 @@ a panel was cut, the expression of the genes that both sections have is compared
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
 import numpy as np
@@ -15,7 +16,12 @@ from c2sti.grid._genes import values_of_both
 from c2sti.grid._read import SliceGrid
 from c2sti.pair_check import LEAST_GENES, sampled, seen_genes
 
-LOGARITHMS = {np.e: "natural logarithm", 2.0: "logarithm to base 2", 10.0: "logarithm to base 10", 1.0: "no logarithm"}
+LOGARITHMS = {
+    math.e: "natural logarithm",
+    2.0: "logarithm to base 2",
+    10.0: "logarithm to base 10",
+    1.0: "no logarithm",
+}
 MOST_LOG = 20.0  # logarithm of a million to base 2: larger values are not logarithms
 MOST_SHARE = 100.0  # total of shares in per cent, which need no logarithm
 CONSTANT = 0.01  # of the total of a spot: totals that vary by less were normalised
@@ -66,7 +72,7 @@ def level(a: SliceGrid, b: SliceGrid) -> tuple[float, str]:
     first, second = (sampled(values) for values in values_of_both(a, b))
     one, other = scale_of(first), scale_of(second)
     words = f"{a.name}: {one}; {b.name}: {other}"
-    logarithms = {one.base, other.base} & {np.e, 2.0, 10.0}
+    logarithms = {one.base, other.base} & {math.e, 2.0, 10.0}
     if one.is_raw or other.is_raw or (1.0 in (one.base, other.base) and logarithms):
         return 0.0, words
     if np.isfinite([one.base, other.base]).all():
