@@ -24,9 +24,9 @@ if TYPE_CHECKING:
     from spatialdata import SpatialData
 
 Container: TypeAlias = "AnnData | SpatialData"
-Key: TypeAlias = "str | None | Sequence[str | None] | Mapping[str, str | None]"  # one for all, in order, or by name
-Window: TypeAlias = "Sequence[float] | FloatArray"  # (x0, y0, x1, y1), or (k, 2) corners
-Windows: TypeAlias = "Window | None | Sequence[Window | None] | Mapping[str, Window | None]"
+Key: TypeAlias = str | None | Sequence[str | None] | Mapping[str, str | None]  # one for all, in order, or by name
+Window: TypeAlias = Sequence[float] | FloatArray  # (x0, y0, x1, y1), or (k, 2) corners
+Windows: TypeAlias = Window | None | Sequence[Window | None] | Mapping[str, Window | None]
 
 
 @dataclass(frozen=True)
