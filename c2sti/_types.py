@@ -87,6 +87,10 @@ class Section:
         where the section has no image.
     features
         (C_h, H, W) what an encoder of the user's says of that image, bin by bin; None without one.
+    counts
+        (n, N) the counts behind the expression, None where they are not known.
+    library
+        (n,) library sizes by which the counts were normalised; None without counts.
     """
 
     xy: FloatArray
@@ -94,11 +98,18 @@ class Section:
     position: float
     histology: FloatArray | None = None
     features: FloatArray | None = None
+    counts: Expression | None = None
+    library: FloatArray | None = None
 
     @cached_property
     def mean(self) -> FloatArray:
         """(N,) mean expression over the spots."""
         return np.asarray(self.expression.mean(axis=0), dtype=np.float64).ravel()
+
+    def each(self, change: Callable[[Expression], Expression]) -> Section:
+        """The same with its expression, and its counts, changed alike."""
+        counts = None if self.counts is None else change(self.counts)
+        return replace(self, expression=change(self.expression), counts=counts)
 
 
 @dataclass(frozen=True)
@@ -146,14 +157,12 @@ class SlicePair:
 
     def subset(self, genes: NDArray[np.intp]) -> SlicePair:
         """The same pair with some of its genes, by index."""
-        a, b, *context = (
-            replace(section, expression=some_genes(section.expression, genes)) for section in self.sections
-        )
+        a, b, *context = (section.each(lambda x: some_genes(x, genes)) for section in self.sections)
         return replace(self, a=a, b=b, context=tuple(context), gene_keys=self.keys[genes])
 
     def in_memory(self) -> SlicePair:
         """The same pair with no expression left on disk."""
-        a, b, *context = (replace(section, expression=in_memory(section.expression)) for section in self.sections)
+        a, b, *context = (section.each(in_memory) for section in self.sections)
         return replace(self, a=a, b=b, context=tuple(context))
 
 

@@ -24,7 +24,7 @@ from c2sti import metrics
 from c2sti.cli import _files
 from c2sti.field import Field, observe
 from c2sti.grid import _read
-from c2sti.model.programmes import noise_over_depth, recover_counts
+from c2sti.model.programmes import noise_over_depth
 from tests.conftest import square_array
 
 ROOT = Path(c2sti.__file__).parents[1]
@@ -204,13 +204,6 @@ def test_two_depths_are_told_apart_by_a_line() -> None:
     seen, left = np.array([1.0, 1.0, 2.0, 2.0]), np.exp([0.0, 0.0, 3.0, 3.0])
     found = np.log(noise_over_depth(seen, left, np.array([1.0, 2.0])))
     np.testing.assert_allclose(found, [-1.5, 1.5], rtol=1e-9)
-
-
-def test_large_values_are_no_logarithms_of_counts() -> None:
-    assert recover_counts(sp.csr_array(np.array([[1e6, 2e6], [3e6, 0.5]]))) is None
-    found = recover_counts(sp.csr_array(np.log1p(np.array([[1e4 / 4, 3e4 / 4], [1e4, 0.0]]))))
-    assert found is not None
-    np.testing.assert_array_equal(found.counts.toarray(), [[1, 3], [1, 0]])
 
 
 @pytest.mark.parametrize(

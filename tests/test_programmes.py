@@ -11,7 +11,7 @@ from c2sti import grid, metrics
 from c2sti._types import Section, SlicePair
 from c2sti.baselines.gp import gp
 from c2sti.datasets import Phantom
-from c2sti.model.programmes import Counts, describe, recover_counts, shared_mean
+from c2sti.model.programmes import Counts, counted, describe, shared_mean
 
 
 def made_counts(seed: int = 0, n: int = 50, n_genes: int = 40) -> Counts:
@@ -27,27 +27,16 @@ def pair_of(tissue: Phantom) -> SlicePair:
     return grid.make_pair(grid.read_slice(a), grid.read_slice(b))[0]
 
 
-def test_counts_and_depth_are_recovered_from_log_expression() -> None:
-    counts = made_counts()
-    found = recover_counts(counts.log_expression().astype(np.float32))
+def test_an_empty_spot_gets_the_least_library_size() -> None:
+    made = made_counts()
+    library = made.depth.copy()
+    library[3] = 0
+    plain = Section(np.zeros((len(library), 2)), made.log_expression(), 0.0)
+    found = counted(dataclasses.replace(plain, counts=made.counts, library=library))
     assert found is not None
-    assert (found.counts != counts.counts).nnz == 0
-    np.testing.assert_allclose(found.depth, counts.depth, rtol=1e-4)
-
-
-def test_what_is_not_counts_is_not_taken_for_them() -> None:
-    rng = np.random.default_rng(0)
-    assert recover_counts(sp.csr_array(rng.random((30, 20)).astype(np.float32))) is None
-    assert recover_counts(sp.csr_array((30, 20), dtype=np.float32)) is None
-    assert recover_counts(sp.csr_array(rng.random((30, 1)).astype(np.float32))) is None  # any one value is one count
-
-
-def test_an_empty_spot_gets_the_least_depth() -> None:
-    values = made_counts().log_expression().toarray()
-    values[3] = 0
-    found = recover_counts(sp.csr_array(values))
-    assert found is not None
-    assert found.depth[3] == found.depth.min()
+    assert found.depth[3] == library[library > 0].min()
+    np.testing.assert_array_equal(np.delete(found.depth, 3), np.delete(library, 3))
+    assert counted(plain) is None
 
 
 def test_halves_add_up_and_do_not_depend_on_what_is_beside_them() -> None:
@@ -91,7 +80,7 @@ def test_deep_spots_are_less_noisy(tissue: Phantom) -> None:
     pair = pair_of(tissue)
     first = describe(pair, n_splits=0)[0]
     variance = first.field.observed.variance.numpy()
-    depth = np.concatenate([recover_counts(s.expression).depth for s in pair.sections])  # type: ignore[union-attr]
+    depth = np.concatenate([s.library for s in pair.sections])
     assert np.corrcoef(np.log(depth), np.log(variance))[0, 1] < -0.5
     assert np.log(variance).mean() == pytest.approx(0, abs=1e-9)
 
@@ -112,7 +101,7 @@ def test_normalised_input_that_is_not_counts_still_works(tissue: Phantom) -> Non
 
     def blurred(section: Section) -> Section:
         values = section.expression.toarray()
-        return dataclasses.replace(section, expression=sp.csr_array((values + values[::-1]) / 2))
+        return dataclasses.replace(section, expression=sp.csr_array((values + values[::-1]) / 2), counts=None)
 
     pair = dataclasses.replace(pair, a=blurred(pair.a), b=blurred(pair.b))
     assert len(describe(pair)) == 1

@@ -22,6 +22,7 @@ import c2sti
 from c2sti import grid
 from c2sti.cli import main
 from c2sti.cli._files import read
+from c2sti.model.programmes import counted
 
 QUIET = {"model": "linear", "show_progress_bar": False}
 NAMES = ["C3", "C4", "C5", "C6"]
@@ -73,7 +74,7 @@ def test_a_pair_is_of_two(whole: AnnData) -> None:
         c2sti.tl.interpolate(whole, library_key="sample", **QUIET)
     with pytest.raises(TypeError, match="slice_b is missing; give two sections, or one object .* library_key="):
         c2sti.tl.interpolate(whole, **QUIET)
-    with pytest.raises(KeyError, match="slice_a has no obs\\['samples'\\] \\(library_key=\\); its columns are"):
+    with pytest.raises(KeyError, match="the object has no obs\\['samples'\\] \\(library_key=\\); its columns are"):
         c2sti.tl.interpolate(whole, library_key="samples", **QUIET)
     with pytest.raises(TypeError, match="slices is one object; name the column of obs .* library_key="):
         c2sti.tl.interpolate_series(whole, spacing=75.0, **QUIET)
@@ -166,7 +167,7 @@ def test_order_of_sections(whole: AnnData) -> None:
     with pytest.warns(UserWarning, match="in the order of text, s1, s10, s2, s9; if s1, s2, s9, s10 is the order"):
         order(sample=numbered)
     missing = name.where(name != "C3")
-    with pytest.raises(ValueError, match="obs\\['sample'\\] of slices\\[0\\] is missing for"):
+    with pytest.raises(ValueError, match="obs\\['sample'\\] of slices is missing for"):
         order(sample=missing)
 
 
@@ -340,6 +341,41 @@ def test_logarithm_is_told(pair: tuple[AnnData, AnnData]) -> None:
         sc.pp.normalize_total(section, target_sum=1e4)
         sc.pp.log1p(section, base=2)
     assert c2sti.tl.interpolate(*pair, **QUIET).uns["log1p"]["base"] == 2
+
+
+def test_counts_beside_normalised_expression_are_used(pair: tuple[AnnData, AnnData], said: StringIO) -> None:
+    """The default model reads them; expression keeps the scale of X."""
+    expected = c2sti.tl.interpolate(*pair, show_progress_bar=False)
+    for section in pair:
+        section.layers["counts"] = section.X.copy()
+        sc.pp.normalize_total(section, target_sum=1e4)
+        sc.pp.log1p(section)
+    sc.settings.verbosity = 2
+    found = c2sti.tl.interpolate(*pair, show_progress_bar=False)
+    assert "expression of slice_a is its X; counts are those of layers['counts']" in said.getvalue()
+    np.testing.assert_allclose(found.layers["c2sti_1"], expected.layers["c2sti_1"], atol=1e-4)
+    for section in pair:
+        section.layers["counts"] = section.layers["counts"] * 0.5
+    with_none = c2sti.tl.interpolate(*pair, show_progress_bar=False)
+    assert "layer 'counts' of slice_a holds no whole numbers and is not used" in said.getvalue()
+    assert np.abs(with_none.layers["c2sti_1"] - expected.layers["c2sti_1"]).max() > 1e-3
+
+
+@pytest.mark.parametrize(("n_genes", "mean"), [(40, 125.0), (100, 30.0)])
+def test_deep_small_panels_keep_their_counts(n_genes: int, mean: float) -> None:
+    """40 genes x 5,000 counts a spot: no spot holds a single count of any gene, by which they could be guessed."""
+    rng, pair = np.random.default_rng(0), []
+    xy = np.indices((12, 12)).reshape(2, -1).T * 10.0
+    for _ in range(2):
+        rate = mean * np.exp(rng.normal(0, 0.05, n_genes) + 0.3 * np.sin(xy[:, :1] / 30 + np.arange(n_genes)))
+        pair.append(AnnData(rng.poisson(rate).astype(np.float32), obsm={"spatial": xy.copy()}))
+    grids = [grid.read_slice(section) for section in pair]
+    made, _ = grid.make_pair(*grids)
+    assert (made.a.counts != sp.csr_array(pair[0].X)).nnz == 0
+    np.testing.assert_array_equal(made.a.library, pair[0].X.sum(axis=1))
+    counts = counted(made.a)
+    assert counts is not None
+    np.testing.assert_array_equal(counts.counts.toarray(), pair[0].X)
 
 
 # ---- while it works

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import dataclasses
+
 import numpy as np
 import pytest
 import scipy.sparse as sp
@@ -31,29 +33,25 @@ def pair(tissue: c2sti.datasets.Phantom) -> SlicePair:
 
 def _section(counts: np.ndarray, library: np.ndarray) -> Section:
     xy = np.column_stack(np.divmod(np.arange(len(counts)), 5)).astype(float)
-    return Section(xy, grid.log_normalise(sp.csr_array(counts.astype(np.float32)), library), 0.0)
+    values = sp.csr_array(counts.astype(np.float32))
+    return Section(xy, grid.log_normalise(values, library), 0.0, counts=values, library=library)
 
 
-def test_counts_are_found_behind_log_expression() -> None:
+def test_views_of_counts() -> None:
     counts = np.random.default_rng(0).poisson(2.0, (50, 30))
-    counts[:, 0] += counts[:, 1:].min(axis=1) == 0  # a spot's smallest value is one count
     counts[7] = 0
-    library = counts.sum(axis=1) + 100.0
+    library = np.where(counts.sum(axis=1) > 0, counts.sum(axis=1) + 100.0, 0)
     seen = streamed._counted(_section(counts, library))
     assert seen.n_views == 3
     assert seen.depth is not None
     assert seen.share is not None
-    filled = counts.sum(axis=1) > 0
-    smallest = np.array([row[row > 0].min(initial=9) for row in counts])
-    np.testing.assert_allclose(seen.depth[filled & (smallest == 1)], library[filled & (smallest == 1)], rtol=1e-3)
-    assert seen.depth[7] == seen.depth.min()
+    assert seen.depth[7] == library[library > 0].min()
+    np.testing.assert_allclose(seen.share, counts.sum(axis=0) / seen.depth.sum())
     ((_, (logs, log_counts, residuals)),) = seen.blocks()
-    np.testing.assert_allclose(log_counts.toarray()[smallest == 1], np.log1p(counts)[smallest == 1], rtol=1e-5)
+    np.testing.assert_allclose(logs.toarray(), np.log1p(counts * (1e4 / np.maximum(library, 1))[:, None]), rtol=1e-5)
+    np.testing.assert_allclose(log_counts.toarray(), np.log1p(counts), rtol=1e-5)
     expected = np.sqrt(seen.depth[:, None] * seen.share[None])
-    np.testing.assert_allclose(
-        residuals.toarray()[smallest == 1], np.minimum(counts / expected, 10)[smallest == 1], rtol=1e-3
-    )
-    assert logs.shape == counts.shape
+    np.testing.assert_allclose(residuals.toarray(), np.minimum(counts / expected, 10), rtol=1e-5)
 
 
 def test_values_that_are_no_counts_are_taken_as_they_are() -> None:
@@ -161,17 +159,16 @@ def test_a_line_of_spots_that_all_say_the_same_is_described(monkeypatch: pytest.
     np.testing.assert_allclose(out.layers["c2sti_1"], 1.5, rtol=1e-5)
 
 
-def test_spots_without_counts_are_as_shallow_as_the_shallowest(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Whole blocks of them too; where no spot has any, the section is taken as it is."""
+def test_spots_without_counts_have_the_least_library_size(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whole blocks of them too, unless their library size is known from other genes."""
     monkeypatch.setattr(_stored, "BLOCK", 30)  # some rows of ten genes
     counts = np.random.default_rng(0).poisson(3.0, (60, 10))
-    counts[:, 0] = 1  # a spot's smallest value is one count
     counts[20:40] = 0
-    library = np.where(counts.sum(axis=1) > 0, np.arange(60) + 100.0, 7.0)
+    library = np.where(counts.sum(axis=1) > 0, np.arange(60) + 100.0, 0.0)
+    library[39] = 7.0
     seen = streamed._counted(_section(counts, library))
     assert seen.depth is not None and seen.share is not None
-    filled = counts.sum(axis=1) > 0
-    np.testing.assert_allclose(seen.depth, np.where(filled, library, 100.0), rtol=1e-4)
-    np.testing.assert_allclose(seen.share, counts.sum(axis=0) / (library[filled].sum() + 20 * 100.0), rtol=1e-4)
-    nothing = _section(np.zeros((60, 10)), library)
-    assert streamed._counted(nothing) == Seen(nothing)
+    expected = np.where(library > 0, library, 7.0)
+    np.testing.assert_array_equal(seen.depth, expected)
+    np.testing.assert_allclose(seen.share, counts.sum(axis=0) / expected.sum())
+    assert streamed._counted(dataclasses.replace(_section(counts, library), counts=None)).n_views == 1

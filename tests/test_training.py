@@ -144,7 +144,7 @@ def test_motion_turns_with_the_tissue() -> None:
 def test_known_motion_is_learnt() -> None:
     examples = make_examples([known()], NETWORK)
     errors = []
-    how = TrainConfig(steps=40, genes=30, panel=16, learning_rate=2e-2, motion=1.0, smooth=0.0)
+    how = TrainConfig(steps=50, genes=30, panel=16, learning_rate=2e-2, motion=1.0, smooth=0.0)
     trained = train(examples, config=NETWORK, how=how, show_progress_bar=False)
     for network in (C2STi(NETWORK).network, trained.network):
         with torch.no_grad():

@@ -135,7 +135,8 @@ def _with_genes(grid: SliceGrid, genes: pd.Index) -> SliceGrid:
         return grid
     values = values_of(grid, genes)
     var = grid.var.iloc[grid.genes.get_indexer(genes)] if len(grid.var) else grid.var
-    cut = replace(grid, values=values, genes=genes, var=var, uncut=grid.uncut or grid)
+    beside = None if grid.beside is None else some_genes(grid.beside, grid.genes.get_indexer(genes))
+    cut = replace(grid, values=values, genes=genes, var=var, beside=beside, uncut=grid.uncut or grid)
     if len(genes) == len(grid.genes):
         return cut
     sums = per_row(values, lambda x: np.asarray(x.sum(axis=1, dtype=np.float64)).ravel())

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import pandas as pd
@@ -188,10 +188,19 @@ def _section(
             f"neighbours; they are about {grid.pitch:.4g} apart: choose pitch= nearer to that"
         )
     expression = log_normalise(values, library) if grid.counts else values
+    counts = values if grid.counts else _counts_beside(grid, lattice, genes)
+    section = Section(xy, expression, position, counts=counts, library=None if counts is None else library)
     if grid.image is None:
-        return Section(xy, expression, position)
+        return section
     features = None if encoder is None else features_on(grid.image, lattice, encoder)
-    return Section(xy, expression, position, histology_on(grid.image, lattice), features)
+    return replace(section, histology=histology_on(grid.image, lattice), features=features)
+
+
+def _counts_beside(grid: SliceGrid, lattice: Lattice, genes: pd.Index) -> Expression | None:
+    """Counts that a container holds beside normalised expression, gathered as that is."""
+    if grid.beside is None:
+        return None
+    return profiles(replace(grid, values=grid.beside, counts=True), lattice, genes)[1]
 
 
 def profiles(grid: SliceGrid, lattice: Lattice, genes: pd.Index) -> tuple[FloatArray, Expression, FloatArray]:

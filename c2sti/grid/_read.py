@@ -28,6 +28,8 @@ if TYPE_CHECKING:
     from spatialdata import SpatialData
 
 TARGET_SUM = 1e4  # counts a spot are scaled to this before log1p
+COUNTS = "counts"  # layer that holds counts beside a normalised X, by scanpy's convention
+SAME_SIZE = 0.01  # by which library sizes told by the values of one spot may differ: their rounding
 LARGE = 2**24  # entries of a backed or lazy matrix from which it is left where it is and read in blocks
 
 
@@ -73,6 +75,9 @@ class SliceGrid:
         (k, 3) half-planes of the capture window, see :func:`c2sti.grid.window_of`; None where it is not known.
     log1p
         ``uns["log1p"]`` of the container, where it has one.
+    beside
+        (n, N) counts that the container holds in ``layers["counts"]`` beside normalised `values`, else None. `library`
+        is then what the values were normalised by, as far as that can be told.
     uncut
         The section with all of its genes, where some were left out; what it is recognised by.
     """
@@ -93,6 +98,7 @@ class SliceGrid:
     rows: NDArray[np.intp] = field(default_factory=lambda: np.arange(0))
     window: FloatArray | None = None
     log1p: Mapping[str, Any] | None = None
+    beside: Expression | None = None
     uncut: SliceGrid | None = None
 
     @property
@@ -184,6 +190,9 @@ def read_slice(
     _check_expression(adata, name, layer)
     values, where = _expression(adata, rows, name, layer), _where(name, layer)
     counts, library_sizes = _survey(values, where, _other_expression(adata, layer))
+    beside = None
+    if not counts and layer is None and COUNTS in layer_names(adata):
+        beside, library_sizes = _counts_beside(adata, rows, name, values, library_sizes)
     genes = _gene_names(adata, name)
     layout, pitch = layout_of(xy, name)
     annotations = read_annotations(
@@ -210,6 +219,7 @@ def read_slice(
         rows,
         window_of(xy, pitch, layout, all_xy=place.all_xy, array=array_of(adata, rows), given=window, name=name),
         adata.uns.get("log1p"),
+        beside,
     )
 
 
@@ -300,6 +310,39 @@ def _entries(x: Any) -> int:
     """Entries of a stored matrix: those that are not zero where it tells, else a twentieth, as in counts of tissue."""
     group = getattr(x, "group", None)  # of a sparse dataset
     return int(group["data"].shape[0]) if group is not None else int(np.prod(x.shape)) // 20
+
+
+def _counts_beside(
+    adata: AnnData, rows: NDArray[np.intp], name: str, values: Expression, library: FloatArray
+) -> tuple[Expression | None, FloatArray]:
+    """The counts of ``layers["counts"]``, and the library sizes by which `values` were normalised.
+
+    Where values are log1p of counts scaled to 1e4 the sizes follow from both; else they are the sums of the counts.
+    """
+    _check_expression(adata, name, COUNTS)
+    found, where = _expression(adata, rows, name, COUNTS), _where(name, COUNTS)
+    counts, sums = _survey(found, where, "")
+    if not counts:
+        _log.warning(f"{where} holds no whole numbers and is not used")
+        return None, library
+    _log.info(f"expression of {name} is its X; counts are those of layers[{COUNTS!r}]")
+    sizes = [
+        _sizes(block, other) for (_, block), (_, other) in zip(blocks(values), blocks(found), strict=False)
+    ]  # fmt: skip
+    told = np.concatenate(sizes)
+    return found, told if len(told) == len(sums) and np.isfinite(told[sums > 0]).all() else sums
+
+
+def _sizes(values: sp.csr_array, counts: sp.csr_array) -> FloatArray:
+    """(n,) library sizes by which counts become these values, log1p of counts scaled to 1e4; NaN where they do not."""
+    if values.shape != counts.shape or not np.array_equal(values.indices, counts.indices):
+        return np.full(values.shape[0], np.nan)
+    sizes = TARGET_SUM * counts.data / np.expm1(values.data.astype(np.float64))
+    filled = np.flatnonzero(np.diff(counts.indptr))
+    found = np.zeros(values.shape[0])
+    low, high = (of.reduceat(sizes, counts.indptr[filled]) for of in (np.minimum, np.maximum))
+    found[filled] = np.where(high < low * (1 + SAME_SIZE), np.sqrt(low * high), np.nan)
+    return found
 
 
 def _other_expression(adata: AnnData, layer: str | None) -> str:

@@ -113,7 +113,8 @@ def pair_sources(
     around = {_check.number(q, "context: a position"): section for q, section in (context or {}).items()}
     own = {_keys.SLICE_A: slice_a} | ({} if slice_b is None else {_keys.SLICE_B: slice_b})
     others = {q: section for q, section in around.items() if not isinstance(section, str)}
-    names = [*own, *(f"context[{q:g}]" for q in others)]
+    one = ["the object"] if slice_b is None else list(own)
+    names = [*one, *(f"context[{q:g}]" for q in others)]
     found = sources([*own.values(), *others.values()], names=names, **keys)
     named = {q: _by_name(found, str(section)) for q, section in around.items() if q not in others}
     pair = [s for s in found if s.place < len(own) and s not in named.values()]
@@ -185,7 +186,7 @@ def sources(
         source
         for i, container in enumerate(_containers(slices, what, library_key))
         for source in _sources_of(
-            container, i, names[i] if i < len(names) else f"{what}[{i}]", library_key, _one_key(table_key, i)
+            container, i, names[i] if i < len(names) else _called(slices, what, i), library_key, _one_key(table_key, i)
         )
     ]
     if len(found) < least:
@@ -200,6 +201,10 @@ def sources(
         for i, s in enumerate(found)
     ]
     return _in_frame(found, aligned)
+
+
+def _called(slices: Any, what: str, place: int) -> str:
+    return f"{what}[{place}]" if isinstance(slices, Sequence) else what
 
 
 def _containers(slices: Any, what: str, library_key: str | None) -> list[Container]:

@@ -11,7 +11,7 @@ them better without any training, the last three about counts, which are what wa
 - **splits**: a programme found in the very counts that are then projected on it carries their noise twice. Counts are
   thinned into two independent halves, one gives the loadings, the other the maps, and several halvings are averaged.
 
-Where the input is not made of counts (or they cannot be told from it), only the first of them applies.
+Where counts are not given, only the first of them applies.
 """
 
 from __future__ import annotations
@@ -24,15 +24,14 @@ import scipy.sparse as sp
 from numpy.typing import NDArray
 from threadpoolctl import threadpool_limits
 
+from c2sti._stored import in_memory
 from c2sti._types import FloatArray, Noise, Section, SlicePair
 from c2sti.field import EXACT, Field, Kernel, Observed, observe
 from c2sti.profiles import GRAM, Profiles, Room, View
 from c2sti.thinning import split
 
 TARGET_SUM = 1e4  # log expression is log1p of counts scaled to this
-WHOLE = 0.05  # how far from a whole number a recovered count may lie
 LARGEST_RESIDUAL = 10.0
-MOST_LOG = 50.0  # log1p of more counts than there are: larger values are no logarithms
 
 
 @dataclass(frozen=True)
@@ -98,25 +97,18 @@ def _without_zeros(values: sp.csr_array) -> sp.csr_array:
     return made
 
 
-def recover_counts(expression: sp.csr_array) -> Counts | None:
-    """Counts behind log1p of counts scaled to 1e4; None where the values are not that.
+def counted(section: Section) -> Counts | None:
+    """The counts of a section in memory, None where they are not known."""
+    library = known_library(section)
+    return None if library is None or section.counts is None else Counts(in_memory(section.counts), library)
 
-    The smallest value of a spot is one count, which tells its depth; all others must then be whole numbers.
-    """
-    filled = np.diff(expression.indptr) > 0
-    if not filled.any() or expression.data.max() > MOST_LOG:
+
+def known_library(section: Section) -> FloatArray | None:
+    """(n,) library sizes; a spot without a count has the least. None where counts are not known."""
+    if section.counts is None or section.library is None:
         return None
-    scaled = np.expm1(expression.data.astype(np.float64))
-    depth = np.full(expression.shape[0], np.nan)
-    depth[filled] = TARGET_SUM / np.minimum.reduceat(scaled, expression.indptr[:-1][filled])
-    depth[~filled] = np.nanmin(depth)
-    found = scaled * np.repeat(depth, np.diff(expression.indptr)) / TARGET_SUM
-    whole = np.rint(found)
-    others = len(found) - np.count_nonzero(filled)  # the smallest of each spot is 1 whatever the values are
-    if others == 0 or np.sum(np.abs(found - whole) >= WHOLE) > 0.05 * others:
-        return None
-    whole = whole.astype(expression.dtype)
-    return Counts(sp.csr_array((whole, expression.indices, expression.indptr), shape=expression.shape), depth)
+    library = np.asarray(section.library, dtype=np.float64)
+    return np.where(library > 0, library, library[library > 0].min(initial=np.inf))
 
 
 def describe(
@@ -172,7 +164,7 @@ def _described(
     progress(0.2)
     plain = Field.learn(_observe(pair, scores, None, device), seed, gaussian=not rough)
     progress(0.2)
-    counts = [recover_counts(s.expression) for s in sections] if views else [None]
+    counts = [counted(s) for s in sections] if views else [None]
     measured = [c for c in counts if c is not None]
     if len(measured) < len(sections):
         return [Programmes(axes, plain)]

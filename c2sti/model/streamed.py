@@ -26,7 +26,7 @@ from scipy.spatial import KDTree
 from c2sti._stored import Stored, blocks
 from c2sti._types import FloatArray, Section, SlicePair
 from c2sti.field import EXACT, Field, Observed, observe
-from c2sti.model.programmes import LARGEST_RESIDUAL, TARGET_SUM, Programmes, noise_over_depth, recover_counts
+from c2sti.model.programmes import LARGEST_RESIDUAL, Programmes, known_library, noise_over_depth
 from c2sti.ops import patch_means, patches
 from c2sti.profiles import signs
 
@@ -101,14 +101,22 @@ class Seen:
 
     def blocks(self) -> Iterator[tuple[slice, list[sp.csr_array]]]:
         """Rows, and their views: log expression, and of counts their logarithm and their residuals."""
-        for rows, block in blocks(self.section.expression):
-            if self.depth is None or self.share is None:
-                yield rows, [block]
-                continue
+        section = self.section
+        if section.counts is None or self.depth is None or self.share is None:
+            yield from ((rows, [block]) for rows, block in blocks(section.expression))
+            return
+        for rows, block in blocks(section.counts):
             depth = np.repeat(self.depth[rows], np.diff(block.indptr))
-            counts = np.rint(np.expm1(block.data.astype(np.float64)) * depth / TARGET_SUM)
-            residuals = counts / np.sqrt(depth * self.share[block.indices])
-            yield rows, [block, _like(block, np.log1p(counts)), _like(block, np.minimum(residuals, LARGEST_RESIDUAL))]
+            residuals = np.minimum(block.data / np.sqrt(depth * self.share[block.indices]), LARGEST_RESIDUAL)
+            yield rows, [_logs(section, rows, block), _like(block, np.log1p(block.data)), _like(block, residuals)]
+
+
+def _logs(section: Section, rows: slice, counts: sp.csr_array) -> sp.csr_array:
+    """Log expression of some rows; of what lies on disk from the counts, which have been read."""
+    expression = section.expression
+    if not isinstance(expression, Stored) or expression.factor is None:
+        return expression[rows]
+    return _like(counts, np.log1p(counts.data * np.repeat(expression.factor[rows], np.diff(counts.indptr))))
 
 
 def _like(block: sp.csr_array, data: FloatArray) -> sp.csr_array:
@@ -116,21 +124,12 @@ def _like(block: sp.csr_array, data: FloatArray) -> sp.csr_array:
 
 
 def _counted(section: Section) -> Seen:
-    """The counts behind a section's log expression, found in one reading; the section as it is where there are none."""
-    depths, total = [], np.zeros(section.expression.shape[1])
-    for _, block in blocks(section.expression):
-        found = recover_counts(block)
-        if found is None and block.nnz:
-            return Seen(section)
-        filled = np.diff(block.indptr) > 0
-        depths.append(np.full(block.shape[0], np.nan) if found is None else np.where(filled, found.depth, np.nan))
-        if found is not None:
-            total += np.asarray(found.counts.sum(axis=0)).ravel()
-    depth = np.concatenate(depths)
-    if not np.isfinite(depth).any():
+    """A section with what its counts say, in one reading; as it is where they are not known."""
+    library = known_library(section)
+    if library is None or section.counts is None:
         return Seen(section)
-    depth = np.where(np.isfinite(depth), depth, np.nanmin(depth))  # an empty spot is as shallow as the shallowest
-    return Seen(section, depth, total / depth.sum())
+    total = sum(np.asarray(block.sum(axis=0, dtype=np.float64)).ravel() for _, block in blocks(section.counts))
+    return Seen(section, library, total / library.sum())
 
 
 # ---- axes from patches of tissue

@@ -155,7 +155,7 @@ def align(
         )
     found = sources(
         [reference] if moving is None else [reference, moving],
-        names=("reference", "moving"),
+        names=("the object",) if moving is None else ("reference", "moving"),
         library_key=library_key,
         layer=layer,
         spatial_key=spatial_key,
