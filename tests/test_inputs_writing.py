@@ -44,3 +44,20 @@ def test_views_in_memory_are_aligned_in_place_without_a_word() -> None:
     c2sti.pp.align(one, two)
     assert one.obsm["spatial_aligned"].shape == two.obsm["spatial_aligned"].shape == (SIDE**2, 2)
     assert "spatial_aligned" not in both.obsm
+
+
+def test_a_gene_graph_of_a_backed_file(tmp_path: Path) -> None:
+    """Of the whole file it is written in memory; of a view it is refused, or goes into a copy."""
+    whole = section(0)
+    whole.X = whole.X.astype(np.float32).log1p() if hasattr(whole.X, "log1p") else np.log1p(whole.X)
+    whole.write_h5ad(tmp_path / "a.h5ad")
+    c2sti.tl.coexpression(whole)
+    backed = ad.read_h5ad(tmp_path / "a.h5ad", backed="r")
+    c2sti.tl.coexpression(backed)
+    np.testing.assert_allclose(backed.varp["coexpression"].toarray(), whole.varp["coexpression"].toarray(), atol=1e-6)
+    part = backed[: SIDE * 3]
+    with pytest.raises(ValueError, match=r"adata is a view of a backed AnnData.*\.to_memory\(\)"):
+        c2sti.tl.coexpression(part)
+    copy = c2sti.tl.coexpression(part, copy=True)
+    assert copy is not None and "coexpression" in copy.varp and not copy.isbacked
+    backed.file.close()

@@ -22,7 +22,7 @@ from c2sti.grid._lattice import (
 from c2sti.grid._level import level
 from c2sti.grid._material import material_places
 from c2sti.grid._memory import Extent, Plan, check_dense, check_work, memory_of, plan, plan_anyway, tell
-from c2sti.grid._places import LEAST_SPOTS, is_spatialdata, read_places
+from c2sti.grid._places import LEAST_SPOTS, check_writable, copied, is_spatialdata, read_places
 from c2sti.grid._read import (
     TARGET_SUM,
     SliceGrid,
@@ -62,8 +62,10 @@ __all__ = [
     "check_work",
     "check_digits",
     "check_unit",
+    "check_writable",
     "check_layer",
     "common_lattice",
+    "copied",
     "depth_of_each",
     "frame_of",
     "frame_slices",

@@ -43,6 +43,30 @@ def is_spatialdata(slice_: Any) -> TypeGuard[SpatialData]:
     return "spatialdata" in sys.modules and isinstance(slice_, sys.modules["spatialdata"].SpatialData)
 
 
+def check_writable(container: AnnData | SpatialData, name: str) -> None:
+    """Refuse a container that nothing can be written into.
+
+    Raises
+    ------
+    ValueError
+        It is a view of a backed AnnData.
+    """
+    if isinstance(container, AnnData) and container.is_view and container.isbacked:
+        raise ValueError(
+            f"{name} is a view of a backed AnnData, into which nothing can be written; read it into memory first, "
+            ".to_memory(), or take a copy, copy=True"
+        )
+
+
+def copied(container: AnnData | SpatialData) -> AnnData | SpatialData:
+    """A copy that can be written into without touching the original; in memory where that is backed."""
+    if is_spatialdata(container):
+        from spatialdata import deepcopy  # noqa: PLC0415
+
+        return deepcopy(container)
+    return container.to_memory(copy=True) if container.isbacked else container.copy()
+
+
 @dataclass(frozen=True)
 class Place:
     """Where a section is kept and where it lies.

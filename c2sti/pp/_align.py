@@ -11,12 +11,12 @@ from anndata import AnnData
 
 from c2sti import _check, _keys, _log
 from c2sti._types import FloatArray
-from c2sti.grid import Key, SliceGrid, Source, is_spatialdata, on_shared_genes, sources
+from c2sti.grid import Key, SliceGrid, Source, check_writable, copied, is_spatialdata, on_shared_genes, sources
 from c2sti.pp._elements import frame_of_source
 from c2sti.pp._estimate import Placement, estimate, given
 from c2sti.pp._maps import Use, apply
 from c2sti.pp._refine import Method, simpleitk
-from c2sti.pp._write import Move, check_writable, copied, name_of, picture_end, stage
+from c2sti.pp._write import Move, name_of, picture_end, stage
 
 if TYPE_CHECKING:
     from spatialdata import SpatialData

@@ -57,30 +57,6 @@ class Move:
         return bool(np.array_equal(self.matrix, np.eye(3)))
 
 
-def check_writable(container: Container, name: str) -> None:
-    """Refuse a container that nothing can be written into.
-
-    Raises
-    ------
-    ValueError
-        It is a view of a backed AnnData.
-    """
-    if isinstance(container, AnnData) and container.is_view and container.isbacked:
-        raise ValueError(
-            f"{name} is a view of a backed AnnData, into which nothing can be written; read it into memory first, "
-            ".to_memory(), or take a copy, copy=True"
-        )
-
-
-def copied(container: Container) -> Container:
-    """A copy that can be written into without touching the original; in memory where that is backed."""
-    if is_spatialdata(container):
-        from spatialdata import deepcopy  # noqa: PLC0415
-
-        return deepcopy(container)
-    return container.to_memory(copy=True) if container.isbacked else container.copy()
-
-
 def name_of(source: Source) -> str:
     """What records call a section: by its library where it is alone in its AnnData, else by its name."""
     if is_spatialdata(source.container) or source.keys.library is not None:

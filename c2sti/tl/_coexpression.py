@@ -69,7 +69,7 @@ def coexpression(
     KeyError
         There is no such layer.
     TypeError, ValueError
-        It is no section, or what it holds is no expression, or too little of it.
+        It is no section, or a view of a backed file; or what it holds is no expression, or too little of it.
 
     Examples
     --------
@@ -86,13 +86,16 @@ def coexpression(
     if key_added is not None:
         _check.key(key_added)
     grid.check_layer(adata, "adata", layer)
+    if not copy:
+        grid.check_writable(adata, "adata")
     values = adata.X if layer is None else adata.layers[layer]
+    values = values.to_memory() if hasattr(values, "to_memory") else values  # sparse, of a backed file
     if layer is not None and sp.issparse(values) and _keys.tissue(layer) in adata.obs:
         values = values[
             adata.obs[_keys.tissue(layer)].to_numpy()
         ]  # a streamed measured section: empty, not NaN, outside
     dense = _dense(values, "X" if layer is None else f"layer {layer!r}")
-    adata = adata.copy() if copy else adata
+    adata = grid.copied(adata) if copy else adata
     key = key_added or (_keys.COEXPRESSION if layer is None else _keys.graph(layer))
     if key in adata.varp:
         _log.warning(f"varp[{key!r}] was there, and is replaced; key_added= keeps both")
