@@ -24,7 +24,7 @@ STEPS: dict[str, tuple[Callable[[Any], object], dict[str, Any], tuple[str, ...]]
     "no table": (lambda s: s.tables.clear(), {}, ("slice_b", "no table")),
     "two tables": (lambda s: s.tables.update(other=_tables(s).copy()), {}, ("slice_b", "table_key")),
     "another table_key": (lambda s: None, {"table_key": "nothing"}, ("slice_a", "nothing")),
-    "table_key=3": (lambda s: None, {"table_key": 3}, ("slice_a", "table")),
+    "table_key=3": (lambda s: None, {"table_key": 3}, ("table_key",)),
     "a coordinate system that is not there": (
         lambda s: None,
         {"coordinate_system": "x"},
