@@ -359,6 +359,10 @@ def test_counts_beside_normalised_expression_are_used(pair: tuple[AnnData, AnnDa
     with_none = c2sti.tl.interpolate(*pair, show_progress_bar=False)
     assert "layer 'counts' of slice_a holds no whole numbers and is not used" in said.getvalue()
     assert np.abs(with_none.layers["c2sti_1"] - expected.layers["c2sti_1"]).max() > 1e-3
+    pair[0].layers["counts"] = -pair[0].layers["counts"]  # no reason to refuse an X that can be used
+    again = c2sti.tl.interpolate(*pair, show_progress_bar=False)
+    assert "counts beside the expression of slice_a are not used: layer 'counts' of slice_a" in said.getvalue()
+    np.testing.assert_array_equal(again.layers["c2sti_1"], with_none.layers["c2sti_1"])
 
 
 @pytest.mark.parametrize(("n_genes", "mean"), [(40, 125.0), (100, 30.0)])

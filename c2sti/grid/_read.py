@@ -319,23 +319,26 @@ def _counts_beside(
 
     Where values are log1p of counts scaled to 1e4 the sizes follow from both; else they are the sums of the counts.
     """
-    _check_expression(adata, name, COUNTS)
-    found, where = _expression(adata, rows, name, COUNTS), _where(name, COUNTS)
-    counts, sums = _survey(found, where, "")
+    where = _where(name, COUNTS)
+    try:
+        _check_expression(adata, name, COUNTS)
+        found = _expression(adata, rows, name, COUNTS)
+        counts, sums = _survey(found, where, "")
+    except (TypeError, ValueError) as fault:  # X is what is asked for, and can be used without them
+        _log.warning(f"counts beside the expression of {name} are not used: {fault}")
+        return None, library
     if not counts:
         _log.warning(f"{where} holds no whole numbers and is not used")
         return None, library
     _log.info(f"expression of {name} is its X; counts are those of layers[{COUNTS!r}]")
-    sizes = [
-        _sizes(block, other) for (_, block), (_, other) in zip(blocks(values), blocks(found), strict=False)
-    ]  # fmt: skip
-    told = np.concatenate(sizes)
+    told = np.concatenate([_sizes(x, y) for (_, x), (_, y) in zip(blocks(values), blocks(found), strict=False)])
     return found, told if len(told) == len(sums) and np.isfinite(told[sums > 0]).all() else sums
 
 
 def _sizes(values: sp.csr_array, counts: sp.csr_array) -> FloatArray:
     """(n,) library sizes by which counts become these values, log1p of counts scaled to 1e4; NaN where they do not."""
-    if values.shape != counts.shape or not np.array_equal(values.indices, counts.indices):
+    same = np.array_equal(values.indptr, counts.indptr) and np.array_equal(values.indices, counts.indices)
+    if values.shape != counts.shape or not same:
         return np.full(values.shape[0], np.nan)
     sizes = TARGET_SUM * counts.data / np.expm1(values.data.astype(np.float64))
     filled = np.flatnonzero(np.diff(counts.indptr))

@@ -25,7 +25,7 @@ DEPTH = 0.8  # pitches from the outermost spot within which a straight border li
 BENT = 0.5  # pitches by which a side of the hull may bulge and be straight
 GAP, DENSE = 2.5, 0.8  # pitches without a spot that end a border, and share of the places along it that are taken
 LONGER, LEAST_RUN = 2.5, 12  # times what a round tissue has by chance, and pitches, that a straight border is long
-ASKEW, SAME_SIDE = np.deg2rad(3), np.deg2rad(20)  # of a border to the array, and of two borders that are one
+OBLIQUE, SAME_SIDE = np.deg2rad(3), np.deg2rad(20)  # of a border to the array, and of two borders that are one
 SIMILAR = 0.9  # of the longest border's length that another one of the same side has
 ENOUGH = 2000  # spots by which the direction of an array is told
 ROUND_OFF = 1e-9
@@ -208,7 +208,7 @@ def _borders(xy: FloatArray, pitch: float, layout: str) -> list[FloatArray]:
     found: list[tuple[float, float, FloatArray]] = []
     for normal, side, bulge in _sides(corners, BENT):
         angle = np.arctan2(normal[1], normal[0])
-        if folds and abs(np.angle(np.exp(1j * folds * angle) / phase)) > folds * ASKEW:
+        if folds and abs(np.angle(np.exp(1j * folds * angle) / phase)) > folds * OBLIQUE:
             continue
         tangent, outermost = np.array([-normal[1], normal[0]]), (corners @ normal).max()
         wide, deep = np.ptp(corners @ tangent) + 1, np.ptp(corners @ normal) + 1

@@ -115,7 +115,7 @@ def evaluate(
         coordinate_system=coordinate_system,
     )
     return benchmark.leave_sections_out(
-        grid.on_shared_genes([source.read(measured=True) for source in found]),
+        [source.read(measured=True) for source in found],
         methods=judged,
         n_slices=n_slices,
         z=z,

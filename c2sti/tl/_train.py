@@ -124,7 +124,7 @@ def train(
     device = available(device)
     settings = start.config if start is not None else (config or C2STiConfig())
     how = how or (TrainConfig(seed=seed) if start is None else TrainConfig(steps=200, learning_rate=5e-4, seed=seed))
-    grids = grid.on_shared_genes([source.read(measured=True) for source in found])
+    grids = [source.read(measured=True) for source in found]
     encoder, most = picture_encoder(histology_encoder), min(_check.whole(n_slices, "n_slices"), len(grids) - 2)
     cases = benchmark.hidden_cases(grids, most=most, z=z, n_genes=n_genes, encoder=encoder)
     with tqdm(total=len(cases), desc="looking at hidden sections", disable=not show_progress_bar) as bar:
