@@ -20,7 +20,7 @@ from c2sti.training import TrainConfig, make_examples, train
 def main(given: Sequence[str] | None = None) -> Path:
     """Measure, write."""
     options = arguments(__doc__, given, steps={"type": int, "default": 10})
-    config = C2STiConfig(channels=4, n_programmes=8, n_splits=0) if options.quick else C2STiConfig()
+    config = C2STiConfig(channels=4, n_components=8, n_splits=0) if options.quick else C2STiConfig()
     sizes = {"size": (8, 11), "n_genes": 60} if options.quick else {"n_genes": 600}
     cases = benchmark.made_cases(1 if options.quick else 2, **sizes)
     examples = make_examples(cases, config, device="cpu")

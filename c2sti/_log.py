@@ -6,6 +6,8 @@ that a caller who does not use it would load with us.
 
 from __future__ import annotations
 
+import sys
+
 
 def warning(text: str) -> None:
     """Say what a reader has to know about the result; shown from verbosity 1."""
@@ -15,7 +17,8 @@ def warning(text: str) -> None:
 
 
 def info(text: str) -> None:
-    """Say what was done; shown from verbosity 2."""
-    from scanpy import logging  # noqa: PLC0415 - see above
+    """Say what was done; shown from verbosity 2, which nobody can have set who has not imported scanpy."""
+    if "scanpy" in sys.modules:
+        from scanpy import logging  # noqa: PLC0415 - see above
 
-    logging.info(text)
+        logging.info(text)

@@ -8,25 +8,23 @@ with S a Gaussian, exp(-u²/2), or Matérn's of order 3/2, (1 + √3 u) exp(-√
 infinitely many; seen through noise of variance σ_k² r_k v_i. ℓ, c and ρ are shared by the maps, r_k is the map's own,
 v_i the spot's, σ_k² drops out; all but v are chosen by the evidence. So there is no smoothing width to set: maps that
 the tissue does not support get a large r_k and vanish, fine-grained ones stay sharp, and 1 - c is what a section shares
-with no other.
+with no other. A map may also have a length scale of its own: it is then the mean over a few, weighted by its evidence.
 
-One eigendecomposition of the covariance serves all maps and noise levels. It is exact up to `EXACT` spots; beyond, the
-same is done tile by tile, every tile seeing the spots within a few length scales (the kernel is zero beyond): side by
-side by threads, or on the caller's Dask cluster.
+One eigendecomposition of the covariance serves all maps and noise levels. Many spots are solved tile by tile: a tile is
+halved where that is less work, and sees the spots around it, whose weight fades to zero over some length scales.
+Tiles are solved side by side by threads, or on the caller's Dask cluster.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, field, replace
-from functools import cache, cached_property
-from itertools import product
-from typing import TypeAlias
+from dataclasses import dataclass, replace
+from functools import cached_property
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from scipy.linalg import lapack, solve
+from scipy.linalg import lapack
 from scipy.spatial import KDTree
 from threadpoolctl import threadpool_limits
 from torch import Tensor
@@ -34,15 +32,16 @@ from torch import Tensor
 from c2sti._tasks import each
 from c2sti._types import FloatArray
 
-N_LEADING = 8  # maps whose evidence chooses ℓ, c and ρ
-EXACT = 2500
-FIT_SPOTS = 600
-FIT_WINDOWS = 3
-HALO = 2.5  # length scales around a tile that it sees
-TILE = 4.0  # side of a tile, in length scales
-LENGTHS = (1.0, 1.5, 2.2, 3.2, 4.5)  # in spot spacings
-SHARED = (0.5, 0.75, 0.95)
-DECAYS = (0.4, 0.7, 0.9, 0.98)
+MOST = 1500  # spots up to which a tile is not halved, and noise is learnt from all
+WINDOWS, WINDOW = 3, 500  # from which it is learnt where there are more, and their spots
+HALO, FADE = 3.5, 1.0  # length scales around a tile that it sees, and over the last of which weights fade
+CHUNK = 1024  # places whose variances are computed together
+LENGTHS = (1.0, 1.5, 2.2, 3.2, 4.5, 6.5, 9.5)  # in spot spacings
+OWN_LENGTHS = (1.5, 2.6, 4.5, 8.0)  # over which a map is averaged
+SLIGHT = 1e-3  # largest share of a map up to which a length scale is left out
+CORRELATIONS = (0.15, 0.3, 0.5, 0.7, 0.85, 0.94)  # c · ρ, of sections one unit of z apart
+USUAL, SHARED = 0.75, (0.5, 0.75, 0.95)  # c of two sections, which do not tell it from ρ; and of more
+MANY_SECTIONS = 3  # whose distances do
 NOISES = tuple(np.exp(np.linspace(np.log(0.05), np.log(300), 20)))
 
 
@@ -56,7 +55,7 @@ class Kernel:
     gaussian: bool = True
 
     def __call__(self, x: Tensor, z: Tensor, x2: Tensor, z2: Tensor) -> Tensor:
-        """(n, m) covariance of points at (x, z) with points at (x2, z2); points at one depth are one section's."""
+        """(n, m) covariance of points at (x, z) with points at (x2, z2); points at one z are one section's."""
         return self.between(z, z2) * self.within(x, x2)
 
     def within(self, x: Tensor, x2: Tensor) -> Tensor:
@@ -65,20 +64,20 @@ class Kernel:
         return torch.exp(-0.5 * u**2) if self.gaussian else (1 + 3**0.5 * u) * torch.exp(-(3**0.5) * u)
 
     def between(self, z: Tensor, z2: Tensor) -> Tensor:
-        """(n, m) covariance of one place at two depths, B; sections are few, so each two are looked at once."""
-        (depths, row), (depths2, column) = (depth.unique(return_inverse=True) for depth in (z, z2))
-        gap = (depths[:, None] - depths2[None]) ** 2
+        """(n, m) covariance of one place at two z, B; sections are few, so each two are looked at once."""
+        (own, row), (other, column) = (one.unique(return_inverse=True) for one in (z, z2))
+        gap = (own[:, None] - other[None]) ** 2
         return torch.where(gap > 0, self.shared * self.decay**gap, 1.0)[row][:, column]
 
 
 @dataclass(frozen=True)
 class Observed:
-    """All spots of all sections.
+    """Spots of all sections.
 
     Parameters
     ----------
     x, z
-        (n, 2) places in spot spacings, (n,) depths.
+        (n, 2) places in spot spacings, (n,) z of their sections.
     values
         (n, K) noisy values of the maps.
     variance
@@ -90,6 +89,12 @@ class Observed:
     values: Tensor
     variance: Tensor
 
+    @classmethod
+    def of(cls, x: FloatArray, z: FloatArray, values: FloatArray, variance: FloatArray, device: str) -> Observed:
+        """Arrays as float64 tensors on a device."""
+        columns = (x, z, values, variance)
+        return cls(*(torch.as_tensor(c, device=device, dtype=torch.float64) for c in columns))
+
     def __getitem__(self, index: NDArray[np.intp]) -> Observed:
         rows = torch.as_tensor(index, device=self.x.device)
         return Observed(self.x[rows], self.z[rows], self.values[rows], self.variance[rows])
@@ -97,21 +102,6 @@ class Observed:
     def cpu(self) -> Observed:
         """The same in the processor's memory."""
         return Observed(self.x.cpu(), self.z.cpu(), self.values.cpu(), self.variance.cpu())
-
-
-def observe(
-    places: Sequence[FloatArray],
-    depths: Sequence[float],
-    values: Sequence[FloatArray],
-    *,
-    variances: Sequence[FloatArray] | None = None,
-    device: str,
-) -> Observed:
-    """Spots of several sections side by side: (n_i, 2) places in spot spacings, depths, (n_i, K) values, (n_i,) v."""
-    z = np.concatenate([np.full(len(x), depth) for x, depth in zip(places, depths, strict=True)])
-    v = np.ones(len(z)) if variances is None else np.concatenate(variances)
-    columns = (np.concatenate(places), z, np.concatenate(values), v)
-    return Observed(*(torch.as_tensor(c, device=device, dtype=torch.float64) for c in columns))
 
 
 @dataclass(frozen=True)
@@ -122,145 +112,250 @@ class Spectrum:
     vectors: Tensor
     whiten: Tensor
 
-    def told(self, values: Tensor) -> Tensor:
+    @classmethod
+    def of(cls, kernel: Kernel, spots: Observed) -> Spectrum:
+        """Of the covariance of some spots, in units of their noise."""
+        whiten = spots.variance.rsqrt()
+        covariance = whiten[:, None] * kernel(spots.x, spots.z, spots.x, spots.z) * whiten
+        if covariance.is_cuda:
+            power, vectors = torch.linalg.eigh(covariance)
+        else:
+            power, vectors = map(torch.from_numpy, np.linalg.eigh(covariance.numpy()))
+        return cls(power.clamp_min(0), vectors, whiten)
+
+    def project(self, values: Tensor) -> Tensor:
         """(n, K) values of the spots, whitened, on the vectors."""
         return dot(self.vectors.T, self.whiten[:, None] * values)
 
-    def weights(self, values: Tensor, noise: Tensor) -> Tensor:
+    def scale(self, values: Tensor, noise: Tensor) -> Tensor:
+        """(K,) variance σ² of each map that is most likely at its noise ratio."""
+        return (self.project(values) ** 2 / (self.power[:, None] + noise)).mean(dim=0)
+
+    def misfit(self, values: Tensor, ratios: Tensor) -> Tensor:
+        """(R, K) negative log evidence of each map at each of R noise ratios, its variance profiled out."""
+        total, n = self.power[:, None] + ratios, len(self.power)
+        variance = (1 / total).T @ self.project(values) ** 2 / n
+        return 0.5 * n * torch.log(variance + 1e-12) + 0.5 * torch.log(total).sum(dim=0)[:, None]
+
+    def solve(self, values: Tensor, noise: Tensor) -> Tensor:
         """(n, K) what a covariance with the spots is multiplied by: (C + r_k V)⁻¹ f_k."""
-        return self.whiten[:, None] * dot(self.vectors, self.told(values) / (self.power[:, None] + noise))
+        return self.whiten[:, None] * dot(self.vectors, self.project(values) / (self.power[:, None] + noise))
+
+
+@dataclass(frozen=True)
+class Tile:
+    """Places, and the spots that they are told from.
+
+    Parameters
+    ----------
+    here
+        (m,) indices of the places.
+    near
+        (n,) indices of the spots.
+    weight
+        (n,) of each spot in (0, 1]: it fades towards the end of what is seen.
+    """
+
+    here: NDArray[np.intp]
+    near: NDArray[np.intp]
+    weight: FloatArray
+
+
+@dataclass(frozen=True)
+class Part:
+    """K fields of one length scale.
+
+    Parameters
+    ----------
+    kernel
+        Their covariance.
+    noise, scale
+        (K,) noise ratio r and variance σ² of each.
+    share
+        (K,) of this length scale in each map.
+    """
+
+    kernel: Kernel
+    noise: Tensor
+    scale: Tensor
+    share: Tensor
 
 
 @dataclass(frozen=True)
 class Field:
-    """K fields as learnt from spots: their covariance, and of each its noise ratio r and variance σ², (K,).
+    """K fields as seen at spots, of one or several length scales.
 
-    Where all is exact, the spectrum of the covariance stays at hand.
+    Parameters
+    ----------
+    observed
+        The spots.
+    parts
+        By length scale; shares add up to 1.
     """
 
     observed: Observed
-    kernel: Kernel
-    noise: Tensor
-    scale: Tensor
-    known: Spectrum | None = field(default=None, repr=False)
+    parts: tuple[Part, ...]
 
     @classmethod
-    def learn(cls, observed: Observed, seed: int, *, gaussian: bool = True) -> Field:
-        """ℓ, c, ρ and r by evidence; `seed` chooses the spots to learn from where there are many."""
-        return cls.with_kernel(observed, _best_kernel(observed, seed, gaussian), seed)
+    def learn(cls, observed: Observed, kernel: Kernel, seed: int, *, own_lengths: bool, n_leading: int) -> Field:
+        """c, ρ, noise ratios and variances by the evidence of all spots, or of those in some windows.
 
-    @classmethod
-    def with_kernel(cls, observed: Observed, kernel: Kernel, seed: int) -> Field:
-        """Only r, and with it σ², by evidence."""
-        if len(observed.x) > EXACT:
-            windows = [observed[index] for index in _windows(observed, seed)]
-            return cls(observed, kernel, *_best_noise([(_spectrum(kernel, w), w.values) for w in windows]))
-        known = _spectrum(kernel, observed)
-        return cls(observed, kernel, *_best_noise([(known, observed.values)]), known)
+        Parameters
+        ----------
+        observed
+            The spots.
+        kernel
+            With the length scale that all maps share.
+        seed
+            Of the windows.
+        n_leading
+            Maps that c and ρ are chosen by.
+        own_lengths
+            Whether each map is a mean over `OWN_LENGTHS`, weighted by its evidence, and not of the kernel's length.
+        """
+        if len(observed.x) > MOST:
+            places = np.column_stack([observed.x.cpu().numpy(), observed.z.cpu().numpy()])
+            windows = [observed[index] for index in windows_of(places, seed)]
+        else:
+            windows = [observed]
+        kernel = best_sharing(kernel, [replace(w, values=w.values[:, :n_leading]) for w in windows])
+        lengths = OWN_LENGTHS if own_lengths else (kernel.length,)
+        kernels = [replace(kernel, length=length) for length in lengths]
+        spectra = [[Spectrum.of(k, window) for window in windows] for k in kernels]
+        misfits, noises, scales = zip(*(_best_noise(own, [w.values for w in windows]) for own in spectra), strict=True)
+        shares = torch.softmax(-torch.stack(misfits), dim=0)
+        shares = torch.where((shares > SLIGHT).any(dim=1, keepdim=True), shares, 0)
+        shares = shares / shares.sum(dim=0)
+        found = [Part(*part) for part in zip(kernels, noises, scales, shares, strict=True)]
+        kept = [i for i, part in enumerate(found) if part.share.any()]
+        made = cls(observed, tuple(found[i] for i in kept))
+        if len(windows) == 1:  # what one tile needs is there already
+            made.__dict__["_whole"] = [spectra[i][0] for i in kept]
+        return made
 
-    def split(self, sizes: Sequence[int]) -> list[Field]:
-        """The same maps as several fields of so many each."""
-        seen = self.observed
-        parts = zip(*(part.split(list(sizes), dim=-1) for part in (seen.values, self.noise, self.scale)), strict=True)
-        return [replace(self, observed=replace(seen, values=v), noise=r, scale=s) for v, r, s in parts]
-
-    @classmethod
-    def joined(cls, fields: Sequence[Field]) -> Field:
-        """Fields of the same spots with the same covariance as one, which does what is costly once."""
-        first = fields[0]
-        values = torch.cat([f.observed.values for f in fields], dim=1)
-        noise, scale = torch.cat([f.noise for f in fields]), torch.cat([f.scale for f in fields])
-        return replace(first, observed=replace(first.observed, values=values), noise=noise, scale=scale)
-
-    @cached_property
-    def _exact(self) -> Spectrum:
-        return self.known or _spectrum(self.kernel, self.observed)
+    @property
+    def n_maps(self) -> int:
+        """K."""
+        return self.observed.values.shape[1]
 
     def at(
-        self, target: FloatArray, depths: Sequence[float], progress: Callable[[float], object] = lambda share: None
+        self, target: FloatArray, z: Sequence[float], progress: Callable[[float], object] = lambda share: None
     ) -> FloatArray:
-        """(S, M, K) posterior means at (M, 2) places in spot spacings and S depths; a section's depth means itself."""
-        means = np.zeros((len(depths), len(target), self.observed.values.shape[1]))
-        for here, found, share in self._over_tiles(_means, target, depths):
-            means[:, here] = found
-            progress(share)
-        return means
+        """(S, M, K) posterior means at (M, 2) places in spot spacings and S z; a section's z means itself."""
+        return self._over_tiles(_means, target, z, progress)
 
-    def variance_at(self, target: FloatArray, depths: Sequence[float]) -> FloatArray:
+    def variance_at(self, target: FloatArray, z: Sequence[float]) -> FloatArray:
         """(S, M, K) posterior variances at the same places: 0 where all is known, σ² where nothing is."""
-        variances = np.empty((len(depths), len(target), len(self.noise)))
-        variances[:] = self.scale.cpu().numpy()  # of places that see no spot
-        for here, found, _ in self._over_tiles(_variances, target, depths):
-            variances[:, here] = found
-        return variances
+        return self._over_tiles(_variances, target, z, lambda share: None)
 
     def _over_tiles(
-        self, work: Callable[[Asked, Seen], FloatArray], target: FloatArray, depths: Sequence[float]
-    ) -> Iterator[tuple[NDArray[np.intp], FloatArray, float]]:
-        """Targets of each tile, what `work` finds of them, (S, m, K), and their share of all; in any order."""
-        observed = self.observed
-        places = torch.as_tensor(target, device=observed.x.device, dtype=torch.float64)
-        if len(observed.x) <= EXACT:
-            asked = Asked(self.kernel, self.noise, self.scale, depths, self._exact)
-            yield np.arange(len(target)), work(asked, (observed, places)), 1.0
-            return
-        tiles = list(_tiles(observed, places, self.kernel))
+        self,
+        work: Callable[[Question, Seen], FloatArray],
+        target: FloatArray,
+        z: Sequence[float],
+        progress: Callable[[float], object],
+    ) -> FloatArray:
+        """(S, M, K) what `work` finds at the places, tile by tile."""
+        observed, places = self.observed, torch.as_tensor(target, device=self.observed.x.device, dtype=torch.float64)
+        longest = max(part.kernel.length for part in self.parts)
+        tiles = [tile for tile in tiles_of(observed.x.cpu().numpy(), np.asarray(target), longest) if len(tile.here)]
 
-        def tile(i: int) -> Seen:
-            here, spots, _ = tiles[i]
-            return observed[spots], places[torch.as_tensor(here, device=places.device)]
+        def seen(i: int) -> Seen:
+            tile = tiles[i]
+            near = observed[tile.near]
+            spots = replace(near, variance=near.variance / torch.as_tensor(tile.weight, device=places.device))
+            return Seen(spots, places[torch.as_tensor(tile.here, device=places.device)])
 
-        asked = Asked(self.kernel, self.noise, self.scale, depths)
-        if observed.x.is_cuda:
-            found: Iterator[tuple[int, FloatArray]] = ((i, work(asked, tile(i))) for i in range(len(tiles)))
+        if len(tiles) == 1 and len(tiles[0].near) == len(observed.x):
+            answers: Iterator[tuple[int, FloatArray]] = iter([(0, work(Question(self.parts, z), self._known(seen(0))))])
+        elif observed.x.is_cuda:
+            answers = ((i, work(Question(self.parts, z), seen(i))) for i in range(len(tiles)))
         else:
-            found = each(work, asked, len(tiles), tile, n_threads=torch.get_num_threads())
-        for i, values in found:
-            here, _, share = tiles[i]
-            yield here, values, share
+            answers = each(work, Question(self.parts, z), len(tiles), seen, n_threads=torch.get_num_threads())
+        found = np.empty((len(z), len(target), self.n_maps), dtype=np.float32)
+        for i, values in answers:
+            found[:, tiles[i].here] = values
+            progress(len(tiles[i].here) / len(target))
+        return found
+
+    def _known(self, seen: Seen) -> Seen:
+        """With what does not depend on the places, which is computed once."""
+        return replace(seen, spectra=self._whole, solved=self._solved)
+
+    @cached_property
+    def _whole(self) -> list[Spectrum]:
+        return [Spectrum.of(part.kernel, self.observed) for part in self.parts]
+
+    @cached_property
+    def _solved(self) -> list[Tensor]:
+        return [_solution(part, known, self.observed) for part, known in zip(self.parts, self._whole, strict=True)]
 
 
 @dataclass(frozen=True)
-class Asked:
-    """What is asked of every tile: kernel, noise ratios and variances of the maps, depths; the spectrum, if known."""
+class Question:
+    """What is asked of every tile: the fields, and the z wanted."""
 
-    kernel: Kernel
-    noise: Tensor
-    scale: Tensor
-    depths: Sequence[float]
-    known: Spectrum | None = None
+    parts: tuple[Part, ...]
+    z: Sequence[float]
 
 
-Seen: TypeAlias = tuple[Observed, Tensor]  # the spots that a tile sees, and its (m, 2) places
+@dataclass(frozen=True)
+class Seen:
+    """The spots that a tile sees, its (m, 2) places, and of each part spectrum and solution where they are known."""
+
+    spots: Observed
+    places: Tensor
+    spectra: Sequence[Spectrum] | None = None
+    solved: Sequence[Tensor] | None = None
 
 
-def _means(asked: Asked, seen: Seen) -> FloatArray:
-    """(S, m, K) posterior means."""
-    (near, place), kernel = seen, asked.kernel
-    if asked.known is not None:
-        weights = asked.known.weights(near.values, asked.noise)
-    else:
-        weights = _posterior(kernel, near, asked.noise)
-    within = kernel.within(place, near.x)
-    means = np.empty((len(asked.depths), len(place), weights.shape[1]))
-    for i, depth in enumerate(asked.depths):
-        between = kernel.between(place.new_tensor([depth]), near.z)
-        means[i] = dot(within, between.T * weights).cpu().numpy()
-    return means
+def _solution(part: Part, known: Spectrum, spots: Observed) -> Tensor:
+    """(n, K) what a covariance with the spots is multiplied by, for the share of this part."""
+    return known.solve(spots.values, part.noise) * part.share
 
 
-def _variances(asked: Asked, seen: Seen) -> FloatArray:
-    """(S, m, K) posterior variances."""
-    (near, place), kernel = seen, asked.kernel
-    ratios, of_map = asked.noise.unique(return_inverse=True)
-    known = asked.known or _spectrum(kernel, near)
-    variances = np.empty((len(asked.depths), len(place), len(asked.noise)))
-    for i, depth in enumerate(asked.depths):
-        z = torch.full((len(place),), depth, device=place.device, dtype=torch.float64)
-        told = dot(kernel(place, z, near.x, near.z) * known.whiten, known.vectors) ** 2
-        explained = told @ (1 / (known.power[:, None] + ratios))
-        variances[i] = ((1 - explained).clamp(0, 1)[:, of_map] * asked.scale).cpu().numpy()
-    return variances
+def _means(question: Question, seen: Seen) -> FloatArray:
+    """(S, m, K) posterior means: of each section what its spots contribute, blended by B."""
+    spots, places = seen.spots, seen.places
+    n_maps = spots.values.shape[1]
+    means = torch.zeros((len(question.z), len(places), n_maps), dtype=torch.float64, device=places.device)
+    z = places.new_tensor(question.z)
+    for i, part in enumerate(question.parts if len(spots.x) else ()):
+        kernel = part.kernel
+        solved = seen.solved[i] if seen.solved else _solution(part, Spectrum.of(kernel, spots), spots)
+        for own, rows in _sections(spots):
+            found = dot(kernel.within(places, spots.x[rows]), solved[rows])
+            for mean, share in zip(means, kernel.between(z, own[None])[:, 0], strict=True):
+                mean.add_(found * share)
+    return means.float().cpu().numpy()
+
+
+def _variances(question: Question, seen: Seen) -> FloatArray:
+    """(S, m, K) posterior variances, the mean over the parts."""
+    spots, places = seen.spots, seen.places
+    z = places.new_tensor(question.z)
+    total = places.new_zeros((len(z), len(places), spots.values.shape[1]))
+    for i, part in enumerate(question.parts):
+        kernel = part.kernel
+        known = seen.spectra[i] if seen.spectra else Spectrum.of(kernel, spots)
+        kept = 1 / (known.power[:, None] + part.noise)
+        for first in range(0, len(places), CHUNK):
+            some = slice(first, first + CHUNK)
+            told = []
+            for own, rows in _sections(spots):
+                within = kernel.within(places[some], spots.x[rows]) * known.whiten[rows]
+                told.append((dot(within, known.vectors[rows]), kernel.between(z, own[None])[:, 0]))
+            for j in range(len(z)):
+                mixed = [values * share[j] for values, share in told]
+                explained = dot(torch.stack(mixed).sum(dim=0) ** 2, kept) if mixed else kept.new_zeros(())
+                total[j, some] += (1 - explained).clamp(0, 1) * part.scale * part.share
+    return total.float().cpu().numpy()
+
+
+def _sections(spots: Observed) -> Iterator[tuple[Tensor, Tensor]]:
+    """Z of each section, and which of the spots are its own."""
+    for z in spots.z.unique():
+        yield z, torch.nonzero(spots.z == z)[:, 0]
 
 
 def dot(a: Tensor, b: Tensor) -> Tensor:
@@ -268,65 +363,149 @@ def dot(a: Tensor, b: Tensor) -> Tensor:
     return a @ b if a.is_cuda else torch.from_numpy(a.numpy() @ b.numpy())
 
 
-def _best_kernel(observed: Observed, seed: int, gaussian: bool) -> Kernel:
-    """ℓ first with the others at mid-range, then c and ρ, then ℓ again: as good as the full grid at a third of it."""
-    windows = [observed[index].cpu() for index in _windows(observed, seed)]
-    within = cache(lambda length: [Kernel(length, 1, 1, gaussian).within(w.x, w.x) for w in windows])
+# ---- tiles
 
-    @cache
-    def evidence(kernel: Kernel) -> float:
-        pairs = zip(windows, within(kernel.length), strict=True)
-        covariances = ((w, places * kernel.between(w.z, w.z)) for w, places in pairs)
-        return float(sum(_misfit(c, w)[:, :N_LEADING].amin(dim=0).sum() for w, c in covariances))
 
+def tiles_of(x: FloatArray, target: FloatArray, length: float) -> Iterator[Tile]:
+    """Parts of the tissue that are solved one by one, for maps of a length scale.
+
+    The box around the (n, 2) spots is halved along its longer side, and so are its halves, where they see more than
+    `MOST` spots and both together are less work, which grows with the third power of the spots seen. Tiles depend on
+    the spots alone; places beyond the box belong to the nearest tile.
+    """
+    every, places = np.arange(len(x)), np.arange(len(target))
+    yield from _halved(x, target, length, x.min(axis=0), x.max(axis=0), every, np.ones(len(x)), places)
+
+
+def _halved(
+    x: FloatArray,
+    target: FloatArray,
+    length: float,
+    low: FloatArray,
+    high: FloatArray,
+    near: NDArray[np.intp],
+    weight: FloatArray,
+    here: NDArray[np.intp],
+) -> Iterator[Tile]:
+    if len(near) > MOST:
+        axis = int(np.argmax(high - low))
+        middle = (low[axis] + high[axis]) / 2
+        ends = np.array(high), np.array(low)
+        ends[0][axis] = ends[1][axis] = middle
+        boxes = (low, ends[0]), (ends[1], high)
+        seen = [_in_reach(x, near, *box, length) for box in boxes]
+        if sum(len(index) ** 3 for index, _ in seen) < len(near) ** 3:
+            before = target[here, axis] < middle
+            for box, (index, fade), part in zip(boxes, seen, (here[before], here[~before]), strict=True):
+                yield from _halved(x, target, length, *box, index, fade, part)
+            return
+    yield Tile(here, near, weight)
+
+
+def _in_reach(
+    x: FloatArray, near: NDArray[np.intp], low: FloatArray, high: FloatArray, length: float
+) -> tuple[NDArray[np.intp], FloatArray]:
+    """Which of some spots a box sees, and their weights: 1 up to `FADE` before the end, 0 at the end."""
+    beyond = np.maximum(low - x[near], x[near] - high).max(axis=1) / length
+    along = np.clip((HALO - beyond) / FADE, 0, 1)
+    weight = along**2 * (3 - 2 * along)
+    return near[weight > 0], weight[weight > 0]
+
+
+# ---- what the evidence chooses
+
+
+def windows_of(places: FloatArray, seed: int) -> list[NDArray[np.intp]]:
+    """Spots of some windows of the tissue, by (n, 3) x, y and z: around random quantiles of x and of y.
+
+    They are the same in whatever order spots come, and one spot more moves them by no more than that.
+    """
+    order = np.lexsort(places.T)
+    x = places[order, :2]
+    shares = np.random.default_rng(seed).random((WINDOWS, 2))
+    centres = [[np.quantile(axis, share) for axis, share in zip(x.T, pair, strict=True)] for pair in shares]
+    return [np.sort(order[index]) for index in KDTree(x).query(centres, k=min(WINDOW, len(x)))[1]]
+
+
+def best_length(windows: Sequence[Observed], *, gaussian: bool) -> Kernel:
+    """The covariance with the ℓ of most evidence in some windows of tissue, c and ρ at mid-range."""
+    start = Kernel(LENGTHS[0], USUAL, CORRELATIONS[2] / USUAL, gaussian)
+    misfits = [_misfit(replace(start, length=length), windows) for length in LENGTHS]
+    return replace(start, length=float(np.exp(_vertex(np.log(LENGTHS), misfits))))
+
+
+def best_sharing(kernel: Kernel, windows: Sequence[Observed]) -> Kernel:
+    """The same with the c and ρ of most evidence: b = c · ρ, the correlation of sections one unit of z apart, first.
+
+    Two sections tell of nothing else, and c is then what sections usually share; where there are more, it is chosen
+    too.
+    """
+
+    def sharing(correlation: float, c: float) -> Kernel:
+        shared = max(c, correlation**0.95)  # sections share no less than what they have in common from afar
+        return replace(kernel, shared=shared, decay=correlation / shared)
+
+    misfits = [_misfit(sharing(b, USUAL), windows) for b in CORRELATIONS]
+    correlation = _of_odds(_vertex(_odds(CORRELATIONS), misfits))
+    if max(len(window.z.unique()) for window in windows) < MANY_SECTIONS:
+        return sharing(correlation, USUAL)
+    misfits = [_misfit(sharing(correlation, c), windows) for c in SHARED]
+    return sharing(correlation, _of_odds(_vertex(_odds(SHARED), misfits)))
+
+
+def _odds(shares: Sequence[float]) -> FloatArray:
+    """Logarithm of the odds of shares in (0, 1)."""
+    return np.log(np.divide(shares, np.subtract(1, shares)))
+
+
+def _of_odds(odds: float) -> float:
+    return float(1 / (1 + np.exp(-odds)))
+
+
+def _vertex(grid: FloatArray, misfits: Sequence[float] | FloatArray) -> float:
+    """Where the parabola through the least of some misfits and the two beside it is least; the end of a grid is one."""
+    best = int(np.argmin(misfits))
+    if best in (0, len(grid) - 1):
+        return float(grid[best])
+    a, b, _ = np.polyfit(grid[best - 1 : best + 2] - grid[best], np.asarray(misfits)[best - 1 : best + 2], 2)
+    return float(grid[best] - b / (2 * a)) if a > 0 else float(grid[best])
+
+
+def _best_noise(seen: Sequence[Spectrum], values: Sequence[Tensor]) -> tuple[Tensor, Tensor, Tensor]:
+    """(K,) least misfit, noise ratio r there and variance σ² of each map, by spectra and values of some windows."""
+    grid = torch.tensor(NOISES, device=values[0].device, dtype=values[0].dtype).log()
+    misfits = torch.stack([known.misfit(v, grid.exp()) for known, v in zip(seen, values, strict=True)])
+    misfit = misfits.sum(dim=0)
+    best = misfit.argmin(dim=0)
+    inner = best.clamp(1, len(grid) - 2)
+    below, here, above = (misfit.gather(0, (inner + step)[None])[0] for step in (-1, 0, 1))
+    bend = below - 2 * here + above
+    shift = torch.where((best == inner) & (bend > 0), (below - above) / (2 * bend.clamp(min=1e-300)), 0)
+    noise = (grid[best] + shift * (grid[1] - grid[0])).exp()
+    scales = [known.scale(v, noise) for known, v in zip(seen, values, strict=True)]
+    return misfit.amin(dim=0), noise, torch.stack(scales).mean(dim=0)
+
+
+def _misfit(kernel: Kernel, windows: Sequence[Observed]) -> float:
+    """Negative log evidence of all maps in some windows, each map at the best of the noise ratios."""
     # Matrices of this size gain nothing from threads, and lose much to them where processes share the cores.
     with threadpool_limits(1):
-        best = min((Kernel(length, 0.75, 0.7, gaussian) for length in LENGTHS), key=evidence)
-        best = min((replace(best, shared=c, decay=rho) for c, rho in product(SHARED, DECAYS)), key=evidence)
-        return min((replace(best, length=length) for length in LENGTHS), key=evidence)
+        return float(sum(_misfits(kernel, window.cpu()).amin(dim=0).sum() for window in windows))
 
 
-def _best_noise(seen: Sequence[tuple[Spectrum, Tensor]]) -> tuple[Tensor, Tensor]:
-    """(K,) noise ratio r and variance σ² of each map, from spectra of some spots and the (n, K) values there."""
-    misfits, variances = zip(*(_profiled(known, values) for known, values in seen), strict=True)
-    best = torch.stack(misfits).sum(dim=0).argmin(dim=0)
-    noise = torch.tensor(NOISES, device=best.device, dtype=variances[0].dtype)[best]
-    return noise, torch.stack(variances).mean(dim=0).gather(0, best[None])[0]
-
-
-def _windows(observed: Observed, seed: int) -> Iterator[NDArray[np.intp]]:
-    """Spots to learn from: a thinned sample of small sections, a few whole patches of large ones.
-
-    Thinning a large section would put its spots further apart than they are correlated. Neither choice depends on the
-    order of the sections.
-    """
-    z, x = observed.z.cpu().numpy(), observed.x.cpu().numpy()
-    if len(z) <= EXACT:
-        share = min(1.0, FIT_SPOTS / len(z))
-        members = [np.flatnonzero(z == depth) for depth in np.unique(z)]
-        yield np.concatenate([_sample(m, round(share * len(m)), seed) for m in members])
-        return
-    places = x[np.lexsort(x.T)]
-    for centre in places[_sample(np.arange(len(places)), FIT_WINDOWS, seed)]:
-        yield KDTree(x).query(centre, k=FIT_SPOTS)[1]
-
-
-def _sample(index: NDArray[np.intp], size: int, seed: int) -> NDArray[np.intp]:
-    return np.random.default_rng(seed).permutation(index)[:size]
-
-
-def _misfit(covariance: Tensor, spots: Observed) -> Tensor:
+def _misfits(kernel: Kernel, spots: Observed) -> Tensor:
     """(R, K) negative log evidence of each map at each noise ratio, its variance profiled out.
 
     Eigenvectors are not needed for that: C = Q T Qᵀ with a tridiagonal T takes a third of the time, and what depends on
     the noise is then solved in passing.
     """
     whiten = spots.variance.rsqrt()
+    covariance = kernel(spots.x, spots.z, spots.x, spots.z)
     matrix = (whiten[:, None] * covariance * whiten).numpy()
-    values = (whiten[:, None] * spots.values[:, :N_LEADING]).numpy()
-    told = values.any(axis=0)
-    if not told.all():  # a map that is zero everywhere would choose the covariance of least determinant
-        values = values[:, told]
+    values = (whiten[:, None] * spots.values).numpy()
+    varies = values.any(axis=0)
+    if not varies.all():  # a map that is zero everywhere would choose the covariance of least determinant
+        values = values[:, varies]
     n = len(matrix)
     reflected, diagonal, beside, tau, _ = lapack.dsytrd(matrix, lower=1, lwork=int(lapack.dsytrd_lwork(n, lower=1)[0]))
     # Qᵀ f; Q leaves the first spot alone, and the rest is stored like the Q of a QR factorisation.
@@ -339,62 +518,3 @@ def _misfit(covariance: Tensor, spots: Observed) -> Tensor:
         variance = (values * solved).sum(axis=0) / n
         found.append(0.5 * n * np.log(variance + 1e-12) + 0.5 * np.log(factor).sum())
     return torch.from_numpy(np.stack(found))
-
-
-def _profiled(known: Spectrum, values: Tensor) -> tuple[Tensor, Tensor]:
-    """(R, K) negative log evidence of each map at each noise ratio, and the variance σ² that is best there."""
-    power = known.told(values) ** 2
-    ratios = torch.tensor(NOISES, device=power.device, dtype=power.dtype)
-    total = known.power[:, None] + ratios
-    n = len(known.power)
-    variance = (1 / total).T @ power / n
-    return 0.5 * n * torch.log(variance + 1e-12) + 0.5 * torch.log(total).sum(dim=0)[:, None], variance
-
-
-def _spectrum(kernel: Kernel, spots: Observed) -> Spectrum:
-    """Of the covariance of some spots, in units of their noise."""
-    whiten = spots.variance.rsqrt()
-    covariance = whiten[:, None] * kernel(spots.x, spots.z, spots.x, spots.z) * whiten
-    if covariance.is_cuda:
-        power, vectors = torch.linalg.eigh(covariance)
-    else:
-        power, vectors = map(torch.from_numpy, np.linalg.eigh(covariance.numpy()))
-    return Spectrum(power.clamp_min(0), vectors, whiten)
-
-
-def _posterior(kernel: Kernel, spots: Observed, noise: Tensor) -> Tensor:
-    """(n, K) what a covariance with the spots is multiplied by: (C + r_k V)⁻¹ f_k, one factorisation a noise level."""
-    covariance = kernel(spots.x, spots.z, spots.x, spots.z)
-    weights = torch.empty_like(spots.values)
-    for ratio in noise.unique():
-        maps = noise == ratio
-        noisy = covariance.clone()
-        noisy.diagonal().add_(ratio * spots.variance)
-        weights[:, maps] = _solved(noisy, spots.values[:, maps])
-    return weights
-
-
-def _solved(covariance: Tensor, values: Tensor) -> Tensor:
-    """(n, K) covariance⁻¹ values."""
-    if covariance.is_cuda:
-        return torch.cholesky_solve(values, torch.linalg.cholesky(covariance))
-    return torch.from_numpy(solve(covariance.numpy(), values.numpy(), assume_a="pos", check_finite=False))
-
-
-def _tiles(
-    observed: Observed, target: Tensor, kernel: Kernel
-) -> Iterator[tuple[NDArray[np.intp], NDArray[np.intp], float]]:
-    """Targets, the spots that they see, and their share of all targets.
-
-    Tiles are anchored at 0, so that they do not depend on which points are asked for.
-    """
-    side = TILE * kernel.length
-    places, x = target.cpu().numpy(), observed.x.cpu().numpy()
-    tiles, member = np.unique(np.floor(places / side), axis=0, return_inverse=True)
-    order = np.argsort(member.ravel(), kind="stable")
-    groups = np.split(order, np.cumsum(np.bincount(member.ravel()))[:-1])
-    tree = KDTree(x)
-    for tile, here in zip(tiles, groups, strict=True):
-        near = np.array(tree.query_ball_point((tile + 0.5) * side, side / 2 + HALO * kernel.length, p=np.inf))
-        if len(near):
-            yield here, near, len(here) / len(target)

@@ -14,13 +14,16 @@ import numpy as np
 import scipy.sparse as sp
 import torch
 from numpy.typing import NDArray
+from scipy.linalg import eigh
+from scipy.sparse.linalg import LinearOperator, svds
 from scipy.spatial import KDTree
 from torch import Tensor
 from torch.nn import functional
 
 from c2sti._stored import Expression, Stored, blocks, in_memory
 from c2sti._types import FloatArray, Lattice
-from c2sti.profiles import Profiles, View
+
+DENSE = 256  # genes up to which principal axes are found from their inner products; of more, by Lanczos
 
 
 def spacing(xy: FloatArray) -> float:
@@ -96,8 +99,38 @@ def smoothed_axes(
     -------
     (K, N) orthonormal rows, strongest first; the largest loading of each is positive. One without variance may be zero.
     """
-    smoother = None if smoothers is None else sp.block_diag(smoothers, format="csr")
-    return Profiles([View(expressions)]).axes(n_axes, smoother).astype(np.float64, copy=False)
+    stacked = sp.vstack([x.astype(np.float64) for x in expressions], format="csr")
+    (n, n_genes), lengths = stacked.shape, [x.shape[0] for x in expressions]
+    labels = np.repeat(np.arange(len(lengths)), lengths)
+    member = sp.csr_array((np.ones(n), (np.arange(n), labels)))
+    means = (member.T @ stacked).toarray() / np.array(lengths)[:, None]
+    smoother = sp.eye_array(n, format="csr") if smoothers is None else sp.block_diag(smoothers, format="csr")
+
+    # Neither the centring nor the smoothing is carried out on the matrix, but inside matrix-vector products.
+    def forward(v: FloatArray) -> FloatArray:
+        return smoother @ (stacked @ v - member @ (means @ v))
+
+    def backward(u: FloatArray) -> FloatArray:
+        u = smoother.T @ u
+        return stacked.T @ u - means.T @ (member.T @ u)
+
+    rank = min(n - 1, n_genes, n_axes)  # centring takes one from the spots, and none from the genes
+    if n_genes <= DENSE:
+        power, vectors = eigh(backward(forward(np.eye(n_genes))))
+        strength, axes = np.sqrt(np.maximum(power[::-1][:rank], 0)), vectors.T[::-1][:rank]
+    else:
+        operator = LinearOperator(
+            (n, n_genes), matvec=forward, rmatvec=backward, matmat=forward, rmatmat=backward, dtype=np.float64
+        )
+        # A fixed start makes Lanczos deterministic without touching anybody's random state.
+        start = np.random.default_rng(0).standard_normal(min(n, n_genes))
+        if not backward(forward(np.resize(start, n_genes))).any():
+            return np.zeros((rank, n_genes))  # nothing varies, which Lanczos takes for a mistake
+        _, strength, axes = svds(operator, k=rank, v0=start, solver="arpack")
+        strength, axes = strength[::-1], axes[::-1]
+    present = strength > 1e-7 * strength.max(initial=0)  # the others are rounding
+    axes = axes * present[:, None]
+    return axes * signs(axes)[:, None]
 
 
 def centred(values: FloatArray) -> FloatArray:
@@ -177,35 +210,52 @@ def graph_values(xy: FloatArray, expression: Expression, width: float, most: int
     """(n, N) dense expression from which a section's gene graph is made: lightly smoothed, at most `most` rows.
 
     Count noise pulls every correlation towards zero. A small section is smoothed by a Gaussian of the given width; a
-    large one is averaged over square patches, which takes away as much noise and bounds the work.
+    large one is averaged over patches of tissue, which takes away as much noise and bounds the work.
     """
     if expression.shape[0] <= most:
         smooth = gaussian_operator(xy, xy, width) @ in_memory(expression)
         return np.asarray(smooth.todense(), dtype=np.float32)
-    return patch_means(patches(xy, most), ((rows, [block]) for rows, block in blocks(expression)), expression.shape[1])
+    return patch_means(partition(xy, most), blocks(expression), expression.shape[1])
 
 
-def patches(xy: FloatArray, most: int) -> NDArray[np.intp]:
-    """(n,) number of the square patch of tissue in which each spot lies, of at most about `most`."""
-    extent = np.ptp(xy, axis=0)
-    side = max(np.sqrt(extent.prod() / most), extent.max() / most) * 1.05  # the second of spots in a line
-    return np.unique(np.floor(xy / side), axis=0, return_inverse=True)[1].ravel()
+def partition(xy: FloatArray, n_parts: int) -> NDArray[np.intp]:
+    """(n,) number of the part that each point belongs to: n_parts of them, of neighbouring points, as many in each.
+
+    Points are halved across their wider extent, in proportion, again and again; each is a part of its own where there
+    are no more points than parts.
+    """
+    if n_parts >= len(xy):
+        return np.arange(len(xy))
+    part, n_found = np.empty(len(xy), np.intp), 0
+    waiting = [(np.arange(len(xy)), max(n_parts, 1))]
+    while waiting:
+        index, n = waiting.pop()
+        if n == 1:
+            part[index] = n_found
+            n_found += 1
+            continue
+        points = xy[index]
+        wider = int(np.argmax(np.ptp(points, axis=0)))
+        order = index[np.lexsort((points[:, 1 - wider], points[:, wider]))]
+        cut = round(len(index) * (n // 2) / n)
+        waiting += [(order[:cut], n // 2), (order[cut:], n - n // 2)]
+    return part
+
+
+def signs(axes: FloatArray) -> FloatArray:
+    """(K,) those that make the largest loading of each axis positive."""
+    return np.sign(np.take_along_axis(axes, np.abs(axes).argmax(axis=1)[:, None], axis=1)[:, 0])
 
 
 def patch_means(
-    patch: NDArray[np.intp], values: Iterable[tuple[slice, Sequence[sp.csr_array]]], n_columns: int
+    patch: NDArray[np.intp], values: Iterable[tuple[slice, sp.csr_array]], n_columns: int
 ) -> NDArray[np.float32]:
-    """(P, N) mean over the spots of each patch, of values in blocks of rows, each of matrices side by side."""
+    """(P, N) mean over the spots of each patch, of (n, N) values in blocks of rows."""
     total = np.zeros((patch.max() + 1, n_columns), dtype=np.float32)
-    for rows, side_by_side in values:
-        here, place = np.unique(patch[rows], return_inverse=True)
-        ones = np.ones(len(place), dtype=np.float32)
-        member = sp.csr_array((ones, (place.ravel(), np.arange(len(place)))), shape=(len(here), len(place)))
-        first = 0
-        for block in side_by_side:  # one after the other: to put them together takes as much memory as they do
-            total[here, first : first + block.shape[1]] += (member @ block).toarray()
-            first += block.shape[1]
-    total /= np.bincount(patch)[:, None].astype(np.float32)
+    weight = (1 / np.bincount(patch)).astype(np.float32)[patch]
+    member = sp.csr_array((weight, (patch, np.arange(len(patch)))))
+    for rows, block in values:
+        total += (member[:, rows] @ block).toarray()
     return total
 
 

@@ -149,8 +149,7 @@ def _places(xy: FloatArray, values: Expression, side: float, spacing: float) -> 
         return xy, np.asarray(in_memory(values).toarray(), dtype=np.float64)
     patch = np.unique(np.floor(xy / side), axis=0, return_inverse=True)[1].ravel()
     centres = np.column_stack([np.bincount(patch, weights=axis) for axis in xy.T]) / np.bincount(patch)[:, None]
-    parts = ((rows, [block]) for rows, block in blocks(values))
-    return centres, patch_means(patch, parts, values.shape[1]).astype(np.float64)
+    return centres, patch_means(patch, blocks(values), values.shape[1]).astype(np.float64)
 
 
 def _turns() -> Iterator[FloatArray]:

@@ -30,7 +30,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from math import ceil
-from typing import TypeAlias
+from typing import Any, TypeAlias
 
 import numpy as np
 import scipy.sparse as sp
@@ -214,15 +214,15 @@ def ask(
     -------
     The prediction; and how sure it is, None where neither `std` nor `intervals` is wanted.
     """
-    how = {"device": device, "seed": seed, "progress": progress}
+    how: dict[str, Any] = {"device": device, "seed": seed, "progress": progress}
     doubted, partly_blind = std or intervals, blind is not None and bool(blind.any())
     if not (doubted or partly_blind):
-        return method(pair, points, positions, **how), None  # type: ignore[arg-type]
+        return method(pair, points, positions, **how), None
     s, m = len(positions), len(points)
     first_seen, second_seen = (None, None) if seen is None else seen
     spots = [_some(pair.a, seed, first_seen), _some(pair.b, seed, second_seen)] if intervals else []
     at = np.concatenate([points, *(xy for xy, _ in spots)])
-    whole = method(pair, at, [*positions, BESIDE, 1 - BESIDE], **how)  # type: ignore[arg-type]
+    whole = method(pair, at, [*positions, BESIDE, 1 - BESIDE], **how)
     if blind is not None and partly_blind:
         whole = _from_the_other(whole, np.pad(blind, ((0, 0), (0, len(at) - m))))
     prediction = whole.part(slice(s), slice(m))

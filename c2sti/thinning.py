@@ -11,7 +11,7 @@ import numpy as np
 import scipy.sparse as sp
 from numpy.typing import NDArray
 
-WORD = 64  # draws of one number
+WORD = np.uint64(64)  # draws of one number
 
 
 def split(counts: sp.csr_array, gene_keys: NDArray[np.uint64], *seeds: int) -> NDArray[np.floating]:
@@ -31,15 +31,17 @@ def split(counts: sp.csr_array, gene_keys: NDArray[np.uint64], *seeds: int) -> N
         seed = mixed(np.array([seed + np.uint64(one)]))[0]
     spots = np.repeat(row_hashes(counts, gene_keys), np.diff(counts.indptr))
     entry = mixed(spots ^ mixed(gene_keys ^ seed)[counts.indices])
-    whole = counts.data.astype(np.int64)
-    first, left, word = np.zeros(len(whole), np.int64), np.flatnonzero(whole > 0), 0
+    whole = counts.data.astype(np.uint64)
+    first = np.bitwise_count(mixed(entry) >> (WORD - np.minimum(whole, WORD))).astype(counts.dtype)
+    first[whole == 0] = 0  # a shift by a whole word is none
+    left, word = np.flatnonzero(whole > WORD), 1
     while len(left):  # as many words of coin tosses as the largest counts need
         tosses = mixed(entry[left] + np.uint64(word))
-        taken = np.minimum(whole[left] - WORD * word, WORD).astype(np.uint64)
-        first[left] += np.bitwise_count(tosses >> (np.uint64(WORD) - taken))
+        taken = np.minimum(whole[left] - WORD * np.uint64(word), WORD)
+        first[left] += np.bitwise_count(tosses >> (WORD - taken))
         word += 1
-        left = left[whole[left] > WORD * word]
-    return first.astype(counts.dtype)
+        left = left[whole[left] > WORD * np.uint64(word)]
+    return first
 
 
 def row_hashes(values: sp.csr_array, gene_keys: NDArray[np.uint64] | None = None) -> NDArray[np.uint64]:

@@ -50,7 +50,7 @@ from c2sti.benchmark.__main__ import main as benchmark
 from c2sti.datasets import _download
 
 TOUCHING = ("os.rename", "os.remove", "os.mkdir", "os.rmdir", "shutil.rmtree", "shutil.move")  # and open, for writing
-SMALL = c2sti.C2STiConfig(channels=4, n_programmes=8, n_splits=0)
+SMALL = c2sti.C2STiConfig(channels=4, n_components=8, n_splits=0)
 SHORT = c2sti.TrainConfig(steps=10, save_every=2, panel=8)
 LAST = 8  # events
 ODD = 250_007  # bytes of the file that is downloaded: no whole number of blocks

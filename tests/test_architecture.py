@@ -24,7 +24,6 @@ LEVEL = {
     "_stored": -1,  # expression that is left on disk: below the arrays of _types, which it stands in for
     "_types": 0,
     "_result": 0.3,
-    "profiles": 0.3,
     "thinning": -1,
     "ops": 0.5,  # ops and metrics speak in the arrays of _types
     "metrics": 0.5,
@@ -34,7 +33,7 @@ LEVEL = {
     "pair_check": 0.7,  # stands on ops
     "grid": 1,
     "model": 1,
-    "baselines": 1,
+    "baselines": 1.5,  # gp is the baseline prediction of the model
     "datasets": 2,
     "training": 2,
     "pp": 2,

@@ -10,7 +10,6 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pytest
-from anndata import AnnData
 
 from c2sti import benchmark, grid, metrics
 from c2sti.baselines import METHODS, RIVALS, Rival, fresh
@@ -18,7 +17,6 @@ from c2sti.benchmark import _networks, _scores, _series
 from c2sti.benchmark.__main__ import main
 from c2sti.benchmark._methods import QUICK, ROWS, SAVE_EVERY
 from c2sti.model import C2STi, C2STiConfig
-from c2sti.model.c2sti import describe_pair
 from c2sti.training import TrainConfig
 
 METHODS_RUN = ["copy", "lowrank", "unet", "c2sti"]
@@ -203,24 +201,6 @@ def test_measured_series_are_scored_by_all_folds_or_by_their_own() -> None:
     assert heart[1].file == Path("scores/context/rife/A/0/heart0..heart2.json")
     assert [s.name for s in source.lessons("A")] == ["her2st B"]
     assert grid.TARGET_SUM == 1e4
-
-
-def test_networks_of_one_base_describe_a_pair_once(
-    pair: tuple[AnnData, AnnData], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    described = []
-    monkeypatch.setattr(_scores, "describe_pair", lambda *a, **k: described.append(a) or describe_pair(*a, **k))
-    sections, _ = grid.make_pair(*map(grid.read_slice, pair))
-    shared = _scores._Shared()
-    answers = []
-    for config in (QUICK, replace(QUICK, graph=False)):
-        plain = C2STi(config)
-        looking = _scores._Looking(plain, shared)
-        for model in (plain, looking):
-            answers.append(model(sections, sections.a.xy, [0.5], device="cpu", seed=0).slices[0].expression())
-        np.testing.assert_array_equal(answers[-2], answers[-1])
-    assert len(described) == 1
-    assert shared.lent > 0
 
 
 def test_a_run_that_is_stopped_can_go_on(

@@ -12,14 +12,14 @@ import torch
 
 from c2sti import grid
 from c2sti._types import SlicePair
-from c2sti.baselines.gp import gp
 from c2sti.datasets import phantom
-from c2sti.model.c2sti import C2STi, C2STiConfig, look
-from c2sti.model.programmes import describe
-from c2sti.model.scene import MOST_BINS, prepare
+from c2sti.model.baseline import Baseline
+from c2sti.model.c2sti import C2STi, C2STiConfig
+from c2sti.model.components import Settings, describe
+from c2sti.model.inputs import MOST_BINS, ModelInputs, prepare
 from c2sti.ops import sample
 
-SMALL = C2STiConfig(n_programmes=12, n_splits=1, panel=24, channels=6)
+SMALL = C2STiConfig(n_components=12, n_splits=1, panel=24, channels=6)
 
 
 def awake(config: C2STiConfig = SMALL, seed: int = 0) -> C2STi:
@@ -51,13 +51,18 @@ def answer(model: C2STi, pair: SlicePair, t: float) -> np.ndarray:
     return model(pair, pair.lattice.centres, [t]).slices[0].expression()
 
 
+def inputs_of(model: C2STi, pair: SlicePair, t: float) -> ModelInputs:
+    description = model.describe(pair, device="cpu", seed=0)
+    return prepare(pair, description, pair.a.xy, [t], n_panel=model.config.panel, device="cpu")[0]
+
+
 def test_the_pair_has_pictures(pair: SlicePair) -> None:
     assert all(s.histology is not None for s in pair.sections)
 
 
-def test_untrained_it_is_its_base_and_that_can_be_gp(pair: SlicePair) -> None:
-    model = C2STi(C2STiConfig(n_splits=0, views=False, rough=False))
-    expected = gp(pair, pair.lattice.centres, [0.3]).slices[0].expression()
+def test_untrained_it_is_its_baseline(pair: SlicePair) -> None:
+    model = C2STi(C2STiConfig(n_splits=0, matern=False))
+    expected = Baseline(model.settings)(pair, pair.lattice.centres, [0.3]).slices[0].expression()
     np.testing.assert_allclose(answer(model, pair, 0.3), expected, atol=1e-5)
 
 
@@ -91,28 +96,28 @@ def test_equal_sections_are_not_moved(grids: list[grid.SliceGrid]) -> None:
 
 def test_nothing_moves_and_nothing_is_added_at_the_ends(pair: SlicePair) -> None:
     model = awake()
-    scene, _ = look(model.config, pair, pair.a.xy, [0.5], device="cpu", seed=0)
+    inputs = inputs_of(model, pair, 0.5)
     with torch.no_grad():
         for t in (0.0, 1.0):
-            assert model.network(scene, t)[1].displacement.abs().max() == 0
-            assert model.network(scene, t)[0].abs().max() == 0
-        assert model.network(scene, 0.5)[0].abs().max() > 0
+            assert model.network(inputs, t)[1].displacement.abs().max() == 0
+            assert model.network(inputs, t)[0].abs().max() == 0
+        assert model.network(inputs, 0.5)[0].abs().max() > 0
 
 
 def test_motion_is_as_reliable_as_two_halves_of_the_genes_agree(pair: SlicePair) -> None:
     model = awake()
-    scene, _ = look(model.config, pair, pair.a.xy, [0.5], device="cpu", seed=0)
+    inputs = inputs_of(model, pair, 0.5)
     network = model.network
-    first, second = scene.halves()
-    assert len(first.propagation) + len(second.propagation) == len(scene.propagation)
-    twice = dataclasses.replace(scene, panel=tuple(p.repeat_interleave(2, dim=0) for p in scene.panel))
+    first, second = inputs.halves()
+    assert len(first.propagation) + len(second.propagation) == len(inputs.propagation)
+    twice = dataclasses.replace(inputs, panel=tuple(p.repeat_interleave(2, dim=0) for p in inputs.panel))
     twice = dataclasses.replace(twice, propagation=torch.eye(len(twice.panel[0])))
     with torch.no_grad():
-        assert 0 <= network.reliability(scene) < 0.999
+        assert 0 <= network.reliability(inputs) < 0.999
         assert network.reliability(twice) == pytest.approx(1)  # both halves hold every gene once
-        assert network.reliability(scene.genes(torch.arange(5))) == 0
-        assert C2STi(SMALL).network.reliability(scene) == 0
-        half, whole = (network.deformation(scene, 0.3, network.motion(scene), share) for share in (0.5, 1.0))
+        assert network.reliability(inputs.genes(torch.arange(5))) == 0
+        assert C2STi(SMALL).network.reliability(inputs) == 0
+        half, whole = (network.deformation(inputs, 0.3, network.motion(inputs), share) for share in (0.5, 1.0))
     torch.testing.assert_close(half.displacement, whole.displacement / 2)
 
 
@@ -134,25 +139,25 @@ def test_histology_matters_and_may_be_missing(pair: SlicePair) -> None:
 def test_switches_take_their_part_away(pair: SlicePair) -> None:
     still = awake(dataclasses.replace(SMALL, displacement=False))
     assert np.abs(still(pair, pair.a.xy, [0.3]).notes["displacement"]).max() == 0
-    scene, _ = look(still.config, pair, pair.a.xy, [0.3], device="cpu", seed=0)
+    inputs = inputs_of(still, pair, 0.3)
     fixed = awake(dataclasses.replace(SMALL, dlsm=False))
-    assert (fixed.network.positions(scene, 0.3) == 0.3).all()
-    assert still.network.positions(scene, 0.3).std() > 0
+    assert (fixed.network.positions(inputs, 0.3) == 0.3).all()
+    assert still.network.positions(inputs, 0.3).std() > 0
     with torch.no_grad():
-        other = dataclasses.replace(scene, propagation=torch.eye(len(scene.propagation)))
+        other = dataclasses.replace(inputs, propagation=torch.eye(len(inputs.propagation)))
         for model, same in ((still, False), (awake(dataclasses.replace(SMALL, graph=False)), True)):
-            one, two = model.network.nodes(scene, 0)[0], model.network.nodes(other, 0)[0]
+            one, two = model.network.nodes(inputs, 0)[0], model.network.nodes(other, 0)[0]
             assert torch.equal(one, two) == same
 
 
 def test_context_reaches_the_network_by_a_learnt_scale(pair: SlicePair) -> None:
     model = awake()
-    scene, _ = look(model.config, pair, pair.a.xy, [0.5], device="cpu", seed=0)
-    other = dataclasses.replace(scene, panel=(*scene.panel[:2], -scene.panel[2], scene.panel[3]))
+    inputs = inputs_of(model, pair, 0.5)
+    other = dataclasses.replace(inputs, panel=(*inputs.panel[:2], -inputs.panel[2], inputs.panel[3]))
     with torch.no_grad():
-        assert (model.network(scene, 0.5)[0] - model.network(other, 0.5)[0]).abs().max() > 0
+        assert (model.network(inputs, 0.5)[0] - model.network(other, 0.5)[0]).abs().max() > 0
         model.network.context.zero_()
-        torch.testing.assert_close(model.network(scene, 0.5)[0], model.network(other, 0.5)[0])
+        torch.testing.assert_close(model.network(inputs, 0.5)[0], model.network(other, 0.5)[0])
 
 
 def test_same_seed_same_bytes(pair: SlicePair) -> None:
@@ -181,17 +186,17 @@ def test_a_large_lattice_is_looked_at_coarsely(pair: SlicePair) -> None:
     assert pair.lattice.coarsened(MOST_BINS) is pair.lattice
 
 
-def test_the_scene_says_what_is_there(pair: SlicePair) -> None:
-    programmes = describe(pair, n_programmes=4, n_splits=0)
-    scene, basis = prepare(pair, programmes, pair.a.xy, [0.5], n_panel=10, device="cpu")
+def test_the_inputs_say_what_is_there(pair: SlicePair) -> None:
+    description = describe(pair.sections, pair.spacing, pair.keys, Settings(n_components=4, n_splits=0))
+    inputs, base = prepare(pair, description, pair.a.xy, [0.5], n_panel=10, device="cpu")
     shape = pair.lattice.shape
-    assert [p.shape for p in scene.panel] == [(10, 2, *shape)] * 4
-    assert scene.propagation.shape == (10, 10)
-    assert basis.maps.shape == (1, len(pair.a.xy), 4)
-    assert basis.means.shape == (1, pair.n_genes)
-    mask = scene.panel[0][0, 1]
+    assert [p.shape for p in inputs.panel] == [(10, 2, *shape)] * 4
+    assert inputs.propagation.shape == (10, 10)
+    assert base.maps.shape == (1, len(pair.a.xy), 4)
+    assert base.means.shape == (1, pair.n_genes)
+    mask = inputs.panel[0][0, 1]
     assert 0 < mask.mean() < 1
-    assert (scene.panel[0][:, 0, mask == 0] == 0).all()
+    assert (inputs.panel[0][:, 0, mask == 0] == 0).all()
 
 
 # ---- checkpoints

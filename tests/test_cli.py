@@ -319,7 +319,7 @@ def test_train_writes_a_model_that_interpolate_takes(
 ) -> None:
     pytest.importorskip("accelerate")
     small = tmp_path / "small"
-    C2STi(C2STiConfig(channels=4, panel=16, n_programmes=6, n_splits=0, views=False, rough=False)).save(small)
+    C2STi(C2STiConfig(channels=4, panel=16, n_components=6, n_splits=0, counts=False, matern=False)).save(small)
     model = tmp_path / "model"
     C2STi(C2STiConfig(channels=8)).save(model)  # an older one
     words = ["train", *s(0, 1, 2), "-o", str(model), "--model", str(small), "--steps", "2", "-q"]

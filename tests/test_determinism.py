@@ -25,7 +25,7 @@ from threadpoolctl import threadpool_info, threadpool_limits
 import c2sti
 from c2sti.datasets import phantom
 
-CONFIG = c2sti.C2STiConfig(channels=4, n_programmes=8, n_splits=1)
+CONFIG = c2sti.C2STiConfig(channels=4, n_components=8, n_splits=1)
 HOW = c2sti.TrainConfig(steps=2, genes=20, panel=12)
 
 

@@ -30,7 +30,7 @@ from c2sti.cli import _files, main
 from c2sti.datasets import _download
 from c2sti.training import OtherRun, TrainingState
 
-CONFIG = c2sti.C2STiConfig(channels=4, n_programmes=8, n_splits=0)
+CONFIG = c2sti.C2STiConfig(channels=4, n_components=8, n_splits=0)
 
 
 @pytest.fixture

@@ -22,9 +22,8 @@ from hypothesis import strategies as st
 import c2sti
 from c2sti import metrics
 from c2sti.cli import _files
-from c2sti.field import Field, observe
+from c2sti.field import Kernel, Observed, best_length, best_sharing
 from c2sti.grid import _read
-from c2sti.model.programmes import noise_over_depth
 from tests.conftest import square_array
 
 ROOT = Path(c2sti.__file__).parents[1]
@@ -200,12 +199,6 @@ def test_spots_at_few_places_are_refused() -> None:
         c2sti.tl.interpolate(one, one, show_progress_bar=False)
 
 
-def test_two_depths_are_told_apart_by_a_line() -> None:
-    seen, left = np.array([1.0, 1.0, 2.0, 2.0]), np.exp([0.0, 0.0, 3.0, 3.0])
-    found = np.log(noise_over_depth(seen, left, np.array([1.0, 2.0])))
-    np.testing.assert_allclose(found, [-1.5, 1.5], rtol=1e-9)
-
-
 @pytest.mark.parametrize(
     ("part", "value", "text"),
     [
@@ -249,10 +242,13 @@ def test_a_gene_that_is_zero_everywhere_changes_no_other(model: str, n_genes: in
 def test_maps_of_nothing_do_not_choose_the_covariance() -> None:
     xy = square_array(12)
     waves = np.column_stack([np.sin(xy[:, 0]), np.cos(xy[:, 1])])
-    alone = observe([xy, xy], [0.0, 1.0], [waves, waves], device="cpu")
-    empty = np.zeros((144, 6))
-    beside = observe([xy, xy], [0.0, 1.0], [np.column_stack([waves, empty])] * 2, device="cpu")
-    assert Field.learn(beside, 0).kernel == Field.learn(alone, 0).kernel
+    x, z = np.concatenate([xy, xy]), np.repeat([0.0, 1.0], 144)
+
+    def learnt(values: np.ndarray) -> tuple[Kernel, Kernel]:
+        seen = Observed.of(x, z, np.concatenate([values, values]), np.ones(288), "cpu")
+        return best_length([seen], gaussian=True), best_sharing(Kernel(2.0, 0.8, 0.8), [seen])
+
+    assert learnt(np.column_stack([waves, np.zeros((144, 6))])) == learnt(waves)
 
 
 def test_no_gene_asked_for() -> None:

@@ -7,8 +7,9 @@ import torch
 
 from c2sti import field, metrics
 from c2sti._types import Lattice, Section, SlicePair
+from c2sti.baselines import METHODS
 from c2sti.baselines.gp import gp
-from c2sti.baselines.naive import linear, lowrank
+from c2sti.model import components
 
 from .conftest import array_pair, square_array
 
@@ -37,7 +38,7 @@ def score(answer: object, truth: np.ndarray) -> float:
 def test_it_finds_smooth_tissue_under_noise_better_than_fixed_rank_and_width() -> None:
     pair, truth = made_pair(16)
     xy, expected = pair.a.xy, truth(0.5)
-    found = {m.__name__: score(m(pair, xy, [0.5]), expected) for m in (gp, lowrank, linear)}
+    found = {name: score(METHODS[name](pair, xy, [0.5]), expected) for name in ("gp", "lowrank", "linear")}
     assert found["gp"] > found["lowrank"] > found["linear"]
     assert found["gp"] > 0.9
 
@@ -65,11 +66,7 @@ def test_axes_without_tissue_signal_vanish() -> None:
 def test_tiles_agree_with_the_exact_answer(monkeypatch: pytest.MonkeyPatch) -> None:
     pair, _ = made_pair(30)
     exact = gp(pair, pair.a.xy, [0.4])
-    kernel = field.Kernel(exact.notes["length"], exact.notes["shared"], exact.notes["decay"])
-    noise = torch.as_tensor(exact.notes["noise"])
-    monkeypatch.setattr(field, "_best_kernel", lambda *_: kernel)
-    monkeypatch.setattr(field, "_best_noise", lambda *_: (noise, torch.ones_like(noise)))
-    monkeypatch.setattr(field, "EXACT", 500)
+    monkeypatch.setattr(field, "MOST", 500)
     tiled = gp(pair, pair.a.xy, [0.4]).slices[0].expression()
     spread = exact.slices[0].expression().std()
     assert np.abs(tiled - exact.slices[0].expression()).max() < 0.05 * spread
@@ -78,7 +75,9 @@ def test_tiles_agree_with_the_exact_answer(monkeypatch: pytest.MonkeyPatch) -> N
 def test_large_sections_learn_from_whole_patches(monkeypatch: pytest.MonkeyPatch) -> None:
     pair, truth = made_pair(30)
     exact = score(gp(pair, pair.a.xy, [0.5]), truth(0.5))
-    monkeypatch.setattr(field, "EXACT", 500)
+    monkeypatch.setattr(field, "MOST", 500)
+    monkeypatch.setattr(components, "PATCHES", 500)
+    monkeypatch.setattr(components, "WHOLE", 200)
     assert score(gp(pair, pair.a.xy, [0.5]), truth(0.5)) > exact - 0.02
 
 

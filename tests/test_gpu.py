@@ -13,7 +13,7 @@ from c2sti.training import TrainConfig, make_examples, train
 from tests.conftest import interpolate
 
 pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU")
-SMALL = c2sti.C2STiConfig(channels=4, n_programmes=8, n_splits=1)
+SMALL = c2sti.C2STiConfig(channels=4, n_components=8, n_splits=1)
 
 
 def alike(here: AnnData, there: AnnData) -> None:
@@ -29,9 +29,9 @@ def test_a_pair_is_interpolated_alike(pair: tuple[AnnData, AnnData], model: str)
 
 
 def test_large_sections_are_interpolated_alike(pair: tuple[AnnData, AnnData], monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(field, "EXACT", 100)
-    monkeypatch.setattr(field, "FIT_SPOTS", 60)
-    monkeypatch.setattr("c2sti.model.streamed.MANY", 100)
+    monkeypatch.setattr(field, "MOST", 100)
+    monkeypatch.setattr(field, "WINDOW", 60)
+    monkeypatch.setattr("c2sti.model.components.PATCHES", 100)
     alike(*(interpolate(*pair, model="c2sti", std=True, device=d) for d in ("cpu", "cuda")))
 
 

@@ -252,7 +252,7 @@ def test_any_picture_meets_any_lattice(
 
 @pytest.mark.parametrize("size", [(3, 4, 4, 1), (4, 40, 40), (40, 40, 3)])
 def test_other_pictures_are_refused(encoder: ResNet50Features, size: tuple[int, ...]) -> None:
-    with pytest.raises(ValueError, match=r"picture has shape .*expected \(3, h, w\)"):
+    with pytest.raises(ValueError, match=r"image has shape .*expected \(3, h, w\)"):
         encoder(torch.zeros(size), (4, 4))
 
 

@@ -63,7 +63,7 @@ def named(symbols_left: int = 194) -> tuple[AnnData, AnnData]:
 
 
 def small_network(slices: list[AnnData]) -> object:
-    config = c2sti.C2STiConfig(channels=4, n_programmes=4, n_splits=0)
+    config = c2sti.C2STiConfig(channels=4, n_components=4, n_splits=0)
     how = c2sti.TrainConfig(steps=1)
     return c2sti.tl.train(slices, model=None, config=config, how=how, show_progress_bar=False)
 

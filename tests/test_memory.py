@@ -15,6 +15,7 @@ import c2sti
 from c2sti import grid
 from c2sti._types import InsertedSection
 from c2sti.grid import _blocks
+from c2sti.model.memory import LEAST
 from tests.conftest import PLAN, interpolate, made_answer, never
 
 
@@ -74,24 +75,25 @@ def test_a_limit_is_kept_before_any_work(pair: tuple[AnnData, AnnData], tmp_path
 
 
 def test_what_a_description_takes_is_known_before(pair: tuple[AnnData, AnnData]) -> None:
-    """Of 2 x n spots and N genes in three views: every value, every two spots, and the maps of five descriptions."""
-    model, m = c2sti.C2STi(c2sti.C2STiConfig(n_programmes=10, n_splits=2)), 50
+    """Of 2 x n spots and N genes: profiles of patches of two parts, and the maps of three sets of components."""
+    model, m = c2sti.C2STi(c2sti.C2STiConfig(n_components=10)), 50
     a, b = (grid.read_slice(section, name=name) for section, name in zip(pair, "ab", strict=True))
     described, _ = grid.make_pair(a, b, lattice=grid.common_lattice(a, b))
     n, n_genes = sum(len(s.xy) for s in described.sections), described.n_genes
-    wanted = 10**8 + 12 * 3 * m * 10 * 5 + 22 * n * 3 * n_genes + 120 * n**2
+    entries = sum(s.expression.nnz for s in described.sections)
+    wanted = LEAST + 120 * n**2 + 8 * n_genes * (n + 4) + 72 * entries + 12 * n * 30 + 8 * m * 5 * 30
     assert model.memory(described, m, 3) == wanted
     model(described, described.a.xy, [0.5])  # what is imported late is no memory of the description
     tracemalloc.start()
     model(described, described.a.xy, [0.5])
     peak = tracemalloc.get_traced_memory()[1]
     tracemalloc.stop()
-    assert 0.2 * (wanted - 10**8) < peak < wanted
+    assert peak < wanted
 
 
 def test_too_little_for_the_method_is_refused_before_it_works(pair: tuple[AnnData, AnnData], tmp_path: Path) -> None:
     for more in ({"out": tmp_path / "o.zarr"}, {}):
-        with pytest.raises(ValueError, match=r"max_memory = 50 MB is too little for the method .* about 11[0-9.]+ MB"):
+        with pytest.raises(ValueError, match=r"max_memory = 50 MB is too little for the method .* about 7[0-9.]+ MB"):
             interpolate(*pair, model="c2sti", max_memory="50MB", **more)
     assert os.listdir(tmp_path) == []
 

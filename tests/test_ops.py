@@ -5,7 +5,7 @@ import pytest
 import scipy.sparse as sp
 import torch
 
-from c2sti import ops, profiles
+from c2sti import ops
 from c2sti._stored import Stored
 from c2sti._types import Lattice
 
@@ -225,12 +225,12 @@ def test_total_variation_by_hand() -> None:
     assert torch.autograd.gradcheck(ops.total_variation, field)
 
 
-def test_axes_from_inner_products_are_those_of_lanczos(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_axes_from_inner_products_of_genes_are_those_of_lanczos(monkeypatch: pytest.MonkeyPatch) -> None:
     rng = np.random.default_rng(0)
     sections = [sp.random_array((30, 90), density=0.4, rng=rng, format="csr") for _ in range(2)]
     smoothers = [sp.csr_array(rng.random((30, 30))) for _ in range(2)]
     by_gram = ops.smoothed_axes(sections, 6, smoothers)
-    monkeypatch.setattr(profiles, "GRAM", 0)
+    monkeypatch.setattr(ops, "DENSE", 0)
     np.testing.assert_allclose(by_gram, ops.smoothed_axes(sections, 6, smoothers), atol=1e-8)
 
 
@@ -279,20 +279,32 @@ def test_local_noise_is_half_the_mean_square_of_what_neighbours_differ_by() -> N
     np.testing.assert_allclose(ops.local_noise(xy, sp.csr_array(values)), [5])
 
 
-def test_patches_by_hand() -> None:
-    """Three units a side in four patches: 1.5 and a bit more, or the last spots would be another."""
-    patch = ops.patches(square_array(4), 4).reshape(4, 4)
+def test_parts_by_hand() -> None:
+    patch = ops.partition(square_array(4), 4).reshape(4, 4)
     assert len(np.unique(patch)) == 4
     for rows, columns in [(slice(a, a + 2), slice(b, b + 2)) for a in (0, 2) for b in (0, 2)]:
         assert len(np.unique(patch[rows, columns])) == 1
-    blocks = [(slice(0, 2), [sp.csr_array([[2.0, 0.0], [4.0, 1.0]])]), (slice(2, 3), [sp.csr_array([[6.0, 0.0]])])]
+    blocks = [(slice(0, 2), sp.csr_array([[2.0, 0.0], [4.0, 1.0]])), (slice(2, 3), sp.csr_array([[6.0, 0.0]]))]
     np.testing.assert_array_equal(ops.patch_means(np.array([0, 1, 0]), blocks, 2), [[4, 0], [4, 1]])
 
 
-def test_patches_of_spots_in_a_line_are_pieces_of_it() -> None:
-    """20 units of length in 4: 5 and a bit more."""
-    patch = ops.patches(np.column_stack([np.arange(21.0), np.zeros(21)]), 4)
-    np.testing.assert_array_equal(np.bincount(patch), [6, 5, 5, 5])
+def test_parts_of_spots_in_a_line_are_pieces_of_it() -> None:
+    line = np.column_stack([np.arange(21.0), np.zeros(21)])
+    patch = ops.partition(line, 4)
+    assert (np.diff(patch) != 0).sum() == 3
+    np.testing.assert_array_equal(np.sort(np.bincount(patch)), [5, 5, 5, 6])
+
+
+def test_parts_are_as_many_as_are_wanted_and_do_not_depend_on_the_order() -> None:
+    xy = np.random.default_rng(0).random((500, 2)) * [9, 3]
+    order = np.random.default_rng(1).permutation(500)
+    for n in (1, 7, 120, 499):
+        part, other = ops.partition(xy, n), ops.partition(xy[order], n)
+        size = np.bincount(part)
+        assert len(size) == n
+        assert size.max() - size.min() <= 1 + (500 % n > 0)
+        np.testing.assert_array_equal(other, part[order])
+    np.testing.assert_array_equal(ops.partition(xy, 500), np.arange(500))
 
 
 def test_graph_values_are_smoothed_up_to_and_with_the_most_rows() -> None:
@@ -318,13 +330,6 @@ def test_most_variable_of_what_is_stored_is_that_of_the_matrix() -> None:
     stored = Stored(sp.csr_matrix(x), 15)
     assert ops.most_variable([stored], 2).tolist() == ops.most_variable([sp.csr_array(x)], 2).tolist() == [1, 0]
     assert ops.most_variable([stored], 2, detected=0.6).tolist() == [0]
-
-
-def test_means_of_matrices_side_by_side_by_hand() -> None:
-    left, right = sp.csr_array(np.array([[1.0, 2, 3], [3, 4, 7]])), sp.csr_array(np.array([[10.0], [20]]))
-    last = [sp.csr_array(np.array([[5.0, 6, 7]])), sp.csr_array(np.array([[8.0]]))]
-    found = ops.patch_means(np.array([0, 0, 1]), [(slice(0, 2), [left, right]), (slice(2, 3), last)], 4)
-    np.testing.assert_array_equal(found, [[2, 3, 5, 15], [5, 6, 7, 8]])
 
 
 def test_sample_by_hand() -> None:

@@ -42,7 +42,7 @@ def test_what_never_fits_is_an_error() -> None:
 def test_the_network_answers_alike_in_pieces(monkeypatch: pytest.MonkeyPatch) -> None:
     a, b = (grid.read_slice(s) for s in phantom(seed=1, size=7, n_genes=20).series([0.0, 300.0]))
     pair, _ = grid.make_pair(a, b)
-    model = C2STi(C2STiConfig(n_programmes=6, n_splits=0, panel=12, channels=4))
+    model = C2STi(C2STiConfig(n_components=6, n_splits=0, panel=12, channels=4))
     with torch.no_grad():
         for parameter in model.network.parameters():
             parameter.add_(0.1 * torch.randn(parameter.shape, generator=torch.Generator().manual_seed(0)))

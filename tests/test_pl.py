@@ -183,7 +183,7 @@ def test_displacement_names_what_is_missing(out: AnnData) -> None:
 
 
 def test_a_network_that_moves_tissue_is_drawn(pair: tuple[AnnData, AnnData]) -> None:
-    model = c2sti.C2STi(c2sti.C2STiConfig(channels=4, panel=16, n_programmes=6, n_splits=0))
+    model = c2sti.C2STi(c2sti.C2STiConfig(channels=4, panel=16, n_components=6, n_splits=0))
     for name, parameter in model.network.named_parameters():
         if "estimators.offset" in name:
             parameter.data.normal_(0, 0.3, generator=torch.Generator().manual_seed(0))

@@ -63,7 +63,7 @@ def test_calls_hold_what_is_not_default_and_no_paths(tmp_path: Path) -> None:
 
 
 def test_a_model_is_told_by_name_and_weights(tmp_path: Path) -> None:
-    model = c2sti.C2STi(c2sti.C2STiConfig(channels=4, n_programmes=8))
+    model = c2sti.C2STi(c2sti.C2STiConfig(channels=4, n_components=8))
     assert model_record(tmp_path / "mine", model) == {"name": "mine", "weights": model.fingerprint()}
     assert model_record("linear", c2sti.baselines.METHODS["linear"]) == {"name": "linear"}
 

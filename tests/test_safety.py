@@ -154,7 +154,7 @@ def test_the_block_would_be_felt(monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 
 # -- checkpoints change noticed or not at all
 
-CONFIG = c2sti.C2STiConfig(channels=4, n_programmes=8, n_splits=0)
+CONFIG = c2sti.C2STiConfig(channels=4, n_components=8, n_splits=0)
 
 
 def flips(content: bytes, n: int) -> Iterator[bytes]:

@@ -193,7 +193,8 @@ def test_a_rotated_and_scaled_copy_gives_the_same_answer() -> None:
     answers = [c2sti.tl.interpolate(*pair, n_slices=3, show_progress_bar=False) for pair in (plain, copies)]
     np.testing.assert_allclose(answers[0].obsm["spatial"], answers[1].obsm["spatial"], atol=1e-6)
     for name in ("slice_a", "c2sti_1", "c2sti_2", "c2sti_3"):
-        np.testing.assert_allclose(answers[0].layers[name], answers[1].layers[name], atol=1e-4)
+        # The images are resampled otherwise, which the network sees.
+        np.testing.assert_allclose(answers[0].layers[name], answers[1].layers[name], atol=1e-3)
     pictures = [
         [histology_on(grid.read_slice(s).image, Lattice((15.0, 15.0), PITCH, (SIDE, SIDE))) for s in pair]  # type: ignore[arg-type]
         for pair in (plain, copies)

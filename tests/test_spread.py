@@ -120,7 +120,7 @@ def test_confidence_is_the_share_that_is_not_doubt() -> None:
 
 
 def small() -> c2sti.C2STi:
-    return c2sti.C2STi(c2sti.C2STiConfig(channels=4, n_programmes=10, n_splits=1))
+    return c2sti.C2STi(c2sti.C2STiConfig(channels=4, n_components=10, n_splits=1))
 
 
 @pytest.fixture(scope="module")

@@ -68,15 +68,12 @@ def test_an_error_of_one_piece_ends_it() -> None:
 
 @pytest.mark.filterwarnings("ignore")  # of servers, ports and processes that end
 def test_tiles_of_a_field_are_the_same_wherever_they_are_solved(cluster: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(field, "EXACT", 100)
+    monkeypatch.setattr(field, "MOST", 100)
     rng = np.random.default_rng(0)
     x = rng.random((900, 2)) * 30
     values = np.sin(x) + rng.normal(0, 0.3, x.shape)
-    made = Field.with_kernel(
-        field.observe([x[:450], x[450:]], [0.0, 1.0], [values[:450], values[450:]], device="cpu"),
-        Kernel(2.0, 0.8, 0.9, gaussian=False),
-        seed=0,
-    )
+    seen = field.Observed.of(x, np.repeat([0.0, 1.0], 450), values, np.ones(900), "cpu")
+    made = Field.learn(seen, Kernel(1.0, 0.8, 0.9, gaussian=False), 0, own_lengths=False, n_leading=2)
     current_client = _tasks.current_client
     monkeypatch.setattr(_tasks, "current_client", lambda: None)
     monkeypatch.setattr(field.torch, "get_num_threads", lambda: 1)

@@ -398,7 +398,7 @@ def test_a_real_pair_of_all_genes(real: Path) -> None:
 
 
 def test_a_model_of_ones_own_is_trained_kept_and_used(series: list[AnnData], tmp_path: Path) -> None:
-    config = c2sti.C2STiConfig(channels=4, panel=12, n_programmes=8, n_splits=0)
+    config = c2sti.C2STiConfig(channels=4, panel=12, n_components=8, n_splits=0)
     how = c2sti.TrainConfig(steps=3, genes=20, panel=8)
     model = c2sti.tl.train(series, model=None, config=config, how=how, n_slices=1, show_progress_bar=False)
     assert model.card["examples"] == 4  # two hidden sections, with and without the section beyond
@@ -436,7 +436,7 @@ class Describes(torch.nn.Module):
 
 def test_a_network_may_see_pictures_through_an_encoder_of_ones_own() -> None:
     series = phantom(seed=0, size=8, n_genes=30).series([0.0, 150.0, 300.0])
-    settings = C2STiConfig(channels=4, n_programmes=6, n_splits=0, panel=12, picture_channels=2)
+    settings = C2STiConfig(channels=4, n_components=6, n_splits=0, panel=12, image_channels=2)
     how = TrainConfig(steps=3, panel=12, learning_rate=5e-2)
     quiet = {"show_progress_bar": False, "histology_encoder": Describes()}
     model = c2sti.tl.train(series, model=None, config=settings, how=how, **quiet)
@@ -452,7 +452,7 @@ def test_a_network_may_see_pictures_through_an_encoder_of_ones_own() -> None:
 
 def test_the_picture_of_the_missing_section_says_which_neighbour_is_nearer() -> None:
     a, hidden, b = phantom(seed=0, size=8, n_genes=30).series([0.0, 150.0, 300.0])
-    settings = C2STiConfig(channels=4, n_programmes=6, n_splits=0, panel=12)
+    settings = C2STiConfig(channels=4, n_components=6, n_splits=0, panel=12)
     how = TrainConfig(steps=20, panel=12, learning_rate=5e-2, motion=1.0)
     quiet = {"show_progress_bar": False}
     model = c2sti.tl.train([a, hidden, b], model=None, config=settings, how=how, **quiet)
@@ -474,6 +474,6 @@ def test_two_models_of_one_name_are_both_judged() -> None:
 
 def test_an_encoder_of_other_channels_is_refused() -> None:
     a, b = phantom(seed=0, size=8, n_genes=30).series([0.0, 150.0])
-    model = c2sti.C2STi(C2STiConfig(channels=4, n_programmes=6, n_splits=0, panel=12, picture_channels=5))
-    with pytest.raises(ValueError, match="trained on pictures described in 5 channels; histology_encoder gives 2"):
+    model = c2sti.C2STi(C2STiConfig(channels=4, n_components=6, n_splits=0, panel=12, image_channels=5))
+    with pytest.raises(ValueError, match="trained on images described in 5 channels; histology_encoder gives 2"):
         c2sti.tl.interpolate(a, b, model=model, histology_encoder=Describes(), show_progress_bar=False)

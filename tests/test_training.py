@@ -19,7 +19,7 @@ from c2sti.ops import sample
 from c2sti.training import Case, Example, TrainConfig, elastic, make_examples, train, turn
 from c2sti.training._loop import make_accelerator
 
-NETWORK = C2STiConfig(n_programmes=8, n_splits=0, panel=16, channels=4, histology_channels=4)
+NETWORK = C2STiConfig(n_components=8, n_splits=0, panel=16, channels=4, histology_channels=4)
 QUICK = TrainConfig(steps=6, genes=20, panel=12, save_every=2)
 
 
@@ -119,8 +119,8 @@ def test_training_goes_on_from_a_model(examples: list[Example]) -> None:
 def test_turned_tissue_is_the_same_at_its_spots(examples: list[Example], quarters: int, mirrored: bool) -> None:
     example = examples[0]
     turned = turn(example, quarters, mirrored)
-    one = sample(example.scene.ends[0], example.scene.lattice, example.points)
-    other = sample(turned.scene.ends[0], turned.scene.lattice, turned.points)
+    one = sample(example.inputs.ends[0], example.inputs.lattice, example.points)
+    other = sample(turned.inputs.ends[0], turned.inputs.lattice, turned.points)
     torch.testing.assert_close(one, other, atol=1e-4, rtol=1e-4)
 
 
@@ -128,7 +128,7 @@ def test_motion_turns_with_the_tissue() -> None:
     """Material found at x + motion in the section stays the same material when all is turned."""
     (example,) = make_examples([known()], NETWORK)
     assert example.motion is not None
-    shape = example.scene.lattice.shape
+    shape = example.inputs.lattice.shape
     rows, columns = np.indices(shape).reshape(2, -1)
     there = torch.as_tensor(np.stack([columns, rows])) + example.motion[:2].reshape(2, -1)
     turned = turn(example, 1, True)
@@ -148,7 +148,7 @@ def test_known_motion_is_learnt() -> None:
     trained = train(examples, config=NETWORK, how=how, show_progress_bar=False)
     for network in (C2STi(NETWORK).network, trained.network):
         with torch.no_grad():
-            deformation = network(examples[0].scene, 0.5)[1]
+            deformation = network(examples[0].inputs, 0.5)[1]
         errors.append(float(endpoint_error(deformation.shifts, examples[0].motion)))
     assert errors[1] < 0.9 * errors[0]
 

@@ -21,6 +21,7 @@ from tqdm.auto import tqdm
 from c2sti import _check, grid, metrics, ops, pair_check
 from c2sti._stored import in_memory
 from c2sti._types import FloatArray, InsertedSection, Interpolator, PictureEncoder, SlicePair
+from c2sti.model.baseline import Descriptions
 from c2sti.spread import Calibration, ask
 from c2sti.training import Case
 
@@ -67,8 +68,9 @@ def leave_sections_out(
             targets = [target_of(slices[i], pair, genes) for i in window.hidden]
             ends = slices[window.a], slices[window.b]
             places = [grid.rows_of(*ends, pair.lattice, target.xy) for target in targets]
+            known = Descriptions(pair, device=device, seed=seed)
             for name, method in methods.items():
-                rows += _score(name, method, pair, window, targets, places, intervals, device, seed)
+                rows += _score(name, method, known, window, targets, places, intervals)
                 bar.update()
     table = pd.DataFrame(rows)
     table.insert(1, "name", [slices[i].name for i in table["section"]])
@@ -226,18 +228,16 @@ def target_of(hidden: grid.SliceGrid, pair: SlicePair, genes: pd.Index) -> Targe
 def _score(
     name: str,
     method: Interpolator,
-    pair: SlicePair,
+    known: Descriptions,
     window: Window,
     targets: Sequence[Target],
     places: Sequence[grid.Rows],
     intervals: Sequence[float],
-    device: str,
-    seed: int,
 ) -> list[dict[str, float | int | str]]:
     rows: list[dict[str, float | int | str]] = []
     for index, position, target, here in zip(window.hidden, window.positions, targets, places, strict=True):
         start = time.perf_counter()
-        answer, calibration = _answer(method, pair, here, position, intervals, device, seed)
+        answer, calibration = _answer(method, known, here, position, intervals)
         predicted = answer.expression()
         rows.append(
             {
@@ -253,23 +253,17 @@ def _score(
 
 
 def _answer(
-    method: Interpolator,
-    pair: SlicePair,
-    rows: grid.Rows,
-    position: float,
-    intervals: Sequence[float],
-    device: str,
-    seed: int,
+    method: Interpolator, known: Descriptions, rows: grid.Rows, position: float, intervals: Sequence[float]
 ) -> tuple[InsertedSection, Calibration | None]:
     """The interpolated section, and what intervals around its values are made of, where there are to be any."""
-    wanted = len(intervals) > 0
+    wanted, pair = len(intervals) > 0, known.pair
     prediction, spread = ask(
-        method,
+        known.bound(method),
         pair,
         rows.points,
         [position],
-        device=device,
-        seed=seed,
+        device=known.device,
+        seed=known.seed,
         std=wanted,
         intervals=wanted,
         blind=rows.blind,

@@ -16,7 +16,7 @@ from c2sti.training import Schedule, TrainConfig, rival_schedule
 OURS = KIND.name
 STEPS = 300  # of every network, unless told otherwise
 SAVE_EVERY = 10  # steps: what a stopped run loses at most
-QUICK = C2STiConfig(channels=4, panel=24, n_programmes=12, n_splits=1)
+QUICK = C2STiConfig(channels=4, panel=24, n_components=12, n_splits=1)
 
 
 @dataclass(frozen=True)

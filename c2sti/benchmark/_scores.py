@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 import time
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -24,9 +24,8 @@ from c2sti.benchmark._leave_out import Target, Window, depths, pair_of, scores_o
 from c2sti.benchmark._methods import Method
 from c2sti.benchmark._networks import Network, load
 from c2sti.benchmark._series import Series, Source
-from c2sti.model import C2STi, C2STiConfig
-from c2sti.model.c2sti import describe_pair
-from c2sti.model.programmes import Programmes
+from c2sti.model import C2STiConfig
+from c2sti.model.baseline import Descriptions
 
 # Of PSNR and SSIM: log1p of the 1e4 to which the counts of a spot are scaled, the most that a value can be. One number
 # for all genes, sections and methods.
@@ -133,21 +132,20 @@ def score(
     """Compute the scores of jobs and keep them; jobs of one case that follow each other share its pair."""
     last: tuple[Series, int, int] | None = None
     models: dict[str, Interpolator] = {}
-    shared = _Shared()
     for job in todo:
         if last != (job.series, job.n_slices, job.place):
             last = (job.series, job.n_slices, job.place)
             slices = source.read(job.series)
             window = list(windows(depths(slices, None), job.n_slices))[job.place]
             pair, targets = _case(slices, window, n_genes, context)
-            shared.clear()
+            known = Descriptions(pair, device=device, seed=SEED)
         name = job.method.name if job.network is None else str(job.network)
         if name not in models:
-            models[name] = _model(job, config, shared)
+            models[name] = _model(job, config)
         rows = []
         for i, position, target in zip(window.hidden, window.positions, targets, strict=True):
             row = {"section": Path(job.series.files[i]).name, "position": position}
-            rows.append(row | _scored(models[name], pair, target, position, shared, device))
+            rows.append(row | _scored(models[name], known, target, position))
         job.keep(rows)
         progress(job)
 
@@ -160,22 +158,20 @@ def _case(
     return pair, [target_of(slices[i], pair, genes) for i in window.hidden]
 
 
-def _model(job: Job, config: C2STiConfig, shared: _Shared) -> Interpolator:
-    model = job.method.make(config) if job.method.make is not None else load(job.network)  # type: ignore[arg-type]
-    return _Looking(model, shared) if isinstance(model, C2STi) else model
+def _model(job: Job, config: C2STiConfig) -> Interpolator:
+    return job.method.make(config) if job.method.make is not None else load(job.network)  # type: ignore[arg-type]
 
 
-def _scored(
-    method: Interpolator, pair: SlicePair, target: Target, position: float, shared: _Shared, device: str
-) -> dict[str, float | int]:
-    start, lent = time.process_time(), shared.lent  # of the processor: other programs do not count
-    answer = method(pair, target.xy, [position], device=device, seed=SEED, progress=lambda share: None)
+def _scored(method: Interpolator, known: Descriptions, target: Target, position: float) -> dict[str, float | int]:
+    bound = known.bound(method)
+    start = time.process_time()  # of the processor: other programs do not count
+    answer = bound(known.pair, target.xy, [position], device=known.device, seed=SEED, progress=lambda share: None)
     predicted = answer.slices[0].expression()
-    seconds = time.process_time() - start + shared.lent - lent
+    seconds = time.process_time() - start + known.seconds(method)
     scores = scores_of(predicted, target)
     return scores | {
         "psnr": metrics.psnr(predicted, target.expression, data_range=DATA_RANGE),
-        "ssim": _ssim(predicted, target, pair.lattice),
+        "ssim": _ssim(predicted, target, known.pair.lattice),
         "seconds": seconds,
     }
 
@@ -194,49 +190,6 @@ def _ssim(predicted: FloatArray, target: Target, lattice: Lattice) -> float:
     mask = np.zeros(lattice.shape, dtype=bool)
     mask.flat[index[index >= 0]] = True
     return metrics.ssim(maps[0], maps[1], data_range=DATA_RANGE, mask=mask)
-
-
-class _Shared:
-    """What networks that start from one base have in common on a case: it is computed once, and its time lent to all.
-
-    Nothing of the description of a pair depends on weights.
-    """
-
-    def __init__(self) -> None:
-        self.lent = 0.0  # seconds that were saved, to be added to the time of who was spared them
-        self._programmes: dict[str, tuple[list[Programmes], float]] = {}
-
-    def clear(self) -> None:
-        """Another pair: forget."""
-        self._programmes.clear()
-
-    def describe(self, config: C2STiConfig, pair: SlicePair, *, device: str, seed: int) -> list[Programmes]:
-        """As :func:`c2sti.model.c2sti.describe_pair`."""
-        base = json.dumps({k: v for k, v in asdict(config).items() if k not in SWITCHES})
-        if base in self._programmes:
-            found, took = self._programmes[base]
-            self.lent += took
-            return found
-        start = time.process_time()
-        found = describe_pair(config, pair, device=device, seed=seed)
-        self._programmes[base] = found, time.process_time() - start
-        return found
-
-
-SWITCHES = ("cross_modal", "graph", "dlsm", "displacement")  # of C2-STi, which are no part of its base
-
-
-class _Looking(C2STi):
-    """A network that describes pairs by what is shared."""
-
-    def __init__(self, model: C2STi, shared: _Shared) -> None:
-        super().__init__(model.config, network=model.network, card=model.card)
-        self.shared = shared
-
-    def describe(
-        self, pair: SlicePair, *, device: str, seed: int, progress: Callable[[float], object] = lambda share: None
-    ) -> list[Programmes]:
-        return self.shared.describe(self.config, pair, device=device, seed=seed)
 
 
 def collect(done: Sequence[Job]) -> pd.DataFrame:

@@ -15,6 +15,7 @@ from c2sti.grid._lattice import (
     common_lattice,
     library_sizes,
     make_pair,
+    make_sections,
     overlap,
     profiles,
     rows_of,

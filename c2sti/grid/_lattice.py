@@ -155,8 +155,26 @@ def make_pair(
     ]
     stained = {position: histology_on(image, lattice) for position, image in (targets or {}).items()}
     spacing = float(np.mean([_spot_spacing(g, lattice) for g in (a, b)]))
-    keys = pd.util.hash_array(names.to_numpy(dtype=object), categorize=False)
-    return SlicePair(sections[0], sections[1], spacing, lattice, tuple(sections[2:]), stained, keys), names
+    context_sections = tuple(sections[2:])
+    return SlicePair(sections[0], sections[1], spacing, lattice, context_sections, stained, _keys_of(names)), names
+
+
+def make_sections(grids: Sequence[SliceGrid], lattice: Lattice) -> tuple[list[Section], float, NDArray[np.uint64]]:
+    """Sections of a series on one lattice, at their z: as :func:`make_pair` makes them, without their H&E.
+
+    Returns
+    -------
+    The sections; the mean of their spot spacings; and the hashes of the names of the genes that all share.
+    """
+    _check_scale(grids)
+    names = shared_genes(grids, None)
+    sections = [_section(replace(g, image=None), float(g.z or 0.0), lattice, names, None) for g in grids]
+    return sections, float(np.mean([_spot_spacing(g, lattice) for g in grids])), _keys_of(names)
+
+
+def _keys_of(names: pd.Index) -> NDArray[np.uint64]:
+    """(N,) hashes of the names of genes."""
+    return pd.util.hash_array(names.to_numpy(dtype=object), categorize=False)
 
 
 def _check_scale(grids: Sequence[SliceGrid]) -> None:

@@ -1,12 +1,13 @@
 """The C2-STi network (Fig. 1 of the paper), its settings, and the interpolator that wraps them.
 
-A pair becomes a scene (what the network looks at) and a basis (the answer from which it starts, training-free). The
-network reads the scene and says where tissue lies in either section (§2.1 to 2.3); all its heads start at zero, so that
-untrained it *is* the basis, and what it adds is what training gave.
+A pair becomes model inputs (what the network looks at) and a baseline prediction (which needs no training). The
+network reads the inputs and says where tissue lies in either section (§2.1 to 2.3); all its heads start at zero, so
+that untrained it *is* the baseline prediction, and what it adds is what training gave.
 """
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,14 +20,14 @@ from torch.nn import functional
 
 from c2sti import _check, _checkpoint
 from c2sti._types import FloatArray, InsertedSection, Prediction, SlicePair
+from c2sti.model.baseline import Baseline
+from c2sti.model.components import Description, Settings
 from c2sti.model.cross_modal import CrossModalAlignment, ExpressionStem, HistologyEncoder
 from c2sti.model.dlsm import DLSM, Deformation, differences, fuse, position_map
+from c2sti.model.inputs import ModelInputs, prepare
 from c2sti.model.memory import memory
 from c2sti.model.pieces import in_pieces
-from c2sti.model.programmes import Programmes, describe, noise_of
 from c2sti.model.pyramid import GenePool, MGCGraph, MotionDecoder, PyramidEncoder, agreement, profiles
-from c2sti.model.scene import Basis, Scene, prepare
-from c2sti.model.streamed import describe_large, is_large
 from c2sti.ops import deformable_sampling, sample, sobel_magnitude
 
 FEWEST_GENES = 8  # of a panel that two halves are asked of
@@ -41,7 +42,7 @@ class C2STiConfig:
     Parameters
     ----------
     channels, histology_channels
-        C of a gene's features, C_h of the picture's.
+        C of a gene's features, C_h of the image's.
     n_levels
         Scales of the pyramid.
     kernel_size
@@ -54,9 +55,9 @@ class C2STiConfig:
         How much the gradient of the H&E counts for positions.
     panel
         Genes that the network looks at; the answer is for all genes.
-    n_programmes, n_splits, views, rough
-        The base, see :func:`c2sti.model.programmes.describe`. ``n_splits=0, views=False, rough=False`` is `gp`.
-    picture_channels
+    n_components, n_splits, counts, matern
+        The baseline prediction, see :class:`c2sti.model.components.Settings`.
+    image_channels
         Of what the network's own encoder looks at: the 3 colours of the H&E, or what a `histology_encoder` gives.
     cross_modal
         Whether H&E gates expression; off is the paper's "w/o Cross-modal".
@@ -70,7 +71,7 @@ class C2STiConfig:
     Examples
     --------
     >>> import c2sti
-    >>> small = c2sti.C2STiConfig(channels=4, n_programmes=8)
+    >>> small = c2sti.C2STiConfig(channels=4, n_components=8)
     >>> without_pictures = c2sti.C2STiConfig(cross_modal=False)  # the paper's first ablation
     """
 
@@ -82,11 +83,11 @@ class C2STiConfig:
     reach: float = 1.0
     alpha: float = 1.0
     panel: int = 64
-    n_programmes: int = 60
-    n_splits: int = 2
-    views: bool = True
-    rough: bool = True
-    picture_channels: int = 3
+    n_components: int = 60
+    n_splits: int = 1
+    counts: bool = True
+    matern: bool = True
+    image_channels: int = 3
     cross_modal: bool = True
     graph: bool = True
     dlsm: bool = True
@@ -99,8 +100,8 @@ class C2STiConfig:
             "n_levels",
             "embedding",
             "panel",
-            "n_programmes",
-            "picture_channels",
+            "n_components",
+            "image_channels",
         ):
             _check.whole(getattr(self, name), name)
         if _check.whole(self.kernel_size, "kernel_size") % 2 == 0:
@@ -109,8 +110,13 @@ class C2STiConfig:
         for name in ("alpha", "reach"):
             _check.number(getattr(self, name), name, least=0)
 
+    @property
+    def settings(self) -> Settings:
+        """Of the baseline prediction."""
+        return Settings(self.n_components, self.n_splits, self.counts, self.matern)
 
-KIND = _checkpoint.Kind("c2sti", 2, C2STiConfig)
+
+KIND = _checkpoint.Kind("c2sti", 3, C2STiConfig)
 
 
 class Network(nn.Module):
@@ -127,7 +133,7 @@ class Network(nn.Module):
         c = config.channels
         self.config = config
         self.stem = ExpressionStem(c)
-        self.histology = HistologyEncoder(config.histology_channels, n_given=config.picture_channels)
+        self.histology = HistologyEncoder(config.histology_channels, n_given=config.image_channels)
         self.alignment = CrossModalAlignment(c, config.histology_channels)
         self.encoder = PyramidEncoder(c, config.n_levels)
         self.graph = nn.ModuleList(MGCGraph(c) for _ in range(config.n_levels))
@@ -139,36 +145,36 @@ class Network(nn.Module):
         )
 
     def forward(
-        self, scene: Scene, t: float, motion: Motion | None = None, share: float = 1.0
+        self, inputs: ModelInputs, t: float, motion: Motion | None = None, share: float = 1.0
     ) -> tuple[Tensor, Deformation]:
-        """What the network adds to the maps of the programmes at t, (D·K, H, W), and the deformation behind it.
+        """What the network adds to the maps of the components at t, (D·K, H, W), and the deformation behind it.
 
         The maps of both sections are sampled where the tissue lies in them (eq. 5), and the difference that this makes
-        to each is blended. It fades towards the ends, where a section has been measured. `motion` is that of the scene,
-        where it is known already; of every shift that `share` is made.
+        to each is blended. It fades towards the ends, where a section has been measured. `motion` is that of the
+        inputs, where it is known already; of every shift that `share` is made.
         """
-        deformation = self.deformation(scene, t, self.motion(scene) if motion is None else motion, share)
+        deformation = self.deformation(inputs, t, self.motion(inputs) if motion is None else motion, share)
         sides = ((deformation.offsets_0, deformation.weights_0), (deformation.offsets_1, deformation.weights_1))
-        changes = [deformable_sampling(end, *side) - end for end, side in zip(scene.ends, sides, strict=True)]
+        changes = [deformable_sampling(end, *side) - end for end, side in zip(inputs.ends, sides, strict=True)]
         return 4 * t * (1 - t) * fuse(changes[0], changes[1], deformation.p), deformation
 
-    def reliability(self, scene: Scene) -> float:
-        """Of the motion of a scene, in [0, 1]: how much of it two halves of the genes, each looked at alone, agree on.
+    def reliability(self, inputs: ModelInputs) -> float:
+        """Of the motion of a inputs, in [0, 1]: how much of it two halves of the genes, each looked at alone, agree on.
 
         The share of the mean square of their shifts, halfway and where both sections have tissue, that is common to
         them: 1 where they say the same, 0 where what they say is noise, or where there are too few genes to ask.
         """
-        if len(scene.propagation) < FEWEST_GENES:
+        if len(inputs.propagation) < FEWEST_GENES:
             return 0.0
-        halves = (self.deformation(half, 0.5, self.motion(half)) for half in scene.halves())
-        one, other = (half.shifts[:, scene.tissue] for half in halves)
+        halves = (self.deformation(half, 0.5, self.motion(half)) for half in inputs.halves())
+        one, other = (half.shifts[:, inputs.tissue] for half in halves)
         both = (one.square() + other.square()).sum() / 2
         return float(((one * other).sum() / both).clamp(0, 1)) if both > 0 else 0.0
 
-    def deformation(self, scene: Scene, t: float, motion: Motion, share: float = 1.0) -> Deformation:
+    def deformation(self, inputs: ModelInputs, t: float, motion: Motion, share: float = 1.0) -> Deformation:
         """Where to look in either section, on the finest level: coarser levels move all taps of a bin together."""
         f01, f10 = motion
-        p = self.positions(scene, t)
+        p = self.positions(inputs, t)
         levels = []
         for one, other, level in zip(f01, f10, self.dlsm, strict=True):
             here = functional.interpolate(p[None, None], size=one.shape[1:], mode="area")[0, 0]
@@ -182,59 +188,59 @@ class Network(nn.Module):
         first, second = (side * (share if self.config.displacement else 0.0) for side in offsets)
         return Deformation(first, fine.weights_0, second, fine.weights_1, p)
 
-    def positions(self, scene: Scene, t: float) -> Tensor:
-        """(H, W) position of each bin: t, pulled on by what both pictures show, where there are two.
+    def positions(self, inputs: ModelInputs, t: float) -> Tensor:
+        """(H, W) position of each bin: t, pulled on by what both images show, where there are two.
 
         Where the missing section has been stained, by how much either differs from it; else by their gradients.
         """
-        a, b = scene.pictures[:2]
+        a, b = inputs.images[:2]
         if not self.config.dlsm or not self.config.cross_modal or a is None or b is None:
-            return torch.full(scene.lattice.shape, t, device=scene.propagation.device)
-        if t in scene.targets:
-            return position_map(t, *differences(scene.targets[t], a, b), self.config.alpha)
+            return torch.full(inputs.lattice.shape, t, device=inputs.propagation.device)
+        if t in inputs.targets:
+            return position_map(t, *differences(inputs.targets[t], a, b), self.config.alpha)
         return position_map(t, sobel_magnitude(a), sobel_magnitude(b), self.config.alpha)
 
-    def motion(self, scene: Scene) -> Motion:
+    def motion(self, inputs: ModelInputs) -> Motion:
         """F₀→₁ and F₁→₀, (C, h, w) at each level, fine to coarse; the same for every position."""
-        nodes = [self.nodes(scene, i) for i in range(len(scene.panel))]
+        nodes = [self.nodes(inputs, i) for i in range(len(inputs.panel))]
         pooled = [[pool(level) for pool, level in zip(self.pool, levels, strict=True)] for levels in nodes]
-        f0, f1 = self._with_context(pooled, scene.positions)
+        f0, f1 = self._with_context(pooled, inputs.positions)
         a, b = ([profiles(level) for level in levels] for levels in nodes[:2])
         there, back = map(agreement, a, b), map(agreement, b, a)
         return self.decoder(f0, f1, list(there)), self.decoder(f1, f0, list(back))
 
-    def nodes(self, scene: Scene, i: int) -> list[Tensor]:
-        """(N_p, C, h, w) of section i at each level: its genes aligned with its picture, encoded, mixed."""
-        panel = scene.panel[i]
-        pieces = in_pieces(self._encoding(scene, i), len(panel), len(panel), "genes of the panel")
+    def nodes(self, inputs: ModelInputs, i: int) -> list[Tensor]:
+        """(N_p, C, h, w) of section i at each level: its genes aligned with its image, encoded, mixed."""
+        panel = inputs.panel[i]
+        pieces = in_pieces(self._encoding(inputs, i), len(panel), len(panel), "genes of the panel")
         levels = [torch.cat(level) for level in zip(*pieces, strict=True)]
         if not self.config.graph:
             return levels
-        return [graph(level, scene.propagation) for level, graph in zip(levels, self.graph, strict=True)]
+        return [graph(level, inputs.propagation) for level, graph in zip(levels, self.graph, strict=True)]
 
-    def _encoding(self, scene: Scene, i: int) -> Callable[[slice], list[Tensor]]:
+    def _encoding(self, inputs: ModelInputs, i: int) -> Callable[[slice], list[Tensor]]:
         """What takes some genes of section i to their (n, C, h, w) at each level; genes do not see each other yet."""
-        picture = self._picture(scene, i) if self.config.cross_modal else None
-        told = None if picture is None else (self.histology(picture), picture.isfinite().all(dim=0))
+        image = self._image(inputs, i) if self.config.cross_modal else None
+        told = None if image is None else (self.histology(image), image.isfinite().all(dim=0))
 
         def encode(genes: slice) -> list[Tensor]:
-            expression = self.stem(scene.panel[i][genes])  # M_s
+            expression = self.stem(inputs.panel[i][genes])  # M_s
             return self.encoder(expression if told is None else self.alignment(expression, *told))  # of X
 
         return encode
 
-    def _picture(self, scene: Scene, i: int) -> Tensor | None:
-        """(C_h, H, W) what the network's encoder looks at: the picture of a section, or its description."""
-        n = self.config.picture_channels
-        given = scene.pictures[i] if n == 3 else scene.features[i]
-        if given is None and scene.pictures[i] is not None:
+    def _image(self, inputs: ModelInputs, i: int) -> Tensor | None:
+        """(C_h, H, W) what the network's encoder looks at: the image of a section, or its description."""
+        n = self.config.image_channels
+        given = inputs.images[i] if n == 3 else inputs.features[i]
+        if given is None and inputs.images[i] is not None:
             raise ValueError(
-                f"this network was trained on pictures described by an encoder of {n} channels; give it as "
+                f"this network was trained on images described by an encoder of {n} channels; give it as "
                 "histology_encoder="
             )
         if given is not None and len(given) != n:
             raise ValueError(
-                f"this network was trained on pictures described in {n} channels; histology_encoder gives {len(given)}"
+                f"this network was trained on images described in {n} channels; histology_encoder gives {len(given)}"
             )
         return given
 
@@ -277,7 +283,7 @@ class C2STi:
     --------
     >>> import c2sti
     >>> a, b = c2sti.datasets.phantom(seed=0, size=8, n_genes=30).series([0.0, 200.0])
-    >>> model = c2sti.C2STi(c2sti.C2STiConfig(channels=4, n_programmes=8))
+    >>> model = c2sti.C2STi(c2sti.C2STiConfig(channels=4, n_components=8))
     >>> out = c2sti.tl.interpolate(a, b, model=model, show_progress_bar=False)
     """
 
@@ -288,6 +294,7 @@ class C2STi:
         _check.a(card, "card", (dict, type(None)), "a dict")
         self.config = config or C2STiConfig()
         self.network = network or fresh(self.config, seed=0)
+        self.baseline = Baseline(self.config.settings)
         self.card = dict(card or {})
 
     def __call__(
@@ -299,40 +306,52 @@ class C2STi:
         device: str = "cpu",
         seed: int = 0,
         progress: Callable[[float], object] = lambda share: None,
+        description: Description | None = None,
     ) -> Prediction:
-        """Insert sections; see :class:`c2sti._types.Interpolator`."""
-        how: dict[str, Any] = {"device": device, "seed": seed, "progress": lambda share: progress(0.4 * share)}
-        programmes = self.describe(pair, **how)
-        scene, basis = look(self.config, pair, at, positions, programmes=programmes, **how)
-        network = self.network.to(device).eval()
+        """Interpolate sections; see :class:`c2sti._types.Interpolator`. A description made before is used if given."""
+        if description is None:
+            description = self.describe(pair, device=device, seed=seed, progress=lambda share: progress(0.5 * share))
+        inputs, base = prepare(
+            pair,
+            description,
+            at,
+            positions,
+            n_panel=self.config.panel,
+            device=device,
+            progress=lambda share: progress(0.3 * share),
+        )
+        network = on_device(self.network, device)
         with torch.no_grad():
-            loadings = basis.averaged().cpu().numpy()
             slices, fields_ = [], []
-            motion, share = network.motion(scene), network.reliability(scene)
+            motion, share = network.motion(inputs), network.reliability(inputs)
+            basis = base.basis.cpu().numpy()
             for i, p in enumerate(positions):
-                change, deformation = network(scene, p, motion, share)
-                maps = basis.maps[i] + sample(change, scene.lattice, at)
-                slices.append(InsertedSection(maps.cpu().numpy(), loadings, basis.means[i].cpu().numpy()))
+                change, deformation = network(inputs, p, motion, share)
+                maps = base.maps[i] + sample(change, inputs.lattice, at)
+                slices.append(InsertedSection(maps.cpu().numpy(), basis, base.means[i].cpu().numpy()))
                 fields_.append(deformation.displacement.cpu().numpy())
                 progress(0.2 / len(positions))
         notes = {
-            "displacement": np.stack(fields_) * scene.lattice.pitch,
+            "displacement": np.stack(fields_) * inputs.lattice.pitch,
             "displacement_reliability": share,
             "weights": self.fingerprint(),
         }
-        return Prediction(tuple(slices), notes, noise_of(programmes, at, positions, pair.spacing))
+        return Prediction(tuple(slices), notes, description.noise(at, positions))
 
     def describe(
         self, pair: SlicePair, *, device: str, seed: int, progress: Callable[[float], object] = lambda share: None
-    ) -> list[Programmes]:
-        """Programmes of a pair, by this model's settings."""
-        return describe_pair(self.config, pair, device=device, seed=seed, progress=progress)
+    ) -> Description:
+        """The components of a pair and its context, by this model's settings."""
+        return self.baseline.describe(pair, device=device, seed=seed, progress=progress)
+
+    @property
+    def settings(self) -> Settings:
+        """How pairs are described."""
+        return self.config.settings
 
     def memory(self, pair: SlicePair, n_points: int, n_positions: int) -> int:
         """About the most bytes that an answer takes while it is worked on, beside the sections themselves."""
-        config = self.config
-        sizes = {"n_programmes": config.n_programmes, "n_views": 3 if config.views else 1, "n_splits": config.n_splits}
-        return memory(pair, n_points, n_positions, **sizes)
+        return memory(pair, n_points, n_positions, self.config.settings)
 
     def fingerprint(self) -> str:
         """Hash of the weights."""
@@ -365,38 +384,10 @@ class C2STi:
         return model
 
 
-def look(
-    config: C2STiConfig,
-    pair: SlicePair,
-    at: FloatArray,
-    positions: Sequence[float],
-    *,
-    device: str,
-    seed: int,
-    programmes: Sequence[Programmes] | None = None,
-    progress: Callable[[float], object] = lambda share: None,
-) -> tuple[Scene, Basis]:
-    """The scene of a pair and the basis of its answer; needs settings, but no weights.
-
-    `programmes` are those of the pair, where they are known already.
-    """
-    programmes = programmes or describe_pair(config, pair, device=device, seed=seed)
-    return prepare(pair, programmes, at, positions, n_panel=config.panel, device=device, progress=progress)
-
-
-def describe_pair(
-    config: C2STiConfig,
-    pair: SlicePair,
-    *,
-    device: str,
-    seed: int,
-    progress: Callable[[float], object] = lambda share: None,
-) -> list[Programmes]:
-    """Programmes of a pair by the settings of a network: the costly part, whatever is asked of the pair."""
-    how: dict[str, Any] = {"views": config.views, "rough": config.rough, "device": device, "seed": seed}
-    if is_large(pair):
-        return describe_large(pair, n_programmes=config.n_programmes, progress=progress, **how)
-    return describe(pair, n_programmes=config.n_programmes, n_splits=config.n_splits, progress=progress, **how)
+def on_device(network: Network, device: str) -> Network:
+    """The network where the work is done: itself if it is there, else a copy, so that a shared one is not moved."""
+    here = next(network.parameters()).device
+    return network if here == torch.device(device) else copy.deepcopy(network).to(device)
 
 
 def fresh(config: C2STiConfig, seed: int) -> Network:

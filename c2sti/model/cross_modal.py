@@ -1,7 +1,7 @@
 """Cross-modal alignment between H&E and expression (section 2.1, eq. 1).
 
 Every gene is a node with its own map. The stem looks at one such map at a time with weights that all genes share, and
-the picture, which they share too, decides by a gate how much of each channel passes on.
+the image, which they share too, decides by a gate how much of each channel passes on.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ class ExpressionStem(nn.Module):
 
 
 class HistologyEncoder(nn.Module):
-    """Features M_h of the H&E picture on the lattice, by a small encoder that needs no download.
+    """Features M_h of the H&E image on the lattice, by a small encoder that needs no download.
 
     Parameters
     ----------
@@ -43,36 +43,36 @@ class HistologyEncoder(nn.Module):
     n_layers
         3 × 3 convolutions; each lets a bin see one more bin on every side.
     n_given
-        Channels of what it looks at: the 3 of a picture, or those of an encoder that has described it.
+        Channels of what it looks at: the 3 of a image, or those of an encoder that has described it.
     """
 
     def __init__(self, channels: int, n_layers: int = 3, n_given: int = 3) -> None:
         super().__init__()
         self.middle = 0.5 if n_given == 3 else 0.0  # of a colour
-        # Red, green, blue and whether there is a picture.
+        # Red, green, blue and whether there is a image.
         self.layers = nn.Sequential(*(convolution(channels if i else n_given + 1, channels) for i in range(n_layers)))
 
-    def forward(self, picture: Tensor) -> Tensor:
-        """Take a (3, H, W) picture in [0, 1] (or its description), NaN where there is none, to (C_h, H, W)."""
-        covered = picture.isfinite().all(dim=0, keepdim=True)
-        colours = torch.where(covered, picture - self.middle, 0)
+    def forward(self, image: Tensor) -> Tensor:
+        """Take a (3, H, W) image in [0, 1] (or its description), NaN where there is none, to (C_h, H, W)."""
+        covered = image.isfinite().all(dim=0, keepdim=True)
+        colours = torch.where(covered, image - self.middle, 0)
         return self.layers(torch.cat([colours, covered.to(colours)])[None])[0]
 
 
 class CrossModalAlignment(nn.Module):
-    """Keep of the expression features what the picture supports: X = M_s ⊙ G (eq. 1).
+    """Keep of the expression features what the image supports: X = M_s ⊙ G (eq. 1).
 
     Parameters
     ----------
     channels
         C, features of a gene.
     histology_channels
-        C_h, features of the picture.
+        C_h, features of the image.
 
     Notes
     -----
-    The paper leaves the shape of G open; it has the channels of M_s, which the product needs. No picture means G = 1,
-    not a black picture.
+    The paper leaves the shape of G open; it has the channels of M_s, which the product needs. No image means G = 1,
+    not a black image.
     """
 
     def __init__(self, channels: int, histology_channels: int) -> None:
@@ -96,13 +96,13 @@ class CrossModalAlignment(nn.Module):
         expression
             (N, C, H, W) features of the genes, M_s.
         histology
-            (C_h, H, W) features of the picture, M_h; None without one.
+            (C_h, H, W) features of the image, M_h; None without one.
         covered
-            (H, W) bool, bins that the picture covers; None where it covers all.
+            (H, W) bool, bins that the image covers; None where it covers all.
 
         Returns
         -------
-        (N, C, H, W) gate G in (0, 1), and 1 where there is no picture.
+        (N, C, H, W) gate G in (0, 1), and 1 where there is no image.
         """
         if histology is None:
             return torch.ones_like(expression)

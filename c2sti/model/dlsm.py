@@ -39,12 +39,12 @@ def position_map(t: float, gradient_0: Tensor, gradient_1: Tensor, alpha: float)
     return t + t * (1 - t) * (g0 - g1) / (t * g0 + (1 - t) * g1)
 
 
-def differences(target: Tensor, picture_0: Tensor, picture_1: Tensor) -> tuple[Tensor, Tensor]:
+def differences(target: Tensor, image_0: Tensor, image_1: Tensor) -> tuple[Tensor, Tensor]:
     """How far the H&E of either section is from that of the missing one: what :func:`position_map` takes for gradients.
 
     Parameters
     ----------
-    target, picture_0, picture_1
+    target, image_0, image_1
         (3, H, W) colours, NaN where unknown.
 
     Returns
@@ -52,7 +52,7 @@ def differences(target: Tensor, picture_0: Tensor, picture_1: Tensor) -> tuple[T
     Two (H, W) maps in [0, 1]: mean difference of the colours, on one scale for both; 0 where any of the three is
     unknown. A bin in which the missing section looks like the second is thus nearer to it.
     """
-    away = torch.stack([(target - picture).abs().mean(dim=0) for picture in (picture_0, picture_1)])
+    away = torch.stack([(target - image).abs().mean(dim=0) for image in (image_0, image_1)])
     away = torch.where(away.isfinite().all(dim=0), away, 0)
     first, second = away / away.max().clamp_min(1e-6)
     return first, second

@@ -2,7 +2,7 @@
 
 The default encoder is a small one inside the bundled checkpoint; this one is an option beside it. The network is
 MONAI's, whose layout is torchvision's, so the usual ImageNet checkpoints fit without renaming. It stays as it was
-trained: it describes the picture, and what follows it learns.
+trained: it describes the image, and what follows it learns.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ WRAPPERS = ("state_dict", "model")  # entries in which training programs put the
 
 
 class ResNet50Features(nn.Module):
-    """Frozen features of an H&E picture, one vector per bin of a lattice.
+    """Frozen features of an H&E image, one vector per bin of a lattice.
 
     Parameters
     ----------
@@ -52,8 +52,8 @@ class ResNet50Features(nn.Module):
 
     Notes
     -----
-    The paper does not say which stage it takes. The first is the default: bins are small beside a picture's cells.
-    A picture costs about 0.3 kB of memory per pixel while it is looked at, 1.2 GB at 2000 × 2000.
+    The paper does not say which stage it takes. The first is the default: bins are small beside a image's cells.
+    A image costs about 0.3 kB of memory per pixel while it is looked at, 1.2 GB at 2000 × 2000.
     """
 
     mean: Tensor
@@ -78,13 +78,13 @@ class ResNet50Features(nn.Module):
         return super().train(False)
 
     @torch.no_grad()
-    def forward(self, picture: Tensor, shape: tuple[int, int]) -> Tensor:
-        """Describe a picture, bin by bin.
+    def forward(self, image: Tensor, shape: tuple[int, int]) -> Tensor:
+        """Describe a image, bin by bin.
 
         Parameters
         ----------
-        picture
-            (3, h, w) colour in [0, 1], NaN where there is no picture. It covers the lattice edge to edge.
+        image
+            (3, h, w) colour in [0, 1], NaN where there is no image. It covers the lattice edge to edge.
         shape
             Rows and columns of the lattice, (H, W).
 
@@ -92,29 +92,29 @@ class ResNet50Features(nn.Module):
         -------
         (C, H, W) features, ≥ 0; all 0 in bins of which no pixel is known.
         """
-        if picture.ndim != 3 or picture.shape[0] != 3:
-            raise ValueError(f"picture has shape {tuple(picture.shape)}, expected (3, h, w): red, green, blue")
-        picture = picture.to(self.mean)
-        known = picture.isfinite().all(dim=0, keepdim=True)
-        whole = at_least(without_gaps(picture, known), LEAST_SIDE)
+        if image.ndim != 3 or image.shape[0] != 3:
+            raise ValueError(f"image has shape {tuple(image.shape)}, expected (3, h, w): red, green, blue")
+        image = image.to(self.mean)
+        known = image.isfinite().all(dim=0, keepdim=True)
+        whole = at_least(without_gaps(image, known), LEAST_SIDE)
         features = self.network(((whole - self.mean) / self.std)[None])[0]
-        seen = functional.adaptive_avg_pool2d(known.to(picture), shape) > 0
+        seen = functional.adaptive_avg_pool2d(known.to(image), shape) > 0
         return on_lattice(features, shape, (whole.shape[1], whole.shape[2]), self.stride) * seen
 
 
-def without_gaps(picture: Tensor, known: Tensor) -> Tensor:
-    """(3, h, w) picture with its mean colour where `known` (1, h, w) is false: the least of an edge."""
-    mean = torch.where(known, picture, 0).sum(dim=(1, 2), keepdim=True) / known.sum().clamp(min=1)
-    return torch.where(known, picture, mean)
+def without_gaps(image: Tensor, known: Tensor) -> Tensor:
+    """(3, h, w) image with its mean colour where `known` (1, h, w) is false: the least of an edge."""
+    mean = torch.where(known, image, 0).sum(dim=(1, 2), keepdim=True) / known.sum().clamp(min=1)
+    return torch.where(known, image, mean)
 
 
-def at_least(picture: Tensor, side: int) -> Tensor:
-    """(3, h, w) picture, enlarged in proportion where its shorter side is below `side` pixels."""
-    shorter = min(picture.shape[1:])
+def at_least(image: Tensor, side: int) -> Tensor:
+    """(3, h, w) image, enlarged in proportion where its shorter side is below `side` pixels."""
+    shorter = min(image.shape[1:])
     if shorter >= side:
-        return picture
-    size = [round(n * side / shorter) for n in picture.shape[1:]]
-    return functional.interpolate(picture[None], size, mode="bilinear", align_corners=False)[0]
+        return image
+    size = [round(n * side / shorter) for n in image.shape[1:]]
+    return functional.interpolate(image[None], size, mode="bilinear", align_corners=False)[0]
 
 
 def on_lattice(features: Tensor, shape: tuple[int, int], size: tuple[int, int], stride: int) -> Tensor:
@@ -129,7 +129,7 @@ def on_lattice(features: Tensor, shape: tuple[int, int], size: tuple[int, int], 
     shape
         Bins of the lattice, (H, W).
     size
-        Pixels of the picture, (h, w); it covers the lattice edge to edge.
+        Pixels of the image, (h, w); it covers the lattice edge to edge.
     stride
         Pixels from one cell to the next.
 
@@ -179,7 +179,7 @@ def load_resnet50(weights: str | Path, *, stage: Stage = "layer1") -> ResNet50Fe
     Examples
     --------
     >>> encoder = load_resnet50("timm/resnet50.a1_in1k")  # doctest: +SKIP
-    >>> encoder(picture, (40, 50)).shape  # doctest: +SKIP
+    >>> encoder(image, (40, 50)).shape  # doctest: +SKIP
     torch.Size([256, 40, 50])
     """
     network = resnet50()
@@ -190,7 +190,7 @@ def load_resnet50(weights: str | Path, *, stage: Stage = "layer1") -> ResNet50Fe
 
 
 def resnet50() -> nn.Module:
-    """MONAI's ResNet-50 for colour pictures: no classifier, weights untrained and the same at every call."""
+    """MONAI's ResNet-50 for colour images: no classifier, weights untrained and the same at every call."""
     nets = histology_extra("monai.networks.nets")
     with torch.random.fork_rng(devices=[]):
         torch.default_generator.manual_seed(0)  # torch.manual_seed would also seed every GPU, for good

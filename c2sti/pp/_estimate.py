@@ -11,7 +11,7 @@ from c2sti import _check
 from c2sti._types import FloatArray
 from c2sti.grid import SliceGrid
 from c2sti.pp._maps import Use, apply, fit, make_maps
-from c2sti.pp._refine import Method, refine
+from c2sti.pp._refine import COARSE_STEP, Method, refine
 from c2sti.pp._search import search
 
 SAME_UNIT = 0.03  # pitches that differ by less are one: so far the estimates of real arrays scatter
@@ -66,7 +66,7 @@ def estimate(
     fixed, moved = make_maps(reference, moving, ratio, use)
     small = fixed.halved(), moved.halved()  # a quarter of the pixels are enough to choose by
     found = [c.matrix for c in search(*small, flip)]
-    found += [refine(*small, m, "rigid") for m in found]
+    found += [refine(*small, m, "rigid", COARSE_STEP) for m in found]
     best = max(found, key=lambda m: fit(fixed, moved, m))
     # The refined placement is nearer to the truth even where the fit, which jumps from spot to spot, is a little less.
     refined = refine(fixed, moved, best, "rigid")

@@ -15,6 +15,7 @@ Method = Literal["rigid", "affine"]
 # Of the parameters of a 3-D transform those that act within the plane of a section.
 IN_PLANE = {"rigid": [0, 0, 1, 1, 1, 0], "affine": [1, 1, 0, 1, 1, 0, 0, 0, 0, 1, 1, 0]}
 FIRST_STEP, LAST_STEP, MOST_ITERATIONS = 0.25, 1e-3, 200  # in distances between spots
+COARSE_STEP = 0.05  # the last one where placements are only to be told apart
 
 
 def simpleitk() -> ModuleType:
@@ -28,7 +29,9 @@ def simpleitk() -> ModuleType:
     return SimpleITK
 
 
-def refine(reference: Maps, moving: Maps, matrix: FloatArray, method: Method) -> FloatArray:
+def refine(
+    reference: Maps, moving: Maps, matrix: FloatArray, method: Method, last_step: float = LAST_STEP
+) -> FloatArray:
     """The (3, 3) placement near `matrix` in which the two sections' maps correlate best.
 
     SimpleITK's metrics compare images of one channel. Channels are therefore stacked along the third axis of a 3-D
@@ -55,7 +58,7 @@ def refine(reference: Maps, moving: Maps, matrix: FloatArray, method: Method) ->
     registration.SetMovingInitialTransform(_transform(sitk, np.linalg.inv(start)))
     registration.SetInitialTransform(correction, inPlace=True)
     registration.SetOptimizerAsRegularStepGradientDescent(
-        learningRate=FIRST_STEP, minStep=LAST_STEP, numberOfIterations=MOST_ITERATIONS, gradientMagnitudeTolerance=1e-8
+        learningRate=FIRST_STEP, minStep=last_step, numberOfIterations=MOST_ITERATIONS, gradientMagnitudeTolerance=1e-8
     )
     registration.SetOptimizerScalesFromPhysicalShift()
     registration.SetOptimizerWeights(IN_PLANE[method])

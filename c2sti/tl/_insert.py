@@ -16,6 +16,8 @@ from tqdm.auto import tqdm
 
 from c2sti import _check, _keys, _result, grid, pair_check
 from c2sti._types import FloatArray, Interpolator, Lattice, PictureEncoder
+from c2sti.model.baseline import Describing, with_description
+from c2sti.model.components import Description
 from c2sti.spread import ask
 from c2sti.tl._coexpression import graphs
 from c2sti.tl._kinds import Kind
@@ -69,6 +71,7 @@ def insert(
     progress: Callable[[float], object] = lambda share: None,
     stream: Stream | None = None,
     max_memory: int | None = None,
+    description: Description | None = None,
 ) -> AnnData:
     """Insert sections between two, and put all of them side by side, as :func:`interpolate` returns them.
 
@@ -106,6 +109,8 @@ def insert(
         Where to write the layers; None for memory.
     max_memory
         Bytes to get by with, of the result and of what it is made from.
+    description
+        Of the series around the pair, on its scale, where it was made before; for a method that starts from one.
 
     Returns
     -------
@@ -139,7 +144,7 @@ def insert(
     else:
         grid.tell(extent, grid.plan(extent, max_memory, torch.get_num_threads()))
     prediction, found = ask(
-        method,
+        with_description(method, description) if description and isinstance(method, Describing) else method,
         pair,
         rows.points,
         fractions.tolist(),

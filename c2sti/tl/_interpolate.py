@@ -244,8 +244,8 @@ def interpolate(
     `max_memory` counts the answer's factors, 8 K (S M + N) bytes for K components, 24 bytes for each measured value
     that is not zero, 300 for each row, and 24 to 36 for each value of the 4 MB blocks that are worked on side by side
     (up to twice that with `std` and `interval`); and, before anything is written, what describing the sections takes:
-    of large ones 29 kB a gene or 2 kB a spot, whichever is more, of small ones 66 bytes for each spot and gene. The
-    log says how much it comes to.
+    12 kB a gene (less where there are fewer than 1,500 spots), 2 kB a spot and up to 0.9 GB for what is read at a time.
+    The log says how much it comes to.
 
     The store is written beside its place, in a hidden folder, and moved there when it is whole. If the run fails or is
     interrupted, nothing is left; what a run that was killed leaves is removed by the next one for the same place.

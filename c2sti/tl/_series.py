@@ -19,6 +19,8 @@ from tqdm.auto import tqdm
 
 from c2sti import _check, _keys, _log, _result, grid, ops
 from c2sti._types import FloatArray, Interpolator, Lattice
+from c2sti.model.baseline import Describing
+from c2sti.model.components import Description, describe
 from c2sti.pair_check import OnMisfit, check_on_misfit
 from c2sti.tl._depths import SAME, depths_of, depths_wanted
 from c2sti.tl._insert import SHARES, check_key, check_level, insert, shares_of
@@ -31,6 +33,7 @@ from c2sti.tl._to_slices import stack_of
 if TYPE_CHECKING:
     from spatialdata import SpatialData
 
+MOST_SECTIONS = 12  # that are described together
 MEASURED = "slice"  # that names of measured sections begin with
 SUPPORTS = ["measured", "both", "a", "b", "none"]
 
@@ -185,29 +188,32 @@ def interpolate_series(
     n_inserted = sum(place.inserted for place in places)
     what = f"interpolating {n_inserted} section(s)"
     with tqdm(total=100 * len(gaps), desc=what, bar_format=SHARES, disable=not show_progress_bar) as bar:
-        for first in gaps:
-            inside = [place for place in places if place.inserted and place.first == first]
-            out = insert(
-                grids[first],
-                grids[first + 1],
-                np.array([place.position for place in inside]),
-                context=_context(grids, depths, first, n_context),
-                method=method,
-                model=told,
-                lattice=lattice,
-                genes=var.index,
-                device=device,
-                seed=seed,
-                key_added=key_added,
-                labels=labels,
-                with_graphs=False,
-                std=std,
-                interval=interval,
-                on_misfit=on_misfit,
-                progress=shares_of(bar),
-            )
-            parts |= _inserted_parts(out, inside, key_added)
-            fits[f"{own[first]} to {own[first + 1]}"] = out.uns[key_added][_keys.PAIR_CHECK]
+        for together in described_together(gaps, len(grids), n_context):
+            description = _description(grids, together, method, lattice, device, seed)
+            for first in together.gaps:
+                inside = [place for place in places if place.inserted and place.first == first]
+                out = insert(
+                    grids[first],
+                    grids[first + 1],
+                    np.array([place.position for place in inside]),
+                    context=_context(grids, depths, first, n_context),
+                    method=method,
+                    model=told,
+                    lattice=lattice,
+                    genes=var.index,
+                    device=device,
+                    seed=seed,
+                    key_added=key_added,
+                    labels=labels,
+                    with_graphs=False,
+                    std=std,
+                    interval=interval,
+                    on_misfit=on_misfit,
+                    progress=shares_of(bar),
+                    description=None if description is None else description.between(*depths[first : first + 2]),
+                )
+                parts |= _inserted_parts(out, inside, key_added)
+                fits[f"{own[first]} to {own[first + 1]}"] = out.uns[key_added][_keys.PAIR_CHECK]
     _leave_blank(parts, std, interval)
     parameters = {**found[0].told(), "n_context": n_context, "spacing": spacing}
     parameters["interval"] = interval
@@ -270,6 +276,40 @@ def _context(
     scale = (depths - depths[first]) / (depths[first + 1] - depths[first])
     around = range(max(first - n_context, 0), min(first + 2 + n_context, len(grids)))
     return {float(scale[i]): grids[i] for i in around if i not in (first, first + 1)}
+
+
+@dataclass(frozen=True)
+class Together:
+    """Gaps between sections that are read from one description, by their first section; and its sections."""
+
+    gaps: tuple[int, ...]
+    sections: range
+
+
+def described_together(gaps: Sequence[int], n_sections: int, n_context: int) -> Iterator[Together]:
+    """Windows along z: all gaps at once where there are few sections, else as many as `MOST_SECTIONS` allow.
+
+    Every gap is read from a description that holds `n_context` sections on either side of its pair.
+    """
+    left = list(gaps)
+    while left:
+        start = max(left[0] - n_context, 0)
+        room = max(MOST_SECTIONS, left[0] + 2 + n_context - start) if n_context else 2
+        stop = min(start + room, n_sections)
+        own = [gap for gap in left if min(gap + 2 + n_context, n_sections) <= stop]
+        yield Together(tuple(own), range(start, min(own[-1] + 2 + n_context, n_sections)))
+        left = left[len(own) :]
+
+
+def _description(
+    grids: Sequence[grid.SliceGrid], together: Together, method: Interpolator, lattice: Lattice, device: str, seed: int
+) -> Description | None:
+    """What a method that starts from a description reads all gaps of a window from, on the scale of z."""
+    if not isinstance(method, Describing):
+        return None
+    own = [grids[i] for i in together.sections]
+    sections, spacing, keys = grid.make_sections(own, lattice)
+    return describe(sections, spacing, keys, method.settings, device=device, seed=seed)
 
 
 # ---- the sections, and the stack of them

@@ -73,7 +73,7 @@ def train(
         As in :func:`interpolate`.
     histology_encoder
         Describes the H&E in place of its colours, as :func:`c2sti.model.histology.load_resnet50` makes one; for a
-        network whose `config` has as many ``picture_channels``. :func:`interpolate` needs it again.
+        network whose `config` has as many ``image_channels``. :func:`interpolate` needs it again.
     seed
         Of every random choice.
 
@@ -94,7 +94,7 @@ def train(
     --------
     >>> import c2sti
     >>> series = c2sti.datasets.phantom(seed=0, size=8, n_genes=30).series([0.0, 150.0, 300.0])
-    >>> small = c2sti.C2STiConfig(channels=4, n_programmes=8, n_splits=0)
+    >>> small = c2sti.C2STiConfig(channels=4, n_components=8, n_splits=0)
     >>> how = c2sti.TrainConfig(steps=2)
     >>> model = c2sti.tl.train(series, model=None, config=small, how=how, show_progress_bar=False)
     >>> out = c2sti.tl.interpolate(series[0], series[2], model=model, show_progress_bar=False)

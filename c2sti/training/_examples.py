@@ -13,8 +13,9 @@ from scipy.spatial import KDTree
 from torch import Tensor
 
 from c2sti._types import FloatArray, SlicePair
-from c2sti.model.c2sti import C2STiConfig, describe_pair, look
-from c2sti.model.scene import Basis, Scene
+from c2sti.model.baseline import Baseline, BaselineTensors
+from c2sti.model.c2sti import C2STiConfig
+from c2sti.model.inputs import ModelInputs, prepare
 
 
 @dataclass(frozen=True)
@@ -48,13 +49,13 @@ class Case:
 
 @dataclass(frozen=True)
 class Example:
-    """A case made ready: scene, basis at the hidden spots, and the truth there as (M, N) float32.
+    """A case made ready: model inputs, baseline prediction at the hidden spots, and the truth there as (M, N) float32.
 
     Where motion is known it is (4, H, W): (dx, dy) in bins to section a, then to section b; NaN off the tissue.
     """
 
-    scene: Scene
-    basis: Basis
+    inputs: ModelInputs
+    base: BaselineTensors
     points: FloatArray
     position: float
     truth: Tensor
@@ -85,23 +86,23 @@ def make_examples(
     progress
         Called with each case when it is done.
     """
-    examples, last, programmes = [], None, None
+    examples, last, baseline = [], None, Baseline(config.settings)
     for case in cases:
         if case.pair is not last:
-            last, programmes = case.pair, describe_pair(config, case.pair, device=device, seed=seed)
-        scene, basis = look(
-            config, case.pair, case.points, [case.position], device=device, seed=seed, programmes=programmes
+            last, description = case.pair, baseline.describe(case.pair, device=device, seed=seed)
+        inputs, base = prepare(
+            case.pair, description, case.points, [case.position], n_panel=config.panel, device=device
         )
         truth = torch.as_tensor(case.truth.toarray().astype(np.float32), device=device)
-        motion = None if case.motion is None else _known_motion(case, scene).to(device)
-        examples.append(Example(scene, basis, case.points, case.position, truth, case.name, motion))
+        motion = None if case.motion is None else _known_motion(case, inputs).to(device)
+        examples.append(Example(inputs, base, case.points, case.position, truth, case.name, motion))
         progress(case)
     return examples
 
 
-def _known_motion(case: Case, scene: Scene) -> Tensor:
+def _known_motion(case: Case, inputs: ModelInputs) -> Tensor:
     assert case.motion is not None
-    lattice = scene.lattice
+    lattice = inputs.lattice
     moves = np.concatenate(case.motion(lattice.centres), axis=1) / lattice.pitch
     far = KDTree(case.points).query(lattice.centres)[0] > lattice.pitch
     moves[far] = np.nan

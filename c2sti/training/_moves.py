@@ -96,13 +96,13 @@ def turn(example: Example, quarters: int, mirrored: bool) -> Example:
     mirrored
         Whether to mirror x first.
     """
-    scene = example.scene
+    inputs = example.inputs
 
     def moved(maps: Tensor) -> Tensor:
         return turned_maps(maps, quarters, mirrored)
 
-    points = (example.points - np.asarray(scene.lattice.origin)) / scene.lattice.pitch
-    height, width = scene.lattice.shape
+    points = (example.points - np.asarray(inputs.lattice.origin)) / inputs.lattice.pitch
+    height, width = inputs.lattice.shape
     if mirrored:
         points = np.column_stack([width - 1 - points[:, 0], points[:, 1]])
     for _ in range(quarters % 4):
@@ -115,5 +115,5 @@ def turn(example: Example, quarters: int, mirrored: bool) -> Example:
         for _ in range(quarters % 4):
             dx, dy = dy, -dx
         motion = moved(torch.stack([dx, dy], dim=1).flatten(0, 1))
-    turned = replace(scene.each(moved), lattice=Lattice((0.0, 0.0), 1.0, (height, width)))
-    return replace(example, scene=turned, points=points, motion=motion)
+    turned = replace(inputs.each(moved), lattice=Lattice((0.0, 0.0), 1.0, (height, width)))
+    return replace(example, inputs=turned, points=points, motion=motion)

@@ -99,10 +99,10 @@ class Objective(nn.Module):
 
     def forward(self, example: Example, genes: Tensor) -> Tensor:
         """Scalar loss on the chosen genes."""
-        scene, basis = example.scene, example.basis
-        change, deformation = self.network(scene, example.position)
-        maps = basis.maps[0] + sample(change, scene.lattice, example.points)
-        predicted = maps @ basis.averaged(genes) + basis.means[0, genes]
+        inputs, base = example.inputs, example.base
+        change, deformation = self.network(inputs, example.position)
+        maps = base.maps[0] + sample(change, inputs.lattice, example.points)
+        predicted = maps @ base.basis[:, genes] + base.means[0, genes]
         truth = example.truth[:, genes]
         displacement = deformation.displacement
         if self.config.objective == "paper":
@@ -189,7 +189,7 @@ def train(
 def _placed(example: Example, device: torch.device) -> Example:
     where = str(device)
     return replace(
-        example, scene=example.scene.to(where), basis=example.basis.to(where), truth=example.truth.to(device)
+        example, inputs=example.inputs.to(where), base=example.base.to(where), truth=example.truth.to(device)
     )
 
 
@@ -209,6 +209,6 @@ def _step_loss(
 
 def _fewer(example: Example, n_panel: int, rng: np.random.Generator) -> Example:
     """The example with some of the panel's genes."""
-    scene = example.scene
-    genes = np.sort(rng.permutation(len(scene.propagation))[:n_panel])
-    return replace(example, scene=scene.genes(torch.as_tensor(genes, device=scene.propagation.device)))
+    inputs = example.inputs
+    genes = np.sort(rng.permutation(len(inputs.propagation))[:n_panel])
+    return replace(example, inputs=inputs.genes(torch.as_tensor(genes, device=inputs.propagation.device)))

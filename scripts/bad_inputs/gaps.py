@@ -168,7 +168,7 @@ def _interpolate() -> Iterator[Bad]:
         ("without weights", lambda f: (f / "model.safetensors").unlink(), "model.safetensors"),
         ("of settings that are no JSON", lambda f: (f / "config.json").write_text("{"), "config.json"),
         ("of altered settings", lambda f: _replaced(f / "config.json", b'"panel": 8', b'"panel": 9'), "altered"),
-        ("of another format", lambda f: _replaced(f / "config.json", b'"format": 2', b'"format": 1'), "format 1"),
+        ("of another format", lambda f: _replaced(f / "config.json", b'"format": 3', b'"format": 1'), "format 1"),
         ("of another model", lambda f: _replaced(f / "config.json", b'"c2sti"', b'"other"'), "other"),
         ("of truncated weights", lambda f: _cut(f / "model.safetensors"), "model.safetensors"),
     ):

@@ -14,7 +14,7 @@ from anndata import AnnData
 
 import c2sti
 
-SMALL = c2sti.C2STiConfig(channels=4, n_programmes=4, n_splits=0, panel=8)
+SMALL = c2sti.C2STiConfig(channels=4, n_components=4, n_splits=0, panel=8)
 QUIET: dict[str, Any] = {"show_progress_bar": False}
 
 

@@ -21,10 +21,10 @@ def cases() -> Iterator[Bad]:
 
 def _settings() -> Iterator[Bad]:
     whole = [0, -1, 1.5, "many", None]
-    for name in ("channels", "n_levels", "panel", "n_programmes"):
+    for name in ("channels", "n_levels", "panel", "n_components"):
         yield from wrong_values("C2STiConfig", c2sti.C2STiConfig, name, whole)
     yield from wrong_values("C2STiConfig", c2sti.C2STiConfig, "kernel_size", [0, 2, -3, 1.5, "wide"])
-    yield from wrong_values("C2STiConfig", c2sti.C2STiConfig, "picture_channels", [0, "rgb"])
+    yield from wrong_values("C2STiConfig", c2sti.C2STiConfig, "image_channels", [0, "rgb"])
     for name in ("alpha", "reach"):
         yield from wrong_values("C2STiConfig", c2sti.C2STiConfig, name, [-1.0, float("nan"), "far", None])
     yield from wrong_values("C2STiConfig", c2sti.C2STiConfig, "n_splits", [-1, 0.5, "two"])

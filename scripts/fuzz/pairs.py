@@ -13,7 +13,7 @@ import torch
 import c2sti
 from scripts.fuzz.containers import stored
 
-TINY = c2sti.C2STi(c2sti.C2STiConfig(channels=4, n_programmes=6, n_splits=0, panel=8))
+TINY = c2sti.C2STi(c2sti.C2STiConfig(channels=4, n_components=6, n_splits=0, panel=8))
 
 
 def _moved(model: c2sti.C2STi) -> c2sti.C2STi:

@@ -1,6 +1,6 @@
-"""A pair as the network sees it: tensors on a lattice, made once, whatever position is asked for.
+"""What the network looks at: a pair as tensors on a lattice, made once, whatever position is asked for.
 
-Of all genes the network looks at a panel; the programmes carry what it finds to the rest.
+Of all genes the network looks at a panel; the components carry what it finds to the rest.
 """
 
 from __future__ import annotations
@@ -15,8 +15,8 @@ from scipy.spatial import KDTree
 from torch import Tensor
 
 from c2sti._types import FloatArray, Lattice, Section, SlicePair
-from c2sti.field import Field
-from c2sti.model.programmes import Programmes, shared_mean
+from c2sti.model.baseline import BaselineTensors
+from c2sti.model.components import Description
 from c2sti.ops import gaussian_operator, graph_values, most_variable, pearson_graph, propagation
 
 WIDTH = 0.6  # of the Gaussian that brings spots to bins and comes before correlating, in spot spacings
@@ -26,7 +26,7 @@ REACH = 1.0  # tissue ends this far from the last spot, in spot spacings
 
 
 @dataclass(frozen=True)
-class Scene:
+class ModelInputs:
     """One pair, and its context, on the network's lattice.
 
     Parameters
@@ -37,7 +37,7 @@ class Scene:
         Of all sections, the pair's 0 and 1 first.
     panel
         (N_p, 2, H, W) of each section: standardised expression of the panel's genes beside the mask of the tissue.
-    pictures
+    images
         (3, H, W) H&E of each section, or None.
     features
         (C_h, H, W) of each section what an encoder of the user's says of its H&E, or None.
@@ -46,28 +46,28 @@ class Scene:
     propagation
         (N_p, N_p) P of eq. 3 over the panel, dense.
     ends
-        (K, H, W) maps of all programmes in section a, and in section b.
+        (K, H, W) maps of all components in section a, and in section b.
     """
 
     lattice: Lattice
     positions: tuple[float, ...]
     panel: tuple[Tensor, ...]
-    pictures: tuple[Tensor | None, ...]
+    images: tuple[Tensor | None, ...]
     propagation: Tensor
     ends: tuple[Tensor, Tensor]
     features: tuple[Tensor | None, ...] = ()
     targets: Mapping[float, Tensor] = field(default_factory=dict)
 
-    def to(self, device: str) -> Scene:
+    def to(self, device: str) -> ModelInputs:
         """The same, elsewhere."""
         return replace(self.each(lambda maps: maps.to(device)), propagation=self.propagation.to(device))
 
-    def genes(self, chosen: Tensor) -> Scene:
+    def genes(self, chosen: Tensor) -> ModelInputs:
         """The same seen by some of the panel's genes."""
         panel = tuple(p[chosen] for p in self.panel)
         return replace(self, panel=panel, propagation=self.propagation[chosen][:, chosen])
 
-    def halves(self) -> tuple[Scene, Scene]:
+    def halves(self) -> tuple[ModelInputs, ModelInputs]:
         """Two scenes that share no gene: every other gene of the panel, by how much it varies, whatever their order."""
         variance = (self.panel[0][:, 0].square().mean(dim=(1, 2)) + self.panel[1][:, 0].square().mean(dim=(1, 2))) / 2
         ranked = variance.argsort(descending=True)
@@ -78,88 +78,53 @@ class Scene:
         """(H, W) bool, where both sections of the pair have tissue."""
         return (self.panel[0][0, 1] > 0) & (self.panel[1][0, 1] > 0)
 
-    def each(self, change: Callable[[Tensor], Tensor]) -> Scene:
+    def each(self, change: Callable[[Tensor], Tensor]) -> ModelInputs:
         """The same with every map, (…, H, W), changed."""
         return replace(
             self,
             panel=tuple(change(p) for p in self.panel),
-            pictures=tuple(None if p is None else change(p) for p in self.pictures),
+            images=tuple(None if p is None else change(p) for p in self.images),
             ends=(change(self.ends[0]), change(self.ends[1])),
             features=tuple(None if f is None else change(f) for f in self.features),
-            targets={position: change(picture) for position, picture in self.targets.items()},
+            targets={position: change(image) for position, image in self.targets.items()},
         )
-
-
-@dataclass(frozen=True)
-class Basis:
-    """What an answer is made of before the network has a say.
-
-    Parameters
-    ----------
-    loadings
-        (D, K, N) of the D descriptions of the pair, which are averaged.
-    maps
-        (S, M, D·K) of all descriptions side by side, at the points asked for.
-    means
-        (S, N).
-    """
-
-    loadings: Tensor
-    maps: Tensor
-    means: Tensor
-
-    def to(self, device: str) -> Basis:
-        """The same, elsewhere."""
-        return Basis(
-            self.loadings.to(device),
-            self.maps.to(device),
-            self.means.to(device),
-        )
-
-    def averaged(self, genes: slice | Tensor = slice(None)) -> Tensor:
-        """(D·K, n) loadings of the chosen genes: times the maps they give the mean over the descriptions."""
-        return self.loadings[:, :, genes].flatten(0, 1) / len(self.loadings)
 
 
 def prepare(
     pair: SlicePair,
-    programmes: Sequence[Programmes],
+    description: Description,
     at: FloatArray,
     positions: Sequence[float],
     *,
     n_panel: int,
     device: str,
     progress: Callable[[float], object] = lambda share: None,
-) -> tuple[Scene, Basis]:
-    """Everything that is computed once for a pair: the scene, and the answer from which the network starts.
+) -> tuple[ModelInputs, BaselineTensors]:
+    """What the network looks at, and the baseline prediction that it changes, on a device.
 
     Parameters
     ----------
-    pair, at, positions, device
+    pair, at, positions
         As every interpolator takes them.
-    programmes
-        Descriptions of the pair.
+    description
+        Of the pair.
     n_panel
         Genes that the network looks at, the most variable ones.
+    device
+        Where the network is.
     progress
         Is told each share of the work that has been done, 1 in all.
     """
     lattice = pair.lattice.coarsened(MOST_BINS)
     places = np.concatenate([lattice.centres, at])
-    # One call for all places and depths: the factorisation is the costly part.
-    together = Field.joined([p.field for p in programmes])
-    found = together.at(places / pair.spacing, [0.0, 1.0, *positions], lambda share: progress(0.8 * share))
+    # One call for all places and positions: what is costly is done once.
+    maps = description.at(places, [0.0, 1.0, *positions], lambda share: progress(0.8 * share))
     n_bins = len(lattice.centres)
-    maps = torch.as_tensor(found.astype(np.float32))
-    ends = (_on_lattice(maps[0, :n_bins], lattice), _on_lattice(maps[1, :n_bins], lattice))
-    scene = _scene(pair, lattice, n_panel, ends)
-    basis = Basis(
-        torch.as_tensor(np.stack([p.loadings for p in programmes]).astype(np.float32)),
-        maps[2:, n_bins:],
-        torch.as_tensor(np.stack([shared_mean(pair.sections, p) for p in positions]).astype(np.float32)),
-    )
+    first, second = (_on_lattice(torch.as_tensor(maps[i, :n_bins]), lattice) for i in (0, 1))
+    inputs = _inputs(pair, lattice, n_panel, (first, second))
+    prediction = BaselineTensors.of(maps[2:, n_bins:], description, pair.sections, positions)
     progress(0.2)
-    return scene.to(device), basis.to(device)
+    return inputs.to(device), prediction.to(device)
 
 
 def _on_lattice(values: Tensor, lattice: Lattice) -> Tensor:
@@ -167,7 +132,7 @@ def _on_lattice(values: Tensor, lattice: Lattice) -> Tensor:
     return values.T.reshape(-1, *lattice.shape).contiguous()
 
 
-def _scene(pair: SlicePair, lattice: Lattice, n_panel: int, ends: tuple[Tensor, Tensor]) -> Scene:
+def _inputs(pair: SlicePair, lattice: Lattice, n_panel: int, ends: tuple[Tensor, Tensor]) -> ModelInputs:
     genes = np.sort(most_variable([pair.a.expression, pair.b.expression], n_panel))
     small = pair.subset(genes).in_memory()
     values = [graph_values(s.xy, s.expression, WIDTH * pair.spacing) for s in small.sections]
@@ -176,15 +141,15 @@ def _scene(pair: SlicePair, lattice: Lattice, n_panel: int, ends: tuple[Tensor, 
         pearson_graph(values, shares, min(N_EDGES, max(len(genes) - 1, 0))) if len(genes) > 1 else sp.csr_array((1, 1))
     )
     scale = np.sqrt(np.mean([v.var(axis=0) for v in values[:2]], axis=0))
-    return Scene(
+    return ModelInputs(
         lattice,
         tuple(s.position for s in pair.sections),
         tuple(_panel(s, lattice, pair.spacing, scale) for s in small.sections),
-        tuple(_picture(s.histology, pair.lattice, lattice) for s in pair.sections),
+        tuple(_image(s.histology, pair.lattice, lattice) for s in pair.sections),
         torch.as_tensor(propagation(graph).toarray()),
         ends,
-        tuple(_picture(s.features, pair.lattice, lattice) for s in pair.sections),
-        {p: _nearest(picture, pair.lattice, lattice) for p, picture in pair.targets.items()},
+        tuple(_image(s.features, pair.lattice, lattice) for s in pair.sections),
+        {p: _nearest(image, pair.lattice, lattice) for p, image in pair.targets.items()},
     )
 
 
@@ -204,7 +169,7 @@ def _panel(section: Section, lattice: Lattice, spacing: float, scale: FloatArray
     return torch.as_tensor(both.reshape(maps.shape[1], 2, *lattice.shape).astype(np.float32))
 
 
-def _picture(maps: FloatArray | None, fine: Lattice, lattice: Lattice) -> Tensor | None:
+def _image(maps: FloatArray | None, fine: Lattice, lattice: Lattice) -> Tensor | None:
     return None if maps is None else _nearest(maps, fine, lattice)
 
 
