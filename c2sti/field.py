@@ -60,8 +60,14 @@ class Kernel:
 
     def within(self, x: Tensor, x2: Tensor) -> Tensor:
         """(n, m) covariance of places in one section, S."""
-        u = torch.cdist(x, x2, compute_mode="donot_use_mm_for_euclid_dist") / self.length
-        return torch.exp(-0.5 * u**2) if self.gaussian else (1 + 3**0.5 * u) * torch.exp(-(3**0.5) * u)
+        return self.over(distances(x, x2))
+
+    def over(self, distance: Tensor) -> Tensor:
+        """S over distances in spot spacings, of the same shape."""
+        if self.gaussian:
+            return (distance / self.length).square_().mul_(-0.5).exp_()
+        u = distance * (3**0.5 / self.length)
+        return torch.exp(-u).mul_(u.add_(1))
 
     def between(self, z: Tensor, z2: Tensor) -> Tensor:
         """(n, m) covariance of one place at two z, B; sections are few, so each two are looked at once."""
@@ -319,14 +325,14 @@ def _means(question: Question, seen: Seen) -> FloatArray:
     spots, places = seen.spots, seen.places
     n_maps = spots.values.shape[1]
     means = torch.zeros((len(question.z), len(places), n_maps), dtype=torch.float64, device=places.device)
-    z = places.new_tensor(question.z)
-    for i, part in enumerate(question.parts if len(spots.x) else ()):
-        kernel = part.kernel
-        solved = seen.solved[i] if seen.solved else _solution(part, Spectrum.of(kernel, spots), spots)
-        for own, rows in _sections(spots):
-            found = dot(kernel.within(places, spots.x[rows]), solved[rows])
-            for mean, share in zip(means, kernel.between(z, own[None])[:, 0], strict=True):
-                mean.add_(found * share)
+    z, parts = places.new_tensor(question.z), question.parts if len(spots.x) else ()
+    solved = seen.solved or [_solution(part, Spectrum.of(part.kernel, spots), spots) for part in parts]
+    for own, rows in _sections(spots):
+        distance = distances(places, spots.x[rows])
+        for part, weights in zip(parts, solved, strict=True):
+            found = dot(part.kernel.over(distance), weights[rows])
+            for mean, share in zip(means, part.kernel.between(z, own[None])[:, 0], strict=True):
+                mean.add_(found, alpha=float(share))
     return means.float().cpu().numpy()
 
 
@@ -356,6 +362,11 @@ def _sections(spots: Observed) -> Iterator[tuple[Tensor, Tensor]]:
     """Z of each section, and which of the spots are its own."""
     for z in spots.z.unique():
         yield z, torch.nonzero(spots.z == z)[:, 0]
+
+
+def distances(x: Tensor, x2: Tensor) -> Tensor:
+    """(n, m) distances of places."""
+    return torch.cdist(x, x2, compute_mode="donot_use_mm_for_euclid_dist")
 
 
 def dot(a: Tensor, b: Tensor) -> Tensor:

@@ -20,8 +20,9 @@ The same is done whatever the size. What changes with it is how finely tissue is
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
+from functools import cache
 from itertools import pairwise
 from math import ceil
 
@@ -32,7 +33,7 @@ from scipy.linalg import eigh
 from scipy.spatial import KDTree
 from threadpoolctl import threadpool_limits
 
-from c2sti._stored import blocks
+from c2sti._stored import BLOCK, blocks
 from c2sti._types import FloatArray, Noise, Section
 from c2sti.field import Field, Observed, best_length, windows_of
 from c2sti.ops import partition, signs
@@ -323,10 +324,17 @@ def _components(
     """
     parts = zip(block.sections, block.rows(), block.parts(PATCHES), strict=True)
 
-    def values(i: int) -> Iterator[tuple[slice, list[sp.csr_array]]]:
-        if not turn:
-            return ((rows, [values]) for rows, values in blocks(block.sections[i].expression))
+    def halves(i: int) -> Iterator[tuple[slice, list[sp.csr_array]]]:
         return _split_expression(block.sections[i], block.libraries[i], gene_keys, turn)
+
+    split_once = cache(lambda i: list(halves(i)))
+
+    def values(i: int) -> Iterable[tuple[slice, list[sp.csr_array]]]:
+        section = block.sections[i]
+        if not turn:
+            return ((rows, [values]) for rows, values in blocks(section.expression))
+        # Of what is one block the parts are kept; larger sections are split each time that they are looked at.
+        return split_once(i) if getattr(section.counts, "nnz", BLOCK) < BLOCK else halves(i)
 
     found = [
         _patch_rows(values(i), variance[rows], patch, section.expression.shape[1])
@@ -359,7 +367,7 @@ def _without_zeros(values: sp.csr_array) -> sp.csr_array:
 
 
 def _patch_rows(
-    values: Iterator[tuple[slice, list[sp.csr_array]]], variance: FloatArray, patch: NDArray[np.intp], n_genes: int
+    values: Iterable[tuple[slice, list[sp.csr_array]]], variance: FloatArray, patch: NDArray[np.intp], n_genes: int
 ) -> tuple[list[FloatArray], list[FloatArray]]:
     """(P, N) profiles of the patches of a section, centred, in units of their noise; and (N,) means over all spots.
 
@@ -399,7 +407,7 @@ def _axes(rows: Sequence[FloatArray], n_components: int) -> FloatArray:
 
 
 def _scores(
-    values: Iterator[tuple[slice, list[sp.csr_array]]], n: int, means: Sequence[FloatArray], axes: Sequence[FloatArray]
+    values: Iterable[tuple[slice, list[sp.csr_array]]], n: int, means: Sequence[FloatArray], axes: Sequence[FloatArray]
 ) -> list[FloatArray]:
     """(n, K) centred spots of a section on each axes; of a split, those of the other part."""
     right = [np.ascontiguousarray(a.T) for a in axes]
