@@ -33,7 +33,7 @@ from c2sti._tasks import each
 from c2sti._types import FloatArray
 
 MOST = 1500  # spots up to which a tile is not halved, and noise is learnt from all
-WINDOWS, WINDOW = 3, 500  # from which it is learnt where there are more, and their spots
+WINDOWS, WINDOW = 3, 1000  # from which it is learnt where there are more, and their spots: as much work
 HALO, FADE = 3.5, 1.0  # length scales around a tile that it sees, and over the last of which weights fade
 CHUNK = 1024  # places whose variances are computed together
 LENGTHS = (1.0, 1.5, 2.2, 3.2, 4.5, 6.5, 9.5)  # in spot spacings
@@ -169,41 +169,63 @@ class Tile:
 
 @dataclass(frozen=True)
 class Part:
-    """K fields of one length scale.
+    """K fields of one length scale, as seen at spots.
 
     Parameters
     ----------
+    observed
+        The spots, or cells of spots that are small beside the length scale.
     kernel
-        Their covariance.
+        Covariance of the fields.
     noise, scale
         (K,) noise ratio r and variance σ² of each.
     share
         (K,) of this length scale in each map.
     """
 
+    observed: Observed
     kernel: Kernel
     noise: Tensor
     scale: Tensor
     share: Tensor
 
+    @cached_property
+    def whole(self) -> Solved:
+        """What a tile that sees all spots needs: the same whatever is asked, so it is computed once."""
+        return Solved.of(self, self.observed)
+
+
+@dataclass(frozen=True)
+class Solved:
+    """The spectrum of some spots, and (n, K) what a covariance with them is multiplied by to give the fields' means."""
+
+    spectrum: Spectrum
+    weights: Tensor
+
+    @classmethod
+    def of(cls, part: Part, spots: Observed) -> Solved:
+        """Of spots that one tile sees."""
+        spectrum = Spectrum.of(part.kernel, spots)
+        return cls(spectrum, spectrum.solve(spots.values, part.noise))
+
 
 @dataclass(frozen=True)
 class Field:
-    """K fields as seen at spots, of one or several length scales.
+    """K fields, each of one or several length scales whose shares add up to 1."""
 
-    Parameters
-    ----------
-    observed
-        The spots.
-    parts
-        By length scale; shares add up to 1.
-    """
-
-    observed: Observed
     parts: tuple[Part, ...]
 
     @classmethod
-    def learn(cls, observed: Observed, kernel: Kernel, seed: int, *, own_lengths: bool, n_leading: int) -> Field:
+    def learn(
+        cls,
+        observed: Observed,
+        kernel: Kernel,
+        seed: int,
+        *,
+        own_lengths: bool,
+        n_leading: int,
+        coarser: Callable[[float], Observed] | None = None,
+    ) -> Field:
         """c, ρ, noise ratios and variances by the evidence of all spots, or of those in some windows.
 
         Parameters
@@ -214,14 +236,17 @@ class Field:
             With the length scale that all maps share.
         seed
             Of the windows.
-        n_leading
-            Maps that c and ρ are chosen by.
         own_lengths
             Whether each map is a mean over `OWN_LENGTHS`, weighted by its evidence, and not of the kernel's length.
+        n_leading
+            Maps that c and ρ are chosen by.
+        coarser
+            Gives, where there are many spots, cells of them that are small enough for a longer length scale.
         """
-        if len(observed.x) > MOST:
+        many = len(observed.x) > MOST
+        if many:
             places = np.column_stack([observed.x.cpu().numpy(), observed.z.cpu().numpy()])
-            windows = [observed[index] for index in windows_of(places, seed)]
+            windows = [observed[index] for index in windows_of(places, seed, WINDOW)]
         else:
             windows = [observed]
         kernel = best_sharing(kernel, [replace(w, values=w.values[:, :n_leading]) for w in windows])
@@ -232,17 +257,20 @@ class Field:
         shares = torch.softmax(-torch.stack(misfits), dim=0)
         shares = torch.where((shares > SLIGHT).any(dim=1, keepdim=True), shares, 0)
         shares = shares / shares.sum(dim=0)
-        found = [Part(*part) for part in zip(kernels, noises, scales, shares, strict=True)]
-        kept = [i for i, part in enumerate(found) if part.share.any()]
-        made = cls(observed, tuple(found[i] for i in kept))
-        if len(windows) == 1:  # what one tile needs is there already
-            made.__dict__["_whole"] = [spectra[i][0] for i in kept]
-        return made
+        parts = []
+        for own, known, noise, scale, share in zip(kernels, spectra, noises, scales, shares, strict=True):
+            if share.any():
+                seen = coarser(own.length) if many and coarser and own.length > kernel.length else observed
+                parts.append(Part(seen, own, noise, scale, share))
+                if not many:
+                    solved = Solved(known[0], known[0].solve(observed.values, noise))
+                    parts[-1].__dict__["whole"] = solved  # its spectrum is known already
+        return cls(tuple(parts))
 
     @property
     def n_maps(self) -> int:
         """K."""
-        return self.observed.values.shape[1]
+        return len(self.parts[0].noise)
 
     def at(
         self, target: FloatArray, z: Sequence[float], progress: Callable[[float], object] = lambda share: None
@@ -261,101 +289,90 @@ class Field:
         z: Sequence[float],
         progress: Callable[[float], object],
     ) -> FloatArray:
-        """(S, M, K) what `work` finds at the places, tile by tile."""
-        observed, places = self.observed, torch.as_tensor(target, device=self.observed.x.device, dtype=torch.float64)
-        longest = max(part.kernel.length for part in self.parts)
-        tiles = [tile for tile in tiles_of(observed.x.cpu().numpy(), np.asarray(target), longest) if len(tile.here)]
+        """(S, M, K) mean over the length scales of what `work` finds at the places, tile by tile."""
+        total = np.zeros((len(z), len(target), self.n_maps), dtype=np.float32)
+        for part in self.parts:
+            share = part.share.cpu().numpy().astype(np.float32)
+            for here, found in _each_tile(part, work, target, z):
+                total[:, here] += found * share
+                progress(len(here) / len(target) / len(self.parts))
+        return total
 
-        def seen(i: int) -> Seen:
-            tile = tiles[i]
-            near = observed[tile.near]
-            spots = replace(near, variance=near.variance / torch.as_tensor(tile.weight, device=places.device))
-            return Seen(spots, places[torch.as_tensor(tile.here, device=places.device)])
 
-        if len(tiles) == 1 and len(tiles[0].near) == len(observed.x):
-            answers: Iterator[tuple[int, FloatArray]] = iter([(0, work(Question(self.parts, z), self._known(seen(0))))])
-        elif observed.x.is_cuda:
-            answers = ((i, work(Question(self.parts, z), seen(i))) for i in range(len(tiles)))
-        else:
-            answers = each(work, Question(self.parts, z), len(tiles), seen, n_threads=torch.get_num_threads())
-        found = np.empty((len(z), len(target), self.n_maps), dtype=np.float32)
-        for i, values in answers:
-            found[:, tiles[i].here] = values
-            progress(len(tiles[i].here) / len(target))
-        return found
+def _each_tile(
+    part: Part, work: Callable[[Question, Seen], FloatArray], target: FloatArray, z: Sequence[float]
+) -> Iterator[tuple[NDArray[np.intp], FloatArray]]:
+    """Places of each tile, and what is found there."""
+    observed, question = part.observed, Question(replace(part, observed=part.observed[np.zeros(0, np.intp)]), tuple(z))
+    places = torch.as_tensor(target, device=observed.x.device, dtype=torch.float64)
+    x = observed.x.cpu().numpy()
+    tiles = [tile for tile in tiles_of(x, np.asarray(target), part.kernel.length) if len(tile.here)]
 
-    def _known(self, seen: Seen) -> Seen:
-        """With what does not depend on the places, which is computed once."""
-        return replace(seen, spectra=self._whole, solved=self._solved)
+    def seen(i: int) -> Seen:
+        tile = tiles[i]
+        near = observed[tile.near]
+        spots = replace(near, variance=near.variance / torch.as_tensor(tile.weight, device=places.device))
+        return Seen(spots, places[torch.as_tensor(tile.here, device=places.device)])
 
-    @cached_property
-    def _whole(self) -> list[Spectrum]:
-        return [Spectrum.of(part.kernel, self.observed) for part in self.parts]
-
-    @cached_property
-    def _solved(self) -> list[Tensor]:
-        return [_solution(part, known, self.observed) for part, known in zip(self.parts, self._whole, strict=True)]
+    if len(tiles) == 1 and len(tiles[0].near) == len(x):
+        yield tiles[0].here, work(question, replace(seen(0), solved=part.whole))
+    elif observed.x.is_cuda:
+        yield from ((tile.here, work(question, seen(i))) for i, tile in enumerate(tiles))
+    else:
+        for i, found in each(work, question, len(tiles), seen, n_threads=torch.get_num_threads()):
+            yield tiles[i].here, found
 
 
 @dataclass(frozen=True)
 class Question:
-    """What is asked of every tile: the fields, and the z wanted."""
+    """What is asked of every tile: the fields, without their spots, and the z wanted."""
 
-    parts: tuple[Part, ...]
-    z: Sequence[float]
+    part: Part
+    z: tuple[float, ...]
 
 
 @dataclass(frozen=True)
 class Seen:
-    """The spots that a tile sees, its (m, 2) places, and of each part spectrum and solution where they are known."""
+    """The spots that a tile sees, its (m, 2) places, and what is known of these spots already."""
 
     spots: Observed
     places: Tensor
-    spectra: Sequence[Spectrum] | None = None
-    solved: Sequence[Tensor] | None = None
-
-
-def _solution(part: Part, known: Spectrum, spots: Observed) -> Tensor:
-    """(n, K) what a covariance with the spots is multiplied by, for the share of this part."""
-    return known.solve(spots.values, part.noise) * part.share
+    solved: Solved | None = None
 
 
 def _means(question: Question, seen: Seen) -> FloatArray:
     """(S, m, K) posterior means: of each section what its spots contribute, blended by B."""
-    spots, places = seen.spots, seen.places
-    n_maps = spots.values.shape[1]
-    means = torch.zeros((len(question.z), len(places), n_maps), dtype=torch.float64, device=places.device)
-    z, parts = places.new_tensor(question.z), question.parts if len(spots.x) else ()
-    solved = seen.solved or [_solution(part, Spectrum.of(part.kernel, spots), spots) for part in parts]
-    for own, rows in _sections(spots):
-        distance = distances(places, spots.x[rows])
-        for part, weights in zip(parts, solved, strict=True):
-            found = dot(part.kernel.over(distance), weights[rows])
-            for mean, share in zip(means, part.kernel.between(z, own[None])[:, 0], strict=True):
+    spots, places, kernel = seen.spots, seen.places, question.part.kernel
+    z = places.new_tensor(question.z)
+    means = places.new_zeros((len(z), len(places), len(question.part.noise)))
+    if len(spots.x):
+        weights = (seen.solved or Solved.of(question.part, spots)).weights
+        for own, rows in _sections(spots):
+            found = dot(kernel.within(places, spots.x[rows]), weights[rows])
+            for mean, share in zip(means, kernel.between(z, own[None])[:, 0], strict=True):
                 mean.add_(found, alpha=float(share))
     return means.float().cpu().numpy()
 
 
 def _variances(question: Question, seen: Seen) -> FloatArray:
-    """(S, m, K) posterior variances, the mean over the parts."""
-    spots, places = seen.spots, seen.places
+    """(S, m, K) posterior variances."""
+    spots, places, part = seen.spots, seen.places, question.part
     z = places.new_tensor(question.z)
-    total = places.new_zeros((len(z), len(places), spots.values.shape[1]))
-    for i, part in enumerate(question.parts):
-        kernel = part.kernel
-        known = seen.spectra[i] if seen.spectra else Spectrum.of(kernel, spots)
-        kept = 1 / (known.power[:, None] + part.noise)
-        for first in range(0, len(places), CHUNK):
-            some = slice(first, first + CHUNK)
-            told = []
-            for own, rows in _sections(spots):
-                within = kernel.within(places[some], spots.x[rows]) * known.whiten[rows]
-                told.append((dot(within, known.vectors[rows]), kernel.between(z, own[None])[:, 0]))
-            for j in range(len(z)):
-                mixed = [values * share[j] for values, share in told]
-                explained = dot(torch.stack(mixed).sum(dim=0) ** 2, kept) if mixed else kept.new_zeros(())
-                total[j, some] += (1 - explained).clamp(0, 1) * part.scale * part.share
-    return total.float().cpu().numpy()
+    found = part.scale.expand(len(z), len(places), -1).clone()
+    if len(spots.x) == 0:
+        return found.float().cpu().numpy()
+    known = seen.solved.spectrum if seen.solved else Spectrum.of(part.kernel, spots)
+    kept = 1 / (known.power[:, None] + part.noise)
+    for first in range(0, len(places), CHUNK):
+        some = slice(first, first + CHUNK)
+        told = []
+        for own, rows in _sections(spots):
+            within = part.kernel.within(places[some], spots.x[rows]) * known.whiten[rows]
+            told.append((dot(within, known.vectors[rows]), part.kernel.between(z, own[None])[:, 0]))
+        for j in range(len(z)):
+            mixed = torch.stack([values * share[j] for values, share in told]).sum(dim=0)
+            found[j, some] *= (1 - dot(mixed**2, kept)).clamp(0, 1)
+    return found.float().cpu().numpy()
 
 
 def _sections(spots: Observed) -> Iterator[tuple[Tensor, Tensor]]:
@@ -426,8 +443,8 @@ def _in_reach(
 # ---- what the evidence chooses
 
 
-def windows_of(places: FloatArray, seed: int) -> list[NDArray[np.intp]]:
-    """Spots of some windows of the tissue, by (n, 3) x, y and z: around random quantiles of x and of y.
+def windows_of(places: FloatArray, seed: int, size: int) -> list[NDArray[np.intp]]:
+    """Spots of windows of the tissue of some size, by (n, 3) x, y and z: around random quantiles of x and of y.
 
     They are the same in whatever order spots come, and one spot more moves them by no more than that.
     """
@@ -435,7 +452,7 @@ def windows_of(places: FloatArray, seed: int) -> list[NDArray[np.intp]]:
     x = places[order, :2]
     shares = np.random.default_rng(seed).random((WINDOWS, 2))
     centres = [[np.quantile(axis, share) for axis, share in zip(x.T, pair, strict=True)] for pair in shares]
-    return [np.sort(order[index]) for index in KDTree(x).query(centres, k=min(WINDOW, len(x)))[1]]
+    return [np.sort(order[index]) for index in KDTree(x).query(centres, k=min(size, len(x)))[1]]
 
 
 def best_length(windows: Sequence[Observed], *, gaussian: bool) -> Kernel:

@@ -27,7 +27,7 @@ def observed(x: np.ndarray, z: np.ndarray | float, values: np.ndarray, variance:
 def one_length(seen: Observed, kernel: Kernel, noise: np.ndarray, scale: np.ndarray | float = 1.0) -> Field:
     r = torch.as_tensor(noise, dtype=torch.float64)
     one = torch.ones_like(r)
-    return Field(seen, (field.Part(kernel, r, one * torch.as_tensor(scale), one),))
+    return Field((field.Part(seen, kernel, r, one * torch.as_tensor(scale), one),))
 
 
 def test_the_spectrum_solves_the_linear_system_of_every_map() -> None:
@@ -131,7 +131,7 @@ def test_a_map_is_a_mean_over_length_scales_by_its_evidence() -> None:
     length = torch.tensor([part.kernel.length for part in made.parts], dtype=torch.float64) @ shares
     assert length[0] > length[1]
     mixed = sum(
-        part.share.numpy() * one_length(made.observed, part.kernel, part.noise.numpy()).at(x, [0.0])[0]
+        part.share.numpy() * one_length(part.observed, part.kernel, part.noise.numpy()).at(x, [0.0])[0]
         for part in made.parts
     )
     np.testing.assert_allclose(made.at(x, [0.0])[0], mixed, atol=1e-5)

@@ -16,7 +16,8 @@ from scipy.spatial import KDTree
 
 import c2sti
 from c2sti.datasets import Phantom
-from c2sti.tl._series import Place, _places
+from c2sti.model import components
+from c2sti.tl._series import MOST_SECTIONS, Place, _places, described_together
 
 
 def fill(slices: list[AnnData], **keywords: object) -> AnnData:
@@ -92,6 +93,44 @@ def test_the_rest_of_the_series_is_context(series: list[AnnData]) -> None:
     alone, around = (fill(series, at_z=[225.0], model="lowrank", n_context=n) for n in (0, 1))
     assert np.abs(alone.X - around.X).max() > 1e-3
     np.testing.assert_array_equal(fill(series, at_z=[225.0]).X, fill(series[1:3], at_z=[225.0], pitch=100.0).X)
+
+
+@pytest.mark.parametrize("n_context", [0, 1, 2, 7])
+@pytest.mark.parametrize("n_sections", [2, 3, 6, 12, 13, 40])
+def test_every_gap_is_read_from_a_description_of_its_neighbours(n_sections: int, n_context: int) -> None:
+    gaps = [gap for gap in range(n_sections - 1) if gap % 5 != 3]
+    found = list(described_together(gaps, n_sections, n_context))
+    assert [gap for together in found for gap in together.gaps] == gaps
+    for together in found:
+        for gap in together.gaps:
+            around = range(max(gap - n_context, 0), min(gap + 2 + n_context, n_sections))
+            assert set(around) <= set(together.sections)
+        assert len(together.sections) <= max(MOST_SECTIONS, 2 + 2 * n_context)
+        assert n_context or len(together.sections) == 2  # nothing else is to be looked at
+    if n_context and n_sections <= MOST_SECTIONS:
+        assert len(found) == 1
+
+
+def test_a_series_is_described_once(series: list[AnnData], monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its gaps say what each pair says with the others as context, but for the unit of lengths."""
+    made = []
+    original = components.describe
+    monkeypatch.setattr("c2sti.tl._series.describe", lambda *a, **k: made.append(len(a[0])) or original(*a, **k))
+    stack = fill(series, spacing=75.0, model="c2sti")
+    assert made == [len(series)]
+    z = [float(s.obs["z_um"].iloc[0]) for s in series]
+    scale = [(one - z[1]) / (z[2] - z[1]) for one in z]
+    around = {q: s for q, s in zip(scale, series, strict=True) if q not in (0, 1)}
+    part = next(
+        values_of(stack, n)
+        for n, at in zip(stack.uns["c2sti"]["sections"], stack.uns["c2sti"]["z"], strict=True)
+        if z[1] < at < z[2]
+    )
+    p = (float(part.obs["z"].iloc[0]) - z[1]) / (z[2] - z[1])
+    alone = c2sti.tl.interpolate(
+        series[1], series[2], positions=[p], context=around, at=part.obsm["spatial"], show_progress_bar=False
+    )
+    assert np.corrcoef(alone.layers["c2sti_1"].ravel(), np.asarray(part.X).ravel())[0, 1] > 0.999
 
 
 def test_a_few_genes_are_made_from_all(uneven: list[AnnData]) -> None:

@@ -44,7 +44,7 @@ PATCHES = 1500  # of all sections together
 CHUNK = 4096  # genes whose inner products are summed in single precision
 DOUBLE = 2**22  # values of a section up to which they are kept in double precision: it costs nothing there
 N_LEADING = 8  # components by which the covariance that all share is chosen
-WHOLE = 800  # spots that are all learnt from
+WHOLE, WINDOW = 800, 500  # spots that a length scale is learnt from: all, or those of each window where there are more
 NEAR = 1.4  # spacings within which spots lie beside each other
 PER_LENGTH = 1.6  # cells per length scale, either way
 
@@ -181,10 +181,20 @@ def describe(
         learnt = [Observed.of(block.x[w], block.z[w], leading[w], every[w], "cpu") for w in windows]
         kernel = best_length(learnt, gaussian=not settings.matern)
         progress(0.2)
-        cell = block.cells(kernel.length)
-        mean, z = _mean_operator(cell, 1 / variance), block.z[np.unique(cell, return_index=True)[1]]
-        cells = Observed.of(mean @ block.x, z, mean @ values, mean.power(2) @ variance, device)
-        field = Field.learn(cells, kernel, seed, own_lengths=settings.own_lengths, n_leading=leading.shape[1])
+
+        def cells(length: float) -> Observed:
+            cell = block.cells(length)
+            mean, z = _mean_operator(cell, 1 / variance), block.z[np.unique(cell, return_index=True)[1]]
+            return Observed.of(mean @ block.x, z, mean @ values, mean.power(2) @ variance, device)
+
+        field = Field.learn(
+            cells(kernel.length),
+            kernel,
+            seed,
+            own_lengths=settings.own_lengths,
+            n_leading=leading.shape[1],
+            coarser=cells,
+        )
         progress(0.2)
     shares = _shares(n_splits, len(block.x), n_genes[0])
     return Description(np.stack(loadings).astype(np.float32), field, shares, spacing, unit=block.unit)
@@ -246,7 +256,7 @@ class Block:
         """Spots to learn from: all, or those of some windows of the tissue."""
         if len(self.x) <= WHOLE:
             return [np.arange(len(self.x))]
-        return windows_of(np.column_stack([self.x, self.z]), seed)
+        return windows_of(np.column_stack([self.x, self.z]), seed, WINDOW)
 
     def variance(self, chosen: NDArray[np.intp]) -> FloatArray:
         """(n,) how noisy a spot is for its library size, 1 on average (geometric); 1 where counts are not known.
