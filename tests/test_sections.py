@@ -380,6 +380,26 @@ def test_deep_small_panels_keep_their_counts(n_genes: int, mean: float) -> None:
     np.testing.assert_array_equal(known_library(made.a), pair[0].X.sum(axis=1))
 
 
+def test_counts_of_some_sections_are_not_used_and_that_is_said(said: StringIO, series: list[AnnData]) -> None:
+    a, b = (section.copy() for section in series[:2])
+    for section in (a, b):
+        section.layers["counts"] = section.X.copy()
+        sc.pp.normalize_total(section, target_sum=1e4)
+        sc.pp.log1p(section)
+    known = c2sti.tl.interpolate(a, b, show_progress_bar=False)
+    assert known.uns["c2sti"]["expression"] == "as given; counts of the same sections were known"
+    assert "are not used" not in said.getvalue()
+    bare = b.copy()
+    del bare.layers["counts"]
+    mixed = c2sti.tl.interpolate(a, bare, show_progress_bar=False)
+    assert "counts of slice_b are not known" in said.getvalue()
+    assert mixed.uns["c2sti"]["expression"] == "as given"
+    del a.layers["counts"]
+    none = c2sti.tl.interpolate(a, bare, show_progress_bar=False)
+    np.testing.assert_array_equal(mixed.layers["c2sti_1"], none.layers["c2sti_1"])
+    assert not np.array_equal(known.layers["c2sti_1"], none.layers["c2sti_1"])
+
+
 # ---- while it works
 
 

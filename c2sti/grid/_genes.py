@@ -105,6 +105,12 @@ def on_shared_genes(grids: Sequence[SliceGrid], *, stacklevel: int = 3) -> list[
             UserWarning,
             stacklevel=stacklevel,
         )
+    without = [grid.name for grid in cut if not grid.counts and grid.beside is None]
+    if 0 < len(without) < len(cut):
+        _log.warning(
+            f"counts of {', '.join(without)} are not known, so those of the other sections are not used: models read "
+            "log expression alone. Keep the counts of all in one layer, such as layers['counts']"
+        )
     return cut
 
 

@@ -2,14 +2,15 @@
 
 The paper's graph A (eq. 2) says which genes vary together; its leading directions are components, principal axes of log
 expression, and a gene belongs to each by a loading. `gp` takes them as they are, with maps that are smooth without end.
-Three things make them better without any training, the last two about counts, which are what was measured:
+Four things make them better without any training, the last two about counts, which are what was measured:
 
 - **Matérn maps** have one derivative; tissue has borders;
+- **length scales** of its own for each map: it is a mean over a few, by their evidence;
 - **variance**: spots of small library size are noisier and count for less, for the components and for their maps;
 - **count splitting**: a component found in the very counts that are then projected on it carries their noise twice. So
   counts are also split into two independent parts: one gives the loadings, the other the maps, and the reverse. The
-  prediction is a mean of what all counts and what the two parts say. The more genes there are for each spot, the more
-  noise a component carries, and the more do the parts count: N for n spots of all counts, see :func:`_shares`.
+  prediction is a mean of what all counts and what the two parts say; the parts count for more the more genes there
+  are for each spot, because components carry more noise then, see :func:`_shares`.
 
 The same is done whatever the size. What changes with it is how finely tissue is summed:
 

@@ -30,7 +30,7 @@ def provenance(
     """What a result says of how it was made; `call` is left out where it is part of a larger one."""
     record: dict[str, Any] = {
         "model": dict(model),
-        "expression": "log1p of counts scaled to 1e4" if grids[0].counts else "as given",
+        "expression": _expression(grids),
         "parameters": {k: v for k, v in {"pitch": lattice.pitch, "seed": seed, **parameters}.items() if v is not None},
         "inputs": {_keys.label_column(g.name): _input(g) for g in grids},  # files take "/" for a folder
         "versions": {name: version(name) for name in LIBRARIES},
@@ -38,6 +38,13 @@ def provenance(
     if not grids[0].counts and grids[0].log1p is not None:
         record["log1p"] = dict(grids[0].log1p)
     return record if call is None else {**record, "calls": np.array([call], dtype=str)}
+
+
+def _expression(grids: Sequence[grid.SliceGrid]) -> str:
+    """What the expression of a result is, and whether counts were known beside it."""
+    if grids[0].counts:
+        return "log1p of counts scaled to 1e4"
+    return "as given" if any(g.beside is None for g in grids) else "as given; counts of the same sections were known"
 
 
 def _input(g: grid.SliceGrid) -> dict[str, Any]:
