@@ -17,7 +17,7 @@ def warning(text: str) -> None:
 
 
 def info(text: str) -> None:
-    """Say what was done; shown from verbosity 2, which nobody can have set who has not imported scanpy."""
+    """Say what was done; shown from verbosity 2, which only a caller who has imported scanpy can have set."""
     if "scanpy" in sys.modules:
         from scanpy import logging  # noqa: PLC0415 - see above
 
