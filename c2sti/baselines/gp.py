@@ -8,4 +8,4 @@ the tissue does not support vanish. It is the baseline prediction with its switc
 from c2sti.model.baseline import Baseline
 from c2sti.model.components import Settings
 
-gp = Baseline(Settings(n_splits=0, counts=False, matern=False, own_lengths=False))
+gp = Baseline(Settings(n_splits=0, counts=False, matern=False, own_lengths=False), "gp")

@@ -28,10 +28,13 @@ class Baseline:
     ----------
     settings
         How a pair is described.
+    name
+        What tables and provenance call it.
     """
 
-    def __init__(self, settings: Settings | None = None) -> None:
+    def __init__(self, settings: Settings | None = None, name: str = "baseline") -> None:
         self.settings = settings or Settings()
+        self.__name__ = name
 
     def describe(
         self, pair: SlicePair, *, device: str, seed: int, progress: Callable[[float], object] = lambda share: None
