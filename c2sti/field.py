@@ -60,10 +60,7 @@ class Kernel:
 
     def within(self, x: Tensor, x2: Tensor) -> Tensor:
         """(n, m) covariance of places in one section, S."""
-        return self.over(distances(x, x2))
-
-    def over(self, distance: Tensor) -> Tensor:
-        """S over distances in spot spacings, of the same shape."""
+        distance = torch.cdist(x, x2, compute_mode="donot_use_mm_for_euclid_dist")
         if self.gaussian:
             return (distance / self.length).square_().mul_(-0.5).exp_()
         u = distance * (3**0.5 / self.length)
@@ -181,6 +178,8 @@ class Part:
         (K,) noise ratio r and variance σ² of each.
     share
         (K,) of this length scale in each map.
+    known
+        Spectrum of the spots, where it has been computed.
     """
 
     observed: Observed
@@ -188,11 +187,12 @@ class Part:
     noise: Tensor
     scale: Tensor
     share: Tensor
+    known: Spectrum | None = None
 
     @cached_property
     def whole(self) -> Solved:
         """What a tile that sees all spots needs: the same whatever is asked, so it is computed once."""
-        return Solved.of(self, self.observed)
+        return Solved.of(self, self.observed, self.known)
 
 
 @dataclass(frozen=True)
@@ -203,9 +203,9 @@ class Solved:
     weights: Tensor
 
     @classmethod
-    def of(cls, part: Part, spots: Observed) -> Solved:
-        """Of spots that one tile sees."""
-        spectrum = Spectrum.of(part.kernel, spots)
+    def of(cls, part: Part, spots: Observed, known: Spectrum | None = None) -> Solved:
+        """Of spots that one tile sees, and their spectrum where it is known."""
+        spectrum = known or Spectrum.of(part.kernel, spots)
         return cls(spectrum, spectrum.solve(spots.values, part.noise))
 
 
@@ -261,10 +261,7 @@ class Field:
         for own, known, noise, scale, share in zip(kernels, spectra, noises, scales, shares, strict=True):
             if share.any():
                 seen = coarser(own.length) if many and coarser and own.length > kernel.length else observed
-                parts.append(Part(seen, own, noise, scale, share))
-                if not many:
-                    solved = Solved(known[0], known[0].solve(observed.values, noise))
-                    parts[-1].__dict__["whole"] = solved  # its spectrum is known already
+                parts.append(Part(seen, own, noise, scale, share, None if many else known[0]))
         return cls(tuple(parts))
 
     @property
@@ -303,7 +300,8 @@ def _each_tile(
     part: Part, work: Callable[[Question, Seen], FloatArray], target: FloatArray, z: Sequence[float]
 ) -> Iterator[tuple[NDArray[np.intp], FloatArray]]:
     """Places of each tile, and what is found there."""
-    observed, question = part.observed, Question(replace(part, observed=part.observed[np.zeros(0, np.intp)]), tuple(z))
+    observed = part.observed
+    question = Question(replace(part, observed=observed[np.zeros(0, np.intp)], known=None), tuple(z))
     places = torch.as_tensor(target, device=observed.x.device, dtype=torch.float64)
     x = observed.x.cpu().numpy()
     tiles = [tile for tile in tiles_of(x, np.asarray(target), part.kernel.length) if len(tile.here)]
@@ -379,11 +377,6 @@ def _sections(spots: Observed) -> Iterator[tuple[Tensor, Tensor]]:
     """Z of each section, and which of the spots are its own."""
     for z in spots.z.unique():
         yield z, torch.nonzero(spots.z == z)[:, 0]
-
-
-def distances(x: Tensor, x2: Tensor) -> Tensor:
-    """(n, m) distances of places."""
-    return torch.cdist(x, x2, compute_mode="donot_use_mm_for_euclid_dist")
 
 
 def dot(a: Tensor, b: Tensor) -> Tensor:

@@ -251,12 +251,17 @@ def patch_means(
     patch: NDArray[np.intp], values: Iterable[tuple[slice, sp.csr_array]], n_columns: int
 ) -> NDArray[np.float32]:
     """(P, N) mean over the spots of each patch, of (n, N) values in blocks of rows."""
-    total = np.zeros((patch.max() + 1, n_columns), dtype=np.float32)
-    weight = (1 / np.bincount(patch)).astype(np.float32)[patch]
-    member = sp.csr_array((weight, (patch, np.arange(len(patch)))))
+    mean = mean_operator(patch, np.ones(len(patch))).astype(np.float32)
+    total = np.zeros((mean.shape[0], n_columns), dtype=np.float32)
     for rows, block in values:
-        total += (member[:, rows] @ block).toarray()
+        total += (mean[:, rows] @ block).toarray()
     return total
+
+
+def mean_operator(part: NDArray[np.intp], weight: FloatArray) -> sp.csr_array:
+    """(P, n) means of the spots of each part, by weight."""
+    total = np.bincount(part, weight)
+    return sp.csr_array((weight / total[part], (part, np.arange(len(part)))), shape=(len(total), len(part)))
 
 
 def most_variable(expressions: Sequence[Expression], n: int, detected: float = 0.0) -> NDArray[np.intp]:

@@ -240,7 +240,9 @@ def test_methods_of_one_baseline_describe_a_pair_once(pair: SlicePair, monkeypat
     config = c2sti.C2STiConfig(channels=4, n_components=8, n_splits=1)
     for one in (config, dataclasses.replace(config, graph=False)):
         model = c2sti.C2STi(one)
-        found = known.bound(model)(pair, pair.a.xy, [0.5], device="cpu", seed=0, progress=lambda share: None)
+        shares: list[float] = []
+        found = known.bound(model)(pair, pair.a.xy, [0.5], device="cpu", seed=0, progress=shares.append)
+        assert sum(shares) == pytest.approx(1)  # what was done before is told, too
         assert known.seconds(model) > 0
     assert len(made) == 1
     expected = model(pair, pair.a.xy, [0.5])

@@ -105,8 +105,8 @@ def on_shared_genes(grids: Sequence[SliceGrid], *, stacklevel: int = 3) -> list[
             UserWarning,
             stacklevel=stacklevel,
         )
-    without = [grid.name for grid in cut if not grid.counts and grid.beside is None]
-    if 0 < len(without) < len(cut):
+    without = [grid.name for grid in cut if grid.beside is None]
+    if not any(grid.counts for grid in cut) and 0 < len(without) < len(cut):
         _log.warning(
             f"counts of {', '.join(without)} are not known, so those of the other sections are not used: models read "
             "log expression alone. Keep the counts of all in one layer, such as layers['counts']"

@@ -57,6 +57,8 @@ class Baseline:
         """Interpolate sections; see :class:`c2sti._types.Interpolator`. A description made before is used if given."""
         if description is None:
             description = self.describe(pair, device=device, seed=seed, progress=lambda share: progress(0.7 * share))
+        else:
+            progress(0.7)  # was done before
         maps = description.at(at, positions, lambda share: progress(0.3 * share))
         basis, field = description.basis, description.field
         slices = [

@@ -311,6 +311,8 @@ class C2STi:
         """Interpolate sections; see :class:`c2sti._types.Interpolator`. A description made before is used if given."""
         if description is None:
             description = self.describe(pair, device=device, seed=seed, progress=lambda share: progress(0.5 * share))
+        else:
+            progress(0.5)  # was done before
         inputs, base = prepare(
             pair,
             description,

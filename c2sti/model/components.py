@@ -37,7 +37,7 @@ from threadpoolctl import threadpool_limits
 from c2sti._stored import BLOCK, blocks
 from c2sti._types import FloatArray, Noise, Section
 from c2sti.field import Field, Observed, best_length, windows_of
-from c2sti.ops import partition, signs
+from c2sti.ops import mean_operator, partition, signs
 from c2sti.thinning import split
 
 TARGET_SUM = 1e4  # log expression is log1p of counts scaled to this
@@ -185,7 +185,7 @@ def describe(
 
         def cells(length: float) -> Observed:
             cell = block.cells(length)
-            mean, z = _mean_operator(cell, 1 / variance), block.z[np.unique(cell, return_index=True)[1]]
+            mean, z = mean_operator(cell, 1 / variance), block.z[np.unique(cell, return_index=True)[1]]
             return Observed.of(mean @ block.x, z, mean @ values, mean.power(2) @ variance, device)
 
         field = Field.learn(
@@ -315,12 +315,6 @@ def noise_by_size(size: FloatArray, noise: FloatArray, wanted: FloatArray) -> Fl
     curve = np.polynomial.Polynomial.fit(size, np.log(np.maximum(noise, 1e-9)), degree)
     fitted = curve(np.clip(wanted, size.min(), size.max()))  # a parabola says nothing beyond its points
     return np.exp(fitted - fitted.mean())
-
-
-def _mean_operator(part: NDArray[np.intp], weight: FloatArray) -> sp.csr_array:
-    """(P, n) means of the spots of each part, by weight."""
-    total = np.bincount(part, weight)
-    return sp.csr_array((weight / total[part], (part, np.arange(len(part)))), shape=(len(total), len(part)))
 
 
 # ---- components, and their values in spots

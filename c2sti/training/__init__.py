@@ -1,8 +1,8 @@
 """Training the network on hidden sections: what is costly is made once, what is random is drawn anew at every step.
 
-A case is a pair, and a section between them that was measured. Its example (inputs, basis, truth) does not change while
-the network learns; every step turns it, takes some of its genes and compares. Random numbers of a step depend on the
-seed and the step alone, so a run that was killed goes on as if nothing had happened.
+A case is a pair, and a section between them that was measured. Its example (model inputs, baseline prediction, truth)
+does not change while the network learns; every step turns it, takes some of its genes and compares. Random numbers of a
+step depend on the seed and the step alone, so a run that was killed goes on as if nothing had happened.
 """
 
 from c2sti.training._examples import Case, Example, make_examples
