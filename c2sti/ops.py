@@ -20,7 +20,7 @@ from scipy.spatial import KDTree
 from torch import Tensor
 from torch.nn import functional
 
-from c2sti._stored import Expression, Stored, blocks, in_memory
+from c2sti._stored import Expression, Stored, blocks
 from c2sti._types import FloatArray, Lattice
 
 DENSE = 256  # genes up to which principal axes are found from their inner products; of more, by Lanczos
@@ -207,15 +207,15 @@ def _symmetric(weight: NDArray[np.float32], column: NDArray[np.intp]) -> sp.csr_
 
 
 def graph_values(xy: FloatArray, expression: Expression, width: float, most: int = 4096) -> NDArray[np.float32]:
-    """(n, N) dense expression from which a section's gene graph is made: lightly smoothed, at most `most` rows.
+    """(P, N) dense expression from which a section's gene graph is made, lightly smoothed: at most `most` rows.
 
-    Count noise pulls every correlation towards zero. A small section is smoothed by a Gaussian of the given width; a
-    large one is averaged over patches of tissue, which takes away as much noise and bounds the work.
+    Count noise pulls every correlation towards zero. A section of more spots is averaged over patches of tissue, which
+    bounds the work; patches, up to `most` spots one spot each, are then smoothed by a Gaussian of the given width.
     """
-    if expression.shape[0] <= most:
-        smooth = gaussian_operator(xy, xy, width) @ in_memory(expression)
-        return np.asarray(smooth.todense(), dtype=np.float32)
-    return patch_means(partition(xy, most), blocks(expression), expression.shape[1])
+    patch = partition(xy, most)
+    means = patch_means(patch, blocks(expression), expression.shape[1])
+    centres = mean_operator(patch, np.ones(len(patch))) @ xy
+    return gaussian_operator(centres, centres, width).astype(np.float32) @ means
 
 
 def partition(xy: FloatArray, n_parts: int) -> NDArray[np.intp]:
@@ -283,10 +283,10 @@ def most_variable(expressions: Sequence[Expression], n: int, detected: float = 0
             variances.append(found.square - found.mean**2)
             shares.append(found.seen)
             continue
-        mean = np.asarray(x.mean(axis=0)).ravel()
-        square = np.asarray(x.multiply(x).mean(axis=0)).ravel()
+        (n_spots, n_genes), data = x.shape, x.data.astype(np.float64)
+        mean, square = (np.bincount(x.indices, power, n_genes) / n_spots for power in (data, np.square(data)))
         variances.append(square - mean**2)
-        shares.append(np.asarray((x > 0).mean(axis=0)).ravel())
+        shares.append(np.bincount(x.indices, data > 0, n_genes) / n_spots)
     (seen,) = np.nonzero((np.stack(shares) >= detected).all(axis=0))
     order = np.argsort(-np.mean(variances, axis=0)[seen], kind="stable")
     return seen[order[:n]]

@@ -56,6 +56,8 @@ def row_hashes(values: sp.csr_array, gene_keys: NDArray[np.uint64] | None = None
 def mixed(x: NDArray[np.uint64]) -> NDArray[np.uint64]:
     """Each number mixed until all bits depend on all, one to one (Steele, Lea and Flood: SplitMix64, OOPSLA 2014)."""
     x = x + np.uint64(0x9E3779B97F4A7C15)
-    x = (x ^ (x >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
-    x = (x ^ (x >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
-    return x ^ (x >> np.uint64(31))
+    for shift, factor in ((30, 0xBF58476D1CE4E5B9), (27, 0x94D049BB133111EB)):
+        x ^= x >> np.uint64(shift)
+        x *= np.uint64(factor)
+    x ^= x >> np.uint64(31)
+    return x

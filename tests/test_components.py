@@ -11,7 +11,7 @@ from anndata import AnnData
 from threadpoolctl import threadpool_limits
 
 import c2sti
-from c2sti import _stored, field, grid, metrics
+from c2sti import _stored, grid, metrics
 from c2sti._types import Section, SlicePair
 from c2sti.baselines.gp import gp
 from c2sti.model import components
@@ -108,8 +108,9 @@ def test_coarser_patches_cells_and_windows_come_near_to_single_spots(
     exact = metrics.pcc(predicted(pair), truth)
     monkeypatch.setattr(components, "PATCHES", 300)
     monkeypatch.setattr(components, "WHOLE", 100)
-    monkeypatch.setattr(field, "MOST", 150)
-    monkeypatch.setattr(field, "WINDOW", 200)
+    monkeypatch.setattr("c2sti.field._tiles.MOST", 150)
+    monkeypatch.setattr("c2sti.field._field.MOST", 150)
+    monkeypatch.setattr("c2sti.field._field.WINDOW", 200)
     monkeypatch.setattr(components, "WINDOW", 200)
     assert exact > 0.5
     assert metrics.pcc(predicted(pair), truth) > exact - 0.02
@@ -138,7 +139,7 @@ def test_order_changes_nothing(pair: SlicePair, monkeypatch: pytest.MonkeyPatch)
     for patches, most, whole in ((10**4, 10**4, 10**4), (300, 150, 100)):
         monkeypatch.setattr(components, "PATCHES", patches)
         monkeypatch.setattr(components, "WHOLE", whole)
-        monkeypatch.setattr(field, "MOST", most)
+        monkeypatch.setattr("c2sti.field._tiles.MOST", most)
         found, again = (Baseline()(p, pair.b.xy, [0.5]).slices[0].expression() for p in (pair, other))
         np.testing.assert_allclose(again, found[:, genes], atol=1e-5 * np.abs(found).max())
 

@@ -22,7 +22,7 @@ from hypothesis import strategies as st
 import c2sti
 from c2sti import metrics
 from c2sti.cli import _files
-from c2sti.field import Kernel, Observed, best_length, best_sharing
+from c2sti.field import Kernel, Observed, best_covariance
 from c2sti.grid import _read
 from tests.conftest import square_array
 
@@ -244,9 +244,9 @@ def test_maps_of_nothing_do_not_choose_the_covariance() -> None:
     waves = np.column_stack([np.sin(xy[:, 0]), np.cos(xy[:, 1])])
     x, z = np.concatenate([xy, xy]), np.repeat([0.0, 1.0], 144)
 
-    def learnt(values: np.ndarray) -> tuple[Kernel, Kernel]:
+    def learnt(values: np.ndarray) -> Kernel:
         seen = Observed.of(x, z, np.concatenate([values, values]), np.ones(288), "cpu")
-        return best_length([seen], gaussian=True), best_sharing(Kernel(2.0, 0.8, 0.8), [seen])
+        return best_covariance([seen], gaussian=True)
 
     assert learnt(np.column_stack([waves, np.zeros((144, 6))])) == learnt(waves)
 

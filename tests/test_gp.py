@@ -5,7 +5,7 @@ import pytest
 import scipy.sparse as sp
 import torch
 
-from c2sti import field, metrics
+from c2sti import metrics
 from c2sti._types import Lattice, Section, SlicePair
 from c2sti.baselines.gp import gp
 from c2sti.baselines.naive import linear, lowrank
@@ -66,7 +66,7 @@ def test_axes_without_tissue_signal_vanish() -> None:
 def test_tiles_agree_with_the_exact_answer(monkeypatch: pytest.MonkeyPatch) -> None:
     pair, _ = made_pair(30)
     exact = gp(pair, pair.a.xy, [0.4])
-    monkeypatch.setattr(field, "MOST", 500)
+    monkeypatch.setattr("c2sti.field._tiles.MOST", 500)
     tiled = gp(pair, pair.a.xy, [0.4]).slices[0].expression()
     spread = exact.slices[0].expression().std()
     assert np.abs(tiled - exact.slices[0].expression()).max() < 0.05 * spread
@@ -75,7 +75,7 @@ def test_tiles_agree_with_the_exact_answer(monkeypatch: pytest.MonkeyPatch) -> N
 def test_large_sections_learn_from_whole_patches(monkeypatch: pytest.MonkeyPatch) -> None:
     pair, truth = made_pair(30)
     exact = score(gp(pair, pair.a.xy, [0.5]), truth(0.5))
-    monkeypatch.setattr(field, "MOST", 500)
+    monkeypatch.setattr("c2sti.field._tiles.MOST", 500)
     monkeypatch.setattr(components, "PATCHES", 500)
     monkeypatch.setattr(components, "WHOLE", 200)
     assert score(gp(pair, pair.a.xy, [0.5]), truth(0.5)) > exact - 0.02

@@ -307,12 +307,14 @@ def test_parts_are_as_many_as_are_wanted_and_do_not_depend_on_the_order() -> Non
     np.testing.assert_array_equal(ops.partition(xy, 500), np.arange(500))
 
 
-def test_graph_values_are_smoothed_up_to_and_with_the_most_rows() -> None:
+def test_graph_values_are_patches_of_at_most_so_many_rows_and_smoothed_at_every_size() -> None:
     xy, x = square_array(4), sp.csr_array(np.arange(16.0)[:, None])
     smooth = ops.gaussian_operator(xy, xy, 0.6) @ x.toarray()
     np.testing.assert_allclose(ops.graph_values(xy, x, 0.6, most=16), smooth, rtol=1e-6)
     means = np.array([0 + 1 + 4 + 5, 2 + 3 + 6 + 7, 8 + 9 + 12 + 13, 10 + 11 + 14 + 15]) / 4
-    np.testing.assert_allclose(np.sort(ops.graph_values(xy, x, 0.6, most=4).ravel()), means)
+    centres = np.array([[0.5, 0.5], [2.5, 0.5], [0.5, 2.5], [2.5, 2.5]])
+    smooth = ops.gaussian_operator(centres, centres, 0.6) @ means
+    np.testing.assert_allclose(np.sort(ops.graph_values(xy, x, 0.6, most=4).ravel()), smooth, rtol=1e-6)
 
 
 def test_most_variable_takes_genes_seen_in_exactly_the_least_share() -> None:

@@ -12,9 +12,10 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 
-from c2sti import _tasks, field, grid
-from c2sti.field import Field, Kernel
+from c2sti import _tasks, grid
+from c2sti.field import Field, Kernel, Observed
 from tests.conftest import PLAN, made_answer
 
 
@@ -68,17 +69,17 @@ def test_an_error_of_one_piece_ends_it() -> None:
 
 @pytest.mark.filterwarnings("ignore")  # of servers, ports and processes that end
 def test_tiles_of_a_field_are_the_same_wherever_they_are_solved(cluster: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(field, "MOST", 100)
+    monkeypatch.setattr("c2sti.field._tiles.MOST", 100)
     rng = np.random.default_rng(0)
     x = rng.random((900, 2)) * 30
     values = np.sin(x) + rng.normal(0, 0.3, x.shape)
-    seen = field.Observed.of(x, np.repeat([0.0, 1.0], 450), values, np.ones(900), "cpu")
-    made = Field.learn(seen, Kernel(1.0, 0.8, 0.9, gaussian=False), 0, own_lengths=False, n_leading=2)
+    seen = Observed.of(x, np.repeat([0.0, 1.0], 450), values, np.ones(900), "cpu")
+    made = Field.learn(seen, Kernel(1.0, 0.8, 0.9, gaussian=False), 0, own_lengths=False)
     current_client = _tasks.current_client
     monkeypatch.setattr(_tasks, "current_client", lambda: None)
-    monkeypatch.setattr(field.torch, "get_num_threads", lambda: 1)
+    monkeypatch.setattr(torch, "get_num_threads", lambda: 1)
     means, variances = made.at(x, [0.5, 0.7]), made.variance_at(x, [0.5])
-    monkeypatch.setattr(field.torch, "get_num_threads", lambda: 3)
+    monkeypatch.setattr(torch, "get_num_threads", lambda: 3)
     shares: list[float] = []
     np.testing.assert_array_equal(made.at(x, [0.5, 0.7], shares.append), means)
     assert len(shares) > 10

@@ -36,7 +36,7 @@ from threadpoolctl import threadpool_limits
 
 from c2sti._stored import BLOCK, blocks
 from c2sti._types import FloatArray, Noise, Section
-from c2sti.field import Field, Observed, best_length, windows_of
+from c2sti.field import Field, Observed, best_covariance, windows_of
 from c2sti.ops import mean_operator, partition, signs
 from c2sti.thinning import split
 
@@ -180,7 +180,7 @@ def describe(
         every = np.ones_like(variance)
         leading = values[:, : min(N_LEADING, len(loadings[0]))]
         learnt = [Observed.of(block.x[w], block.z[w], leading[w], every[w], "cpu") for w in windows]
-        kernel = best_length(learnt, gaussian=not settings.matern)
+        kernel = best_covariance(learnt, gaussian=not settings.matern)
         progress(0.2)
 
         def cells(length: float) -> Observed:
@@ -193,7 +193,6 @@ def describe(
             kernel,
             seed,
             own_lengths=settings.own_lengths,
-            n_leading=leading.shape[1],
             coarser=cells,
         )
         progress(0.2)

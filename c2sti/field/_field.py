@@ -1,0 +1,234 @@
+"""Fields as they are learnt from spots, and their means and variances at any place and z."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, replace
+from functools import cached_property
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from c2sti._tasks import each
+from c2sti._types import FloatArray
+from c2sti.field._evidence import best_noise
+from c2sti.field._kernel import Kernel, Observed, Spectrum, dot
+from c2sti.field._tiles import MOST, tiles_of, windows_of
+
+WINDOW = 1000  # spots of a window that noise is learnt from where there are more than `MOST`: as much work
+CHUNK = 1024  # places whose variances are computed together
+OWN_LENGTHS = (1.5, 2.6, 4.5, 8.0)  # over which a map is averaged
+SLIGHT = 1e-3  # largest share of a map up to which a length scale is left out
+
+
+@dataclass(frozen=True)
+class Part:
+    """K fields of one length scale, as seen at spots.
+
+    Parameters
+    ----------
+    observed
+        The spots, or cells of spots that are small beside the length scale.
+    kernel
+        Covariance of the fields.
+    noise, scale
+        (K,) noise ratio r and variance σ² of each.
+    share
+        (K,) of this length scale in each map.
+    known
+        Spectrum of the spots, where it has been computed.
+    """
+
+    observed: Observed
+    kernel: Kernel
+    noise: Tensor
+    scale: Tensor
+    share: Tensor
+    known: Spectrum | None = None
+
+    @cached_property
+    def whole(self) -> Solved:
+        """What a tile that sees all spots needs: the same whatever is asked, so it is computed once."""
+        return Solved.of(self, self.observed, self.known)
+
+
+@dataclass(frozen=True)
+class Solved:
+    """The spectrum of some spots, and (n, K) what a covariance with them is multiplied by to give the fields' means."""
+
+    spectrum: Spectrum
+    weights: Tensor
+
+    @classmethod
+    def of(cls, part: Part, spots: Observed, known: Spectrum | None = None) -> Solved:
+        """Of spots that one tile sees, and their spectrum where it is known."""
+        spectrum = known or Spectrum.of(part.kernel, spots)
+        return cls(spectrum, spectrum.solve(spots.values, part.noise))
+
+
+@dataclass(frozen=True)
+class Field:
+    """K fields, each of one or several length scales whose shares add up to 1."""
+
+    parts: tuple[Part, ...]
+
+    @classmethod
+    def learn(
+        cls,
+        observed: Observed,
+        kernel: Kernel,
+        seed: int,
+        *,
+        own_lengths: bool,
+        coarser: Callable[[float], Observed] | None = None,
+    ) -> Field:
+        """Noise ratios and variances by the evidence of all spots, or of those in some windows.
+
+        Parameters
+        ----------
+        observed
+            The spots.
+        kernel
+            That all maps share.
+        seed
+            Of the windows.
+        own_lengths
+            Whether each map is a mean over `OWN_LENGTHS`, weighted by its evidence, and not of the kernel's length.
+        coarser
+            Gives, where there are many spots, cells of them that are small enough for a longer length scale.
+        """
+        many = len(observed.x) > MOST
+        if many:
+            places = np.column_stack([observed.x.cpu().numpy(), observed.z.cpu().numpy()])
+            windows = [observed[index] for index in windows_of(places, seed, WINDOW)]
+        else:
+            windows = [observed]
+        lengths = OWN_LENGTHS if own_lengths else (kernel.length,)
+        kernels = [replace(kernel, length=length) for length in lengths]
+        spectra = [[Spectrum.of(k, window) for window in windows] for k in kernels]
+        misfits, noises, scales = zip(*(best_noise(own, [w.values for w in windows]) for own in spectra), strict=True)
+        shares = torch.softmax(-torch.stack(misfits), dim=0)
+        shares = torch.where((shares > SLIGHT).any(dim=1, keepdim=True), shares, 0)
+        shares = shares / shares.sum(dim=0)
+        parts = []
+        for own, known, noise, scale, share in zip(kernels, spectra, noises, scales, shares, strict=True):
+            if share.any():
+                seen = coarser(own.length) if many and coarser and own.length > kernel.length else observed
+                parts.append(Part(seen, own, noise, scale, share, None if many else known[0]))
+        return cls(tuple(parts))
+
+    @property
+    def n_maps(self) -> int:
+        """K."""
+        return len(self.parts[0].noise)
+
+    def at(
+        self, target: FloatArray, z: Sequence[float], progress: Callable[[float], object] = lambda share: None
+    ) -> FloatArray:
+        """(S, M, K) posterior means at (M, 2) places in spot spacings and S z; a section's z means itself."""
+        return self._over_tiles(_means, target, z, progress)
+
+    def variance_at(self, target: FloatArray, z: Sequence[float]) -> FloatArray:
+        """(S, M, K) posterior variances at the same places: 0 where all is known, σ² where nothing is."""
+        return self._over_tiles(_variances, target, z, lambda share: None)
+
+    def _over_tiles(
+        self,
+        work: Callable[[Question, Seen], FloatArray],
+        target: FloatArray,
+        z: Sequence[float],
+        progress: Callable[[float], object],
+    ) -> FloatArray:
+        """(S, M, K) mean over the length scales of what `work` finds at the places, tile by tile."""
+        total = np.zeros((len(z), len(target), self.n_maps), dtype=np.float32)
+        for part in self.parts:
+            share = part.share.cpu().numpy().astype(np.float32)
+            for here, found in _each_tile(part, work, target, z):
+                total[:, here] += found * share
+                progress(len(here) / len(target) / len(self.parts))
+        return total
+
+
+def _each_tile(
+    part: Part, work: Callable[[Question, Seen], FloatArray], target: FloatArray, z: Sequence[float]
+) -> Iterator[tuple[NDArray[np.intp], FloatArray]]:
+    """Places of each tile, and what is found there."""
+    observed = part.observed
+    question = Question(replace(part, observed=observed[np.zeros(0, np.intp)], known=None), tuple(z))
+    places = torch.as_tensor(target, device=observed.x.device, dtype=torch.float64)
+    x = observed.x.cpu().numpy()
+    tiles = [tile for tile in tiles_of(x, np.asarray(target), part.kernel.length) if len(tile.here)]
+
+    def seen(i: int) -> Seen:
+        tile = tiles[i]
+        near = observed[tile.near]
+        spots = replace(near, variance=near.variance / torch.as_tensor(tile.weight, device=places.device))
+        return Seen(spots, places[torch.as_tensor(tile.here, device=places.device)])
+
+    if len(tiles) == 1 and len(tiles[0].near) == len(x):
+        yield tiles[0].here, work(question, replace(seen(0), solved=part.whole))
+    elif observed.x.is_cuda:
+        yield from ((tile.here, work(question, seen(i))) for i, tile in enumerate(tiles))
+    else:
+        for i, found in each(work, question, len(tiles), seen, n_threads=torch.get_num_threads()):
+            yield tiles[i].here, found
+
+
+@dataclass(frozen=True)
+class Question:
+    """What is asked of every tile: the fields, without their spots, and the z wanted."""
+
+    part: Part
+    z: tuple[float, ...]
+
+
+@dataclass(frozen=True)
+class Seen:
+    """The spots that a tile sees, its (m, 2) places, and what is known of these spots already."""
+
+    spots: Observed
+    places: Tensor
+    solved: Solved | None = None
+
+
+def _means(question: Question, seen: Seen) -> FloatArray:
+    """(S, m, K) posterior means: of each section what its spots contribute, blended by B."""
+    spots, places, kernel = seen.spots, seen.places, question.part.kernel
+    z = places.new_tensor(question.z)
+    means = places.new_zeros((len(z), len(places), len(question.part.noise)))
+    if len(spots.x):
+        weights = (seen.solved or Solved.of(question.part, spots)).weights
+        for own, rows in _sections(spots):
+            found = dot(kernel.within(places, spots.x[rows]), weights[rows])
+            for mean, share in zip(means, kernel.between(z, own[None])[:, 0], strict=True):
+                mean.add_(found, alpha=float(share))
+    return means.float().cpu().numpy()
+
+
+def _variances(question: Question, seen: Seen) -> FloatArray:
+    """(S, m, K) posterior variances."""
+    spots, places, part = seen.spots, seen.places, question.part
+    z = places.new_tensor(question.z)
+    found = part.scale.expand(len(z), len(places), -1).clone()
+    if len(spots.x) == 0:
+        return found.float().cpu().numpy()
+    known = seen.solved.spectrum if seen.solved else Spectrum.of(part.kernel, spots)
+    kept = 1 / (known.power[:, None] + part.noise)
+    for first in range(0, len(places), CHUNK):
+        some = slice(first, first + CHUNK)
+        told = []
+        for own, rows in _sections(spots):
+            within = part.kernel.within(places[some], spots.x[rows]) * known.whiten[rows]
+            told.append((dot(within, known.vectors[rows]), part.kernel.between(z, own[None])[:, 0]))
+        for j in range(len(z)):
+            mixed = torch.stack([values * share[j] for values, share in told]).sum(dim=0)
+            found[j, some] *= (1 - dot(mixed**2, kept)).clamp(0, 1)
+    return found.float().cpu().numpy()
+
+
+def _sections(spots: Observed) -> Iterator[tuple[Tensor, Tensor]]:
+    """Z of each section, and which of the spots are its own."""
+    for z in spots.z.unique():
+        yield z, torch.nonzero(spots.z == z)[:, 0]
