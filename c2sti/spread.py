@@ -30,13 +30,14 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from math import ceil
-from typing import Any, TypeAlias
+from typing import Any
 
 import numpy as np
 import scipy.sparse as sp
 from numpy.typing import NDArray
 
 from c2sti._types import FloatArray, InsertedSection, Interpolator, Prediction, Section, SlicePair
+from c2sti.factors import compressed, on_one_basis, with_rows_of
 
 PART = 60  # spots from which the ends of an interval are told
 MOST_PARTS = 10
@@ -44,9 +45,6 @@ N_GENES = 1024  # that are looked at together
 MOST_SPOTS = 1000  # of a section on which intervals are calibrated
 MOST_SEEN = 1000  # bins in both tissues by which the disagreement of the sections is told
 BESIDE = 1e-3  # position of a section right beside a measured one, and none of its spots is in it
-NO_STEP = 1e-5  # share of the largest step between offsets up to which there is none
-
-Factor: TypeAlias = FloatArray | sp.csr_array  # weights or basis of a prediction
 
 
 @dataclass(frozen=True)
@@ -65,6 +63,8 @@ class Spread:
         What intervals are made of, where they were asked for.
     covered
         (2, M) whether each point lies in the tissue of a, and of b; None where that makes no difference.
+    apart
+        (N,) mean square of what the two sections disagree on, where it has been computed.
     """
 
     prediction: Prediction
@@ -72,16 +72,19 @@ class Spread:
     ends: tuple[InsertedSection, InsertedSection]
     calibration: Calibration | None = None
     covered: NDArray[np.bool_] | None = None
+    apart: FloatArray | None = None
 
     @cached_property
-    def _noise(self) -> tuple[FloatArray, FloatArray] | None:
+    def noise(self) -> tuple[FloatArray, FloatArray] | None:
         """(S, M, R) weights and (R, N) variances."""
         noise = self.prediction.noise
         return None if noise is None else (noise.weights(), noise.basis())
 
     @cached_property
-    def _disagreement(self) -> FloatArray:
+    def disagreement(self) -> FloatArray:
         """(N,) mean square of what the two sections disagree on, over points that both cover; 0 if there are none."""
+        if self.apart is not None:
+            return self.apart
         total = np.zeros(len(self.ends[0].offset))
         both = np.flatnonzero([] if self.covered is None else self.covered.all(axis=0))
         if len(both) == 0:
@@ -97,7 +100,9 @@ class Spread:
         """The same of some of the genes, by index."""
         first, second = (end.subset(genes) for end in self.ends)
         calibration = None if self.calibration is None else self.calibration.subset(genes)
-        return replace(self, prediction=self.prediction.subset(genes), ends=(first, second), calibration=calibration)
+        apart = None if self.apart is None else self.apart[genes]
+        changed = {"prediction": self.prediction.subset(genes), "calibration": calibration, "apart": apart}
+        return replace(self, ends=(first, second), **changed)  # type: ignore[arg-type]
 
     def std(self, section: int, genes: slice = slice(None), points: slice | None = None) -> NDArray[np.float32]:
         """(m, n) standard deviation of the inserted values of some genes as estimates of a mean, log1p expression."""
@@ -108,9 +113,9 @@ class Spread:
         if self.covered is not None and not self.covered[:, where].all():
             in_a, in_b = self.covered[:, where]
             unknown = (1 - p) * ~in_a + p * ~in_b
-            variance = np.maximum(variance, unknown[:, None] * self._disagreement[genes])
-        if self._noise is not None:
-            weights, basis = self._noise
+            variance = np.maximum(variance, unknown[:, None] * self.disagreement[genes])
+        if self.noise is not None:
+            weights, basis = self.noise
             variance += weights[section, where] @ basis[:, genes]
         return np.sqrt(variance).astype(np.float32)
 
@@ -135,30 +140,48 @@ class Calibration:
         first, second = (section.subset(genes) for section in self.predicted)
         return Calibration((first, second), (self.measured[0][:, genes], self.measured[1][:, genes]))
 
-    def bounds(self, values: FloatArray, level: float, genes: slice = slice(None)) -> FloatArray:
-        """(2, M, n) ends of the intervals that hold a measured value with that probability, around inserted values.
+    def intervals(self, level: float, genes: slice = slice(None)) -> Intervals:
+        """What holds a measured value with that probability, for some of the genes.
 
-        The spots are parted by what was predicted for them, gene by gene, and each part has quantiles of its own;
-        between parts the ends are linear. What the lower tail does not use, because zeros cannot be undercut, is left
-        to the upper one.
-
-        Parameters
-        ----------
-        values
-            (M, n) inserted values of the genes.
-        level
-            Probability.
-        genes
-            Which they are.
+        The spots are parted by what was predicted for them, gene by gene, and each part has quantiles of its own. What
+        the lower tail does not use, because zeros cannot be undercut, is left to the upper one.
         """
-        predicted = np.concatenate([section.expression(genes) for section in self.predicted])
-        measured = np.concatenate([y[:, genes].toarray() for y in self.measured])
-        order = np.argsort(predicted, axis=0)
-        parts = np.array_split(order, np.clip(len(order) // PART, 1, MOST_PARTS))
-        ends = np.stack([_quantiles(np.take_along_axis(measured, part, axis=0), level) for part in parts])
-        centres = np.stack([np.take_along_axis(predicted, part, axis=0).mean(axis=0) for part in parts])
+        n_genes, found = len(self.predicted[0].offset), []
+        first, last, _ = genes.indices(n_genes)
+        for start in range(first, last, N_GENES):
+            some = slice(start, min(start + N_GENES, last))
+            predicted = np.concatenate([section.expression(some) for section in self.predicted])
+            measured = np.concatenate([y[:, some].toarray() for y in self.measured])
+            order = np.argsort(predicted, axis=0)
+            parts = np.array_split(order, np.clip(len(order) // PART, 1, MOST_PARTS))
+            ends = np.stack([_quantiles(np.take_along_axis(measured, part, axis=0), level) for part in parts])
+            centres = np.stack([np.take_along_axis(predicted, part, axis=0).mean(axis=0) for part in parts])
+            found.append(np.concatenate([centres[:, None], ends], axis=1))
+        return Intervals(np.concatenate(found, axis=2).astype(np.float32))
+
+    def bounds(self, values: FloatArray, level: float, genes: slice = slice(None)) -> FloatArray:
+        """(2, M, n) ends of the intervals that hold a measured value with that probability, around (M, n) values."""
+        return self.intervals(level, genes).bounds(values)
+
+
+@dataclass(frozen=True)
+class Intervals:
+    """Between which ends a measured value lies, by what was predicted for it.
+
+    Parameters
+    ----------
+    knots
+        (T, 3, N) of T predictions, increasing: the prediction, and the lower and the upper end there. Between them the
+        ends are linear, beyond them they are level.
+    """
+
+    knots: NDArray[np.float32]
+
+    def bounds(self, values: FloatArray, genes: slice = slice(None)) -> NDArray[np.float32]:
+        """(2, M, n) ends around (M, n) predicted values of some genes."""
+        centres, ends = self.knots[:, 0, genes], self.knots[:, 1:, genes]
         found = np.repeat(ends[0][:, None], len(values), axis=1)
-        for t in range(len(parts) - 1):
+        for t in range(len(centres) - 1):
             step = np.maximum(centres[t + 1] - centres[t], 1e-6)  # predictions that are all alike
             found += np.clip((values - centres[t]) / step, 0, 1) * (ends[t + 1] - ends[t])[:, None]
         return found.astype(np.float32)
@@ -217,7 +240,7 @@ def ask(
     how: dict[str, Any] = {"device": device, "seed": seed, "progress": progress}
     doubted, partly_blind = std or intervals, blind is not None and bool(blind.any())
     if not (doubted or partly_blind):
-        return method(pair, points, positions, **how), None
+        return compressed(method(pair, points, positions, **how)), None
     s, m = len(positions), len(points)
     first_seen, second_seen = (None, None) if seen is None else seen
     spots = [_some(pair.a, seed, first_seen), _some(pair.b, seed, second_seen)] if intervals else []
@@ -225,6 +248,7 @@ def ask(
     whole = method(pair, at, [*positions, BESIDE, 1 - BESIDE], **how)
     if blind is not None and partly_blind:
         whole = _from_the_other(whole, np.pad(blind, ((0, 0), (0, len(at) - m))))
+    whole = compressed(whole)
     prediction = whole.part(slice(s), slice(m))
     if not doubted:
         return prediction, None
@@ -261,64 +285,14 @@ def _from_the_other(whole: Prediction, blind: NDArray[np.bool_]) -> Prediction:
         (2, M) whether a, and b, could not be measured at each point; never both.
     """
     in_a, in_b = blind
-    weights, basis = _on_one_basis(whole.slices)
-    shares, steps = _offset_steps(whole.slices)
-    taken = [_rows_from(own, (in_a, weights[-1]), (in_b, weights[-2])) for own in weights]
-    if len(steps):
-        basis = _joined([basis, steps], axis=0)
-        to_other = [in_a[:, None] * (shares[-1] - own) + in_b[:, None] * (shares[-2] - own) for own in shares]
-        taken = [_joined(both, axis=1) for both in zip(taken, to_other, strict=True)]
-    slices = tuple(replace(s, weights=w, basis=basis) for s, w in zip(whole.slices, taken, strict=True))
+    weights, basis = on_one_basis(whole.slices)
+    taken = [with_rows_of(own, (in_a, weights[-1]), (in_b, weights[-2])) for own in weights]
+    nothing = np.zeros(basis.shape[1])
     noise = whole.noise
     if noise is not None:
         before = noise.weights
         noise = replace(noise, weights=lambda: _noise_from(before(), in_a, in_b))
-    return replace(whole, slices=slices, noise=noise)
-
-
-def _on_one_basis(slices: Sequence[InsertedSection]) -> tuple[list[Factor], Factor]:
-    """Weights of sections on one basis; where each has its own, as where spots are copied, on all of these together."""
-    bases = {id(s.basis): s.basis for s in slices}
-    if len(bases) == 1:
-        return [s.weights for s in slices], slices[0].basis
-    spread = [
-        [
-            s.weights if s.basis is basis else sp.csr_array((s.weights.shape[0], basis.shape[0]))
-            for basis in bases.values()
-        ]
-        for s in slices
-    ]
-    return [_joined(parts, axis=1) for parts in spread], _joined(list(bases.values()), axis=0)
-
-
-def _offset_steps(slices: Sequence[InsertedSection]) -> tuple[FloatArray, FloatArray]:
-    """(S, R) shares and (R, N) steps by which the offsets of S sections lie apart: none where they are one."""
-    apart = np.stack([np.asarray(s.offset, dtype=np.float64) - slices[-1].offset for s in slices])
-    shares, size, steps = np.linalg.svd(apart, full_matrices=False)
-    kept = size > NO_STEP * size[0]
-    return shares[:, kept] * size[kept], steps[kept]
-
-
-def _rows_from(own: Factor, *others: tuple[NDArray[np.bool_], Factor]) -> Factor:
-    """A matrix with some of its rows, by mask, taken from others of its shape."""
-    if not sp.issparse(own):
-        taken = own.copy()
-        for rows, other in others:
-            taken[rows] = other[rows]
-        return taken
-    place, parts = np.arange(own.shape[0]), [own]
-    for rows, other in others:
-        place[rows] = sum(part.shape[0] for part in parts) + np.arange(rows.sum())
-        parts.append(other[rows])
-    return sp.vstack(parts, format="csr")[place]
-
-
-def _joined(parts: Sequence[Factor], axis: int) -> Factor:
-    """Matrices side by side (1) or one above the other (0), of the first one's kind and precision."""
-    rest = [part.astype(parts[0].dtype, copy=False) for part in parts]
-    if not any(map(sp.issparse, parts)):
-        return np.concatenate(rest, axis=axis)
-    return sp.csr_array((sp.vstack if axis == 0 else sp.hstack)([sp.csr_array(part) for part in rest]))
+    return replace(whole, slices=tuple(InsertedSection(w, basis, nothing) for w in taken), noise=noise)
 
 
 def _noise_from(weights: FloatArray, in_a: NDArray[np.bool_], in_b: NDArray[np.bool_]) -> FloatArray:

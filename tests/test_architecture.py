@@ -28,7 +28,8 @@ LEVEL = {
     "ops": 0.5,  # ops and metrics speak in the arrays of _types
     "metrics": 0.5,
     "field": 0.5,
-    "spread": 0.5,
+    "factors": 0.5,
+    "spread": 0.6,
     "counts": 0.5,
     "pair_check": 0.7,  # stands on ops
     "grid": 1,
