@@ -28,7 +28,7 @@ OBSM_KEYS = "obsm_keys"  # uns of a result: the tables that were carried along
 OBS_KEYS = "obs_keys"  # uns of a result: the annotations that were carried along
 TAKEN = frozenset(
     {"tissue", "array_row", "array_col", "_index", SUPPORT, SECTION, INSERTED, Z, CONFIDENCE, LIBRARY_SIZE}
-    | {SPATIAL, SPATIAL_3D}
+    | {SPATIAL, SPATIAL_3D, "factors", "noise"}
 )  # no annotation may be called so
 
 
@@ -50,6 +50,11 @@ def tissue(section: str) -> str:
 def seen(section: str) -> str:
     """`obs` column that says which rows lie in the capture window of a measured section."""
     return f"{section}_seen"
+
+
+def spot(section: str) -> str:
+    """`obs` column that names the measured spot whose values a row of a measured section's layer has."""
+    return f"{section}_spot"
 
 
 def doubt(section: str, kind: str) -> str:

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
-from functools import cached_property
 from typing import Any, TypeAlias, overload
 
 import numpy as np
@@ -90,16 +89,6 @@ class Stored:
         """All rows, block by block, with their place."""
         for rows in _cuts(self.shape[0], self.entries):
             yield rows, self._read(rows.start, rows.stop)
-
-    @cached_property
-    def moments(self) -> Moments:
-        """Of each gene, in one reading."""
-        return moments(self)
-
-    def mean(self, axis: int) -> NDArray[np.floating]:
-        """(N,) over the spots, as of a matrix in memory: ``axis=0``."""
-        assert axis == 0, "only over spots"
-        return self.moments.mean
 
     def __matmul__(self, right: NDArray[np.floating]) -> NDArray[np.floating]:
         """(n, K) product with a dense (N, K)."""

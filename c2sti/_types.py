@@ -15,7 +15,7 @@ import numpy as np
 import scipy.sparse as sp
 from numpy.typing import NDArray
 
-from c2sti._stored import Expression, in_memory, some_genes
+from c2sti._stored import Expression, Moments, in_memory, moments, some_genes
 
 FloatArray = NDArray[np.floating]
 DENSE = 2**25  # values of a basis up to which it is made dense
@@ -102,9 +102,14 @@ class Section:
     library: FloatArray | None = None
 
     @cached_property
+    def moments(self) -> Moments:
+        """Mean and mean square of each gene over the spots, and share of them in which it is seen."""
+        return moments(self.expression)
+
+    @property
     def mean(self) -> FloatArray:
         """(N,) mean expression over the spots."""
-        return np.asarray(self.expression.mean(axis=0), dtype=np.float64).ravel()
+        return self.moments.mean
 
     def each(self, change: Callable[[Expression], Expression]) -> Section:
         """The same with its expression, and its counts, changed alike."""
@@ -201,10 +206,13 @@ class InsertedSection:
         weights = self.weights[points]
         if not (isinstance(weights, sp.sparray) and isinstance(self.basis, sp.sparray)):
             return self.rows(points).expression(genes)
-        seen, place = np.unique(weights.indices, return_inverse=True)
-        few = sp.csr_array((weights.data, place.ravel(), weights.indptr), shape=(weights.shape[0], len(seen)))
-        basis = self.basis[:, genes].tocsr()[seen].toarray()
-        return InsertedSection(few, basis, self.offset[genes]).expression()
+        seen = np.zeros(self.basis.shape[0], dtype=bool)
+        seen[weights.indices] = True
+        place = np.cumsum(seen) - 1
+        n_seen = int(seen.sum())
+        data = weights.data.astype(np.float32)
+        few = sp.csr_array((data, place[weights.indices], weights.indptr), shape=(weights.shape[0], n_seen))
+        return InsertedSection(few, _dense_rows(self.basis, seen, genes), self.offset[genes]).expression()
 
     def rows(self, points: slice | NDArray[np.intp]) -> InsertedSection:
         """The same section at some of its points."""
@@ -213,6 +221,19 @@ class InsertedSection:
     def subset(self, genes: NDArray[np.intp]) -> InsertedSection:
         """The same section with some of its genes, by index."""
         return replace(self, basis=self.basis[:, genes], offset=self.offset[genes])
+
+
+def _dense_rows(basis: sp.sparray, seen: NDArray[np.bool_], genes: slice) -> NDArray[np.float32]:
+    """(m, n) some rows of a sparse matrix, by mask, and some of its columns, dense."""
+    if basis.format == "csr":
+        rows = basis[np.flatnonzero(seen)]
+        return (rows if genes == slice(0, basis.shape[1]) else rows[:, genes]).astype(np.float32, copy=False).toarray()
+    part = basis[:, genes].tocoo()
+    row, column = part.coords
+    kept = seen[row]
+    dense = np.zeros((int(seen.sum()), part.shape[1]), dtype=np.float32)
+    dense[(np.cumsum(seen) - 1)[row[kept]], column[kept]] = part.data[kept]
+    return dense
 
 
 def _blended(weights: sp.csr_array, basis: sp.csr_array) -> FloatArray:

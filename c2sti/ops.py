@@ -7,7 +7,7 @@ the H&E (section 2.3) and total variation (section 2.4).
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from math import ceil, isqrt
 
 import numpy as np
@@ -20,7 +20,7 @@ from scipy.spatial import KDTree
 from torch import Tensor
 from torch.nn import functional
 
-from c2sti._stored import Expression, Stored, blocks
+from c2sti._stored import Expression, Moments, blocks
 from c2sti._types import FloatArray, Lattice
 
 DENSE = 256  # genes up to which principal axes are found from their inner products; of more, by Lanczos
@@ -141,7 +141,7 @@ def centred(values: FloatArray) -> FloatArray:
 
 
 def pearson_graph(
-    values: Sequence[FloatArray], weights: Sequence[float], n_edges: int, chunk: int = 1024
+    values: Sequence[FloatArray], weights: Sequence[float], n_edges: int, chunk: int = 2048
 ) -> sp.csr_array:
     """Gene graph of Pearson correlation (eq. 2, with the norm to the power one) over several sections.
 
@@ -166,32 +166,44 @@ def pearson_graph(
 
 
 def pearson_graphs(
-    values: Sequence[FloatArray], weights: Sequence[Sequence[float]], n_edges: int, chunk: int = 1024
+    values: Sequence[FloatArray], weights: Sequence[Sequence[float]], n_edges: int, chunk: int = 2048
 ) -> list[sp.csr_array]:
     """The same by several weightings of the sections, each of which is multiplied once: one graph a weighting."""
     n_genes, k = values[0].shape[1], min(n_edges, values[0].shape[1] - 1)
+    shape = (len(weights), n_genes, k)
+    weight, column = np.empty(shape, dtype=np.float32), np.empty(shape, dtype=np.intp)
+    chunks = [slice(first, min(first + chunk, n_genes)) for first in range(0, n_genes, chunk)]
+    for i, genes, block in _pearson_blocks(values, weights, chunks):
+        found = torch.from_numpy(block)
+        index = found.abs().topk(k, dim=1).indices
+        weight[i, genes], column[i, genes] = found.gather(1, index).numpy(), index.numpy()
+    return [_symmetric(w.clip(-1, 1), c) for w, c in zip(weight, column, strict=True)]
+
+
+def pearson_rows(values: Sequence[FloatArray], weights: Sequence[float], genes: NDArray[np.intp]) -> FloatArray:
+    """(G, N) correlations, as in :func:`pearson_graph`, of some genes with all; 0 of a gene with itself."""
+    return next(block for _, _, block in _pearson_blocks(values, [weights], [genes])).clip(-1, 1)
+
+
+def _pearson_blocks(
+    values: Sequence[FloatArray], weights: Sequence[Sequence[float]], chunks: Sequence[slice | NDArray[np.intp]]
+) -> Iterator[tuple[int, slice | NDArray[np.intp], FloatArray]]:
+    """Correlations of some genes with all: place of the weighting, genes of a chunk and their (C, N) block."""
     rows = [(centred(v) / np.sqrt(len(v))).astype(np.float32) for v in values]
     variances = np.stack([np.square(r, dtype=np.float64).sum(axis=0) for r in rows])
     shares = np.asarray(weights, dtype=np.float64)
     length = np.sqrt(shares @ variances)
     scale = np.divide(1, length, out=np.zeros_like(length), where=length > 0).astype(np.float32)
-    weight = np.empty((len(shares), n_genes, k), dtype=np.float32)
-    column = np.empty((len(shares), n_genes, k), dtype=np.intp)
-    for first in range(0, n_genes, chunk):
-        genes = np.arange(first, min(first + chunk, n_genes))
-        covariances = [r[:, genes].T @ r for r in rows]
-        block = np.empty_like(covariances[0])
+    for some in chunks:
+        covariances = [r[:, some].T @ r for r in rows]
         for i, share in enumerate(shares.astype(np.float32)):
-            np.multiply(covariances[0], share[0], out=block)
+            block = share[0] * covariances[0]
             for covariance, part in zip(covariances[1:], share[1:], strict=True):
                 block += part * covariance
             block *= scale[i]
-            block *= scale[i, genes, None]
-            block[genes - first, genes] = 0
-            found = torch.from_numpy(block)
-            index = found.abs().topk(k, dim=1).indices
-            weight[i, genes], column[i, genes] = found.gather(1, index).numpy(), index.numpy()
-    return [_symmetric(w.clip(-1, 1), c) for w, c in zip(weight, column, strict=True)]
+            block *= scale[i, some, None]
+            block[np.arange(len(block)), np.arange(len(scale[i]))[some]] = 0
+            yield i, some, block
 
 
 def _symmetric(weight: NDArray[np.float32], column: NDArray[np.intp]) -> sp.csr_array:
@@ -264,32 +276,21 @@ def mean_operator(part: NDArray[np.intp], weight: FloatArray) -> sp.csr_array:
     return sp.csr_array((weight / total[part], (part, np.arange(len(part)))), shape=(len(total), len(part)))
 
 
-def most_variable(expressions: Sequence[Expression], n: int, detected: float = 0.0) -> NDArray[np.intp]:
+def most_variable(sections: Sequence[Moments], n: int, detected: float = 0.0) -> NDArray[np.intp]:
     """Indices of the n genes of largest mean variance over sections, among those detected widely enough in all of them.
 
     Parameters
     ----------
-    expressions
-        (n_i, N) one a section.
+    sections
+        Moments of the expression of each.
     n
         How many; fewer come back where fewer qualify. Sorted from most to least variable.
     detected
         Least share of spots, in every section, in which a gene must be seen.
     """
-    variances, shares = [], []
-    for x in expressions:
-        if isinstance(x, Stored):
-            found = x.moments
-            variances.append(found.square - found.mean**2)
-            shares.append(found.seen)
-            continue
-        (n_spots, n_genes), data = x.shape, x.data.astype(np.float64)
-        mean, square = (np.bincount(x.indices, power, n_genes) / n_spots for power in (data, np.square(data)))
-        variances.append(square - mean**2)
-        shares.append(np.bincount(x.indices, data > 0, n_genes) / n_spots)
-    (seen,) = np.nonzero((np.stack(shares) >= detected).all(axis=0))
-    order = np.argsort(-np.mean(variances, axis=0)[seen], kind="stable")
-    return seen[order[:n]]
+    (seen,) = np.nonzero(np.all([found.seen >= detected for found in sections], axis=0))
+    variance = np.mean([found.square - found.mean**2 for found in sections], axis=0)
+    return seen[np.argsort(-variance[seen], kind="stable")[:n]]
 
 
 def propagation(graph: sp.csr_array) -> sp.csr_array:

@@ -33,7 +33,7 @@ from numpy.typing import NDArray
 from scipy.spatial import KDTree
 
 from c2sti import _check
-from c2sti._stored import Expression, blocks, in_memory
+from c2sti._stored import Expression, blocks, in_memory, moments
 from c2sti._types import FloatArray, Lattice, Section
 from c2sti.ops import gaussian_operator, local_noise, most_variable, patch_means
 
@@ -74,7 +74,7 @@ def measure(a: Section, b: Section, spacing: float, overlap: float, level: float
     are chosen, always the same.
     """
     some = [sampled(section.expression) for section in (a, b)]
-    concordance, z = _concordance((a, b), most_variable(some, CANDIDATES), spacing)
+    concordance, z = _concordance((a, b), most_variable([moments(x) for x in some], CANDIDATES), spacing)
     placed = {"overlap": overlap, "spatial_concordance": concordance, "spatial_concordance_z": z}
     return placed | {"expression_similarity": _similarity(some), "level": level}
 

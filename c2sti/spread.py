@@ -248,11 +248,11 @@ def ask(
     whole = method(pair, at, [*positions, BESIDE, 1 - BESIDE], **how)
     if blind is not None and partly_blind:
         whole = _from_the_other(whole, np.pad(blind, ((0, 0), (0, len(at) - m))))
-    whole = compressed(whole)
-    prediction = whole.part(slice(s), slice(m))
+    prediction = compressed(whole.part(slice(s), slice(m)))
     if not doubted:
         return prediction, None
-    beside_a, beside_b = whole.slices[s:]
+    # By themselves: what is asked about uncertainty changes nothing about the sections.
+    beside_a, beside_b = compressed(whole.part(slice(s, None))).slices
     calibration = None
     if spots:
         (of_a, a), (_, b) = spots
@@ -300,26 +300,3 @@ def _noise_from(weights: FloatArray, in_a: NDArray[np.bool_], in_b: NDArray[np.b
     taken = weights.copy()
     taken[:, in_a], taken[:, in_b] = weights[-1, in_a], weights[-2, in_b]
     return taken
-
-
-def confidence(values: FloatArray, std: FloatArray, inside: NDArray[np.bool_], n_genes: int = N_GENES) -> FloatArray:
-    """(M,) share of the variance between the bins of a section that is not doubt: V / (V + std² of the bin).
-
-    V is the variance of the inserted values over the section's bins; both are summed over genes. 1 where nothing is in
-    doubt, ½ where a bin is as unsure as bins differ; 0 where no bin differs from another.
-
-    Parameters
-    ----------
-    values, std
-        (M, N).
-    inside
-        (M,) rows of the section's tissue.
-    n_genes
-        Genes that are looked at together.
-    """
-    known, doubt = 0.0, np.zeros(len(values))
-    for first in range(0, values.shape[1], n_genes):
-        genes = slice(first, first + n_genes)
-        known += float(values[inside, genes].var(axis=0, dtype=np.float64).sum()) if inside.any() else 0.0
-        doubt += np.square(std[:, genes], dtype=np.float64).sum(axis=1)
-    return known / np.maximum(known + doubt, np.finfo(np.float64).tiny)

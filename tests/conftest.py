@@ -6,6 +6,7 @@ import os
 from collections.abc import Iterator
 from io import StringIO
 from pathlib import Path
+from typing import Any
 
 import matplotlib
 import numpy as np
@@ -20,7 +21,7 @@ import c2sti
 from c2sti import grid
 from c2sti._types import InsertedSection, Lattice, Section, SlicePair
 from c2sti.datasets import Phantom, phantom
-from c2sti.grid import _blocks
+from c2sti.grid import _layers
 
 matplotlib.use("Agg")
 
@@ -93,8 +94,6 @@ def array_pair(values_a: np.ndarray, values_b: np.ndarray, side: int, *context: 
 
 # ---- results that are written block by block
 
-PLAN = grid.Plan(tasks=2, rows_at_once=10_000)
-
 
 def interpolate(a: AnnData, b: AnnData, **keywords: object) -> AnnData:
     return c2sti.tl.interpolate(a, b, show_progress_bar=False, **keywords)
@@ -107,13 +106,13 @@ def never(*_: object, **__: object) -> None:
 @pytest.fixture
 def small_chunks(monkeypatch: pytest.MonkeyPatch) -> None:
     """Several blocks along both sides of a small result, the last ones narrower."""
-    monkeypatch.setattr(_blocks, "CHUNK_ROWS", 50)
-    monkeypatch.setattr(_blocks, "CHUNK_VALUES", 50 * 13)
-    monkeypatch.setattr(_blocks, "LEAST_GENES", 13)
+    monkeypatch.setattr(_layers, "CHUNK_ROWS", 50)
+    monkeypatch.setattr(_layers, "CHUNK_VALUES", 50 * 13)
+    monkeypatch.setattr(_layers, "LEAST_GENES", 13)
 
 
-def made_answer(n_rows: int, n_genes: int, n_sections: int = 1) -> tuple[AnnData, grid.Answer, SlicePair, grid.Rows]:
-    """An answer of any size, and a pair of four spots."""
+def made_layers(n_rows: int, n_genes: int, n_sections: int = 1) -> tuple[AnnData, grid.Layers, SlicePair, grid.Rows]:
+    """Layers of any size, what is around them, and a pair of four spots."""
     rng = np.random.default_rng(0)
     basis = rng.standard_normal((5, n_genes))
     slices = tuple(
@@ -129,4 +128,9 @@ def made_answer(n_rows: int, n_genes: int, n_sections: int = 1) -> tuple[AnnData
         pair, rows, var=pd.DataFrame(index=genes), positions=positions, graphs=None, notes={}, provenance={}
     )
     names = tuple(f"c2sti_{i + 1}" for i in range(n_sections))
-    return frame, grid.Answer(names, slices, np.ones((n_sections, n_rows), dtype=bool)), pair, rows
+    return frame, grid.Layers(names, slices), pair, rows
+
+
+def write_dense(store: Path, made: tuple[Any, ...], *, digits: int | None = None, **more: Any) -> None:
+    """Write what :func:`made_layers` gives, layer by layer."""
+    grid.write_store(store, *made, key="c2sti", dense=True, digits=digits, n_threads=2, **more)

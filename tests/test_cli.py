@@ -155,9 +155,9 @@ def test_interpolate_streams_when_it_is_told_to(s: Files, tmp_path: Path, capsys
     assert "--digits is for results that are written block by block; add --stream" in capsys.readouterr().err
     assert main([*words[:-1], "o.h5ad", "--stream"]) == 1
     assert "o.h5ad cannot be written block by block; end it in .zarr" in capsys.readouterr().err
-    assert main([*words, "--max-memory", "1kB"]) == 1
-    assert "--stream on the command line" in capsys.readouterr().err
-    words = [*words, "--stream", "--digits", "3", "--max-memory", "8GB"]
+    assert main([*words, "--dense"]) == 1
+    assert "--dense is for results that are written block by block; add --stream" in capsys.readouterr().err
+    words = [*words, "--stream", "--dense", "--digits", "3", "--max-memory", "8GB"]
     for more in ([], ["--force"]):
         assert main([*words, *more]) == 0
         assert capsys.readouterr().out == f"{out}\n"
@@ -166,6 +166,12 @@ def test_interpolate_streams_when_it_is_told_to(s: Files, tmp_path: Path, capsys
         assert found.layers["slice_a"].format == "csr"
         assert found.uns["c2sti"]["parameters"]["digits"] == 3
         assert [path.name for path in out.parent.iterdir()] == ["large.zarr"]
+    factors = out.parent / "factors.zarr"
+    assert main(["interpolate", *s(0, 2), "--model", "copy", "-q", "-o", str(factors), "--stream"]) == 0
+    assert capsys.readouterr().out == f"{factors}\n"
+    assert list(ad.read_zarr(factors).layers) == ["slice_a", "slice_b"]
+    rounded = c2sti.read_zarr(out).X.compute()
+    np.testing.assert_allclose(c2sti.tl.materialize(c2sti.read_zarr(factors)).X, rounded, rtol=1e-3)
     assert main(words) == 1
     assert "large.zarr is there already" in capsys.readouterr().err
 

@@ -22,7 +22,7 @@ from hypothesis import strategies as st
 import c2sti
 from c2sti import metrics
 from c2sti.cli import _files
-from c2sti.field import Kernel, Observed, best_covariance
+from c2sti.field import Kernel, Observed, best_length, best_sharing
 from c2sti.grid import _read
 from tests.conftest import square_array
 
@@ -246,7 +246,7 @@ def test_maps_of_nothing_do_not_choose_the_covariance() -> None:
 
     def learnt(values: np.ndarray) -> Kernel:
         seen = Observed.of(x, z, np.concatenate([values, values]), np.ones(288), "cpu")
-        return best_covariance([seen], gaussian=True)
+        return best_sharing(best_length([seen], gaussian=True), [seen])
 
     assert learnt(np.column_stack([waves, np.zeros((144, 6))])) == learnt(waves)
 

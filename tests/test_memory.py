@@ -5,18 +5,17 @@ import tracemalloc
 from dataclasses import replace
 from pathlib import Path
 
+import dask.array as da
 import numpy as np
 import pytest
-import torch
-import zarr
 from anndata import AnnData
 
 import c2sti
 from c2sti import grid
 from c2sti._types import InsertedSection
-from c2sti.grid import _blocks
+from c2sti.grid import _layers
 from c2sti.model.memory import LEAST
-from tests.conftest import PLAN, interpolate, made_answer, never
+from tests.conftest import interpolate, made_layers, never, write_dense
 
 
 def test_an_amount_of_memory_is_read_as_people_write_it() -> None:
@@ -32,43 +31,34 @@ def test_the_estimate_counts_what_there_is() -> None:
     extent = grid.Extent(100_000, 20_000, 3, n_components=60, n_values=10**7)
     assert extent.dense == 4 * 100_000 * 20_000 * 6
     assert extent.held == 8 * 60 * (3 * 100_000 + 20_000) + 8 * 3 * 20_000 + 24 * 10**7 + 300 * 100_000 + 10**8
-    assert _blocks.chunks_of((100_000, 20_000)) == (8192, 128)
-    assert extent.block(8192) == 8192 * 128 * (20 + 4 + 12)
+    assert _layers.chunks_of((100_000, 20_000)) == (8192, 128)
+    assert extent.block == 8192 * 128 * 32
     unsure = replace(extent, std=True, interval=True)
     assert unsure.dense == 4 * 100_000 * 20_000 * (3 * 4 + 3)
     assert unsure.held > extent.held
-    assert unsure.block(256) > extent.block(256)
+    assert unsure.block == 8192 * 128 * 56
 
 
-def test_a_limit_takes_rows_first_then_tasks() -> None:
+def test_a_limit_says_how_many_blocks_are_worked_on_at_a_time() -> None:
     extent = grid.Extent(100_000, 20_000, 3, n_values=10**7)
-    assert grid.plan(extent, None, 4) == grid.Plan(4, 8192)
-    whole = extent.held + 4 * extent.block(8192)
-    assert grid.plan(extent, whole, 4) == grid.Plan(4, 8192)
-    assert grid.plan(extent, whole - 1, 4) == grid.Plan(4, 4096)
-    assert grid.plan(extent, extent.held + 4 * extent.block(256) - 1, 4) == grid.Plan(3, 4096)
-    least = extent.held + extent.block(256)
-    assert grid.plan(extent, least, 4) == grid.Plan(1, 256)
+    assert grid.n_tasks(extent, None, 4) == 4
+    assert grid.n_tasks(extent, extent.held + 4 * extent.block, 4) == 4
+    assert grid.n_tasks(extent, extent.held + 4 * extent.block - 1, 4) == 3
+    least = extent.held + extent.block
+    assert grid.n_tasks(extent, least, 4) == 1
     with pytest.raises(ValueError, match=r"too little for 100000 bins x 20000 genes; at least 5[0-9.]+ MB are needed"):
-        grid.plan(extent, least - 1, 4)
-
-
-def test_an_answer_larger_than_was_thought_is_written_with_the_least_there_is(monkeypatch: pytest.MonkeyPatch) -> None:
-    said: list[str] = []
-    monkeypatch.setattr("c2sti._log.warning", said.append)
-    extent = grid.Extent(100_000, 20_000, 3)
-    assert grid.plan_anyway(extent, extent.held + extent.block(256), 4) == grid.Plan(1, 256)
-    assert not said
-    assert grid.plan_anyway(extent, 5_000, 4) == grid.Plan(1, 256)
-    assert said[0].startswith("max_memory = 5 kB is too little for 100000 bins x 20000 genes")
-    assert said[0].endswith("; going on with the least there is")
+        grid.n_tasks(extent, least - 1, 4)
 
 
 def test_a_limit_is_kept_before_any_work(pair: tuple[AnnData, AnnData], tmp_path: Path) -> None:
-    m, n = interpolate(*pair, model="copy").shape
-    with pytest.raises(ValueError, match=rf"\({m} bins x {n} genes x 4 layers\).*write it to a store instead, out="):
-        interpolate(*pair, model="linear", max_memory=4 * m * n * 4 - 1, n_slices=1)
-    interpolate(*pair, model="copy", max_memory=4 * m * n * 4)
+    dense = interpolate(*pair, model="linear")
+    m, n = dense.shape
+    lazy = interpolate(*pair, model="linear", max_memory=4 * m * n * 4 - 1)
+    assert isinstance(lazy.layers["c2sti_1"], da.Array) and isinstance(lazy.layers["slice_a"], da.Array)
+    for name, values in dense.layers.items():
+        np.testing.assert_allclose(lazy.layers[name].compute(), values, atol=1e-6)
+    np.testing.assert_array_equal(lazy.X.compute(), lazy.layers["c2sti_1"].compute())
+    assert isinstance(interpolate(*pair, model="linear", max_memory=4 * m * n * 4).X, np.ndarray)
     with pytest.raises(ValueError, match="max_memory = 1 MB is too little for .* at least 1.* MB are needed"):
         interpolate(*pair, model=never, max_memory="1MB", out=tmp_path / "o.zarr")
     assert os.listdir(tmp_path) == []
@@ -99,43 +89,22 @@ def test_too_little_for_the_method_is_refused_before_it_works(pair: tuple[AnnDat
 
 
 def test_blocks_take_no_more_memory_than_was_said(tmp_path: Path) -> None:
-    frame, answer, pair, rows = made_answer(16_384, 128)
-    grid.stream_layers(tmp_path / "s.zarr", frame, answer, pair, rows, plan=PLAN)  # everything is loaded
-    for at_once in (8192, 256):
-        tracemalloc.start()
-        _blocks.write_block(
-            str(tmp_path / "s.zarr"), replace(answer, digits=3), _blocks.blocks(answer.shape)[1], at_once
-        )
-        peak = tracemalloc.get_traced_memory()[1]
-        tracemalloc.stop()
-        assert 0.4 < peak / grid.Extent(16_384, 128, 1).block(at_once) < 1
-
-
-def test_out_of_memory_halves_the_rows_and_says_so(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    frame, answer, pair, rows = made_answer(200, 30)
-    tried = []
-
-    def short(self: InsertedSection, points: slice, genes: slice) -> np.ndarray:
-        tried.append(points.stop - points.start)
-        if tried[-1] > 60:
-            raise (MemoryError, torch.OutOfMemoryError)[len(tried) % 2]
-        return self.rows(points).expression(genes)
-
-    monkeypatch.setattr(InsertedSection, "block", short)
-    with pytest.warns(UserWarning, match="out of memory with 200 rows at once; going on with 50"):
-        grid.stream_layers(tmp_path / "s.zarr", frame, answer, pair, rows, plan=grid.Plan(1, 200))
-    assert tried == [200, 100, 50, 50, 50, 50]
-    written = zarr.open_group(tmp_path / "s.zarr", mode="r")["layers/c2sti_1"]
-    np.testing.assert_allclose(written[:], answer.slices[0].expression(), rtol=1e-6)
+    _, layers, _, _ = made_layers(16_384, 256)
+    how = {"n_threads": 1}
+    _layers.store([layers.lazily()["c2sti_1"]], [np.empty((16_384, 256), np.float32)], **how)  # everything is loaded
+    tracemalloc.start()
+    target = np.empty((16_384, 256), np.float32)
+    _layers.store([layers.lazily()["c2sti_1"]], [target], **how)
+    peak = tracemalloc.get_traced_memory()[1] - target.nbytes
+    tracemalloc.stop()
+    assert 0.3 < peak / grid.Extent(16_384, 256, 1).block < 1
 
 
 def test_what_does_not_fit_at_all_is_an_error(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    frame, answer, pair, rows = made_answer(200, 30)
-
     def never_enough(*_: object) -> np.ndarray:
         raise MemoryError("none left")
 
     monkeypatch.setattr(InsertedSection, "block", never_enough)
     with pytest.raises(MemoryError, match="none left"), grid.new_store(tmp_path / "o.zarr") as store:
-        grid.stream_layers(store, frame, answer, pair, rows, plan=PLAN)
+        write_dense(store, made_layers(200, 30))
     assert os.listdir(tmp_path) == []

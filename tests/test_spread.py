@@ -6,6 +6,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import anndata as ad
+import dask.array as da
 import numpy as np
 import pytest
 import scipy.sparse as sp
@@ -15,8 +16,9 @@ import c2sti
 from c2sti._types import InsertedSection, Prediction, SlicePair
 from c2sti.baselines import METHODS
 from c2sti.baselines.naive import gain
+from c2sti.grid._layers import confidence
 from c2sti.ops import local_noise
-from c2sti.spread import BESIDE, PART, Calibration, ask, confidence
+from c2sti.spread import BESIDE, PART, Calibration, ask
 from tests.conftest import array_pair, square_array
 
 SIDE = 6
@@ -114,9 +116,11 @@ def test_confidence_is_the_share_that_is_not_doubt() -> None:
     values = np.array([[0.0, 1], [2, 1], [9, 9]])  # variance over the first two bins: 1 + 0
     std = np.array([[0.0, 0], [1, 0], [3, 0]])
     inside = np.array([True, True, False])
-    np.testing.assert_allclose(confidence(values, std, inside), [1, 0.5, 0.1])
-    np.testing.assert_allclose(confidence(values, std, inside, n_genes=1), [1, 0.5, 0.1])
-    assert (confidence(np.ones((3, 2)), std, inside) == 0).all()
+    for chunks in ((3, 2), (2, 1)):
+        made, doubt = da.from_array(values, chunks=chunks), da.from_array(std, chunks=chunks)
+        np.testing.assert_allclose(confidence(made, doubt, inside), [1, 0.5, 0.1])
+        assert (confidence(da.ones((3, 2)), doubt, inside).compute() == 0).all()
+        assert (confidence(made, doubt, np.zeros(3, bool)).compute() == 0).all()
 
 
 def small() -> c2sti.C2STi:

@@ -6,7 +6,6 @@ import shutil
 import signal
 import subprocess
 import sys
-from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -15,8 +14,8 @@ import zarr
 from anndata import AnnData
 
 from c2sti import _aside, grid
-from c2sti.grid import _blocks, _store
-from tests.conftest import PLAN, interpolate, made_answer, never
+from c2sti.grid import _store, _stream
+from tests.conftest import interpolate, made_layers, never, write_dense
 
 # ---- digits
 
@@ -41,9 +40,9 @@ def test_rounding_is_as_good_as_it_says(digits: int) -> None:
 
 
 def test_digits_make_the_store_smaller(tmp_path: Path) -> None:
-    frame, answer, pair, rows = made_answer(300, 60)
+    made = made_layers(300, 60)
     for digits in (None, 2):
-        grid.stream_layers(tmp_path / f"{digits}.zarr", frame, replace(answer, digits=digits), pair, rows, plan=PLAN)
+        write_dense(tmp_path / f"{digits}.zarr", made, digits=digits)
     full, short = (zarr.open_group(tmp_path / name, mode="r")["layers/c2sti_1"] for name in ("None.zarr", "2.zarr"))
     np.testing.assert_allclose(short[:], full[:], rtol=0.005)
     assert short.nbytes_stored() < 0.6 * full.nbytes_stored()
@@ -53,8 +52,12 @@ def test_digits_make_the_store_smaller(tmp_path: Path) -> None:
 def test_digits_that_cannot_be_are_refused(pair: tuple[AnnData, AnnData], tmp_path: Path, digits: float) -> None:
     with pytest.raises(ValueError, match=f"digits = {digits} must be a whole number from 1 to 7"):
         interpolate(*pair, out=tmp_path / "o.zarr", digits=digits)
-    with pytest.raises(ValueError, match="digits = 3 is for results that are written to a store"):
+    with pytest.raises(ValueError, match="digits= is for results that are written to a store"):
         interpolate(*pair, digits=3)
+    with pytest.raises(ValueError, match="dense= is for results that are written to a store"):
+        interpolate(*pair, dense=True)
+    with pytest.raises(ValueError, match="digits = 3 is for values that are written as they are; add dense=True"):
+        interpolate(*pair, out=tmp_path / "o.zarr", digits=3)
 
 
 # ---- whole or not at all
@@ -101,10 +104,9 @@ def test_nothing_is_left_of_a_run_that_fails(
             raise error
         return values
 
-    monkeypatch.setattr(_blocks, "rounded", fail)
-    frame, answer, pair, rows = made_answer(120, 40)
+    monkeypatch.setattr(_stream, "rounded", fail)
     with pytest.raises(type(error), match=message), grid.new_store(tmp_path / "o.zarr") as store:
-        grid.stream_layers(store, frame, answer, pair, rows, plan=PLAN)
+        write_dense(store, made_layers(120, 40))
     assert len(done) > 3
     assert os.listdir(tmp_path) == []
 
@@ -177,12 +179,7 @@ def test_a_folder_that_is_still_written_into_is_removed_again_or_named(
 # ---- blocks
 
 
-def test_a_worker_that_does_not_see_the_store_says_so(tmp_path: Path) -> None:
-    with pytest.raises(FileNotFoundError, match=r"does not see .*o.zarr; workers need the file system of out="):
-        _blocks._arrays(str(tmp_path / "o.zarr"))
-
-
-def test_moments_of_a_block_by_hand() -> None:
-    values = np.array([[1, 10], [3, 10], [8, 40]], dtype=np.float32)
-    np.testing.assert_allclose(_blocks._moments(values), [[3, 3], [4, 20], [9 + 1 + 16, 100 + 100 + 400]])
-    np.testing.assert_array_equal(_blocks._moments(values[:0]), np.zeros((3, 2)))  # no row lies inside
+def test_blocks_that_workers_wrote_elsewhere_are_missed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(_stream, "store", lambda *_, **__: None)  # on a disk that we do not see
+    with pytest.raises(FileNotFoundError, match="1 blocks are not in .*o.zarr: workers of the cluster have to see"):
+        write_dense(tmp_path / "o.zarr", made_layers(20, 10))

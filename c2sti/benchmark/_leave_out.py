@@ -157,7 +157,7 @@ def pair_of(
 ) -> tuple[SlicePair, pd.Index]:
     """The pair as methods see it, with the genes that are scored, and their names: chosen from the two alone."""
     whole, names = grid.make_pair(a, b, context=around, genes=shared, encoder=encoder)
-    chosen = ops.most_variable([whole.a.expression, whole.b.expression], n_genes, DETECTED)
+    chosen = ops.most_variable([whole.a.moments, whole.b.moments], n_genes, DETECTED)
     if len(chosen) == 0:
         raise ValueError(f"no gene is detected in {DETECTED:.0%} of the spots of both {a.name} and {b.name}")
     return whole.subset(chosen).in_memory(), names[chosen]

@@ -15,7 +15,7 @@ import anndata as ad
 from anndata import AnnData
 
 from c2sti import _aside, _check
-from c2sti.grid import is_spatialdata
+from c2sti.grid import completed, is_spatialdata
 
 if TYPE_CHECKING:
     from spatialdata import SpatialData
@@ -43,9 +43,8 @@ def read(path: Path) -> Section:
     if path.suffix not in KINDS:
         raise ValueError(f"{path} ends neither in {' nor in '.join(KINDS)}; sections are AnnData or SpatialData files")
     try:
-        if path.suffix == ".h5ad":
-            return ad.read_h5ad(path)
-        return _read_zarr(path)
+        found = ad.read_h5ad(path) if path.suffix == ".h5ad" else _read_zarr(path)
+        return completed(found) if isinstance(found, AnnData) else found
     except Exception as error:  # damaged bytes make libraries raise anything, some of it without a public name
         raise ValueError(f"{path} cannot be read as a section: {error}") from error
 

@@ -22,7 +22,7 @@ Both have to lie in one frame; `c2sti align` brings them there, and the frame th
 result is one AnnData whose layers are the sections: slice_a, the inserted c2sti_1, c2sti_2, ..., slice_b. It says of
 itself that it was computed. Draw it in Python:
 
-  out = anndata.read_zarr("sections.zarr")
+  out = c2sti.read_zarr("sections.zarr")
   c2sti.pl.sections(out, "ERBB2")
   squidpy.pl.spatial_scatter(out, color="ERBB2", layer="c2sti_2", shape="square", img=False)
 
@@ -33,7 +33,7 @@ EPILOG = """\
 examples:
   c2sti interpolate a.h5ad b.h5ad -n 3 -o sections.zarr
   c2sti interpolate a.h5ad b.h5ad --positions 30 45 -o sections.h5ad
-  c2sti interpolate a.h5ad b.h5ad -n 3 --stream --digits 3 --max-memory 8GB -o large.zarr
+  c2sti interpolate a.h5ad b.h5ad -n 3 --stream --max-memory 8GB -o large.zarr
   c2sti interpolate s2.h5ad s3.h5ad --context s1.h5ad@-1 s4.h5ad@2 -o sections.h5ad
   c2sti interpolate both.h5ad --library-key sample -o sections.h5ad
   c2sti interpolate four.h5ad --library-key sample --context C2@-1 C5@2 -o sections.h5ad
@@ -93,13 +93,14 @@ def add(commands: Any) -> None:
     group = parser.add_argument_group("results that do not fit into memory")
     group.add_argument(
         "--stream", action="store_true",
-        help="write a .zarr block by block and never hold it: without X, and A and B as sparse layers",
+        help="write a .zarr and never hold it: the sections as factors, which c2sti.read_zarr makes layers of",
     )  # fmt: skip
+    group.add_argument("--dense", action="store_true", help="with --stream, write layers themselves, block by block")
     group.add_argument(
         "--digits",
         type=int,
         metavar="N",
-        help="significant digits to keep, with --stream; 3 halve the files (default: all)",
+        help="significant digits to keep, with --stream --dense; 3 halve the files (default: all)",
     )
     group.add_argument(
         "--max-memory", metavar="SIZE", help="memory to get by with, such as 8GB; what needs more is refused"
@@ -117,8 +118,9 @@ def run(chosen: argparse.Namespace) -> None:
     check_free([chosen.output], [*pair, *around.values()], force=chosen.force)
     if chosen.stream and chosen.output.suffix != ".zarr":
         raise ValueError(f"{chosen.output} cannot be written block by block; end it in .zarr, or leave out --stream")
-    if chosen.digits is not None and not chosen.stream:
-        raise ValueError("--digits is for results that are written block by block; add --stream")
+    if (chosen.dense or chosen.digits is not None) and not chosen.stream:
+        name = "--dense" if chosen.dense else "--digits"
+        raise ValueError(f"{name} is for results that are written block by block; add --stream")
     sections = [read(path) for path in pair]
     context = named | {position: read(path) for position, path in around.items()}
     if not chosen.stream:
@@ -155,6 +157,7 @@ def _interpolate(
         device=chosen.device,
         seed=chosen.seed,
         out=out,
+        dense=chosen.dense,
         digits=chosen.digits,
         max_memory=chosen.max_memory,
         show_progress_bar=not chosen.quiet,

@@ -15,9 +15,20 @@ halved where that is less work, and sees the spots around it, whose weight fades
 Tiles are solved side by side by threads, or on the caller's Dask cluster.
 """
 
-from c2sti.field._evidence import NOISES, best_covariance
+from c2sti.field._evidence import NOISES, best_length, best_sharing
 from c2sti.field._field import Field, Part
 from c2sti.field._kernel import Kernel, Observed, Spectrum
 from c2sti.field._tiles import MOST, windows_of
 
-__all__ = ["MOST", "NOISES", "Field", "Kernel", "Observed", "Part", "Spectrum", "best_covariance", "windows_of"]
+__all__ = [
+    "MOST",
+    "NOISES",
+    "Field",
+    "Kernel",
+    "Observed",
+    "Part",
+    "Spectrum",
+    "best_length",
+    "best_sharing",
+    "windows_of",
+]

@@ -21,15 +21,19 @@ MANY_SECTIONS = 3  # whose distances do
 NOISES = tuple(np.exp(np.linspace(np.log(0.05), np.log(300), 20)))
 
 
-def best_covariance(windows: Sequence[Observed], *, gaussian: bool) -> Kernel:
-    """The covariance of most evidence in some windows of tissue: ℓ first, c and ρ being at mid-range, then these.
-
-    b = c · ρ is the correlation of sections one unit of z apart. Two sections tell of nothing else, and c is then what
-    sections usually share; where there are more, it is chosen too.
-    """
+def best_length(windows: Sequence[Observed], *, gaussian: bool) -> Kernel:
+    """The covariance with the ℓ of most evidence in some windows of tissue, c and ρ at mid-range."""
     start = Kernel(LENGTHS[0], USUAL, CORRELATIONS[2] / USUAL, gaussian)
     misfits = [_misfit(replace(start, length=length), windows) for length in LENGTHS]
-    kernel = replace(start, length=float(np.exp(_vertex(np.log(LENGTHS), misfits))))
+    return replace(start, length=float(np.exp(_vertex(np.log(LENGTHS), misfits))))
+
+
+def best_sharing(kernel: Kernel, windows: Sequence[Observed]) -> Kernel:
+    """The same with the c and ρ of most evidence: b = c · ρ, the correlation of sections one unit of z apart, first.
+
+    Two sections tell of nothing else, and c is then what sections usually share; where there are more, it is chosen
+    too.
+    """
 
     def sharing(correlation: float, c: float) -> Kernel:
         shared = max(c, correlation**0.95)  # sections share no less than what they have in common from afar

@@ -4,18 +4,17 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
-from functools import cached_property
+from functools import cached_property, partial
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor
 
 from c2sti._tasks import each
 from c2sti._types import FloatArray
 from c2sti.field._evidence import best_noise
 from c2sti.field._kernel import Kernel, Observed, Spectrum, dot
-from c2sti.field._tiles import MOST, tiles_of, windows_of
+from c2sti.field._tiles import MOST, Tile, tiles_of, windows_of
 
 WINDOW = 1000  # spots of a window that noise is learnt from where there are more than `MOST`: as much work
 CHUNK = 1024  # places whose variances are computed together
@@ -136,7 +135,7 @@ class Field:
 
     def _over_tiles(
         self,
-        work: Callable[[Question, Seen], FloatArray],
+        work: Callable[[Question, Tile], FloatArray],
         target: FloatArray,
         z: Sequence[float],
         progress: Callable[[float], object],
@@ -145,76 +144,56 @@ class Field:
         total = np.zeros((len(z), len(target), self.n_maps), dtype=np.float32)
         for part in self.parts:
             share = part.share.cpu().numpy().astype(np.float32)
-            for here, found in _each_tile(part, work, target, z):
-                total[:, here] += found * share
-                progress(len(here) / len(target) / len(self.parts))
+            x = part.observed.x
+            tiles = [t for t in tiles_of(x.cpu().numpy(), np.asarray(target), part.kernel.length) if len(t.here)]
+            question = Question(part, torch.as_tensor(target, device=x.device, dtype=torch.float64), tuple(z))
+            here = x.is_cuda or len(tiles) == 1
+            n_threads = torch.get_num_threads()
+            found = map(partial(work, question), tiles) if here else each(work, question, tiles, n_threads=n_threads)
+            for tile, values in zip(tiles, found, strict=True):
+                total[:, tile.here] += values * share
+                progress(len(tile.here) / len(target) / len(self.parts))
         return total
-
-
-def _each_tile(
-    part: Part, work: Callable[[Question, Seen], FloatArray], target: FloatArray, z: Sequence[float]
-) -> Iterator[tuple[NDArray[np.intp], FloatArray]]:
-    """Places of each tile, and what is found there."""
-    observed = part.observed
-    question = Question(replace(part, observed=observed[np.zeros(0, np.intp)], known=None), tuple(z))
-    places = torch.as_tensor(target, device=observed.x.device, dtype=torch.float64)
-    x = observed.x.cpu().numpy()
-    tiles = [tile for tile in tiles_of(x, np.asarray(target), part.kernel.length) if len(tile.here)]
-
-    def seen(i: int) -> Seen:
-        tile = tiles[i]
-        near = observed[tile.near]
-        spots = replace(near, variance=near.variance / torch.as_tensor(tile.weight, device=places.device))
-        return Seen(spots, places[torch.as_tensor(tile.here, device=places.device)])
-
-    if len(tiles) == 1 and len(tiles[0].near) == len(x):
-        yield tiles[0].here, work(question, replace(seen(0), solved=part.whole))
-    elif observed.x.is_cuda:
-        yield from ((tile.here, work(question, seen(i))) for i, tile in enumerate(tiles))
-    else:
-        for i, found in each(work, question, len(tiles), seen, n_threads=torch.get_num_threads()):
-            yield tiles[i].here, found
 
 
 @dataclass(frozen=True)
 class Question:
-    """What is asked of every tile: the fields, without their spots, and the z wanted."""
+    """What is asked of every tile: the fields, (M, 2) places of which it has some, and the z wanted."""
 
     part: Part
+    places: Tensor
     z: tuple[float, ...]
 
-
-@dataclass(frozen=True)
-class Seen:
-    """The spots that a tile sees, its (m, 2) places, and what is known of these spots already."""
-
-    spots: Observed
-    places: Tensor
-    solved: Solved | None = None
+    def of(self, tile: Tile) -> tuple[Observed, Tensor, bool]:
+        """The spots that a tile sees, (m, 2) places in it, and whether it sees all spots."""
+        observed, device = self.part.observed, self.places.device
+        near = observed[tile.near]
+        spots = replace(near, variance=near.variance / torch.as_tensor(tile.weight, device=device))
+        return spots, self.places[torch.as_tensor(tile.here, device=device)], len(tile.near) == len(observed.x)
 
 
-def _means(question: Question, seen: Seen) -> FloatArray:
+def _means(question: Question, tile: Tile) -> FloatArray:
     """(S, m, K) posterior means: of each section what its spots contribute, blended by B."""
-    spots, places, kernel = seen.spots, seen.places, question.part.kernel
+    part, (spots, places, all_seen) = question.part, question.of(tile)
     z = places.new_tensor(question.z)
-    means = places.new_zeros((len(z), len(places), len(question.part.noise)))
+    means = places.new_zeros((len(z), len(places), len(part.noise)))
     if len(spots.x):
-        weights = (seen.solved or Solved.of(question.part, spots)).weights
+        weights = (part.whole if all_seen else Solved.of(part, spots)).weights
         for own, rows in _sections(spots):
-            found = dot(kernel.within(places, spots.x[rows]), weights[rows])
-            for mean, share in zip(means, kernel.between(z, own[None])[:, 0], strict=True):
+            found = dot(part.kernel.within(places, spots.x[rows]), weights[rows])
+            for mean, share in zip(means, part.kernel.between(z, own[None])[:, 0], strict=True):
                 mean.add_(found, alpha=float(share))
     return means.float().cpu().numpy()
 
 
-def _variances(question: Question, seen: Seen) -> FloatArray:
+def _variances(question: Question, tile: Tile) -> FloatArray:
     """(S, m, K) posterior variances."""
-    spots, places, part = seen.spots, seen.places, question.part
+    part, (spots, places, all_seen) = question.part, question.of(tile)
     z = places.new_tensor(question.z)
     found = part.scale.expand(len(z), len(places), -1).clone()
     if len(spots.x) == 0:
         return found.float().cpu().numpy()
-    known = seen.solved.spectrum if seen.solved else Spectrum.of(part.kernel, spots)
+    known = part.whole.spectrum if all_seen else Spectrum.of(part.kernel, spots)
     kept = 1 / (known.power[:, None] + part.noise)
     for first in range(0, len(places), CHUNK):
         some = slice(first, first + CHUNK)

@@ -1,13 +1,13 @@
 """The one boundary between containers and arrays.
 
 `read_slice` turns an AnnData or SpatialData into a `SliceGrid`, `make_pair` lays two of them (and their context) on a
-common lattice as the arrays that interpolators take, and `write_slices` turns what they give back into an AnnData,
-`stream_layers` into a store on disk. No other file knows where a container keeps anything.
+common lattice as the arrays that interpolators take, and `frame_slices` with `add_layers` turns what they give back
+into an AnnData, with `write_store` into a store on disk. No other file knows where a container keeps anything.
 """
 
 from c2sti.grid._annotations import Annotations, is_labels
-from c2sti.grid._blocks import Answer
 from c2sti.grid._depth import check_unit, depth_of_each, position_of, with_told_z
+from c2sti.grid._factors import completed, read_zarr, with_layers, without_factors
 from c2sti.grid._genes import on_shared_genes, shared_genes, shared_profiles, values_of
 from c2sti.grid._histology import HEImage, Picture, SlideImage, histology_on, image_of
 from c2sti.grid._lattice import (
@@ -20,9 +20,10 @@ from c2sti.grid._lattice import (
     profiles,
     rows_of,
 )
+from c2sti.grid._layers import Layers
 from c2sti.grid._level import level
 from c2sti.grid._material import material_places
-from c2sti.grid._memory import Extent, Plan, check_dense, check_work, memory_of, plan, plan_anyway, tell
+from c2sti.grid._memory import Extent, check_work, is_dense, memory_of, n_tasks, said, tell
 from c2sti.grid._places import LEAST_SPOTS, check_writable, copied, is_spatialdata, read_places
 from c2sti.grid._read import (
     TARGET_SUM,
@@ -36,15 +37,15 @@ from c2sti.grid._read import (
 )
 from c2sti.grid._sections import Container, Key, Keys, Source, Windows, pair_sources, sources, window_for_each
 from c2sti.grid._spatialdata import frame_of, table_of
-from c2sti.grid._store import check_digits, new_store, open_store
-from c2sti.grid._stream import stream_layers
+from c2sti.grid._store import check_digits, new_store
+from c2sti.grid._stream import write_store
 from c2sti.grid._virtual import library_of_section, section_picture, section_pictures
 from c2sti.grid._window import window_of
-from c2sti.grid._write import frame_slices, lattice_as_dict, write_slices
+from c2sti.grid._write import add_confidence, add_layers, frame_slices, lattice_as_dict
 
 __all__ = [
     "Annotations",
-    "Answer",
+    "Layers",
     "Container",
     "Extent",
     "HEImage",
@@ -52,20 +53,20 @@ __all__ = [
     "Keys",
     "LEAST_SPOTS",
     "Picture",
-    "Plan",
     "Rows",
     "SliceGrid",
     "SlideImage",
     "Source",
     "TARGET_SUM",
     "Windows",
-    "check_dense",
+    "is_dense",
     "check_work",
     "check_digits",
     "check_unit",
     "check_writable",
     "check_layer",
     "common_lattice",
+    "completed",
     "copied",
     "depth_of_each",
     "frame_of",
@@ -86,11 +87,10 @@ __all__ = [
     "memory_of",
     "new_store",
     "on_shared_genes",
-    "open_store",
+    "read_zarr",
     "overlap",
     "pair_sources",
-    "plan",
-    "plan_anyway",
+    "n_tasks",
     "position_of",
     "profiles",
     "read_places",
@@ -102,12 +102,16 @@ __all__ = [
     "section_picture",
     "section_pictures",
     "sources",
-    "stream_layers",
+    "write_store",
     "table_of",
     "tell",
     "values_of",
     "window_for_each",
     "window_of",
     "with_told_z",
-    "write_slices",
+    "add_confidence",
+    "add_layers",
+    "said",
+    "with_layers",
+    "without_factors",
 ]

@@ -1,4 +1,4 @@
-"""How much memory a result takes, and how much of it is worked on at a time so that a limit is kept."""
+"""How much memory a result takes, and how many blocks of it are worked on at a time so that a limit is kept."""
 
 from __future__ import annotations
 
@@ -6,17 +6,15 @@ import re
 from dataclasses import dataclass
 
 from c2sti import _log
-from c2sti.grid._blocks import chunks_of
+from c2sti.grid._layers import chunks_of
 
 UNITS = {"": 0, "k": 1, "m": 2, "g": 3, "t": 4}
 PER_ROW = 300  # bytes of a row's name, coordinates, columns of obs and tree of neighbours
 PER_VALUE = 24  # bytes of a measured value: as it was read, with shared genes, and normalised
 COMPONENTS = 60  # of the default model's descriptions of a pair, and of "gp"
-KEPT, MADE = 20, 12  # bytes per value of a layer's chunk until it is written, and while it is computed
-MADE_STD, MADE_BOUNDS = 12, 8
-SPOTS = 2000 * 40  # bytes per gene of the spots that intervals are calibrated on
+MADE, MADE_BESIDE = 32, 24  # bytes per value of a block while it is made and written; more for what is beside it
 MEASURED = 100_000_000  # bytes of a piece of a measured section while it is written
-LEAST_ROWS = 256
+DENSE = 10**9  # bytes of a result up to which its layers are dense in memory, where no other limit is given
 
 
 @dataclass(frozen=True)
@@ -74,20 +72,11 @@ class Extent:
         """Bytes at the peak of the method's work, with what is there all the time; 0 where it does not say."""
         return self.working and self.working + PER_VALUE * self.n_values + PER_ROW * self.n_rows
 
-    def block(self, rows_at_once: int) -> int:
-        """Bytes of one task: 24 for each value of its chunk, 12 for each that is computed at once; more with doubts."""
+    @property
+    def block(self) -> int:
+        """Bytes of one task: 32 for each value of its chunk, 24 more with standard deviations or intervals."""
         rows, genes = chunks_of((self.n_rows, self.n_genes))
-        made = MADE + MADE_STD * self.std + MADE_BOUNDS * self.interval
-        spots = SPOTS * genes if self.interval else 0
-        return genes * (rows * (KEPT + 4 * self.layers) + min(rows_at_once, rows) * made) + spots
-
-
-@dataclass(frozen=True)
-class Plan:
-    """How many tasks work side by side, and how many rows of its block each computes at once."""
-
-    tasks: int
-    rows_at_once: int
+        return rows * genes * (MADE + MADE_BESIDE * (self.std or self.interval))
 
 
 def memory_of(limit: int | str | None) -> int | None:
@@ -111,21 +100,9 @@ def memory_of(limit: int | str | None) -> int | None:
     return size
 
 
-def check_dense(extent: Extent, limit: int | None) -> None:
-    """Refuse a result in memory that is larger than what the caller has.
-
-    Raises
-    ------
-    ValueError
-        It is.
-    """
-    if limit is not None and extent.dense > limit:
-        layers = extent.n_sections * extent.layers + 3
-        raise ValueError(
-            f"the result takes {_said(extent.dense)} ({extent.n_rows} bins x {extent.n_genes} genes x {layers} layers) "
-            f"and max_memory is {_said(limit)}; write it to a store instead, out='sections.zarr' "
-            "(--stream on the command line), or choose fewer genes= or a larger pitch="
-        )
+def is_dense(extent: Extent, limit: int | None) -> bool:
+    """Whether layers are made dense in memory, or left to be made when somebody looks at them."""
+    return extent.dense <= (DENSE if limit is None else limit)
 
 
 def check_work(extent: Extent, limit: int | None) -> None:
@@ -138,61 +115,43 @@ def check_work(extent: Extent, limit: int | None) -> None:
     """
     if limit is not None and extent.worked > limit:
         raise ValueError(
-            f"max_memory = {_said(limit)} is too little for the method to work on these sections; about "
-            f"{_said(extent.worked)} are needed before anything is written. Give more, or sections with fewer genes, "
+            f"max_memory = {said(limit)} is too little for the method to work on these sections; about "
+            f"{said(extent.worked)} are needed before anything is written. Give more, or sections with fewer genes, "
             "slice_a[:, names]"
         )
 
 
-def plan(extent: Extent, limit: int | None, n_tasks: int) -> Plan:
-    """As many tasks, then as many rows at once, as the limit allows; all of them where there is none.
+def n_tasks(extent: Extent, limit: int | None, most: int) -> int:
+    """As many blocks at a time as the limit allows, and no more than `most`.
 
     Raises
     ------
     ValueError
-        Not even one task with the fewest rows fits.
+        Not even one fits.
     """
-    choices = _rows_at_once(extent)
     if limit is None:
-        return Plan(n_tasks, choices[0])
-    for tasks in range(n_tasks, 0, -1):
-        for at_once in choices:
-            if extent.held + tasks * extent.block(at_once) <= limit:
-                return Plan(tasks, at_once)
-    needed = extent.held + extent.block(choices[-1])
-    raise ValueError(
-        f"max_memory = {_said(limit)} is too little for {extent.n_rows} bins x {extent.n_genes} genes; at least "
-        f"{_said(needed)} are needed, of which {_said(extent.held)} for the sections and what the answer is made of"
-    )
+        return most
+    fit = (limit - extent.held) // extent.block
+    if fit < 1:
+        raise ValueError(
+            f"max_memory = {said(limit)} is too little for {extent.n_rows} bins x {extent.n_genes} genes; at least "
+            f"{said(extent.held + extent.block)} are needed, of which {said(extent.held)} for the sections and what "
+            "the result is made of"
+        )
+    return min(fit, most)
 
 
-def plan_anyway(extent: Extent, limit: int | None, n_tasks: int) -> Plan:
-    """The same when there is an answer already: if it is larger than was thought, the least, and a warning."""
-    try:
-        return plan(extent, limit, n_tasks)
-    except ValueError as error:
-        _log.warning(f"{error}; going on with the least there is")
-        return Plan(1, _rows_at_once(extent)[-1])
-
-
-def _rows_at_once(extent: Extent) -> list[int]:
-    """All rows of a chunk, half of them, and so on, down to `LEAST_ROWS`."""
-    rows = chunks_of((extent.n_rows, extent.n_genes))[0]
-    halved = [rows >> k for k in range(rows.bit_length())]
-    return [n for n in halved if n >= LEAST_ROWS] or [rows]
-
-
-def tell(extent: Extent, chosen: Plan) -> None:
+def tell(extent: Extent, n_tasks: int) -> None:
     """Say in the log what is going to be needed."""
-    writing = extent.held + chosen.tasks * extent.block(chosen.rows_at_once)
+    writing = extent.held + n_tasks * extent.block
     _log.info(
-        f"about {_said(max(extent.worked, writing))} of memory for a result of {_said(extent.dense)}: "
-        f"{_said(extent.worked)} while sections are described, {_said(writing)} while they are written, "
-        f"{chosen.tasks} block(s) at a time, {chosen.rows_at_once} rows at once"
+        f"about {said(max(extent.worked, writing))} of memory for a result of {said(extent.dense)}: "
+        f"{said(extent.worked)} while sections are described, {said(writing)} while they are written, "
+        f"{n_tasks} block(s) at a time"
     )
 
 
-def _said(size: int) -> str:
+def said(size: int) -> str:
     """Bytes for people, rounded up, so that what is called enough is enough."""
     for unit, name in ((10**9, "GB"), (10**6, "MB")):
         if size >= unit:

@@ -1,4 +1,4 @@
-"""A result as a zarr store: whole at its place or not there at all, and opened again without reading it."""
+"""A zarr store: whole at its place or not there at all, its arrays compressed and rounded."""
 
 from __future__ import annotations
 
@@ -9,12 +9,10 @@ from math import ceil, log2
 from pathlib import Path
 from typing import Any
 
-import anndata as ad
 import numpy as np
-from anndata import AnnData
 from numpy.typing import NDArray
 
-from c2sti import _check, _keys
+from c2sti import _check
 from c2sti._aside import aside
 
 MANTISSA = 23  # bits of a float32
@@ -91,37 +89,3 @@ def rounded(values: NDArray[np.float32], digits: int | None) -> NDArray[np.float
     last = (bits >> np.uint32(dropped)) & np.uint32(1)  # ties go to the even neighbour
     near = (bits + np.uint32((1 << (dropped - 1)) - 1) + last) & np.uint32(0xFFFFFFFF << dropped & 0xFFFFFFFF)
     return np.where(np.isfinite(values), near.view(np.float32), values)
-
-
-# ---- opened again
-
-
-def open_store(path: str | Path, key_added: str = _keys.RESULT) -> AnnData:
-    """A streamed result with its layers left on disk, as arrays of dask.
-
-    What is small (`obs`, `var`, `obsm`, `varp`, `uns`) is in memory, so that squidpy and scanpy take it as any other.
-    The measured layers look as those of a result in memory do: dense, NaN outside of their tissue.
-    """
-    import zarr  # noqa: PLC0415 - see above
-    from anndata.experimental import read_elem_lazy  # noqa: PLC0415
-    from anndata.io import read_elem  # noqa: PLC0415
-
-    store = zarr.open_group(str(path), mode="r")
-    parts = {name: read_elem(store[name]) for name in ("obs", "var", "obsm", "varp", "uns")}
-    on_disk: Any = store["layers"]
-    sections = [str(name) for name in parts["uns"][key_added]["sections"]]
-    layers = {}
-    for name in [*sections, *sorted(set(on_disk) - set(sections))]:
-        layers[name] = read_elem_lazy(on_disk[name])
-        if isinstance(on_disk[name], zarr.Group):
-            layers[name] = _measured(layers[name], parts["obs"][_keys.tissue(name)].to_numpy())
-    return ad.AnnData(layers=layers, **parts)
-
-
-def _measured(sparse: Any, tissue: NDArray[np.bool_]) -> Any:
-    """(M, N) dense, lazily: rows of a CSR matrix, NaN where there is no tissue."""
-    import dask.array as da  # noqa: PLC0415 - what anndata reads lazily with
-
-    inside = da.from_array(tissue[:, None], chunks=(sparse.chunks[0], 1))
-    dense = sparse.map_blocks(lambda block: block.toarray(), dtype=np.float32, meta=np.empty((0, 0), np.float32))
-    return da.where(inside, dense, np.float32(np.nan))

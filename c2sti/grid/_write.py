@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Mapping, Sequence
-from functools import partial
 from typing import Any
 
 import numpy as np
@@ -13,89 +12,83 @@ from anndata import AnnData
 from numpy.typing import NDArray
 
 from c2sti import _keys, _log, _result
-from c2sti._types import FloatArray, Lattice, Prediction, Section, SlicePair
+from c2sti._tasks import compute
+from c2sti._types import FloatArray, Lattice, SlicePair
+from c2sti.grid._factors import put
 from c2sti.grid._histology import HEImage
 from c2sti.grid._lattice import Rows
+from c2sti.grid._layers import Layers, confidence, measured_lazily, store
 from c2sti.grid._virtual import library_of_sections
-from c2sti.ops import nearest
-from c2sti.spread import Calibration, Spread, confidence
 
-GENE_CHUNK = 1024
 LEAST_VIEW = 0.05  # share of squidpy's axes below which bins are too small to be seen
 
 
-def write_slices(
-    prediction: Prediction,
+def add_layers(
+    frame: AnnData,
+    layers: Layers,
     pair: SlicePair,
     rows: Rows,
     *,
-    var: pd.DataFrame,
-    positions: FloatArray,
-    graphs: Sequence[sp.csr_array] | None,
-    provenance: Mapping[str, Any],
-    pictures: Sequence[HEImage] | None = None,
-    stained: Collection[float] = (),
-    spread: Spread | None = None,
-    std: bool = False,
-    interval: float | None = None,
-    columns: Mapping[str, FloatArray] | None = None,
-    key_added: str = _keys.RESULT,
-) -> AnnData:
-    """Put the measured pair and the interpolated sections side by side, as layers over the same rows.
+    dense: bool,
+    key: str,
+    n_threads: int,
+    progress: Callable[[float], object] = lambda share: None,
+) -> None:
+    """Put the measured pair and the interpolated sections into a result, as layers over its rows, and `X`.
 
     Parameters
     ----------
-    prediction, pair, rows
-        What the interpolator gave, what it was given, and the M points at which it was asked.
-    var
-        (N, columns) what is said of the genes; its index are their names.
-    positions
-        (S,) of the interpolated sections.
-    graphs
-        S + 2 gene graphs (N, N): of slice_a, the interpolated sections, slice_b; None for none.
-    provenance
-        Goes into ``uns[key_added]`` beside what is written there in any case; has to survive ``write_h5ad``. Its
-        ``"log1p"``, what the measured sections say of their logarithm, goes into ``uns["log1p"]``.
-    pictures
-        S + 2 of :func:`c2sti.grid.section_pictures`; a white one is written where there are none.
-    stained
-        Positions of interpolated sections whose H&E was photographed.
-    spread, std, interval
-        Uncertainty of the interpolated sections, where their standard deviations or the intervals of that level are
-        wanted.
-    columns
-        (M,) further columns of `obs`.
-    key_added
-        Prefix of the interpolated layers and key in `uns`.
+    frame
+        Made by :func:`frame_slices`.
+    layers
+        The interpolated sections.
+    pair, rows
+        The measured sections, and the M points.
+    dense
+        Whether layers are made now, or when somebody looks at them; their factors are then in the result as well.
+    key
+        The `key_added` of the result.
+    n_threads, progress
+        As in :func:`c2sti.grid.write_store`.
     """
-    inserted = _keys.inserted(key_added, len(positions))
-    shape = (len(rows.points), len(var))
-    layers = {name: _filled(s.expression, shape) for name, s in zip(inserted, prediction.slices, strict=True)}
-    for name, section, p in ((_keys.SLICE_A, pair.a, 0.0), (_keys.SLICE_B, pair.b, 1.0)):
-        layers[name] = _measured_layer(section, rows.points, rows.inside(p))
-    doubt: dict[str, NDArray[np.float32]] = {}
-    confidences: dict[str, FloatArray] = {}
-    for i, name in enumerate(inserted if spread is not None else ()):
-        if spread is not None and std:
-            doubt[_keys.doubt(name, _keys.STD)] = made_std = _filled(partial(spread.std, i), shape)
-            confidences[_keys.confidence(name)] = confidence(layers[name], made_std, rows.inside(positions[i]))
-        if spread is not None and spread.calibration is not None and interval is not None:
-            doubt |= _intervals(spread.calibration, layers[name], name, interval)
-    return frame_slices(
-        pair,
-        rows,
-        var=var,
-        positions=positions,
-        graphs=graphs,
-        notes=prediction.notes,
-        provenance=provenance,
-        pictures=pictures,
-        stained=stained,
-        confidences=confidences,
-        columns=columns,
-        layers={name: layers[name] for name in (_keys.SLICE_A, *inserted, _keys.SLICE_B)} | doubt,
-        key_added=key_added,
-    )
+    made = layers.lazily(by_rows=dense)
+    ends = {
+        name: measured_lazily(section, rows.points, rows.inside(p))
+        for name, section, p in ((_keys.SLICE_A, pair.a, 0.0), (_keys.SLICE_B, pair.b, 1.0))
+    }
+    wanted: dict[str, Any] = {_keys.SLICE_A: ends[_keys.SLICE_A]}
+    wanted |= {name: made[name] for name in layers.names} | {_keys.SLICE_B: ends[_keys.SLICE_B]} | made
+    if dense:
+        filled = {name: np.empty(array.shape, dtype=np.float32) for name, array in wanted.items()}
+        store(list(wanted.values()), list(filled.values()), n_threads=n_threads, progress=progress)
+        wanted = filled
+    else:
+        put(frame, layers, key)
+    for name, values in wanted.items():
+        frame.layers[name] = values
+    middle = wanted[layers.names[(len(layers.names) - 1) // 2]]
+    frame.X = middle.copy()
+
+
+def add_confidence(
+    frame: AnnData,
+    layers: Layers,
+    positions: Sequence[float],
+    rows: Rows,
+    n_threads: int,
+    progress: Callable[[float], object] = lambda share: None,
+) -> None:
+    """Write the confidence of each bin of each interpolated section into `obs`, where there are standard deviations."""
+    if layers.spread is None:
+        return
+    made = layers.lazily()
+    wanted = [
+        confidence(made[name], made[_keys.doubt(name, _keys.STD)], rows.inside(p))
+        for name, p in zip(layers.names, positions, strict=True)
+    ]
+    found = compute(wanted, n_threads=n_threads, progress=progress)
+    for name, values in zip(layers.names, found, strict=True):
+        frame.obs[_keys.confidence(name)] = values
 
 
 def frame_slices(
@@ -109,23 +102,34 @@ def frame_slices(
     provenance: Mapping[str, Any],
     pictures: Sequence[HEImage] | None = None,
     stained: Collection[float] = (),
-    confidences: Mapping[str, FloatArray] | None = None,
-    columns: Mapping[str, FloatArray] | None = None,
-    layers: Mapping[str, NDArray[np.float32]] | None = None,
+    columns: Mapping[str, NDArray[Any]] | None = None,
     key_added: str = _keys.RESULT,
 ) -> AnnData:
-    """All of a result but the values of its sections: what both the result in memory and the one on disk consist of.
+    """All of a result but the values of its sections: the same in memory and on disk.
 
     Parameters
     ----------
-    pair, rows, var, positions, graphs, provenance, pictures, stained, columns, key_added
-        As in :func:`write_slices`.
+    pair, rows
+        What the interpolator was given, and the M points at which it was asked.
+    var
+        (N, columns) what is said of the genes; its index are their names.
+    positions
+        (S,) of the interpolated sections.
+    graphs
+        S + 2 gene graphs (N, N): of slice_a, the interpolated sections, slice_b; None for none.
     notes
         What the method found out.
-    confidences
-        (M,) columns of `obs`.
-    layers
-        (M, N) of all sections, where they are in memory; `X` is the middle inserted one, and none where they are not.
+    provenance
+        Goes into ``uns[key_added]`` beside what is written there in any case; has to survive ``write_h5ad``. Its
+        ``"log1p"``, what the measured sections say of their logarithm, goes into ``uns["log1p"]``.
+    pictures
+        S + 2 of :func:`c2sti.grid.section_pictures`; a white one is written where there are none.
+    stained
+        Positions of interpolated sections whose H&E was photographed.
+    columns
+        (M,) further columns of `obs`.
+    key_added
+        Prefix of the interpolated layers and key in `uns`.
     """
     inserted = _keys.inserted(key_added, len(positions))
     names = [_keys.SLICE_A, *inserted, _keys.SLICE_B]
@@ -134,10 +138,8 @@ def frame_slices(
     tissue = {name: rows.inside(p) for name, p in zip(names, depths, strict=True)}
     made = {} if graphs is None else dict(zip(names, map(sp.csr_matrix, graphs), strict=True))
     adata = AnnData(
-        X=None if layers is None else layers[middle].copy(),
-        obs=_obs(rows, pair.lattice, tissue).assign(**(confidences or {}), **(columns or {})),
+        obs=_obs(rows, pair.lattice, tissue).assign(**(columns or {})),
         var=var.copy(),
-        layers=None if layers is None else dict(layers),
         obsm={_keys.SPATIAL: rows.points.copy()},
         varp={_keys.graph(name): graph for name, graph in made.items()},
     )
@@ -162,36 +164,6 @@ def frame_slices(
         **{name: said for name, said in provenance.items() if name != _keys.LOG1P},
     }
     return adata
-
-
-def _filled(values: Callable[[slice], NDArray[np.float32]], shape: tuple[int, int]) -> NDArray[np.float32]:
-    """Dense (M, N), filled chunk by chunk so that the working copy in double precision stays small."""
-    layer = np.empty(shape, dtype=np.float32)
-    for first in range(0, shape[1], GENE_CHUNK):
-        chunk = slice(first, min(first + GENE_CHUNK, shape[1]))
-        layer[:, chunk] = values(chunk)
-    return layer
-
-
-def _intervals(
-    calibration: Calibration, values: NDArray[np.float32], name: str, level: float
-) -> dict[str, NDArray[np.float32]]:
-    """Two layers more, filled chunk by chunk."""
-    ends = np.empty((2, *values.shape), dtype=np.float32)
-    for first in range(0, values.shape[1], GENE_CHUNK):
-        chunk = slice(first, min(first + GENE_CHUNK, values.shape[1]))
-        ends[:, :, chunk] = calibration.bounds(values[:, chunk], level, chunk)
-    return {_keys.doubt(name, _keys.LOWER): ends[0], _keys.doubt(name, _keys.UPPER): ends[1]}
-
-
-def _measured_layer(section: Section, points: FloatArray, tissue: NDArray[np.bool_]) -> NDArray[np.float32]:
-    """The nearest spot's expression, NaN outside of the section's tissue.
-
-    Not smoothed: what was measured keeps its noise. Not zero outside: nothing was measured there.
-    """
-    layer = section.expression[nearest(section.xy, points)].toarray().astype(np.float32, copy=False)
-    layer[~tissue] = np.nan
-    return layer
 
 
 def _obs(rows: Rows, lattice: Lattice, tissue: Mapping[str, NDArray[np.bool_]]) -> pd.DataFrame:

@@ -36,7 +36,7 @@ from threadpoolctl import threadpool_limits
 
 from c2sti._stored import BLOCK, blocks
 from c2sti._types import FloatArray, Noise, Section
-from c2sti.field import Field, Observed, best_covariance, windows_of
+from c2sti.field import Field, Observed, best_length, best_sharing, windows_of
 from c2sti.ops import mean_operator, partition, signs
 from c2sti.thinning import split
 
@@ -176,11 +176,14 @@ def describe(
             n_genes.append(effective)
             progress(0.6 / len(turns))
         values = np.concatenate(scores, axis=1)
-        # Of all counts, and all spots alike: how a map varies over the tissue is not a matter of library sizes.
-        every = np.ones_like(variance)
-        leading = values[:, : min(N_LEADING, len(loadings[0]))]
-        learnt = [Observed.of(block.x[w], block.z[w], leading[w], every[w], "cpu") for w in windows]
-        kernel = best_covariance(learnt, gaussian=not settings.matern)
+        leading = values[:, : min(N_LEADING, len(loadings[0]))]  # of all counts
+
+        def learnt(noise: FloatArray) -> list[Observed]:
+            return [Observed.of(block.x[w], block.z[w], leading[w], noise[w], "cpu") for w in windows]
+
+        # How a map varies over the tissue is not a matter of library sizes: all spots are alike for it.
+        kernel = best_length(learnt(np.ones_like(variance)), gaussian=not settings.matern)
+        kernel = best_sharing(kernel, learnt(variance))
         progress(0.2)
 
         def cells(length: float) -> Observed:

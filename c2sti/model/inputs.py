@@ -116,13 +116,14 @@ def prepare(
         Is told each share of the work that has been done, 1 in all.
     """
     lattice = pair.lattice.coarsened(MOST_BINS)
-    places = np.concatenate([lattice.centres, at])
-    # One call for all places and positions: what is costly is done once.
+    centres = lattice.centres
+    # One call for all places and positions: what is costly is done once, and the bins wanted are mostly the lattice's.
+    places, place = np.unique(np.concatenate([centres, at]), axis=0, return_inverse=True)
+    bins, wanted = np.split(place.ravel(), [len(centres)])
     maps = description.at(places, [0.0, 1.0, *positions], lambda share: progress(0.8 * share))
-    n_bins = len(lattice.centres)
-    first, second = (_on_lattice(torch.as_tensor(maps[i, :n_bins]), lattice) for i in (0, 1))
+    first, second = (_on_lattice(torch.as_tensor(maps[i, bins]), lattice) for i in (0, 1))
     inputs = _inputs(pair, lattice, n_panel, (first, second))
-    prediction = BaselineTensors.of(maps[2:, n_bins:], description, pair.sections, positions)
+    prediction = BaselineTensors.of(maps[2:, wanted], description, pair.sections, positions)
     progress(0.2)
     return inputs.to(device), prediction.to(device)
 
@@ -133,7 +134,7 @@ def _on_lattice(values: Tensor, lattice: Lattice) -> Tensor:
 
 
 def _inputs(pair: SlicePair, lattice: Lattice, n_panel: int, ends: tuple[Tensor, Tensor]) -> ModelInputs:
-    genes = np.sort(most_variable([pair.a.expression, pair.b.expression], n_panel))
+    genes = np.sort(most_variable([pair.a.moments, pair.b.moments], n_panel))
     small = pair.subset(genes).in_memory()
     values = [graph_values(s.xy, s.expression, WIDTH * pair.spacing) for s in small.sections]
     shares = _shares([s.position for s in small.sections])

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from scipy.ndimage import gaussian_filter, map_coordinates
 from scipy.spatial import KDTree
 
-from c2sti._stored import Expression, in_memory, some_genes
+from c2sti._stored import Expression, in_memory, moments, some_genes
 from c2sti._types import FloatArray, Lattice
 from c2sti.grid import Picture, SliceGrid, histology_on, log_normalise, profiles, shared_genes, values_of
 from c2sti.ops import gaussian_operator, most_variable, smoothed_axes
@@ -212,7 +212,7 @@ def _components(
     An axis of standard deviation s is divided by the root of s: as they are the first would decide alone, and brought
     to equal variance the last, which are noise, would weigh as much.
     """
-    variable = most_variable(expression, N_GENES)
+    variable = most_variable([moments(x) for x in expression], N_GENES)
     chosen = [in_memory(some_genes(x, variable)) for x in expression]
     smoothers = [gaussian_operator(p, p, SMOOTHING * step) for p in points]
     axes = smoothed_axes(chosen, N_COMPONENTS, smoothers)

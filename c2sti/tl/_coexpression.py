@@ -21,7 +21,7 @@ GRAPH_WIDTH = 0.6  # smoothing before correlating, in spot spacings
 
 def graphs(pair: SlicePair, positions: Sequence[float]) -> list[sp.csr_array]:
     """Gene graph of each position, N × N; edges between the most variable genes."""
-    genes = np.sort(ops.most_variable([pair.a.expression, pair.b.expression], GRAPH_GENES))
+    genes = np.sort(ops.most_variable([pair.a.moments, pair.b.moments], GRAPH_GENES))
     values = [ops.graph_values(s.xy, s.expression[:, genes], GRAPH_WIDTH * pair.spacing) for s in (pair.a, pair.b)]
     found = ops.pearson_graphs(values, [(1 - p, p) for p in positions], N_EDGES)
     return [_spread_out(graph, genes, pair.n_genes) for graph in found]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -36,11 +36,14 @@ class Stream:
     ----------
     store
         Folder of the store, which is not there yet.
+    dense
+        Whether layers are written, and not the factors that they are made from.
     digits
-        Significant decimal digits to keep, None for all.
+        Significant decimal digits of layers to keep, None for all.
     """
 
     store: Path
+    dense: bool = False
     digits: int | None = None
 
 
@@ -139,10 +142,10 @@ def insert(
         interval=interval is not None,
     )
     grid.check_work(extent, max_memory)
-    if stream is None:
-        grid.check_dense(extent, max_memory)
-    else:
-        grid.tell(extent, grid.plan(extent, max_memory, torch.get_num_threads()))
+    n_threads = torch.get_num_threads()
+    if stream is not None:
+        n_threads = grid.n_tasks(extent, max_memory, n_threads)
+        grid.tell(extent, n_threads)
     prediction, found = ask(
         with_description(method, description) if description and isinstance(method, Describing) else method,
         pair,
@@ -166,27 +169,32 @@ def insert(
     pair_check.complain(folds, a.name, b.name, on_misfit, stacklevel=4)
     pictures = grid.section_pictures(a.image, b.image, lattice, fractions, displacement=field, targets=targets)
     record = provenance(grids, model, lattice, seed, parameters or {}, call)
-    common: dict[str, Any] = {
-        "var": var.loc[kept],
-        "positions": fractions,
-        "graphs": graphs(pair, [0.0, *fractions, 1.0]) if with_graphs else None,
-        "provenance": {
+    out = grid.frame_slices(
+        pair,
+        rows,
+        var=var.loc[kept],
+        positions=fractions,
+        graphs=graphs(pair, [0.0, *fractions, 1.0]) if with_graphs else None,
+        notes=prediction.notes,
+        provenance={
             **record,
             **_z_of_each(a, b, fractions),
             **({"names": dict(names)} if names else {}),
             _keys.PAIR_CHECK: {**fits, **folds},
         },
-        "pictures": pictures,
-        "stained": targets or (),
-        "columns": {**_library_sizes(a, b, rows, lattice), **_seen(a, b, rows)},
-        "key_added": key_added,
-    }
-    if stream is None:
-        out = grid.write_slices(prediction, pair, rows, spread=found, std=std, interval=interval, **common)
-    else:
-        out = grid.frame_slices(
-            pair, rows, notes=prediction.notes, confidences=_unknown(std, key_added, fractions, rows), **common
-        )
+        pictures=pictures,
+        stained=targets or (),
+        columns=_library_sizes(a, b, rows, lattice) | _seen(a, b, rows),
+        key_added=key_added,
+    )
+    calibration = None if found is None else found.calibration
+    layers = grid.Layers(
+        _keys.inserted(key_added, len(fractions)),
+        prediction.slices,
+        found if std else None,
+        None if calibration is None or interval is None else calibration.intervals(interval),
+    )
+    grid.add_confidence(out, layers, fractions.tolist(), rows, n_threads)
     carry(
         out,
         a,
@@ -197,23 +205,26 @@ def insert(
         spacing=pair.spacing,
         key_added=key_added,
     )
-    if stream is not None:
-        inside = np.stack([rows.inside(p) for p in fractions])
-        sections = tuple(_keys.inserted(key_added, len(fractions)))
-        answer = grid.Answer(sections, prediction.slices, inside, found, std, interval, stream.digits)
-        extent = replace(extent, n_components=answer.n_components)
-        plan = grid.plan_anyway(extent, max_memory, torch.get_num_threads())
-        grid.stream_layers(stream.store, out, answer, pair, rows, plan=plan, progress=progress)
+    if stream is None:
+        dense = grid.is_dense(extent, max_memory)
+        grid.add_layers(out, layers, pair, rows, dense=dense, key=key_added, n_threads=n_threads)
+    else:
+        grid.write_store(
+            stream.store,
+            out,
+            layers,
+            pair,
+            rows,
+            key=key_added,
+            dense=stream.dense,
+            digits=stream.digits,
+            n_threads=n_threads,
+            progress=progress,
+        )
     return out
 
 
-def _unknown(std: bool, key_added: str, fractions: FloatArray, rows: grid.Rows) -> dict[str, FloatArray]:
-    """Columns for the confidence of bins, which is known only when all blocks have been written."""
-    names = _keys.inserted(key_added, len(fractions)) if std else []
-    return {_keys.confidence(name): np.full(len(rows.points), np.nan) for name in names}
-
-
-def _library_sizes(a: grid.SliceGrid, b: grid.SliceGrid, rows: grid.Rows, lattice: Lattice) -> dict[str, FloatArray]:
+def _library_sizes(a: grid.SliceGrid, b: grid.SliceGrid, rows: grid.Rows, lattice: Lattice) -> dict[str, NDArray[Any]]:
     """Columns with the counts of the measured spots, NaN outside of their tissue; none where counts were not given."""
     if not a.counts:
         return {}
@@ -223,7 +234,7 @@ def _library_sizes(a: grid.SliceGrid, b: grid.SliceGrid, rows: grid.Rows, lattic
     }
 
 
-def _seen(a: grid.SliceGrid, b: grid.SliceGrid, rows: grid.Rows) -> dict[str, NDArray[np.bool_]]:
+def _seen(a: grid.SliceGrid, b: grid.SliceGrid, rows: grid.Rows) -> dict[str, NDArray[Any]]:
     """Columns that say which rows lie in the capture window of a section, where that is known."""
     return {
         _keys.seen(name): rows.seen_at(i)

@@ -57,6 +57,7 @@ def interpolate(
     key_added: str = "c2sti",
     show_progress_bar: bool = True,
     out: str | Path | None = None,
+    dense: bool = False,
     digits: int | None = None,
     max_memory: int | str | None = None,
 ) -> AnnData:
@@ -146,15 +147,15 @@ def interpolate(
         Whether to show one.
     out
         Where to write the result instead of holding it in memory: a zarr store, ``"sections.zarr"``, that is not there
-        yet. For what does not fit: no layer is ever whole in memory. See Notes for what is different.
+        yet. Returned is the store, opened, with lazy layers.
+    dense
+        Whether `out` holds the layers themselves, written block by block, and not the factors that make them.
     digits
-        Significant decimal digits that `out` keeps of the inserted values (and their spread); by default all that
-        float32 has. The relative error is at most half a unit of the last one, and files are smaller.
+        Significant decimal digits that `out` keeps of layers with `dense`; by default all that float32 has.
     max_memory
-        Memory to get by with, in bytes or as text, ``"8GB"``. With `out` it says how much is worked on at a time, and
-        too little is refused with the least that works. Without, a result that is larger is refused. What the
-        default model (or one trained like it) needs while it works is counted; that of other methods is not, nor what
-        the caller and the libraries hold.
+        Memory to get by with, in bytes or as text, ``"8GB"``: a larger result has lazy layers, and with `out` too
+        little is refused with the least that works. What the default model needs while it works is counted; that of
+        other methods is not, nor what the caller and the libraries hold.
 
     Returns
     -------
@@ -223,32 +224,10 @@ def interpolate(
     hold on average over the bins of a gene and not in each of them, and cannot be exact where more zeros are measured
     than the level leaves out: an interval from 0 to 0 may be right more often than it says.
 
-    A result in a store (`out`) is the same, layer by layer, except for two things. There is no ``X``: it would be the
-    middle section written twice. And ``slice_a`` and ``slice_b`` are CSR, whose rows outside of the section's tissue
-    are empty, where those in memory are NaN: ``obs["slice_a_tissue"]`` says which. Inserted layers are dense float32 in
-    chunks of a few megabytes, many rows and few genes, because one gene is what is looked at.
-
-    What is returned is the store, opened: layers are dask arrays that are read when somebody asks for their values, the
-    measured ones dense and NaN outside of the tissue as ever; all the rest is in memory. ``squidpy``, ``c2sti.pl`` and
-    :func:`to_slices` take it as it is. (``anndata.experimental.read_lazy`` leaves `obs` on disk, too, which squidpy
-    does not draw.) Some genes come into memory by ``out[:, ["ERBB2"]].to_memory()``; later, in another session, by
-    ``anndata.experimental.read_lazy("sections.zarr")[:, ["ERBB2"]].to_memory()``, and all of it by
-    ``anndata.read_zarr("sections.zarr")``.
-
-    Blocks of rows and genes, and before them the tiles in which the maps of large sections are solved, are made by as
-    many threads as torch has (``OMP_NUM_THREADS``), or, where there is a client of ``dask.distributed``, as tasks on
-    its cluster: the workers need c2sti and the file system of `out`. A worker that
-    is killed is made up for by the others; where there is none at all for two minutes, the run fails. The values are
-    the same either way. A block that runs out of memory goes on with half the rows, with a warning.
-
-    `max_memory` counts the answer's factors, 8 K (S M + N) bytes for K components, 24 bytes for each measured value
-    that is not zero, 300 for each row, and 24 to 36 for each value of the 4 MB blocks that are worked on side by side
-    (up to twice that with `std` and `interval`); and, before anything is written, what describing the sections takes:
-    12 kB a gene (less where there are fewer than 1,500 spots), 2 kB a spot and up to 0.9 GB for what is read at a time.
-    The log says how much it comes to.
-
-    The store is written beside its place, in a hidden folder, and moved there when it is whole. If the run fails or is
-    interrupted, nothing is left; what a run that was killed leaves is removed by the next one for the same place.
+    A prediction is a product of weights and loadings, of the least rank that keeps values to 1e-4 of their spread. If
+    the result is larger than `max_memory`, or than 1 GB, or in a store, layers are lazy: arrays of dask that are made
+    from the factors when somebody looks at them. The store keeps the factors in `obsm` and `varm`, and the measured
+    sections as CSR; :func:`c2sti.read_zarr` opens it. The guide says what is in it, and what is counted as memory.
 
     Examples
     --------
@@ -262,7 +241,7 @@ def interpolate(
 
     >>> import tempfile
     >>> with tempfile.TemporaryDirectory() as folder:
-    ...     big = c2sti.tl.interpolate(a, b, out=f"{folder}/sections.zarr", digits=3, show_progress_bar=False)
+    ...     big = c2sti.tl.interpolate(a, b, out=f"{folder}/sections.zarr", show_progress_bar=False)
     ...     big[:, "gene_001"].to_memory().layers["c2sti_1"].shape == (big.n_obs, 1)
     True
     """
@@ -274,8 +253,11 @@ def interpolate(
     device = available(device)
     grid.check_digits(digits)
     limit = grid.memory_of(max_memory)
-    if out is None and digits is not None:
-        raise ValueError(f"digits = {digits} is for results that are written to a store; name one: out='sections.zarr'")
+    if out is None and (dense or digits is not None):
+        name = "dense" if dense else "digits"
+        raise ValueError(f"{name}= is for results that are written to a store; name one: out='sections.zarr'")
+    if digits is not None and not dense:
+        raise ValueError(f"digits = {digits} is for values that are written as they are; add dense=True")
     method = resolve(model)
     first, second, beside = grid.pair_sources(
         slice_a,
@@ -327,13 +309,13 @@ def interpolate(
             seed=seed,
             key_added=key_added,
             progress=shares_of(bar),
-            stream=None if store is None else Stream(store, digits),
+            stream=None if store is None else Stream(store, dense, digits),
             max_memory=limit,
         )
     added = ", ".join(_keys.inserted(key_added, len(fractions)))
     where = "`.layers`" if out is None else f"the layers of {out}"
     _log.info(f"inserted {added} into {where} ({result.n_obs} bins x {result.n_vars} genes)")
-    return result if out is None else grid.open_store(out, key_added)
+    return result if out is None else grid.read_zarr(out, key=key_added)
 
 
 def _fractions(

@@ -144,7 +144,7 @@ def _interpolate() -> Iterator[Bad]:
     yield from wrong_values(of, call, "device", ["gpu", "", 3, "cuda:99", "meta"])
     yield from wrong_values(of, call, "seed", [-1, 1.5, "zero", None, float("nan"), [0]])
     yield from wrong_values(of, call, "key_added", ["", "a/b", 3, None, "spatial"])
-    yield from wrong_values(of, call, "max_memory", ["lots", 0, -1, float("nan"), "1 kB", [1], "", "1 parsec"])
+    yield from wrong_values(of, call, "max_memory", ["lots", 0, -1, float("nan"), [1], "", "1 parsec"])
     yield Bad(
         of, "both sections are one of another tissue far away", lambda _: _apart(), ("slice_a", "slice_b", "align")
     )
