@@ -177,7 +177,8 @@ def pearson_graphs(
         found = torch.from_numpy(block)
         index = found.abs().topk(k, dim=1).indices
         weight[i, genes], column[i, genes] = found.gather(1, index).numpy(), index.numpy()
-    return [_symmetric(w.clip(-1, 1), c) for w, c in zip(weight, column, strict=True)]
+    every = np.arange(n_genes)
+    return [symmetric_graph(w.clip(-1, 1), every, c, n_genes) for w, c in zip(weight, column, strict=True)]
 
 
 def pearson_rows(values: Sequence[FloatArray], weights: Sequence[float], genes: NDArray[np.intp]) -> FloatArray:
@@ -206,10 +207,11 @@ def _pearson_blocks(
             yield i, some, block
 
 
-def _symmetric(weight: NDArray[np.float32], column: NDArray[np.intp]) -> sp.csr_array:
-    """Graph of the (N, k) strongest edges of each gene, completed to a symmetric one."""
-    n_genes, k = column.shape
-    row = np.repeat(np.arange(n_genes), k)
+def symmetric_graph(
+    weight: NDArray[np.float32], genes: NDArray[np.intp], column: NDArray[np.intp], n_genes: int
+) -> sp.csr_array:
+    """(N, N) graph of the (G, k) strongest edges of some genes, completed to a symmetric one."""
+    row = np.repeat(genes, column.shape[1])
     low, high = np.minimum(row, column.ravel()), np.maximum(row, column.ravel())
     # An edge kept by both ends comes twice, with the same correlation up to rounding: the first copy stands for it.
     _, once = np.unique(low * n_genes + high, return_index=True)

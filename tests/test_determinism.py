@@ -38,9 +38,10 @@ def content(out: AnnData) -> dict[str, bytes]:
     """All numbers of a result, as bytes."""
     found = {f"layers/{k}": np.ascontiguousarray(v).tobytes() for k, v in out.layers.items() if k is not None}
     found["X"] = np.ascontiguousarray(out.X).tobytes()
-    for key, graph in out.varp.items():
+    graphs = out.uns["c2sti"].get("coexpression", {})
+    for key, graph in [*out.varp.items(), *((k, g) for k, g in graphs.items() if k != "genes")]:
         assert sp.issparse(graph)
-        found |= {f"varp/{key}/{p}": getattr(graph, p).tobytes() for p in ("data", "indices", "indptr")}
+        found |= {f"graph/{key}/{p}": getattr(graph, p).tobytes() for p in ("data", "indices", "indptr")}
     return found
 
 

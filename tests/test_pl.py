@@ -197,11 +197,13 @@ def known(out: AnnData) -> AnnData:
     """A graph of four genes around gene 0, in slice_a; weaker by half in slice_b."""
     known = out.copy()
     edges = {(0, 3): 0.8, (0, 7): -0.6, (0, 9): 0.2, (3, 7): -0.5}
+    held = known.uns["c2sti"]["coexpression"]
+    assert list(held["genes"]) == list(out.var_names)
     for name, factor in {"slice_a": 1.0, "slice_b": 0.5}.items():
         matrix = np.zeros((out.n_vars, out.n_vars))
         for (i, j), r in edges.items():
             matrix[i, j] = matrix[j, i] = factor * r
-        known.varp[f"coexpression_{name}"] = sp.csr_matrix(matrix)
+        held[name] = sp.csr_matrix(matrix)
     return known
 
 
@@ -254,13 +256,24 @@ def test_coexpression_names_what_is_missing(known: AnnData) -> None:
         c2sti.pl.coexpression(known, "xyz")
     with pytest.raises(KeyError, match="no section 'c2sti_9'"):
         c2sti.pl.coexpression(known, "gene_001", sections="c2sti_9")
-    with pytest.raises(ValueError, match=r"gene_\d+ has no edge in the graphs of slice_a"):
-        c2sti.pl.coexpression(known, known.var_names[20], sections="slice_a")
     with pytest.raises(ValueError, match="kind = 'tree' must be"):
         c2sti.pl.coexpression(known, "gene_001", kind="tree")
-    del known.varp["coexpression_c2sti_1"]
-    with pytest.raises(KeyError, match=r"tl.coexpression\(adata, layer='c2sti_1', key_added=.*\) makes one"):
-        c2sti.pl.coexpression(known, "gene_001")
+
+
+def test_coexpression_of_a_gene_without_an_edge_is_that_of_the_measured_spots(known: AnnData) -> None:
+    gene = known.var_names[20]
+    (ax,) = c2sti.pl.coexpression(known, gene, sections="slice_a", kind="heatmap", n_genes=4)
+    names = [t.get_text() for t in ax.get_yticklabels()]
+    assert names[0] == gene and len(names) == 5
+    shown = pd.DataFrame(np.ma.filled(ax.images[0].get_array(), np.nan), names, names)
+    c2sti.tl.coexpression(known, genes=gene, n_edges=4)
+    edges = pd.Series(known.varp["coexpression_slice_a"][[20]].toarray()[0], known.var_names)
+    pd.testing.assert_series_equal(shown.loc[gene, names[1:]], edges[names[1:]], check_dtype=False, check_names=False)
+    assert set(names[1:]) == set(edges.index[edges != 0])
+    del known.varp["coexpression_slice_a"]
+    known.layers["slice_a"][:, 20] = known.layers["slice_b"][:, 20] = 1.0
+    with pytest.raises(ValueError, match=f"{gene} has no edge in the graphs of slice_a"):
+        c2sti.pl.coexpression(known, gene, sections="slice_a")
 
 
 @pytest.fixture

@@ -14,6 +14,7 @@ import zarr
 from anndata import AnnData
 
 import c2sti
+from c2sti import grid
 from c2sti.cli import main
 from c2sti.tl._provenance import _as_text, call_of, model_record
 
@@ -149,10 +150,12 @@ def test_subsets_do_not_lie(out: AnnData) -> None:
     record = some.uns["c2sti"]
     assert record["synthetic"] is True
     assert "2 of 40 genes in 50 rows" in c2sti.tl.describe(some)
-    # the graph that follows its genes is right, and the one that does not says whose it is
-    whole = out.varp["coexpression_c2sti_1"].toarray()
-    np.testing.assert_array_equal(some.varp["coexpression_c2sti_1"].toarray(), whole[[5, 2]][:, [5, 2]])
+    # the graph says whose it is, and is found by names
     assert record["coexpression"]["c2sti_1"].shape == (40, 40)
+    assert list(record["coexpression"]["genes"]) == list(out.var_names)
+    whole = out.uns["c2sti"]["coexpression"]["c2sti_1"].toarray()
+    found = grid.held_graph(record, "c2sti_1").among(some.var_names).toarray()
+    np.testing.assert_array_equal(found, whole[[5, 2]][:, [5, 2]])
     assert list(record["genes"]) == list(out.var_names)
     assert "coexpression" not in c2sti.tl.sample_counts(out, genes=list(out.var_names[:2])).uns["c2sti"]
 

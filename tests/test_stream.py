@@ -76,8 +76,8 @@ def test_the_store_holds_what_the_result_in_memory_holds(
         pd.testing.assert_frame_equal(made.var, wanted.var)
         pd.testing.assert_frame_equal(made.obsm["c2sti_1_half"], wanted.obsm["c2sti_1_half"])
         np.testing.assert_array_equal(made.obsm["spatial"], wanted.obsm["spatial"])
-        assert set(made.varp) == set(wanted.varp)
-        assert abs(made.varp["coexpression_c2sti_1"] - wanted.varp["coexpression_c2sti_1"]).max() == 0
+        graph = made.uns["c2sti"]["coexpression"]["c2sti_1"]
+        assert abs(graph - wanted.uns["c2sti"]["coexpression"]["c2sti_1"]).max() == 0
         assert set(made.uns) == set(wanted.uns)
         assert set(made.uns["c2sti"]) - {"factors"} == set(wanted.uns["c2sti"])
         assert made.uns["c2sti"]["synthetic"]

@@ -53,7 +53,7 @@ def test_each_section_is_a_table_of_squares_in_microns(result: AnnData, sdata: S
         assert table.uns["c2sti"]["section"] == name
         assert set(table.obs["cell_type"].dropna().unique()) <= {"B", "T/NK"}
         assert list(table.uns["cell_type_colors"]) == ["#112233", "#445566"]
-        graph = result.varp[f"coexpression_{name}"]
+        graph = result.uns["c2sti"]["coexpression"][name]
         assert abs(table.varp["coexpression"] - graph).max() == 0
 
 

@@ -9,6 +9,7 @@ from c2sti.grid._annotations import Annotations, is_labels
 from c2sti.grid._depth import check_unit, depth_of_each, position_of, with_told_z
 from c2sti.grid._factors import completed, read_zarr, with_layers, without_factors
 from c2sti.grid._genes import on_shared_genes, shared_genes, shared_profiles, values_of
+from c2sti.grid._graphs import N_EDGES, Graph, MeasuredPair, graphs_of, held_graph
 from c2sti.grid._histology import HEImage, Picture, SlideImage, histology_on, image_of
 from c2sti.grid._lattice import (
     Rows,
@@ -19,6 +20,7 @@ from c2sti.grid._lattice import (
     overlap,
     profiles,
     rows_of,
+    spots_at,
 )
 from c2sti.grid._layers import Layers
 from c2sti.grid._level import level
@@ -48,10 +50,13 @@ __all__ = [
     "Layers",
     "Container",
     "Extent",
+    "Graph",
     "HEImage",
     "Key",
     "Keys",
     "LEAST_SPOTS",
+    "MeasuredPair",
+    "N_EDGES",
     "Picture",
     "Rows",
     "SliceGrid",
@@ -71,6 +76,8 @@ __all__ = [
     "depth_of_each",
     "frame_of",
     "frame_slices",
+    "graphs_of",
+    "held_graph",
     "histology_on",
     "image_of",
     "is_counts",
@@ -102,6 +109,7 @@ __all__ = [
     "section_picture",
     "section_pictures",
     "sources",
+    "spots_at",
     "write_store",
     "table_of",
     "tell",

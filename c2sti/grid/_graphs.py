@@ -23,6 +23,7 @@ from c2sti._types import FloatArray, SlicePair
 N_EDGES = 30  # edges kept for each gene
 GRAPH_GENES = 2000  # genes between which edges are sought: correlations of rarely seen genes are noise
 GRAPH_WIDTH = 0.6  # smoothing before correlating, in spot spacings
+LEAST = 3  # spots between which there is a correlation
 GENES = "genes"  # names of the genes that a graph joins
 
 
@@ -40,6 +41,14 @@ class Graph:
 
     genes: pd.Index
     edges: sp.csr_array
+
+    def among(self, names: pd.Index) -> sp.csr_array:
+        """(N, N) the same edges among other genes; those that it does not know have none."""
+        place = names.get_indexer(self.genes)
+        coo = self.edges.tocoo()
+        row, column = (place[index] for index in coo.coords)
+        kept = (row >= 0) & (column >= 0)
+        return sp.coo_array((coo.data[kept], (row[kept], column[kept])), shape=(len(names), len(names))).tocsr()
 
 
 def graphs_of(pair: SlicePair, positions: Sequence[float], genes: pd.Index) -> list[Graph]:
@@ -87,6 +96,8 @@ class MeasuredPair:
         for name in ends:
             spot = adata.obs[_keys.spot(name)]
             rows = np.flatnonzero((spot.notna() & ~spot.duplicated()).to_numpy())
+            if len(rows) < LEAST:
+                raise ValueError(f"{name} has {len(rows)} spots in the result; a correlation needs {LEAST}")
             width = GRAPH_WIDTH * ops.spacing(xy[rows])
             self.values.append(ops.graph_values(xy[rows], _rows_of(adata.layers[name], rows), width))
 

@@ -259,6 +259,15 @@ def library_sizes(grid: SliceGrid, lattice: Lattice, points: FloatArray) -> Floa
     return library[nearest(xy, points)]
 
 
+def spots_at(grid: SliceGrid, lattice: Lattice, points: FloatArray) -> NDArray[np.object_]:
+    """(M,) name of the spot (or, of a gathered bin, of its first point) nearest to each point."""
+    xy, names = grid.xy, grid.names.to_numpy(dtype=object)
+    if is_gathered(grid, lattice):
+        xy, index = _gathered(grid, lattice)
+        names = names[np.unique(index, return_index=True)[1]]
+    return names[nearest(xy, points)]
+
+
 @dataclass(frozen=True)
 class Rows:
     """The points at which sections are wanted, what tissue there is, and where each section could be measured.

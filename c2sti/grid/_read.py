@@ -69,8 +69,8 @@ class SliceGrid:
         Why there is an H&E that is not used; empty where it is used, or where there is none.
     var
         (N, columns) what the container says of its genes; index `genes`.
-    rows
-        (n,) rows of the container that these points are.
+    obs
+        (n, columns) what the container says of these points; index: their names.
     window
         (k, 3) half-planes of the capture window, see :func:`c2sti.grid.window_of`; None where it is not known.
     log1p
@@ -95,11 +95,16 @@ class SliceGrid:
     annotations: Annotations = field(default_factory=Annotations)
     no_image: str = ""
     var: pd.DataFrame = field(default_factory=pd.DataFrame)
-    rows: NDArray[np.intp] = field(default_factory=lambda: np.arange(0))
+    obs: pd.DataFrame = field(default_factory=pd.DataFrame)
     window: FloatArray | None = None
     log1p: Mapping[str, Any] | None = None
     beside: Expression | None = None
     uncut: SliceGrid | None = None
+
+    @property
+    def names(self) -> pd.Index:
+        """(n,) names of the points; their numbers where they have none."""
+        return self.obs.index if len(self.obs) == len(self.xy) else pd.RangeIndex(len(self.xy)).astype(str)
 
     @property
     def reach(self) -> float:
@@ -216,7 +221,7 @@ def read_slice(
         annotations,
         place.no_image,
         _var(adata, genes),
-        rows,
+        _obs(adata, rows),
         window_of(xy, pitch, layout, all_xy=place.all_xy, array=array_of(adata, rows), given=window, name=name),
         adata.uns.get("log1p"),
         beside,
@@ -237,6 +242,12 @@ def _var(adata: AnnData, genes: pd.Index) -> pd.DataFrame:
     """What is said of the genes, in memory, under their names."""
     var = adata.var if isinstance(adata.var, pd.DataFrame) else adata.var.to_memory()
     return var.set_axis(genes, axis=0)
+
+
+def _obs(adata: AnnData, rows: NDArray[np.intp]) -> pd.DataFrame:
+    """What is said of some rows, under their names; of a table that is left on disk, the names alone."""
+    names = pd.Index(adata.obs_names[rows].astype(str))
+    return adata.obs.iloc[rows] if isinstance(adata.obs, pd.DataFrame) else pd.DataFrame(index=names)
 
 
 def shared_var(grids: Sequence[SliceGrid]) -> pd.DataFrame:

@@ -7,7 +7,6 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
-import scipy.sparse as sp
 from anndata import AnnData
 from numpy.typing import NDArray
 
@@ -15,6 +14,7 @@ from c2sti import _keys, _log, _result
 from c2sti._tasks import compute
 from c2sti._types import FloatArray, Lattice, SlicePair
 from c2sti.grid._factors import put
+from c2sti.grid._graphs import Graph, as_record
 from c2sti.grid._histology import HEImage
 from c2sti.grid._lattice import Rows
 from c2sti.grid._layers import Layers, confidence, measured_lazily, store
@@ -97,7 +97,7 @@ def frame_slices(
     *,
     var: pd.DataFrame,
     positions: FloatArray,
-    graphs: Sequence[sp.csr_array] | None,
+    graphs: Sequence[Graph] | None,
     notes: Mapping[str, Any],
     provenance: Mapping[str, Any],
     pictures: Sequence[HEImage] | None = None,
@@ -116,7 +116,7 @@ def frame_slices(
     positions
         (S,) of the interpolated sections.
     graphs
-        S + 2 gene graphs (N, N): of slice_a, the interpolated sections, slice_b; None for none.
+        S + 2 gene graphs: of slice_a, the interpolated sections, slice_b; None for none.
     notes
         What the method found out.
     provenance
@@ -136,12 +136,11 @@ def frame_slices(
     depths = np.array([0.0, *positions, 1.0])
     middle = inserted[(len(inserted) - 1) // 2]
     tissue = {name: rows.inside(p) for name, p in zip(names, depths, strict=True)}
-    made = {} if graphs is None else dict(zip(names, map(sp.csr_matrix, graphs), strict=True))
+    made = {} if graphs is None else dict(zip(names, graphs, strict=True))
     adata = AnnData(
         obs=_obs(rows, pair.lattice, tissue).assign(**(columns or {})),
         var=var.copy(),
         obsm={_keys.SPATIAL: rows.points.copy()},
-        varp={_keys.graph(name): graph for name, graph in made.items()},
     )
     painted = [] if pictures is None else [s for s, p in zip(inserted, positions, strict=True) if p not in stained]
     shown = {} if pictures is None else dict(zip(names, pictures, strict=True))
@@ -157,7 +156,7 @@ def frame_slices(
         "inserted": inserted,
         "positions": depths,
         "genes": var.index.to_numpy(dtype=str),
-        _keys.COEXPRESSION: {name: graph.copy() for name, graph in made.items()},
+        _keys.COEXPRESSION: as_record(made),
         "lattice": lattice_as_dict(pair.lattice),
         "notes": dict(notes),
         _keys.VIRTUAL_HISTOLOGY: np.array(painted, dtype=str),

@@ -17,7 +17,7 @@ from matplotlib.colors import Normalize
 from scipy.cluster.hierarchy import leaves_list, linkage
 from scipy.spatial.distance import squareform
 
-from c2sti import _check, _keys, _result
+from c2sti import _check, _keys, _result, grid
 from c2sti._types import FloatArray
 from c2sti.pl._axes import HALO, check_look, figure_of, mark, panels, save_figure
 from c2sti.pl._record import Record, is_stack, record_of
@@ -75,12 +75,13 @@ def coexpression(
     KeyError
         There is no such gene, section or graph.
     ValueError
-        The gene has no edge, as genes beyond the 2,000 most variable have none, or an argument makes no sense.
+        The gene has no edge, as one that does not vary has none, or an argument makes no sense.
 
     Notes
     -----
-    A graph keeps the strongest edges of each gene. Grey in the heatmap is a correlation that neither gene kept: weaker
-    than those shown, and not known to be zero.
+    A result holds the graphs of its 2,000 most variable genes. Of another gene, correlations are computed from the
+    measured sections in the result. A graph keeps the strongest edges of each gene. Grey in the heatmap is a
+    correlation that neither gene kept: weaker than those shown, and not known to be zero.
 
     Examples
     --------
@@ -98,7 +99,7 @@ def coexpression(
     check_look(save, cmap)
     place = adata.var_names.get_loc(_result.gene_of(adata, gene))
     record = record_of(adata, key) if _result.is_result(adata, key) else None
-    graphs = _graphs(adata, record, sections)
+    graphs = _graphs(adata, record, sections, place, n_genes)
     chosen = _neighbours(graphs, gene, place, n_genes)
     names = _result.names_like(adata, gene)[chosen].tolist()
     matrices = {name: graph[chosen][:, chosen].toarray() for name, graph in graphs.items()}
@@ -119,7 +120,9 @@ def coexpression(
     return axes
 
 
-def _graphs(adata: AnnData, record: Record | None, sections: str | Sequence[str] | None) -> dict[str, sp.csr_matrix]:
+def _graphs(
+    adata: AnnData, record: Record | None, sections: str | Sequence[str] | None, place: int, n_genes: int
+) -> dict[str, sp.csr_matrix]:
     """Graph of each section asked for, (N, N)."""
     if record is None:
         if _keys.COEXPRESSION not in adata.varp:
@@ -133,20 +136,45 @@ def _graphs(adata: AnnData, record: Record | None, sections: str | Sequence[str]
     wanted = list(record.names) if sections is None else _check.names(sections, "sections")
     if not wanted:
         raise ValueError(f"sections= is empty; name one or more of {', '.join(record.names)}")
-    found = {}
-    for name in wanted:
-        if _keys.graph(record.check(name)) not in adata.varp:
+    found = {name: _held(adata, record, record.check(name)) for name in wanted}
+    if all(graph is not None and graph[[place]].nnz for graph in found.values()) or is_stack(adata):
+        lacking = [name for name, graph in found.items() if graph is None]
+        if lacking:
             raise KeyError(
-                f"varp has no {_keys.graph(name)!r} (it has {sorted(adata.varp)}); "
-                f"c2sti.tl.coexpression({_part(adata, name)}key_added={_keys.graph(name)!r}) makes one"
+                f"the result holds no graph of {lacking[0]}; "
+                f"c2sti.tl.coexpression({_part(lacking[0])}key_added={_keys.graph(lacking[0])!r}) makes one"
             )
-        found[name] = sp.csr_matrix(adata.varp[_keys.graph(name)])
+        return {name: graph for name, graph in found.items() if graph is not None}
+    return _from_measured(grid.MeasuredPair(adata, record.key), wanted, place, n_genes)
+
+
+def _held(adata: AnnData, record: Record, name: str) -> sp.csr_matrix | None:
+    """The (N, N) graph of a section that a result has in `varp` or came with; None without one."""
+    if _keys.graph(name) in adata.varp:
+        return sp.csr_matrix(adata.varp[_keys.graph(name)])
+    held = grid.held_graph(record.content, name)
+    return None if held is None else sp.csr_matrix(held.among(adata.var_names))
+
+
+def _from_measured(
+    pair: grid.MeasuredPair, sections: Sequence[str], place: int, n_genes: int
+) -> dict[str, sp.csr_matrix]:
+    """(N, N) graph of each section between a gene and its strongest neighbours in any of them, by the spots."""
+    rows = {name: pair.correlations(name, np.array([place]))[0] for name in sections}
+    strength = np.max([np.abs(row) for row in rows.values()], axis=0)
+    chosen = np.unique([place, *np.argsort(-strength, kind="stable")[:n_genes]])
+    found = {}
+    for name in sections:
+        among = pair.correlations(name, chosen)[:, chosen]
+        coo = sp.coo_array(among)
+        shape = (len(strength), len(strength))
+        found[name] = sp.csr_matrix((coo.data, tuple(chosen[index] for index in coo.coords)), shape=shape)
     return found
 
 
-def _part(adata: AnnData, name: str) -> str:
-    """The argument of tl.coexpression that means one section."""
-    return f"adata[adata.obs['section'] == {name!r}].copy(), " if is_stack(adata) else f"adata, layer={name!r}, "
+def _part(name: str) -> str:
+    """The argument of tl.coexpression that means one section of a stack."""
+    return f"adata[adata.obs['section'] == {name!r}].copy(), "
 
 
 def _neighbours(graphs: dict[str, sp.csr_matrix], gene: str, place: int, n_genes: int) -> list[int]:
@@ -155,8 +183,8 @@ def _neighbours(graphs: dict[str, sp.csr_matrix], gene: str, place: int, n_genes
     strength[place] = 0
     if strength.max() == 0:
         raise ValueError(
-            f"{gene} has no edge in the graphs of {', '.join(graphs)}: edges join the most variable genes only; "
-            "interpolate with genes= a smaller panel that holds it"
+            f"{gene} has no edge in the graphs of {', '.join(graphs)}: it does not vary, or its section is in a stack, "
+            "whose graphs join the most variable genes; c2sti.tl.coexpression takes any gene of one section"
         )
     order = np.argsort(-strength, kind="stable")[:n_genes]
     chosen = order[strength[order] > 0]

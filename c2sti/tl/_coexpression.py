@@ -1,4 +1,4 @@
-"""Gene co-expression graphs (eq. 2): those that come with a result, and that of any section."""
+"""The gene co-expression graph (eq. 2) of a section, and that of any gene in a result."""
 
 from __future__ import annotations
 
@@ -6,101 +6,116 @@ from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
+import pandas as pd
 import scipy.sparse as sp
 from anndata import AnnData
 from numpy.typing import NDArray
 
-from c2sti import _check, _keys, _log, grid, ops
-from c2sti._types import SlicePair
+from c2sti import _check, _keys, _log, _result, grid, ops
+from c2sti._types import FloatArray
 
-N_EDGES = 30  # co-expression edges kept for each gene
-GRAPH_GENES = 2000  # genes between which edges are sought: correlations of rarely seen genes are noise
 LEAST = 2  # rows and genes between which there is a correlation
-GRAPH_WIDTH = 0.6  # smoothing before correlating, in spot spacings
-
-
-def graphs(pair: SlicePair, positions: Sequence[float]) -> list[sp.csr_array]:
-    """Gene graph of each position, N × N; edges between the most variable genes."""
-    genes = np.sort(ops.most_variable([pair.a.moments, pair.b.moments], GRAPH_GENES))
-    values = [ops.graph_values(s.xy, s.expression[:, genes], GRAPH_WIDTH * pair.spacing) for s in (pair.a, pair.b)]
-    found = ops.pearson_graphs(values, [(1 - p, p) for p in positions], N_EDGES)
-    return [_spread_out(graph, genes, pair.n_genes) for graph in found]
-
-
-def _spread_out(graph: sp.csr_array, genes: NDArray[np.intp], n_genes: int) -> sp.csr_array:
-    """The graph of some genes as one of all genes."""
-    coo = graph.tocoo()
-    return sp.coo_array((coo.data, (genes[coo.row], genes[coo.col])), shape=(n_genes, n_genes)).tocsr()
 
 
 def coexpression(
     adata: AnnData,
     *,
+    genes: str | Sequence[str] | pd.Index | None = None,
     layer: str | None = None,
-    n_edges: int = N_EDGES,
+    n_edges: int = grid.N_EDGES,
+    key: str = "c2sti",
     key_added: str | None = None,
     copy: bool = False,
 ) -> AnnData | None:
     """Gene co-expression graph of a section by Pearson correlation (eq. 2).
 
-    Of a measured section, or of a layer of :func:`interpolate`'s result. The graphs which that result brings along are
-    made from the measured neighbours; this one is of the layer's own values, which an interpolation has smoothed:
-    expect stronger correlations. It replaces that of the result, which the log says, unless it is given a `key_added`.
+    Of a measured section, or of a layer of :func:`interpolate`'s result: then it is of the layer's own values, which an
+    interpolation has smoothed, and correlations are stronger than those of measured spots.
+
+    Of a result and some `genes`, without a `layer`, it is that of each section, made as those of the result are: from
+    the two measured sections, weighted by 1 − p and p. Those join the 2,000 most variable genes; this one joins any
+    gene that is asked for with all others.
 
     Parameters
     ----------
     adata
-        M spots × N genes, log1p expression.
+        M spots × N genes, log1p expression; or a result of :func:`interpolate`.
+    genes
+        Names of the genes whose edges are wanted, or what a text column of `var` calls them; all by default.
     layer
         Layer to use; `X` by default. Rows that hold NaN (outside of a section's tissue) are left out.
     n_edges
         Strongest correlations, by absolute value, kept for each gene; an edge that either end keeps is kept.
+    key
+        The `key_added` that a result was made with.
     key_added
-        Key in ``varp``; ``"coexpression"`` or ``"coexpression_<layer>"`` by default.
+        Key in ``varp``; ``"coexpression"`` or ``"coexpression_<layer>"`` by default. Of a result and some genes it is
+        the prefix, before the names of the sections.
     copy
         Return a changed copy instead of writing into `adata`.
 
     Returns
     -------
-    None or, with `copy`, AnnData. Writes ``varp[key_added]``: CSR float32 (N, N), symmetric, zero diagonal.
+    None or, with `copy`, AnnData. Writes ``varp[key_added]``: CSR float32 (N, N), symmetric, zero diagonal; of a result
+    and some genes ``varp["coexpression_slice_a"]``, ``varp["coexpression_c2sti_1"]`` ….
 
     Raises
     ------
     KeyError
-        There is no such layer.
+        There is no such layer or gene.
     TypeError, ValueError
         It is no section, or a view of a backed file; or what it holds is no expression, or too little of it.
 
     Examples
     --------
-    >>> import c2sti, scanpy as sc
-    >>> section = c2sti.datasets.phantom(seed=0, size=12, n_genes=50).section(0.0)
-    >>> sc.pp.normalize_total(section, target_sum=1e4)
-    >>> sc.pp.log1p(section)
-    >>> c2sti.tl.coexpression(section)
-    >>> section.varp["coexpression"].shape
+    >>> import c2sti
+    >>> a, b = c2sti.datasets.phantom(seed=0, size=12, n_genes=50).series([0.0, 400.0])
+    >>> out = c2sti.tl.interpolate(a, b, show_progress_bar=False)
+    >>> c2sti.tl.coexpression(out, genes=["gene_007"])
+    >>> out.varp["coexpression_c2sti_1"].shape
     (50, 50)
     """
     _check.a(adata, "adata", AnnData, "a section or a result, an AnnData,")
     n_edges = _check.whole(n_edges, "n_edges")
     if key_added is not None:
         _check.key(key_added)
+    _check.text(key, "key")
     grid.check_layer(adata, "adata", layer)
     if not copy:
         grid.check_writable(adata, "adata")
-    values = adata.X if layer is None else adata.layers[layer]
-    values = values.to_memory() if hasattr(values, "to_memory") else values  # sparse, of a backed file
-    if layer is not None and sp.issparse(values) and _keys.tissue(layer) in adata.obs:
-        values = values[
-            adata.obs[_keys.tissue(layer)].to_numpy()
-        ]  # a streamed measured section: empty, not NaN, outside
-    dense = _dense(values, "X" if layer is None else f"layer {layer!r}")
+    chosen = None
+    if genes is not None:
+        chosen = np.sort(adata.var_names.get_indexer(_result.genes_of(genes, adata.var_names, adata.var)))
+    if chosen is not None and layer is None and _result.is_result(adata, key) and _keys.SECTION not in adata.obs:
+        pair = grid.MeasuredPair(adata, key)
+        prefix = key_added or _keys.COEXPRESSION
+        found = {
+            f"{prefix}_{name}": _edges(pair.correlations(name, chosen), chosen, n_edges) for name in pair.positions
+        }
+    else:
+        values = adata.X if layer is None else adata.layers[layer]
+        values = values.to_memory() if hasattr(values, "to_memory") else values  # sparse, of a backed file
+        if layer is not None and sp.issparse(values) and _keys.tissue(layer) in adata.obs:
+            values = values[adata.obs[_keys.tissue(layer)].to_numpy()]  # of a store: empty, not NaN, outside
+        dense = _dense(values, "X" if layer is None else f"layer {layer!r}")
+        at = key_added or (_keys.COEXPRESSION if layer is None else _keys.graph(layer))
+        if chosen is None:
+            found = {at: ops.pearson_graph([dense], [1.0], n_edges)}
+        else:
+            found = {at: _edges(ops.pearson_rows([dense], [1.0], chosen), chosen, n_edges)}
     adata = grid.copied(adata) if copy else adata
-    key = key_added or (_keys.COEXPRESSION if layer is None else _keys.graph(layer))
-    if key in adata.varp:
-        _log.warning(f"varp[{key!r}] was there, and is replaced; key_added= keeps both")
-    adata.varp[key] = sp.csr_matrix(ops.pearson_graph([dense], [1.0], n_edges))
+    for at, graph in found.items():
+        if at in adata.varp:
+            _log.warning(f"varp[{at!r}] was there, and is replaced; key_added= keeps both")
+        adata.varp[at] = sp.csr_matrix(graph)
     return adata if copy else None
+
+
+def _edges(correlations: FloatArray, genes: NDArray[np.intp], n_edges: int) -> sp.csr_array:
+    """(N, N) symmetric graph of the strongest of (G, N) correlations of some genes."""
+    n = correlations.shape[1]
+    column = np.argsort(-np.abs(correlations), axis=1, kind="stable")[:, : min(n_edges, n - 1)]
+    return ops.symmetric_graph(np.take_along_axis(correlations, column, axis=1), genes, column, n)
 
 
 def _dense(values: Any, where: str) -> NDArray[np.float32]:

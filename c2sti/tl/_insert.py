@@ -19,7 +19,6 @@ from c2sti._types import FloatArray, Interpolator, Lattice, PictureEncoder
 from c2sti.model.baseline import Describing, with_description
 from c2sti.model.components import Description
 from c2sti.spread import ask
-from c2sti.tl._coexpression import graphs
 from c2sti.tl._kinds import Kind
 from c2sti.tl._labels import carry
 from c2sti.tl._models import memory_of, reads_blocks
@@ -174,7 +173,7 @@ def insert(
         rows,
         var=var.loc[kept],
         positions=fractions,
-        graphs=graphs(pair, [0.0, *fractions, 1.0]) if with_graphs else None,
+        graphs=grid.graphs_of(pair, [0.0, *fractions, 1.0], kept) if with_graphs else None,
         notes=prediction.notes,
         provenance={
             **record,
@@ -184,7 +183,7 @@ def insert(
         },
         pictures=pictures,
         stained=targets or (),
-        columns=_library_sizes(a, b, rows, lattice) | _seen(a, b, rows),
+        columns=_spots(a, b, rows, lattice) | _library_sizes(a, b, rows, lattice) | _seen(a, b, rows),
         key_added=key_added,
     )
     calibration = None if found is None else found.calibration
@@ -222,6 +221,15 @@ def insert(
             progress=progress,
         )
     return out
+
+
+def _spots(a: grid.SliceGrid, b: grid.SliceGrid, rows: grid.Rows, lattice: Lattice) -> dict[str, Any]:
+    """Columns that name the measured spot behind each row, missing outside of its tissue."""
+    found = {}
+    for name, g, p in ((_keys.SLICE_A, a, 0.0), (_keys.SLICE_B, b, 1.0)):
+        spots = pd.Series(grid.spots_at(g, lattice, rows.points))
+        found[_keys.spot(name)] = pd.Categorical(spots.where(rows.inside(p)))
+    return found
 
 
 def _library_sizes(a: grid.SliceGrid, b: grid.SliceGrid, rows: grid.Rows, lattice: Lattice) -> dict[str, NDArray[Any]]:

@@ -161,7 +161,8 @@ def interpolate(
     -------
     AnnData of M bins (or points) × N genes, float32, log1p expression:
 
-    - ``layers["slice_a"]``, ``layers["slice_b"]``: the measured sections, nearest spot, NaN outside of their tissue.
+    - ``layers["slice_a"]``, ``layers["slice_b"]``: the measured sections on the rows of the result, for drawing: the
+      nearest spot, which ``obs["slice_a_spot"]`` and ``obs["slice_b_spot"]`` name; NaN outside of their tissue.
     - ``layers["c2sti_1"]`` …: the inserted sections, ≥ 0. ``X`` is the middle one.
     - with `std`: ``layers["c2sti_1_std"]`` …, float32, standard deviation of each inserted value as an estimate of the
       mean expression there, see Notes; ``obs["c2sti_1_confidence"]`` …, in [0, 1]: the variance of the inserted values
@@ -180,10 +181,9 @@ def interpolate(
       (M, labels) float32, rows add up to 1, "|" for "/" in the columns; ``obs["slice_a_domain"]``,
       ``obs["slice_b_domain"]``, of the nearest spot; ``uns["c2sti_1_domain_colors"]`` … where a section has colours.
       With `obsm_keys`: ``obsm["c2sti_1_<key>"]``, ``obsm["slice_a_<key>"]`` …, (M, columns) float32.
-    - ``varp["coexpression_c2sti_1"]`` …, ``uns["c2sti"]["coexpression"]``: gene graph of each section, CSR (N, N), the
-      30
-      strongest Pearson correlations a gene, made from the measured sections weighted by 1 − p and p (eq. 2). Among more
-      than 2,000 genes it spans the 2,000 most variable.
+    - ``uns["c2sti"]["coexpression"]``: gene graph of each section, CSR, the 30 strongest Pearson correlations a gene,
+      made from the measured sections weighted by 1 − p and p (eq. 2); under ``"genes"`` the names of the genes that it
+      joins, the 2,000 most variable. :func:`coexpression` makes those of any gene.
     - ``uns["c2sti"]``: positions, depths, model with the hash of its weights, parameters with the seed, the call,
       versions, fingerprints of the inputs, ``synthetic: True``.
     - ``uns["c2sti"]["pair_check"]``: numbers of :func:`c2sti.pp.check_pair` by name, and ``folded_bins``:

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pandas as pd
+import scipy.sparse as sp
 from anndata import AnnData
 
 from c2sti import _check, _keys, _log, _result, grid
@@ -172,8 +173,11 @@ def _section(stack: AnnData, name: str, called: str, key: str, um: float) -> dic
     table.uns[key] = _provenance(record, name)
     graphs = {_keys.graph(str(section)): str(section) for section in record["sections"]}
     varp = {k: v for k, v in table.varp.items() if k not in graphs}
+    held, at = grid.held_graph(record, name), _result.free_name(_keys.COEXPRESSION, varp)
     if _keys.graph(name) in table.varp:
-        varp[_result.free_name(_keys.COEXPRESSION, varp)] = table.varp[_keys.graph(name)]
+        varp[at] = table.varp[_keys.graph(name)]
+    elif held is not None:
+        varp[at] = sp.csr_matrix(held.among(table.var_names))
     table.varp = varp
     picture = _result.picture_of(library, name)
     found = {bins: shapes, called: _annotating(table, bins)}
