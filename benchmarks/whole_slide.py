@@ -1,4 +1,4 @@
-"""Two made sections of any size, three inserted between them and streamed to a zarr store: time and peak memory.
+"""Two simulated sections of any size, three interpolated between them into a zarr store: time and peak memory.
 
     python benchmarks/whole_slide.py --bins 500000 --genes 20000 --density 0.05 --work DIR --json whole_slide.json
 
@@ -65,21 +65,35 @@ def make(path: Path, bins: int, genes: int, density: float, depth: float) -> Non
     temporary.replace(path)
 
 
-def interpolate(a: Path, b: Path, out: Path, slices: int, digits: int | None, max_memory: str | None) -> dict:
-    """Insert sections, streamed; what it took."""
+def interpolate(a: Path, b: Path, out: Path, slices: int, dense: bool, max_memory: str | None) -> dict:
+    """Interpolate sections into a store; what it took, and what reading both files once and one gene later take."""
     import c2sti  # noqa: PLC0415 - only the process that is measured loads it
 
     sections = [ad.read_h5ad(path, backed="r") for path in (a, b)]
     start, cpu = time.perf_counter(), time.process_time()
-    made = c2sti.tl.interpolate(*sections, n_slices=slices, out=out, digits=digits, max_memory=max_memory)
+    made = c2sti.tl.interpolate(*sections, n_slices=slices, out=out, dense=dense, max_memory=max_memory)
     seconds, cpu = time.perf_counter() - start, time.process_time() - cpu
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
+    once = time.process_time()
+    for section in sections:
+        for first in range(0, section.n_obs, ROWS):
+            section.X[first : first + ROWS]
+    read, once = time.process_time() - once, time.perf_counter()
+    made.obs_vector(made.var_names[made.n_vars // 2], layer="c2sti_1")
     return {
         "seconds": seconds,
         "cpu_seconds": cpu,
-        "peak_gb": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20,
+        "peak_gb": peak,
+        "reading_once_cpu_seconds": read,
+        "one_gene_seconds": time.perf_counter() - once,
         "shape": list(made.shape),
-        "stored_gb": sum(f.stat().st_size for f in out.rglob("*") if f.is_file()) / 2**30,
+        "stored_gb": _size(out),
+        "measured_gb": _size(out / "layers" / "slice_a") + _size(out / "layers" / "slice_b"),
     }
+
+
+def _size(folder: Path) -> float:
+    return sum(f.stat().st_size for f in folder.rglob("*") if f.is_file()) / 2**30
 
 
 def main() -> None:
@@ -89,7 +103,7 @@ def main() -> None:
     parser.add_argument("--genes", type=int, default=20_000)
     parser.add_argument("--density", type=float, default=0.05)
     parser.add_argument("--slices", type=int, default=3)
-    parser.add_argument("--digits", type=int)
+    parser.add_argument("--dense", action="store_true", help="write layers, and not their factors")
     parser.add_argument("--max-memory")
     parser.add_argument("--work", type=Path, required=True)
     parser.add_argument("--json", type=Path)
@@ -100,7 +114,7 @@ def main() -> None:
     a, b = (args.work / f"made_{stem}_{name}.h5ad" for name in "ab")
     out = args.work / f"inserted_{stem}.zarr"
     if args.child:
-        sys.stdout.write(json.dumps(interpolate(a, b, out, args.slices, args.digits, args.max_memory)))
+        sys.stdout.write(json.dumps(interpolate(a, b, out, args.slices, args.dense, args.max_memory)))
         return
     args.work.mkdir(parents=True, exist_ok=True)
     for path, depth in ((a, 0.0), (b, 1.0)):
@@ -109,7 +123,7 @@ def main() -> None:
     shutil.rmtree(out, ignore_errors=True)
     child = subprocess.run([sys.executable, *sys.argv, "--child"], stdout=subprocess.PIPE, text=True, check=True)
     found = json.loads(child.stdout.splitlines()[-1])
-    settings = {k: getattr(args, k) for k in ("bins", "genes", "density", "slices", "digits", "max_memory")}
+    settings = {k: getattr(args, k) for k in ("bins", "genes", "density", "slices", "dense", "max_memory")}
     machine = {"cores": os.cpu_count(), "python": platform.python_version(), "system": platform.platform()}
     text = json.dumps({**settings, **found, "machine": machine, "date": time.strftime("%Y-%m-%d")}, indent=1)
     sys.stdout.write(text + "\n")

@@ -15,6 +15,7 @@ SLICE_A, SLICE_B = "slice_a", "slice_b"  # layers: the two measured sections, br
 SUPPORT = "support"  # obs: which measured section covers a row: "both", "a", "b" or "none"
 SECTION = "section"  # obs of tl.to_slices: which section a row belongs to
 INSERTED = "inserted"  # obs: whether X of a row was made, not measured
+SPOT = "spot"  # obs of tl.to_slices, and end of a column's name in a result: the measured spot behind a row
 LIBRARY_SIZE = "library_size"  # obs of a stack, and end of a column's name in a result: counts of a measured spot
 STD = "std"  # layers of a stack, and end of a layer's name in a result: spread of inserted values
 LOWER, UPPER = "lower", "upper"  # the same: ends of the interval for a measured value
@@ -27,7 +28,7 @@ COUNTS = "counts"  # uns of what tl.sample_counts gives: how its counts were dra
 OBSM_KEYS = "obsm_keys"  # uns of a result: the tables that were carried along
 OBS_KEYS = "obs_keys"  # uns of a result: the annotations that were carried along
 TAKEN = frozenset(
-    {"tissue", "array_row", "array_col", "_index", SUPPORT, SECTION, INSERTED, Z, CONFIDENCE, LIBRARY_SIZE}
+    {"tissue", "array_row", "array_col", "_index", SUPPORT, SECTION, INSERTED, Z, CONFIDENCE, LIBRARY_SIZE, SPOT}
     | {SPATIAL, SPATIAL_3D, "factors", "noise"}
 )  # no annotation may be called so
 
@@ -54,7 +55,7 @@ def seen(section: str) -> str:
 
 def spot(section: str) -> str:
     """`obs` column that names the measured spot whose values a row of a measured section's layer has."""
-    return f"{section}_spot"
+    return f"{section}_{SPOT}"
 
 
 def doubt(section: str, kind: str) -> str:

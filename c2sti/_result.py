@@ -93,7 +93,9 @@ def check_parts(
         there = sorted(str(name) for name in held if name is not None)
         for name in wanted:
             if name not in there:
-                raise KeyError(f"{where}[{name!r}] is missing from the result, which has {there}; {AGAIN}")
+                factors = where == "layers" and any(str(key).endswith("_factors") for key in adata.obsm)
+                fix = "c2sti.tl.materialize makes layers of the factors in obsm" if factors else AGAIN
+                raise KeyError(f"{where}[{name!r}] is missing from the result, which has {there}; {fix}")
 
 
 def check_sections(adata: AnnData, names: Sequence[str], *, layers: bool = True) -> None:

@@ -292,7 +292,7 @@ class Prediction:
             noise = replace(noise, basis=lambda: basis()[:, genes])
         return replace(self, slices=tuple(s.subset(genes) for s in self.slices), noise=noise)
 
-    def part(self, sections: slice, points: slice = slice(None)) -> Prediction:
+    def part(self, sections: slice, points: slice | NDArray[np.intp] = slice(None)) -> Prediction:
         """Some of the sections, at some of the points."""
         notes = {k: note[sections] if k in BY_SECTION else note for k, note in self.notes.items()}
         noise = self.noise

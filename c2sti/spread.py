@@ -104,6 +104,13 @@ class Spread:
         changed = {"prediction": self.prediction.subset(genes), "calibration": calibration, "apart": apart}
         return replace(self, ends=(first, second), **changed)  # type: ignore[arg-type]
 
+    def section(self, i: int, rows: NDArray[np.intp]) -> Spread:
+        """The same of one section, at some of its points."""
+        first, second = (end.rows(rows) for end in self.ends)
+        covered = None if self.covered is None else self.covered[:, rows]
+        prediction, position = self.prediction.part(slice(i, i + 1), rows), [self.positions[i]]
+        return Spread(prediction, position, (first, second), None, covered, self.disagreement)
+
     def std(self, section: int, genes: slice = slice(None), points: slice | None = None) -> NDArray[np.float32]:
         """(m, n) standard deviation of the inserted values of some genes as estimates of a mean, log1p expression."""
         p = self.positions[section]

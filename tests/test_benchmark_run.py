@@ -75,7 +75,7 @@ def test_scores_are_those_of_the_method_alone(run: Path) -> None:
     for name in methods:
         for score in ("pcc", "rmse", "rv", "ceiling"):
             kept = table.loc[table["method"] == name, score].to_numpy()
-            np.testing.assert_allclose(kept, alone.loc[alone["method"] == name, score].to_numpy(), rtol=1e-5)
+            np.testing.assert_allclose(kept, alone.loc[alone["method"] == name, score].to_numpy(), rtol=1e-4)
 
 
 def test_a_run_that_was_stopped_goes_on_to_the_same_table(out: Path) -> None:

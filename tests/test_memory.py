@@ -14,7 +14,7 @@ import c2sti
 from c2sti import grid
 from c2sti._types import InsertedSection
 from c2sti.grid import _layers
-from c2sti.model.memory import LEAST
+from c2sti.model.memory import LEAST, memory
 from tests.conftest import interpolate, made_layers, never, write_dense
 
 
@@ -72,7 +72,7 @@ def test_what_a_description_takes_is_known_before(pair: tuple[AnnData, AnnData])
     n, n_genes = sum(len(s.xy) for s in described.sections), described.n_genes
     entries = sum(s.expression.nnz for s in described.sections)
     wanted = LEAST + 120 * n**2 + 8 * n_genes * (n + 4) + 72 * entries + 12 * n * 30 + 8 * m * 5 * 30
-    assert model.memory(described, m, 3) == wanted
+    assert memory(described, m, 3, model.settings) == wanted
     model(described, described.a.xy, [0.5])  # what is imported late is no memory of the description
     tracemalloc.start()
     model(described, described.a.xy, [0.5])

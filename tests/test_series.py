@@ -11,6 +11,7 @@ import numpy as np
 import pandas as pd
 import pytest
 import scanpy as sc
+import scipy.sparse as sp
 from anndata import AnnData
 from scipy.spatial import KDTree
 
@@ -246,3 +247,90 @@ def test_numbers_and_labels_of_normalised_sections(uneven: list[AnnData]) -> Non
     assert stack.obs["half"][rows].tolist() == uneven[0].obs["half"].iloc[near].tolist()
     out = c2sti.tl.interpolate(*uneven[:2], model="linear", show_progress_bar=False)
     assert "library_size" not in c2sti.tl.to_slices(out).obs
+
+
+# ---- measured rows are measured spots
+
+
+def hexagonal(seed: int, z: float, n: int = 14) -> AnnData:
+    """Spots of a hexagonal array, with what people have in obs."""
+    rng = np.random.default_rng(seed)
+    row, column = np.divmod(np.arange(n * n), n)
+    xy = np.column_stack([column + 0.5 * (row % 2), row * 3**0.5 / 2]) * 100.0
+    level = 2 + np.sin(xy[:, :1] / 300) * np.linspace(-1, 1, 12)
+    section = AnnData(sp.csr_matrix(rng.poisson(5 * level).astype(np.float32)), obsm={"spatial": xy})
+    section.obs_names, section.var_names = [f"spot{i}" for i in range(n * n)], [f"g{i}" for i in range(12)]
+    section.obs["z_um"], section.obs["in_tissue"] = z, 1
+    section.obs["layer"] = pd.Categorical(np.where(xy[:, 0] > 600, "L1", "L2"))
+    section.obs["good"] = rng.random(n * n) > 0.5
+    return section[rng.permutation(n * n)].copy()
+
+
+def test_rows_of_a_measured_section_are_its_spots(tmp_path: Path) -> None:
+    sections = [hexagonal(i, 20.0 * i) for i in range(3)]
+    sections[1].obs["only"] = np.arange(sections[1].n_obs)
+    stack = fill(sections, spacing=10.0, model="linear", std=True)
+    for i, section in enumerate(sections):
+        rows = values_of(stack, f"slice_{i}")
+        assert list(rows.obs_names) == [f"slice_{i}_{name}" for name in section.obs_names]  # alike in all sections
+        np.testing.assert_array_equal(rows.obsm["spatial"], section.obsm["spatial"])
+        library = np.asarray(section.X.sum(axis=1)).ravel()
+        np.testing.assert_array_equal(rows.obs["library_size"], library)
+        np.testing.assert_allclose(np.expm1(rows.X) * library[:, None] / 1e4, section.X.toarray(), atol=1e-3)
+        assert list(rows.obs["layer"]) == list(section.obs["layer"])
+        assert list(rows.obs["good"]) == list(section.obs["good"])
+        assert np.isnan(rows.layers["std"]).all()
+        assert rows.uns["spatial"][f"slice_{i}"]["scalefactors"]["spot_diameter_fullres"] == pytest.approx(100)
+    np.testing.assert_array_equal(values_of(stack, "slice_1").obs["only"], sections[1].obs["only"])
+    assert stack.obs.loc[stack.obs["inserted"], ["layer", "good", "only"]].isna().all(axis=None)
+    assert stack.obs.loc[stack.obs["section"] == "slice_0", "only"].isna().all()
+    stack.write_h5ad(tmp_path / "stack.h5ad")
+    back = ad.read_h5ad(tmp_path / "stack.h5ad")
+    np.testing.assert_array_equal(back.X, stack.X)
+    assert list(back.obs["good"].dropna()) == list(stack.obs["good"].dropna())
+    for i, section in enumerate(sections):
+        section.obs_names = [f"{i}-{name}" for name in section.obs_names]
+    own = fill(sections, spacing=10.0, model="copy")
+    assert list(values_of(own, "slice_2").obs_names) == list(sections[2].obs_names)
+    drawn = c2sti.tl.sample_counts(own)
+    depth = np.median(drawn.obs["library_size"])
+    assert depth == pytest.approx(np.median(own.obs["library_size"].dropna()), rel=0.1)
+
+
+def test_cells_are_rows_of_their_own_and_counts_are_drawn_for_bins_of_them() -> None:
+    rng = np.random.default_rng(0)
+    sections = []
+    for z in (0.0, 10.0):
+        cells = AnnData(sp.csr_matrix(rng.poisson(2.0, (1500, 20)).astype(np.float32)))
+        cells.obsm["spatial"], cells.obs["z_um"] = rng.uniform(0, 300, (1500, 2)), z
+        sections.append(cells)
+    stack = fill(sections, spacing=5.0, model="linear")
+    assert values_of(stack, "slice_0").n_obs == 1500
+    assert np.median(values_of(stack, "slice_0").obs["library_size"]) == 40
+    drawn = c2sti.tl.sample_counts(stack)
+    per_bin = 1500 / values_of(stack, "c2sti_1").n_obs
+    assert np.median(drawn.obs["library_size"]) == pytest.approx(40 * per_bin, rel=0.2)
+
+
+@pytest.mark.parametrize("model", ["c2sti", "linear", "copy"])
+def test_a_stored_series_is_that_in_memory(series: list[AnnData], tmp_path: Path, model: str) -> None:
+    how = {"spacing": 50.0, "model": model, "std": True, "interval": 0.9, "obs_keys": "domain"}
+    wanted = fill(series, **how)
+    stored, lazy = fill(series, out=tmp_path / "s.zarr", **how), fill(series, max_memory=1000, **how)
+    plain = ad.read_zarr(tmp_path / "s.zarr")
+    assert plain.X is None and list(plain.layers) == ["measured"]
+    opened = c2sti.read_zarr(tmp_path / "s.zarr")
+    for found in (stored, lazy, opened, c2sti.tl.materialize(plain)):
+        assert list(found.obs_names) == list(wanted.obs_names)
+        np.testing.assert_allclose(np.asarray(found.X), wanted.X, rtol=1e-5, atol=2e-5)
+        assert list(found.layers) == ["std", "lower", "upper"]
+        for name in found.layers:
+            atol = 1e-4 if name == "std" else 1e-3
+            np.testing.assert_allclose(np.asarray(found.layers[name]), wanted.layers[name], rtol=1e-5, atol=atol)
+        assert (found.obs["domain"].to_numpy() == wanted.obs["domain"].to_numpy()).all()
+    some = np.sort(np.random.default_rng(0).permutation(wanted.n_obs)[:200])
+    few = c2sti.tl.materialize(plain[some].copy(), genes=list(wanted.var_names[[4, 1]]))
+    np.testing.assert_allclose(few.X, wanted.X[some][:, [4, 1]], rtol=1e-5, atol=2e-5)
+    assert not few.varm and set(few.obsm) == set(wanted.obsm)
+    with pytest.raises(FileExistsError, match="s.zarr exists"):
+        fill(series, out=tmp_path / "s.zarr", **how)

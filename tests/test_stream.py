@@ -215,6 +215,11 @@ def test_materialize_makes_what_is_made_in_memory(unsure: AnnData, factors: Path
     check_same(c2sti.tl.materialize(unsure), unsure)  # what is in memory stays there
 
 
+def test_what_needs_layers_says_how_to_make_them(factors: Path) -> None:
+    with pytest.raises(KeyError, match="missing from the result, .*; c2sti.tl.materialize makes layers of the factors"):
+        c2sti.tl.to_slices(ad.read_zarr(factors))
+
+
 def test_factors_follow_rows_and_genes(unsure: AnnData, factors: Path) -> None:
     rows, genes = np.arange(5, 40, 3), [7, 2, 11]
     wanted = unsure[rows, genes].copy()

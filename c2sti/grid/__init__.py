@@ -7,7 +7,7 @@ into an AnnData, with `write_store` into a store on disk. No other file knows wh
 
 from c2sti.grid._annotations import Annotations, is_labels
 from c2sti.grid._depth import check_unit, depth_of_each, position_of, with_told_z
-from c2sti.grid._factors import completed, read_zarr, with_layers, without_factors
+from c2sti.grid._factors import without_factors
 from c2sti.grid._genes import on_shared_genes, shared_genes, shared_profiles, values_of
 from c2sti.grid._graphs import N_EDGES, Graph, MeasuredPair, graphs_of, held_graph
 from c2sti.grid._histology import HEImage, Picture, SlideImage, histology_on, image_of
@@ -17,6 +17,7 @@ from c2sti.grid._lattice import (
     library_sizes,
     make_pair,
     make_sections,
+    on_bins,
     overlap,
     profiles,
     rows_of,
@@ -25,7 +26,8 @@ from c2sti.grid._lattice import (
 from c2sti.grid._layers import Layers
 from c2sti.grid._level import level
 from c2sti.grid._material import material_places
-from c2sti.grid._memory import Extent, check_work, is_dense, memory_of, n_tasks, said, tell
+from c2sti.grid._memory import DENSE, Extent, check_work, is_dense, memory_of, n_tasks, said, tell
+from c2sti.grid._open import completed, read_zarr, with_layers
 from c2sti.grid._places import LEAST_SPOTS, check_writable, copied, is_spatialdata, read_places
 from c2sti.grid._read import (
     TARGET_SUM,
@@ -39,6 +41,7 @@ from c2sti.grid._read import (
 )
 from c2sti.grid._sections import Container, Key, Keys, Source, Windows, pair_sources, sources, window_for_each
 from c2sti.grid._spatialdata import frame_of, table_of
+from c2sti.grid._stack import Block, add_values, write_stack
 from c2sti.grid._store import check_digits, new_store
 from c2sti.grid._stream import write_store
 from c2sti.grid._virtual import library_of_section, section_picture, section_pictures
@@ -47,8 +50,10 @@ from c2sti.grid._write import add_confidence, add_layers, frame_slices, lattice_
 
 __all__ = [
     "Annotations",
+    "Block",
     "Layers",
     "Container",
+    "DENSE",
     "Extent",
     "Graph",
     "HEImage",
@@ -93,6 +98,7 @@ __all__ = [
     "material_places",
     "memory_of",
     "new_store",
+    "on_bins",
     "on_shared_genes",
     "read_zarr",
     "overlap",
@@ -110,6 +116,7 @@ __all__ = [
     "section_pictures",
     "sources",
     "spots_at",
+    "write_stack",
     "write_store",
     "table_of",
     "tell",
@@ -119,6 +126,7 @@ __all__ = [
     "with_told_z",
     "add_confidence",
     "add_layers",
+    "add_values",
     "said",
     "with_layers",
     "without_factors",

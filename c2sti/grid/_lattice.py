@@ -11,6 +11,7 @@ import pandas as pd
 import scipy.sparse as sp
 from numpy.typing import NDArray
 from scipy.ndimage import distance_transform_edt
+from scipy.spatial import KDTree
 
 from c2sti import _check
 from c2sti._stored import Expression, blocks
@@ -22,6 +23,7 @@ from c2sti.grid._window import within
 from c2sti.ops import nearest
 
 POOR_OVERLAP, NO_OVERLAP = 0.5, 0.02
+SHARED = 1.5  # points a bin from which on they are taken together
 MOST_BINS = 20_000_000
 
 
@@ -266,6 +268,25 @@ def spots_at(grid: SliceGrid, lattice: Lattice, points: FloatArray) -> NDArray[n
         xy, index = _gathered(grid, lattice)
         names = names[np.unique(index, return_index=True)[1]]
     return names[nearest(xy, points)]
+
+
+def on_bins(xy: FloatArray, bins: FloatArray, lattice: Lattice) -> sp.csr_array:
+    """(M, n) 0/1: which of a section's points stand for each bin, given by its centre.
+
+    The points that a bin holds where several share most bins, as cells do; else the nearest point, and none where that
+    is more than a bin away.
+    """
+    held = lattice.bins(xy)
+    inside = held >= 0
+    if inside.any() and inside.sum() > SHARED * len(np.unique(held[inside])):
+        place = {int(bin_): row for row, bin_ in enumerate(lattice.bins(bins))}
+        pairs = [(place[int(bin_)], point) for point, bin_ in enumerate(held) if int(bin_) in place]
+        row, column = np.array(pairs, dtype=np.intp).reshape(-1, 2).T
+    else:
+        distance, column = KDTree(xy).query(bins)
+        row = np.flatnonzero(distance <= lattice.pitch)
+        column = nearest(xy, bins)[row]
+    return sp.csr_array((np.ones(len(row)), (row, column)), shape=(len(bins), len(xy)))
 
 
 @dataclass(frozen=True)

@@ -76,6 +76,11 @@ class Layers:
             return values
         return self.intervals.bounds(values, genes)[int(kind == _keys.UPPER)]
 
+    def section(self, i: int, rows: NDArray[np.intp]) -> Layers:
+        """One of the sections, at some of its rows."""
+        spread = None if self.spread is None else self.spread.section(i, rows)
+        return replace(self, names=[self.names[i]], slices=(self.slices[i].rows(rows),), spread=spread)
+
     def _by_genes(self) -> Layers:
         """The same with what is sparse stored by genes: blocks take few of them."""
         stored: dict[int, Any] = {}
@@ -132,9 +137,13 @@ def measured_lazily(section: Section, points: FloatArray, tissue: NDArray[np.boo
 
     Not smoothed: what was measured keeps its noise. Not zero outside: nothing was measured there.
     """
-    shape = (len(points), section.expression.shape[1])
-    shared = dask.delayed(section.expression, pure=False, traverse=False)
-    spot = np.where(tissue, nearest(section.xy, points), -1)
+    return rows_lazily(section.expression, np.where(tissue, nearest(section.xy, points), -1))
+
+
+def rows_lazily(expression: Expression, spot: NDArray[np.intp]) -> da.Array:
+    """(M, N) dense rows of a matrix by their number, NaN where that is -1."""
+    shape = (len(spot), expression.shape[1])
+    shared = dask.delayed(expression, pure=False, traverse=False)
     return da.map_blocks(
         _measured_block,
         shared,

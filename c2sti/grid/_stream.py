@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -62,11 +63,37 @@ def write_store(
     progress
         Is told each share of the work that has been done.
     """
+    if not dense:
+        put(frame, layers, key)
+    with new_layers(folder, frame) as on_disk:
+        for name, section, p in ((_keys.SLICE_A, pair.a, 0.0), (_keys.SLICE_B, pair.b, 1.0)):
+            append_rows(on_disk, name, _measured(section, rows.points, rows.inside(p)), frame.shape)
+        if not dense:
+            progress(1.0)
+            return
+        wanted = {name: da.map_blocks(rounded, made, digits) for name, made in layers.lazily().items()}
+        targets = [
+            on_disk.create_array(
+                name,
+                shape=made.shape,
+                chunks=made.chunksize,
+                dtype="float32",
+                compressors=codec(),
+                attributes=ARRAY,
+                config={"write_empty_chunks": True},
+            )
+            for name, made in wanted.items()
+        ]
+        store(list(wanted.values()), targets, n_threads=n_threads, progress=progress)
+        _check_written(folder, targets)
+
+
+@contextmanager
+def new_layers(folder: Path, frame: AnnData) -> Iterator[Any]:
+    """A store with all of a result but its layers; the block is given the group to write these into."""
     import zarr  # noqa: PLC0415 - heavy, and only a stored result needs it
     from anndata.io import write_elem  # noqa: PLC0415
 
-    if not dense:
-        put(frame, layers, key)
     with warnings.catch_warnings():
         for text in OF_NO_USE:
             warnings.filterwarnings("ignore", text)
@@ -74,28 +101,35 @@ def write_store(
         frame.strings_to_categoricals()
         write_elem(group, "/", frame)
         group.attrs.update({"encoding-type": "anndata", "encoding-version": "0.1.0"})
-        on_disk = group.require_group("layers")
-        for name, section, p in ((_keys.SLICE_A, pair.a, 0.0), (_keys.SLICE_B, pair.b, 1.0)):
-            _write_measured(on_disk, name, section, rows.points, rows.inside(p))
-        if dense:
-            wanted = {name: da.map_blocks(rounded, made, digits) for name, made in layers.lazily().items()}
-            targets = [
-                on_disk.create_array(
-                    name,
-                    shape=made.shape,
-                    chunks=made.chunksize,
-                    dtype="float32",
-                    compressors=codec(),
-                    attributes=ARRAY,
-                    config={"write_empty_chunks": True},
-                )
-                for name, made in wanted.items()
-            ]
-            store(list(wanted.values()), targets, n_threads=n_threads, progress=progress)
-            _check_written(folder, targets)
-        else:
-            progress(1.0)
+        yield group.require_group("layers")
         zarr.consolidate_metadata(group.store)
+
+
+def append_rows(layers: Any, name: str, parts: Iterable[sp.csr_array | sp.csr_matrix], shape: tuple[int, int]) -> None:
+    """Write a CSR layer, some rows after the other."""
+    from anndata.io import sparse_dataset, write_elem  # noqa: PLC0415 - anndata loads zarr with it
+
+    # Of no rows, so that all chunks are of one size; 64 bits where there may be so many values.
+    none = sp.csr_matrix((0, shape[1]), dtype=np.float32)
+    bits = np.dtype("int64" if shape[0] * shape[1] > np.iinfo(np.int32).max else "int32")
+    how = {"chunks": (SPARSE_CHUNK,), "compressors": codec(), "indptr_dtype": bits}
+    write_elem(layers, name, none, dataset_kwargs=how)
+    written = sparse_dataset(layers[name])
+    for rows in parts:
+        written.append(sp.csr_matrix(rows, dtype=np.float32))
+
+
+def _measured(section: Section, points: FloatArray, tissue: NDArray[np.bool_]) -> Iterator[sp.csr_matrix]:
+    """The nearest spot's expression, block of rows after block of rows; nothing outside of the tissue."""
+    found = nearest(section.xy, points)
+    for first in range(0, len(points), MEASURED_ROWS):
+        block = slice(first, first + MEASURED_ROWS)
+        inside = tissue[block]
+        values = spots(section.expression, found[block][inside])
+        length = np.zeros(len(inside), dtype=np.int64)
+        length[inside] = np.diff(values.indptr)
+        start = np.concatenate([[0], np.cumsum(length)])
+        yield sp.csr_matrix((values.data, values.indices, start), shape=(len(inside), values.shape[1]))
 
 
 def _check_written(folder: Path, arrays: Sequence[Any]) -> None:
@@ -105,24 +139,3 @@ def _check_written(folder: Path, arrays: Sequence[Any]) -> None:
         raise FileNotFoundError(
             f"{lost} blocks are not in {folder}: workers of the cluster have to see the file system of out="
         )
-
-
-def _write_measured(layers: Any, name: str, section: Section, points: FloatArray, tissue: NDArray[np.bool_]) -> None:
-    """The nearest spot's expression as CSR, block of rows after block of rows; nothing outside of the tissue."""
-    from anndata.io import sparse_dataset, write_elem  # noqa: PLC0415 - anndata loads zarr with it
-
-    found = nearest(section.xy, points)
-    n_genes = section.expression.shape[1]
-    # Of no rows, so that all chunks are of one size, and 64 bits for as many values as there may be.
-    none = sp.csr_matrix((0, n_genes), dtype=np.float32)
-    how = {"chunks": (SPARSE_CHUNK,), "compressors": codec(), "indptr_dtype": np.dtype("int64")}
-    write_elem(layers, name, none, dataset_kwargs=how)
-    written = sparse_dataset(layers[name])
-    for first in range(0, len(points), MEASURED_ROWS):
-        block = slice(first, first + MEASURED_ROWS)
-        inside = tissue[block]
-        values = spots(section.expression, found[block][inside])
-        length = np.zeros(len(inside), dtype=np.int64)
-        length[inside] = np.diff(values.indptr)
-        start = np.concatenate([[0], np.cumsum(length)])
-        written.append(sp.csr_matrix((values.data, values.indices, start), shape=(len(inside), n_genes)))

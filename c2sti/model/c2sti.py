@@ -25,7 +25,6 @@ from c2sti.model.components import Description, Settings
 from c2sti.model.cross_modal import CrossModalAlignment, ExpressionStem, HistologyEncoder
 from c2sti.model.dlsm import DLSM, Deformation, differences, fuse, position_map
 from c2sti.model.inputs import ModelInputs, prepare
-from c2sti.model.memory import memory
 from c2sti.model.pieces import in_pieces
 from c2sti.model.pyramid import GenePool, MGCGraph, MotionDecoder, PyramidEncoder, agreement, profiles
 from c2sti.ops import deformable_sampling, sample, sobel_magnitude
@@ -350,10 +349,6 @@ class C2STi:
     def settings(self) -> Settings:
         """How pairs are described."""
         return self.config.settings
-
-    def memory(self, pair: SlicePair, n_points: int, n_positions: int) -> int:
-        """About the most bytes that an answer takes while it is worked on, beside the sections themselves."""
-        return memory(pair, n_points, n_positions, self.config.settings)
 
     def fingerprint(self) -> str:
         """Hash of the weights."""

@@ -9,10 +9,12 @@ import pandas as pd
 from anndata import AnnData
 from matplotlib.axes import Axes
 from matplotlib.collections import PatchCollection
+from numpy.typing import NDArray
 
 from c2sti import _keys
 from c2sti._types import FloatArray
-from c2sti.pl._record import Record, rows_of
+from c2sti.ops import spacing
+from c2sti.pl._record import Record, is_stack, rows_of
 
 VALUE = "value"
 
@@ -40,7 +42,7 @@ def draw_bins(
     bins = AnnData(
         obs=pd.DataFrame({VALUE: values[inside]}, index=adata.obs_names[inside]),
         obsm={_keys.SPATIAL: np.asarray(adata.obsm[_keys.SPATIAL])[inside]},
-        uns={_keys.SPATIAL: {record.key: _library(record.pitch)}},
+        uns={_keys.SPATIAL: {record.key: _library(_width(adata, record, section, inside))}},
     )
     sq.pl.spatial_scatter(
         bins,
@@ -54,6 +56,14 @@ def draw_bins(
         **{"edgecolor": "face", "linewidth": 0.2, **how},  # or seams would show between the bins
     )
     return next(drawn for drawn in reversed(ax.collections) if isinstance(drawn, PatchCollection))
+
+
+def _width(adata: AnnData, record: Record, section: str, rows: NDArray[np.bool_]) -> float:
+    """Side of what is drawn for a row: of a bin, or of the spots of a measured section in a stack."""
+    xy = np.asarray(adata.obsm[_keys.SPATIAL])[rows]
+    if not is_stack(adata) or section in record.inserted or len(np.unique(xy, axis=0)) < 2:
+        return record.pitch
+    return spacing(xy)
 
 
 def _library(pitch: float) -> dict[str, Any]:

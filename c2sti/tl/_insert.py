@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from tqdm.auto import tqdm
 
 from c2sti import _check, _keys, _result, grid, pair_check
-from c2sti._types import FloatArray, Interpolator, Lattice, PictureEncoder
+from c2sti._types import FloatArray, Interpolator, Lattice, PictureEncoder, SlicePair
 from c2sti.model.baseline import Describing, with_description
 from c2sti.model.components import Description
 from c2sti.spread import ask
@@ -25,6 +25,30 @@ from c2sti.tl._models import memory_of, reads_blocks
 from c2sti.tl._provenance import provenance
 
 SHARES = "{desc}: {percentage:3.0f}%|{bar}| {elapsed}<{remaining}"  # of a bar that is told shares, which round
+
+
+@dataclass(frozen=True)
+class Inserted:
+    """Sections between two: a result but for its values, and what these are made from.
+
+    Parameters
+    ----------
+    frame
+        Rows, genes, and what is said of them.
+    layers
+        The interpolated sections.
+    pair, rows
+        The measured sections, and the M points.
+    extent, n_threads
+        How large it is, and how many blocks are made side by side.
+    """
+
+    frame: AnnData
+    layers: grid.Layers
+    pair: SlicePair
+    rows: grid.Rows
+    extent: grid.Extent
+    n_threads: int
 
 
 @dataclass(frozen=True)
@@ -71,11 +95,11 @@ def insert(
     interval: float | None = None,
     on_misfit: pair_check.OnMisfit = "warn",
     progress: Callable[[float], object] = lambda share: None,
-    stream: Stream | None = None,
+    stored: bool = False,
     max_memory: int | None = None,
     description: Description | None = None,
-) -> AnnData:
-    """Insert sections between two, and put all of them side by side, as :func:`interpolate` returns them.
+) -> Inserted:
+    """Insert sections between two.
 
     Parameters
     ----------
@@ -106,17 +130,13 @@ def insert(
     on_misfit
         What to do where the two do not seem to belong together.
     progress
-        Is told each share of the work that has been done: 1 in all for what is computed, 1 more for what is streamed.
-    stream
-        Where to write the layers; None for memory.
+        Is told each share of the work that has been done, 1 in all.
+    stored
+        Whether the result is going to be written and not held.
     max_memory
         Bytes to get by with, of the result and of what it is made from.
     description
         Of the series around the pair, on its scale, where it was made before; for a method that starts from one.
-
-    Returns
-    -------
-    The result; without layers where they are streamed.
     """
     # Genes that nobody asked for tell of the tissue all the same: they are left out after the model, not before.
     grids = (a, b, *context.values())
@@ -142,7 +162,7 @@ def insert(
     )
     grid.check_work(extent, max_memory)
     n_threads = torch.get_num_threads()
-    if stream is not None:
+    if stored:
         n_threads = grid.n_tasks(extent, max_memory, n_threads)
         grid.tell(extent, n_threads)
     prediction, found = ask(
@@ -204,23 +224,44 @@ def insert(
         spacing=pair.spacing,
         key_added=key_added,
     )
+    return Inserted(out, layers, pair, rows, extent, n_threads)
+
+
+def finished(
+    made: Inserted,
+    *,
+    key_added: str,
+    stream: Stream | None,
+    max_memory: int | None,
+    progress: Callable[[float], object] = lambda share: None,
+) -> AnnData:
+    """The result with its layers, dense or lazy; or written into a store, and without them.
+
+    Parameters
+    ----------
+    made
+        What :func:`insert` gave.
+    stream
+        Where to write it; None for memory.
+    key_added, max_memory, progress
+        As in :func:`insert`.
+    """
+    parts = (made.layers, made.pair, made.rows)
     if stream is None:
-        dense = grid.is_dense(extent, max_memory)
-        grid.add_layers(out, layers, pair, rows, dense=dense, key=key_added, n_threads=n_threads)
+        dense = grid.is_dense(made.extent, max_memory)
+        grid.add_layers(made.frame, *parts, dense=dense, key=key_added, n_threads=made.n_threads)
     else:
         grid.write_store(
             stream.store,
-            out,
-            layers,
-            pair,
-            rows,
+            made.frame,
+            *parts,
             key=key_added,
             dense=stream.dense,
             digits=stream.digits,
-            n_threads=n_threads,
+            n_threads=made.n_threads,
             progress=progress,
         )
-    return out
+    return made.frame
 
 
 def _spots(a: grid.SliceGrid, b: grid.SliceGrid, rows: grid.Rows, lattice: Lattice) -> dict[str, Any]:

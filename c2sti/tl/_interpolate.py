@@ -16,7 +16,7 @@ from tqdm.auto import tqdm
 from c2sti import _check, _keys, _log, grid
 from c2sti._types import FloatArray, Interpolator
 from c2sti.pair_check import OnMisfit, check_on_misfit
-from c2sti.tl._insert import SHARES, Stream, check_key, check_level, insert, shares_of
+from c2sti.tl._insert import SHARES, Stream, check_key, check_level, finished, insert, shares_of
 from c2sti.tl._kinds import shared_labels
 from c2sti.tl._models import available, name_of, picture_encoder, resolve, sees_context
 from c2sti.tl._provenance import call_of, model_record
@@ -286,7 +286,7 @@ def interpolate(
         what = f"interpolating {len(fractions)} section(s)"
         total = 100 if store is None else 200  # hundredths of what is computed, and of what is written
         bar = stack.enter_context(tqdm(total=total, desc=what, bar_format=SHARES, disable=not show_progress_bar))
-        result = insert(
+        made = insert(
             a,
             b,
             fractions,
@@ -309,8 +309,15 @@ def interpolate(
             seed=seed,
             key_added=key_added,
             progress=shares_of(bar),
+            stored=store is not None,
+            max_memory=limit,
+        )
+        result = finished(
+            made,
+            key_added=key_added,
             stream=None if store is None else Stream(store, dense, digits),
             max_memory=limit,
+            progress=shares_of(bar),
         )
     added = ", ".join(_keys.inserted(key_added, len(fractions)))
     where = "`.layers`" if out is None else f"the layers of {out}"

@@ -13,6 +13,8 @@ from c2sti import _check, _checkpoint
 from c2sti._types import FloatArray, Interpolator, PictureEncoder, SlicePair
 from c2sti.baselines import METHODS, ON_REQUEST, RIVALS, USES_CONTEXT, load_rival
 from c2sti.model import C2STi
+from c2sti.model.baseline import Describing
+from c2sti.model.memory import memory
 
 BUNDLED = Path(__file__).parents[1] / "weights"
 C2STI = "c2sti"  # name of the bundled checkpoint
@@ -71,12 +73,12 @@ def sees_context(method: Interpolator) -> bool:
 
 def reads_blocks(method: Interpolator) -> bool:
     """Whether a method takes expression that is left on disk; the others want it in memory."""
-    return isinstance(method, C2STi)
+    return isinstance(method, Describing)
 
 
 def memory_of(method: Interpolator, pair: SlicePair, n_points: int, n_positions: int) -> int:
     """Bytes that a method says it takes while it works; 0 where it does not say."""
-    return method.memory(pair, n_points, n_positions) if isinstance(method, C2STi) else 0
+    return memory(pair, n_points, n_positions, method.settings) if isinstance(method, Describing) else 0
 
 
 def name_of(model: str | Path | Interpolator) -> str:

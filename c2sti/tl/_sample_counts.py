@@ -13,10 +13,10 @@ from anndata import AnnData
 from numpy.typing import NDArray
 from scipy.spatial import KDTree
 
-from c2sti import _check, _keys, _log, _result, counts
-from c2sti._types import FloatArray
+from c2sti import _check, _keys, _log, _result, counts, grid
+from c2sti._types import FloatArray, Lattice
 from c2sti.tl._provenance import call_of
-from c2sti.tl._to_slices import stack_of
+from c2sti.tl._to_slices import frame_of_stack
 
 SAME_PLACE = 1e-3  # of a bin: rows of two sections this near are one bin
 TOTAL_COUNTS = "total_counts"  # obs, by scanpy's convention
@@ -94,7 +94,7 @@ def sample_counts(
     seed = _check.seed(seed)
     wanted = _sections(record, sections)
     chosen = _genes(adata, genes)
-    frame = adata[:, :0] if stacked else stack_of(adata[:, :0], key)
+    frame = adata[:, :0] if stacked else frame_of_stack(adata[:, :0], key)
     label = frame.obs[_keys.SECTION].astype(str).to_numpy()
     drawn, sizes = [], []
     for name in wanted:
@@ -135,6 +135,8 @@ def _record(adata: AnnData, key: str) -> dict[str, Any]:
         )
     if stacked:
         _result.check_stack(adata)
+    else:
+        _result.check_sections(adata, [str(name) for name in record["sections"]])
     return record
 
 
@@ -175,16 +177,17 @@ class Counted:
 
     values: Values
     library: FloatArray
+    together: sp.csr_array
 
     def __call__(self, genes: NDArray[np.intp]) -> FloatArray:
-        """(m, n) counts."""
+        """(m, n) counts: of the spots that stand for each row, together."""
         shares = np.expm1(self.values(genes).astype(np.float64)) / counts.TARGET_SUM
-        return np.rint(shares * self.library[:, None])
+        return self.together @ np.rint(shares * self.library[:, None])
 
 
 def _place(adata: AnnData, frame: AnnData, record: dict[str, Any], name: str, stacked: bool) -> counts.Place:
     """An interpolated section with its measured neighbours at the rows that it shares with them."""
-    pitch = float(record["lattice"]["pitch"])
+    lattice = _result.lattice_of(record, "uns")
     xy = _xy(frame, name)
     first, second, p = _neighbours(record, name)
     sides = []
@@ -195,14 +198,26 @@ def _place(adata: AnnData, frame: AnnData, record: dict[str, Any], name: str, st
                 f"{neighbour!r}, beside {name!r}, is not in the stack, and it tells how noisy counts are; ask for its "
                 "depth as well: at_z=[…]"
             )
-        distance, at = KDTree(_xy(frame, neighbour)).query(xy) if len(rows) else (np.full(len(xy), np.inf), None)
-        (shared,) = np.nonzero(distance < SAME_PLACE * pitch)
-        there = rows[at[shared]] if at is not None else rows
         column = _keys.LIBRARY_SIZE if stacked else _keys.library_size(neighbour)
-        library = adata.obs[column].to_numpy(dtype=np.float64)[there]
-        sides.append(counts.Measured(shared, library, Counted(Values(matrix, there), library), weight))
+        library = adata.obs[column].to_numpy(dtype=np.float64)[rows]
+        together = _standing_for(_xy(frame, neighbour), xy, lattice, spots="neighbours" in record)
+        (shared,) = np.nonzero(together.sum(axis=1) > 0)
+        together = together[shared]
+        found = Counted(Values(matrix, rows), library, together)
+        sides.append(counts.Measured(shared, together @ library, found, weight))
     rows, matrix = _where(adata, frame, name, stacked)
     return counts.Place(name, xy, list(map(str, adata.var_names)), Values(matrix, rows), (sides[0], sides[1]))
+
+
+def _standing_for(measured: FloatArray, bins: FloatArray, lattice: Lattice, *, spots: bool) -> sp.csr_array:
+    """(M, n) 0/1: the measured rows that stand for each bin: spots, as a series has them, or the same bin."""
+    if len(measured) == 0:
+        return sp.csr_array((len(bins), 0))
+    if spots:
+        return grid.on_bins(measured, bins, lattice)
+    distance, at = KDTree(measured).query(bins)
+    (row,) = np.nonzero(distance < SAME_PLACE * lattice.pitch)
+    return sp.csr_array((np.ones(len(row)), (row, at[row])), shape=(len(bins), len(measured)))
 
 
 def _xy(frame: AnnData, name: str) -> FloatArray:

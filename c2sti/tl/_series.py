@@ -7,13 +7,16 @@ and all depths of a gap are made at once. All sections come on one lattice, so t
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass, replace
+from itertools import chain
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import anndata as ad
 import numpy as np
 import pandas as pd
+import torch
 from anndata import AnnData
 from tqdm.auto import tqdm
 
@@ -23,12 +26,12 @@ from c2sti.model.baseline import Describing
 from c2sti.model.components import Description, describe
 from c2sti.pair_check import OnMisfit, check_on_misfit
 from c2sti.tl._depths import SAME, depths_of, depths_wanted
-from c2sti.tl._insert import SHARES, check_key, check_level, insert, shares_of
+from c2sti.tl._insert import SHARES, Inserted, check_key, check_level, insert, shares_of
 from c2sti.tl._kinds import Kind, shared_labels
 from c2sti.tl._labels import carry_measured, note_carried
 from c2sti.tl._models import available, resolve, sees_context
 from c2sti.tl._provenance import call_of, model_record, provenance
-from c2sti.tl._to_slices import stack_of
+from c2sti.tl._to_slices import frame_of_stack
 
 if TYPE_CHECKING:
     from spatialdata import SpatialData
@@ -64,6 +67,8 @@ def interpolate_series(
     seed: int = 0,
     key_added: str = "c2sti",
     show_progress_bar: bool = True,
+    out: str | Path | None = None,
+    max_memory: int | str | None = None,
 ) -> AnnData:
     """Fill a series of sections to an even spacing, or make it at given depths.
 
@@ -100,16 +105,22 @@ def interpolate_series(
         What to do where two neighbours do not seem to belong together, as in :func:`interpolate`.
     key_added
         Prefix of the inserted sections' names, and key of the provenance in `uns`.
+    out
+        Where to write the result instead of holding it in memory: a zarr store that is not there yet. It holds the
+        spots of the measured sections and the factors of the others; returned is the store, opened, with lazy values.
+    max_memory
+        Bytes, or text such as ``"8GB"``: a larger result has lazy values, as one of more than 1 GB has by default.
 
     Returns
     -------
-    AnnData of M rows × N genes, one row per section and bin of its tissue, float32 log1p expression in ``X``, in the
-    layout of :func:`to_slices`:
+    AnnData of M rows × N genes, float32 log1p expression in ``X``, in the layout of :func:`to_slices`. Rows of a
+    measured section are its spots, those of an interpolated one the bins of its tissue:
 
     - ``obs["section"]``: ``"slice_0"`` … for a measured section by its place in `slices`, or its name by
       `library_key`; ``"c2sti_1"`` … for an interpolated one, in order of z; ``obs["inserted"]``; ``obs["z"]``; where
       counts were given, ``obs["library_size"]`` of the measured spots; ``obs["array_row"]``, ``obs["array_col"]``: the
-      bin of the common lattice.
+      bin of the common lattice that holds the row, -1 where none does. Rows of spots have the names and the columns of
+      `obs` that the spots have, behind the section's name where two sections call spots alike.
     - ``obs["support"]``: which of its two neighbours cover the bin (``"a"`` is the upper one), ``"measured"`` if its
       section was.
     - ``obsm["spatial"]`` (M, 2) and ``obsm["spatial_3d"]`` (M, 3), unit of the frame and of the depths.
@@ -146,6 +157,7 @@ def interpolate_series(
     if key_added == MEASURED:
         raise ValueError(f"key_added={key_added!r} is what measured sections are called; choose another name")
     _check.seed(seed)
+    limit = grid.memory_of(max_memory)
     n_context, device = _check.whole(n_context, "n_context", least=0), available(device)
     method = resolve(model)
     told = model_record(model, method)
@@ -159,70 +171,80 @@ def interpolate_series(
         image_key=image_key,
         coordinate_system=coordinate_system,
     )
-    windows = grid.window_for_each(window, [source.name for source in found])
-    grids = grid.on_shared_genes(
-        [
-            source.read(obs_keys=obs_keys, obsm_keys=obsm_keys, window=given, measured=True)
-            for source, given in zip(found, windows, strict=True)
-        ]
-    )
-    own = _own_names(found, key_added)
-    depths = depths_of(grids, z)
-    grid.check_unit(depths, grids[0].pitch)
-    grids = [replace(g, z=depth) for g, depth in zip(grids, depths.tolist(), strict=True)]
-    wanted = depths_wanted(depths, at_z, spacing)
-    places = list(_places(depths, wanted, own, key_added))
-    lattice = grid.common_lattice(*grids, pitch=pitch)
-    labels, var = shared_labels(grids), grid.shared_var(grids)
-    if genes is not None:
-        var = var.loc[_result.genes_of(genes, var.index, var, "all sections")]
-    if not sees_context(method):
-        n_context = 0
-    gaps = sorted({place.first for place in places if place.inserted})
-    parts = {
-        place.name: _measured_part(grids[place.first], place.name, lattice, var, labels)
-        for place in places
-        if not place.inserted
-    }
-    fits: dict[str, dict[str, float]] = {}
-    n_inserted = sum(place.inserted for place in places)
-    what = f"interpolating {n_inserted} section(s)"
-    with tqdm(total=100 * len(gaps), desc=what, bar_format=SHARES, disable=not show_progress_bar) as bar:
-        for together in described_together(gaps, len(grids), n_context):
-            description = _description(grids, together, method, lattice, device, seed)
-            for first in together.gaps:
-                inside = [place for place in places if place.inserted and place.first == first]
-                out = insert(
-                    grids[first],
-                    grids[first + 1],
-                    np.array([place.position for place in inside]),
-                    context=_context(grids, depths, first, n_context),
-                    method=method,
-                    model=told,
-                    lattice=lattice,
-                    genes=var.index,
-                    device=device,
-                    seed=seed,
-                    key_added=key_added,
-                    labels=labels,
-                    with_graphs=False,
-                    std=std,
-                    interval=interval,
-                    on_misfit=on_misfit,
-                    progress=shares_of(bar),
-                    description=None if description is None else description.between(*depths[first : first + 2]),
-                )
-                parts |= _inserted_parts(out, inside, key_added)
-                fits[f"{own[first]} to {own[first + 1]}"] = out.uns[key_added][_keys.PAIR_CHECK]
-    _leave_blank(parts, std, interval)
-    parameters = {**found[0].told(), "n_context": n_context, "spacing": spacing}
-    parameters["interval"] = interval
-    record = {_keys.PAIR_CHECK: pd.DataFrame.from_dict(fits, orient="index")}
-    record |= provenance(grids, told, lattice, seed, parameters, call)
-    stack = _stack(parts, places, own, lattice, key_added, record)
-    note_carried(stack, grids, labels, key_added)
-    _log.info(f"inserted {n_inserted} section(s) beside {len(places) - n_inserted} measured ({stack.n_obs} bins)")
-    return stack
+    with ExitStack() as held:
+        # Claimed before any work is done: a place that cannot be written to is better known now.
+        store = None if out is None else held.enter_context(grid.new_store(out))
+        windows = grid.window_for_each(window, [source.name for source in found])
+        grids = grid.on_shared_genes(
+            [
+                source.read(obs_keys=obs_keys, obsm_keys=obsm_keys, window=given, measured=True)
+                for source, given in zip(found, windows, strict=True)
+            ]
+        )
+        own = _own_names(found, key_added)
+        depths = depths_of(grids, z)
+        grid.check_unit(depths, grids[0].pitch)
+        grids = [replace(g, z=depth) for g, depth in zip(grids, depths.tolist(), strict=True)]
+        wanted = depths_wanted(depths, at_z, spacing)
+        places = list(_places(depths, wanted, own, key_added))
+        lattice = grid.common_lattice(*grids, pitch=pitch)
+        labels, var = shared_labels(grids), grid.shared_var(grids)
+        if genes is not None:
+            var = var.loc[_result.genes_of(genes, var.index, var, "all sections")]
+        if not sees_context(method):
+            n_context = 0
+        gaps = sorted({place.first for place in places if place.inserted})
+        parts: dict[str, Part] = {
+            place.name: _measured_part(grids[place.first], place.name, lattice, var, labels)
+            for place in places
+            if not place.inserted
+        }
+        fits: dict[str, dict[str, float]] = {}
+        n_inserted = sum(place.inserted for place in places)
+        what = f"interpolating {n_inserted} section(s)"
+        with tqdm(total=100 * len(gaps), desc=what, bar_format=SHARES, disable=not show_progress_bar) as bar:
+            for together in described_together(gaps, len(grids), n_context):
+                description = _description(grids, together, method, lattice, device, seed)
+                for first in together.gaps:
+                    inside = [place for place in places if place.inserted and place.first == first]
+                    made = insert(
+                        grids[first],
+                        grids[first + 1],
+                        np.array([place.position for place in inside]),
+                        context=_context(grids, depths, first, n_context),
+                        method=method,
+                        model=told,
+                        lattice=lattice,
+                        genes=var.index,
+                        device=device,
+                        seed=seed,
+                        key_added=key_added,
+                        labels=labels,
+                        with_graphs=False,
+                        std=std,
+                        interval=interval,
+                        on_misfit=on_misfit,
+                        progress=shares_of(bar),
+                        description=None if description is None else description.between(*depths[first : first + 2]),
+                    )
+                    parts |= _inserted_parts(made, inside, key_added)
+                    fits[f"{own[first]} to {own[first + 1]}"] = made.frame.uns[key_added][_keys.PAIR_CHECK]
+        parameters = {**found[0].told(), "n_context": n_context, "spacing": spacing}
+        parameters["interval"] = interval
+        record = {_keys.PAIR_CHECK: pd.DataFrame.from_dict(fits, orient="index")}
+        record |= provenance(grids, told, lattice, seed, parameters, call)
+        stack = _stack(parts, places, own, lattice, key_added, record)
+        note_carried(stack, grids, labels, key_added)
+        blocks = [parts[place.name].block for place in places]
+        _log.info(f"inserted {n_inserted} section(s) beside {len(places) - n_inserted} measured ({stack.n_obs} rows)")
+        if store is not None:
+            grid.write_stack(store, stack, blocks, key_added)
+        else:
+            kinds = [_keys.STD] * std + [_keys.LOWER, _keys.UPPER] * (interval is not None)
+            size = 4 * stack.n_obs * stack.n_vars * (1 + len(kinds))
+            dense = size <= (grid.DENSE if limit is None else limit)
+            grid.add_values(stack, blocks, kinds, dense=dense, n_threads=torch.get_num_threads())
+    return stack if out is None else grid.read_zarr(out, key=key_added)
 
 
 # ---- which depths, and where they lie
@@ -315,66 +337,68 @@ def _description(
 # ---- the sections, and the stack of them
 
 
+@dataclass(frozen=True)
+class Part:
+    """One section of the stack: its rows without values, what the values are, and what its container says of spots."""
+
+    rows: AnnData
+    block: grid.Block
+    said: pd.DataFrame | None = None
+
+
 def _measured_part(
     g: grid.SliceGrid, name: str, lattice: Lattice, var: pd.DataFrame, labels: Mapping[str, Kind]
-) -> AnnData:
-    """A measured section on the bins of its tissue: each holds its nearest spot, noise included."""
-    xy, values, library = grid.profiles(g, lattice, var.index)
-    expression = grid.log_normalise(values, library) if g.counts else values
-    points = lattice.centres[g.covers(lattice.centres)]
-    part = AnnData(
-        X=expression[ops.nearest(xy, points)].toarray().astype(np.float32),
-        obs=pd.DataFrame({_keys.SUPPORT: "measured"}, index=pd.RangeIndex(len(points)).astype(str)),
-        var=var.copy(),
-        obsm={_keys.SPATIAL: points},
+) -> Part:
+    """A measured section: its own spots."""
+    values = grid.values_of(g, var.index)
+    expression = grid.log_normalise(values, g.library) if g.counts else values
+    rows = AnnData(
+        obs=pd.DataFrame({_keys.SUPPORT: "measured"}, index=g.names), var=var.copy(), obsm={_keys.SPATIAL: g.xy.copy()}
     )
     if g.counts:
-        part.obs[_keys.LIBRARY_SIZE] = grid.library_sizes(g, lattice, points)
-    carry_measured(part, g, labels)
+        rows.obs[_keys.LIBRARY_SIZE] = g.library
+    carry_measured(rows, g, labels)
     picture = grid.section_picture(g.image, lattice)
-    part.uns[_keys.SPATIAL] = grid.library_of_section(picture, lattice.pitch, lattice.centres, name)
-    return part
+    spot = ops.spacing(g.xy) if len(np.unique(g.xy, axis=0)) > 1 else lattice.pitch
+    rows.uns[_keys.SPATIAL] = grid.library_of_section(picture, spot, lattice.centres, name)
+    return Part(rows, grid.Block(len(g.xy), measured=expression), g.obs)
 
 
-def _inserted_parts(out: AnnData, places: Sequence[Place], key: str) -> dict[str, AnnData]:
-    """The inserted sections of one gap, each by its name in the whole series."""
-    sections = stack_of(out, key)
+def _inserted_parts(made: Inserted, places: Sequence[Place], key: str) -> dict[str, Part]:
+    """The interpolated sections of one gap, each by its name in the whole series."""
+    sections = frame_of_stack(made.frame, key)
+    painted = made.frame.uns[key][_keys.VIRTUAL_HISTOLOGY]
     parts = {}
-    for name, place in zip(_keys.inserted(key, len(places)), places, strict=True):
-        part = sections[(sections.obs[_keys.SECTION] == name).to_numpy()].copy()
-        part.obs = part.obs.drop(columns=[_keys.SECTION, _keys.INSERTED, _keys.Z]).astype({_keys.SUPPORT: str})
-        painted = name in out.uns[key][_keys.VIRTUAL_HISTOLOGY]
-        part.uns = {_keys.SPATIAL: part.uns[_keys.SPATIAL][name], _keys.VIRTUAL_HISTOLOGY: painted}
-        del part.obsm[_keys.SPATIAL_3D]
-        parts[place.name] = part
+    for i, (name, place) in enumerate(zip(_keys.inserted(key, len(places)), places, strict=True)):
+        rows = sections[(sections.obs[_keys.SECTION] == name).to_numpy()].copy()
+        rows.obs = rows.obs.drop(columns=[_keys.SECTION, _keys.INSERTED, _keys.Z]).astype({_keys.SUPPORT: str})
+        rows.uns = {_keys.SPATIAL: rows.uns[_keys.SPATIAL][name], _keys.VIRTUAL_HISTOLOGY: name in painted}
+        del rows.obsm[_keys.SPATIAL_3D]
+        inside = np.flatnonzero(made.frame.obs[_keys.tissue(name)].to_numpy())
+        block = grid.Block(len(inside), layers=made.layers.section(i, inside), gap=place.first)
+        parts[place.name] = Part(rows, block)
     return parts
 
 
-def _leave_blank(parts: Mapping[str, AnnData], std: bool, interval: float | None) -> None:
-    """What says how sure an inserted section is, NaN in the measured ones, so that it can be stacked."""
-    kinds = [_keys.STD] * std + [_keys.LOWER, _keys.UPPER] * (interval is not None)
-    for part in parts.values():
-        for kind in kinds:
-            if kind not in part.layers:
-                part.layers[kind] = np.full(part.shape, np.nan, dtype=np.float32)
-        if std and _keys.CONFIDENCE not in part.obs:
-            part.obs[_keys.CONFIDENCE] = np.nan
-
-
 def _stack(
-    parts: Mapping[str, AnnData],
+    parts: Mapping[str, Part],
     places: Sequence[Place],
     own: Sequence[str],
     lattice: Lattice,
     key: str,
     record: Mapping[str, Any],
 ) -> AnnData:
-    """All sections in order of z, one row per section and bin."""
+    """All sections in order of z, without their values."""
     names = [place.name for place in places]
-    lengths = [parts[name].n_obs for name in names]
-    stack = ad.concat({name: parts[name] for name in names}, index_unique="-", merge="same")
+    lengths = [parts[name].rows.n_obs for name in names]
+    for part in parts.values():  # columns that only some sections have would be lost
+        for column in (_keys.LIBRARY_SIZE, _keys.CONFIDENCE):
+            if column not in part.rows.obs and any(column in other.rows.obs for other in parts.values()):
+                part.rows.obs[column] = np.nan
+    stack = ad.concat({name: parts[name].rows for name in names}, index_unique="-", merge="same")
     xy, z = np.asarray(stack.obsm[_keys.SPATIAL]), np.repeat([place.z for place in places], lengths)
-    row, column = np.divmod(lattice.bins(xy), lattice.shape[1])
+    bins = lattice.bins(xy)
+    row, column = np.where(bins >= 0, np.divmod(bins, lattice.shape[1]), -1)
     front = pd.DataFrame(
         {
             _keys.SECTION: pd.Categorical(np.repeat(names, lengths), categories=names, ordered=True),
@@ -387,13 +411,16 @@ def _stack(
         index=stack.obs_names,
     )
     stack.obs = front.join(stack.obs.drop(columns=_keys.SUPPORT))
-    stack.obs_names = [f"{name}_{r}_{c}" for name, r, c in zip(stack.obs[_keys.SECTION], row, column, strict=True)]
+    _tell_spots(stack, {name: parts[name].said for name in names})
+    of_bins = [f"{name}_{r}_{c}" for name, r, c in zip(stack.obs[_keys.SECTION], row, column, strict=True)]
+    called = np.where(stack.obs[_keys.INSERTED], of_bins, _names_of_spots(parts, names))
+    stack.obs_names = pd.Index(called)
     stack.obsm[_keys.SPATIAL_3D] = np.column_stack([xy, z])
     inserted = [place for place in places if place.inserted]
     scale = _result.log1p_of(record)
     if scale is not None:
         stack.uns[_keys.LOG1P] = scale
-    stack.uns[_keys.SPATIAL] = {name: parts[name].uns[_keys.SPATIAL] for name in names}
+    stack.uns[_keys.SPATIAL] = {name: parts[name].rows.uns[_keys.SPATIAL] for name in names}
     stack.uns[key] = {
         "synthetic": bool(inserted),
         "sections": names,
@@ -411,8 +438,40 @@ def _stack(
         "genes": stack.var_names.to_numpy(dtype=str),
         "lattice": grid.lattice_as_dict(lattice),
         _keys.VIRTUAL_HISTOLOGY: np.array(
-            [place.name for place in inserted if parts[place.name].uns[_keys.VIRTUAL_HISTOLOGY]], dtype=str
+            [place.name for place in inserted if parts[place.name].rows.uns[_keys.VIRTUAL_HISTOLOGY]], dtype=str
         ),
         **{k: v for k, v in record.items() if k != _keys.LOG1P},
     }
     return stack
+
+
+def _names_of_spots(parts: Mapping[str, Part], names: Sequence[str]) -> list[str]:
+    """Names of all rows: of spots their own, behind that of the section where two sections call spots alike."""
+    own = [parts[name].rows.obs_names.astype(str) for name in names]
+    spots = [called for name, called in zip(names, own, strict=True) if parts[name].said is not None]
+    alike = bool(spots) and not spots[0].append(spots[1:]).is_unique
+    return [f"{name}_{one}" if alike else one for name, called in zip(names, own, strict=True) for one in called]
+
+
+def _tell_spots(stack: AnnData, said: Mapping[str, pd.DataFrame | None]) -> None:
+    """Add the columns that the measured sections have of their own; missing in the others."""
+    section = stack.obs[_keys.SECTION].astype(str)
+    tables = {name: table for name, table in said.items() if table is not None and len(table.columns)}
+    for column in dict.fromkeys(chain.from_iterable(table.columns for table in tables.values())):
+        if column in stack.obs:
+            continue
+        having = {name: table[column] for name, table in tables.items() if column in table}
+        together = pd.concat([series.astype(_nullable(series)) for series in having.values()], ignore_index=True)
+        together.index = stack.obs_names[section.isin(list(having))]
+        stack.obs[column] = together.reindex(stack.obs_names)
+        if any(isinstance(series.dtype, pd.CategoricalDtype) for series in having.values()):
+            stack.obs[column] = stack.obs[column].astype("category")
+
+
+def _nullable(series: pd.Series) -> Any:
+    """A kind of column that can be missing in some rows."""
+    if pd.api.types.is_bool_dtype(series.dtype):
+        return "boolean"
+    if isinstance(series.dtype, pd.CategoricalDtype):
+        return object
+    return "float64" if pd.api.types.is_integer_dtype(series.dtype) else series.dtype

@@ -18,6 +18,9 @@ from c2sti.tl._labels import stack_carried
 def to_slices(adata: AnnData, *, key: str = "c2sti", gap: float | None = None) -> AnnData:
     """One row per section and bin, instead of one layer per section.
 
+    Rows of the measured sections are the bins of the result: resampled, each the nearest spot, which ``obs["spot"]``
+    names. The spots themselves, at their own places, are in the stack of :func:`interpolate_series`.
+
     What tools that expect a stack of sections want: ``sc.pl.embedding(stack, "spatial_3d", projection="3d")``,
     ``sq.pl.spatial_scatter(stack, library_key="section")``. A section keeps the rows inside its own tissue.
 
@@ -35,9 +38,10 @@ def to_slices(adata: AnnData, *, key: str = "c2sti", gap: float | None = None) -
     -------
     AnnData: ``X`` expression; ``obs["section"]`` (ordered from slice_a to slice_b), ``obs["inserted"]`` (True where
     nothing was measured), ``obs["z"]``, ``obs["support"]``; where counts were given, ``obs["library_size"]`` of the
-    measured spots, NaN in inserted sections; each annotation carried along as ``obs["domain"]``, with
-    ``obsm["domain"]`` and ``uns["domain_colors"]`` if it is a label; of a result that says how sure it is also
-    ``layers["std"]``, ``layers["lower"]``, ``layers["upper"]`` and ``obs["confidence"]``, NaN where measured;
+    measured spots, NaN in inserted sections; ``obs["spot"]``, the measured spot whose values a row has; each annotation
+    carried along as ``obs["domain"]``, with ``obsm["domain"]`` and ``uns["domain_colors"]`` if it is a label; of a
+    result that says how sure it is also ``layers["std"]``, ``layers["lower"]``, ``layers["upper"]`` and
+    ``obs["confidence"]``, NaN where measured;
     ``obsm["spatial"]`` and ``obsm["spatial_3d"]``; ``uns["spatial"]`` with one library a section; `var`, `varp`,
     ``uns["log1p"]`` and ``uns[key]`` as they were.
 
@@ -67,13 +71,35 @@ def to_slices(adata: AnnData, *, key: str = "c2sti", gap: float | None = None) -
 
 def stack_of(adata: AnnData, key: str, gap: float | None = None) -> AnnData:
     """The same, for other functions: without a word about z."""
+    stack = frame_of_stack(adata, key, gap)
+    names = [str(name) for name in stack.uns[key]["sections"]]
+    _result.check_sections(adata, names)
+    rows = rows_of_each(adata, names)
+    stack.X = np.concatenate([_dense(adata.layers[name], r) for name, r in zip(names, rows, strict=True)])
+    for kind in (_keys.STD, _keys.LOWER, _keys.UPPER):
+        found = {name: adata.layers[at] for name in names if (at := _keys.doubt(name, kind)) in adata.layers}
+        if found:
+            stack.layers[kind] = np.full(stack.shape, np.nan, dtype=np.float32)
+            stack.layers[kind][stack.obs[_keys.INSERTED].to_numpy()] = np.concatenate(
+                [_dense(found[name], r) for name, r in zip(names, rows, strict=True) if name in found]
+            )
+    return stack
+
+
+def rows_of_each(adata: AnnData, names: Sequence[str]) -> list[NDArray[np.intp]]:
+    """Rows of a result inside the tissue of each of its sections."""
+    return [np.flatnonzero(adata.obs[_keys.tissue(name)].to_numpy()) for name in names]
+
+
+def frame_of_stack(adata: AnnData, key: str, gap: float | None = None) -> AnnData:
+    """All of a stack but its values."""
     record = _result.record_of(adata, key)
     if _keys.SECTION in adata.obs:
         raise ValueError("adata has one row per section and bin already")
     names = [str(name) for name in record["sections"]]
     depths, pitch = _depths(record, key, names, gap), _result.lattice_of(record, key).pitch
-    _result.check_sections(adata, names)
-    rows = [np.flatnonzero(adata.obs[_keys.tissue(name)].to_numpy()) for name in names]
+    _result.check_sections(adata, names, layers=False)
+    rows = rows_of_each(adata, names)
     label = np.repeat(names, [len(r) for r in rows])
     taken = np.concatenate(rows)
     z = np.repeat(depths, [len(r) for r in rows])
@@ -88,7 +114,6 @@ def stack_of(adata: AnnData, key: str, gap: float | None = None) -> AnnData:
         index=pd.Index([f"{name}_{row}" for name, row in zip(label, adata.obs_names[taken], strict=True)]),
     )
     stack = AnnData(
-        X=np.concatenate([_dense(adata.layers[name], r) for name, r in zip(names, rows, strict=True)]),
         obs=obs,
         var=adata.var.copy(),
         obsm={_keys.SPATIAL: xy, _keys.SPATIAL_3D: np.column_stack([xy, z])},
@@ -100,7 +125,12 @@ def stack_of(adata: AnnData, key: str, gap: float | None = None) -> AnnData:
     if sizes[0] is not None:  # counts of the measured sections are known
         parts = [np.full(len(r), np.nan) if s is None else s.to_numpy()[r] for s, r in zip(sizes, rows, strict=True)]
         stack.obs[_keys.LIBRARY_SIZE] = np.concatenate(parts)
-    _add_doubt(adata, stack, names, rows)
+    spots = [adata.obs.get(_keys.spot(name)) for name in names]
+    if spots[0] is not None:
+        none = pd.Series(None, index=adata.obs_names, dtype=object)
+        known = [(none if s is None else s.astype(object)).iloc[r] for s, r in zip(spots, rows, strict=True)]
+        stack.obs[_keys.SPOT] = pd.Categorical(pd.concat(known, ignore_index=True))
+    _add_confidence(adata, stack, names, rows)
     stack_carried(adata, stack, record, names, rows)
     return stack
 
@@ -135,16 +165,9 @@ def _dense(layer: Any, rows: NDArray[np.intp]) -> NDArray[np.float32]:
     return some.toarray() if sp.issparse(some) else np.asarray(some)
 
 
-def _add_doubt(adata: AnnData, stack: AnnData, names: Sequence[str], rows: Sequence[NDArray[np.intp]]) -> None:
-    """How sure the inserted sections are, as one layer or column for all of them; NaN where measured."""
+def _add_confidence(adata: AnnData, stack: AnnData, names: Sequence[str], rows: Sequence[NDArray[np.intp]]) -> None:
+    """Confidence in the bins of the interpolated sections, as one column; NaN where measured."""
     inserted = stack.obs[_keys.INSERTED].to_numpy()
-    for kind in (_keys.STD, _keys.LOWER, _keys.UPPER):
-        found = {name: adata.layers[key] for name in names if (key := _keys.doubt(name, kind)) in adata.layers}
-        if found:
-            stack.layers[kind] = np.full(stack.shape, np.nan, dtype=np.float32)
-            stack.layers[kind][inserted] = np.concatenate(
-                [_dense(found[name], r) for name, r in zip(names, rows, strict=True) if name in found]
-            )
     columns = {name: adata.obs[key] for name in names if (key := _keys.confidence(name)) in adata.obs}
     if columns:
         sure = np.full(stack.n_obs, np.nan)

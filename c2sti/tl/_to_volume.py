@@ -14,7 +14,7 @@ import scipy.sparse as sp
 from anndata import AnnData
 from numpy.typing import NDArray
 
-from c2sti import _check, _keys, _result
+from c2sti import _check, _keys, _result, grid
 from c2sti._aside import aside
 from c2sti._types import Lattice
 from c2sti.tl._describe import describe
@@ -167,16 +167,26 @@ def _step(depths: pd.Series) -> float:
 
 
 def _volume(stack: AnnData, lattice: Lattice, sections: Sequence[str], fill: float) -> NDArray[np.float32]:
-    """(c, z, y, x) expression."""
-    xy = np.asarray(stack.obsm[_keys.SPATIAL])
-    bins = lattice.bins(xy)
-    if (bins < 0).any() or np.abs(lattice.centres[bins] - xy).max() > OFF_CENTRE * lattice.pitch:
-        raise ValueError("the rows are points of one's own (at=), not bins of a lattice; make the sections without at=")
-    plane = pd.Categorical(stack.obs[_keys.SECTION], categories=sections).codes
-    values = stack.X.toarray() if sp.issparse(stack.X) else np.asarray(stack.X)
-    volume = np.full((stack.n_vars, len(sections), *lattice.shape), fill, dtype=np.float32)
-    volume[:, plane, *np.divmod(bins, lattice.shape[1])] = values.T
-    return volume
+    """(c, z, y, x) expression; of a measured section each voxel is the mean of the spots that stand for it."""
+    section, inserted = stack.obs[_keys.SECTION].to_numpy(), stack.obs[_keys.INSERTED].to_numpy(dtype=bool)
+    volume = np.full((stack.n_vars, len(sections), lattice.shape[0] * lattice.shape[1]), fill, dtype=np.float32)
+    for plane, name in enumerate(sections):
+        rows = np.flatnonzero(section == name)
+        xy, values = np.asarray(stack.obsm[_keys.SPATIAL])[rows], stack.X[rows]
+        values = values.toarray() if sp.issparse(values) else np.asarray(values)
+        bins = lattice.bins(xy)
+        on_lattice = (bins >= 0).all() and np.abs(lattice.centres[bins] - xy).max() <= OFF_CENTRE * lattice.pitch
+        if not on_lattice and inserted[rows].any():
+            raise ValueError(
+                "the rows are points of one's own (at=), not bins of a lattice; make the sections without at="
+            )
+        if not on_lattice:
+            together = grid.on_bins(xy, lattice.centres, lattice)
+            n = together.sum(axis=1)
+            bins = np.flatnonzero(n)
+            values = (together[bins] @ values) / n[bins, None]
+        volume[:, plane, bins] = values.T
+    return volume.reshape(stack.n_vars, len(sections), *lattice.shape)
 
 
 def _write(

@@ -243,7 +243,12 @@ def _stores() -> Iterator[Bad]:
     ):
         yield Bad(of, f"out {what}", lambda folder, out=out: interpolate(out=out(folder)), (says,))
     for digits in (0, 9, 2.5, float("nan"), "three", [3]):
-        yield Bad(of, f"digits={digits!r}", lambda f, d=digits: interpolate(out=f / "s.zarr", digits=d), ("digits",))
+        yield Bad(
+            of,
+            f"digits={digits!r}",
+            lambda f, d=digits: interpolate(out=f / "s.zarr", dense=True, digits=d),
+            ("digits",),
+        )
     yield Bad(of, "digits without out", lambda _: interpolate(digits=3), ("digits", "out="))
     yield Bad(
         of, "too little memory", lambda f: interpolate(out=f / "s.zarr", max_memory="1 MB"), ("max_memory", "at least")

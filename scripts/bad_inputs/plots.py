@@ -145,8 +145,14 @@ def _coexpression(draw: Any) -> Iterator[Bad]:
     yield from wrong_values(of, draw, "n_genes", [0, -1, 1.5, "all", None])
     yield from wrong_values(of, draw, "cmap", ["ugly", 3])
     yield from wrong_values(of, draw, "axs", [[], [None], 3], r"\baxs\b")
-    yield Bad(of, "without graphs", lambda _: draw(changed(result(), lambda a: a.varp.clear())), ("varp",))
+    yield Bad(of, "without measured layers", lambda _: draw(changed(result(), _ungraphed)), ("layers",))
     yield Bad(of, "a section with sections=", lambda _: draw(_graphed(), sections="slice_a"), ("sections",))
+
+
+def _ungraphed(adata: Any) -> None:
+    """A result that has neither its graphs nor what they are made from."""
+    adata.uns["c2sti"].pop("coexpression")
+    del adata.layers["slice_a"]
 
 
 def _graphed() -> Any:
