@@ -1,6 +1,6 @@
 """How fast an inserted section is written out, beside what the machine can do.
 
-``InsertedSection.expression`` over chunks of genes: dense factors (``c2sti``, ``gp``), and sparse ones (``linear``,
+``InterpolatedSection.expression`` over chunks of genes: dense factors (``c2sti``, ``gp``), and sparse ones (``linear``,
 ``copy``). In the same run, with the same threads: the bandwidth of ``np.copyto`` between arrays that fit no cache, and
 the rate of numpy's single-precision matrix product of one chunk.
 
@@ -19,7 +19,7 @@ import numpy as np
 import scipy.sparse as sp
 from _record import arguments, timed, write
 
-from c2sti._types import InsertedSection
+from c2sti._types import InterpolatedSection
 from c2sti.ops import gaussian_operator, nearest_operator
 
 CHUNK = 1024  # genes at a time, as results are filled
@@ -65,7 +65,7 @@ def product_rate(bins: int, genes: int, rng: np.random.Generator, repeats: int, 
     return 2 * bins * k * genes / timed(lambda: np.matmul(a, b, out=out), repeats)["cpu_s"] / 1e9
 
 
-def sections(bins: int, genes: int, rng: np.random.Generator, k: int = 300) -> dict[str, InsertedSection]:
+def sections(bins: int, genes: int, rng: np.random.Generator, k: int = 300) -> dict[str, InterpolatedSection]:
     """Inserted sections as the methods make them: 300 maps, or weights of two sections of which a fifth is not zero."""
     side = bins**0.5
     at, spots = rng.random((bins, 2)) * side, rng.random((bins // 2, 2)) * side
@@ -73,21 +73,21 @@ def sections(bins: int, genes: int, rng: np.random.Generator, k: int = 300) -> d
     nothing = np.zeros(genes)
     near = gaussian_operator(spots, at, 0.8)
     return {
-        "dense": InsertedSection(
+        "dense": InterpolatedSection(
             rng.standard_normal((bins, k), dtype=np.float32), rng.random((k, genes), dtype=np.float32), nothing
         ),
-        "linear": InsertedSection(sp.hstack([0.5 * near, 0.5 * near], format="csr"), measured, nothing),
-        "copy": InsertedSection(nearest_operator(spots, at), measured[: len(spots)], nothing),
+        "linear": InterpolatedSection(sp.hstack([0.5 * near, 0.5 * near], format="csr"), measured, nothing),
+        "copy": InterpolatedSection(nearest_operator(spots, at), measured[: len(spots)], nothing),
     }
 
 
-def written(section: InsertedSection, genes: int) -> None:
+def written(section: InterpolatedSection, genes: int) -> None:
     """All genes, chunk by chunk; each chunk is dropped when the next is asked for."""
     for first in range(0, genes, CHUNK):
         section.expression(slice(first, min(first + CHUNK, genes)))
 
 
-def traffic(section: InsertedSection, bins: int, genes: int) -> tuple[float, float]:
+def traffic(section: InterpolatedSection, bins: int, genes: int) -> tuple[float, float]:
     """Least bytes in and out of main memory, and arithmetic."""
     factors = [f.nnz * 8 if isinstance(f, sp.sparray) else f.nbytes for f in (section.weights, section.basis)]
     taps = section.weights.nnz if isinstance(section.weights, sp.sparray) else section.weights.size

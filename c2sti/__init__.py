@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 import lazy_loader
 
 from c2sti import datasets, metrics, pp, tl
+from c2sti._types import InterpolatedSection, Interpolator, Lattice, Noise, Prediction, Section, SlicePair
 from c2sti.grid import read_zarr
 from c2sti.model import C2STi, C2STiConfig
 from c2sti.training import TrainConfig
@@ -20,7 +21,24 @@ if TYPE_CHECKING:
 # matplotlib, half a second, comes when something is drawn.
 __getattr__, _, _ = lazy_loader.attach(__name__, submodules=["pl"])
 
-__all__ = ["C2STi", "C2STiConfig", "TrainConfig", "datasets", "metrics", "pl", "pp", "read_zarr", "tl"]
+__all__ = [
+    "C2STi",
+    "C2STiConfig",
+    "InterpolatedSection",
+    "Interpolator",
+    "Lattice",
+    "Noise",
+    "Prediction",
+    "Section",
+    "SlicePair",
+    "TrainConfig",
+    "datasets",
+    "metrics",
+    "pl",
+    "pp",
+    "read_zarr",
+    "tl",
+]
 __version__ = version("c2sti")
 
 

@@ -172,7 +172,7 @@ class SlicePair:
 
 
 @dataclass(frozen=True)
-class InsertedSection:
+class InterpolatedSection:
     """One section that was never measured, as ``max(weights @ basis + offset, 0)``.
 
     The one form that every method's answer takes: a sparse operator times the measured spots, or component maps times
@@ -212,13 +212,13 @@ class InsertedSection:
         n_seen = int(seen.sum())
         data = weights.data.astype(np.float32)
         few = sp.csr_array((data, place[weights.indices], weights.indptr), shape=(weights.shape[0], n_seen))
-        return InsertedSection(few, _dense_rows(self.basis, seen, genes), self.offset[genes]).expression()
+        return InterpolatedSection(few, _dense_rows(self.basis, seen, genes), self.offset[genes]).expression()
 
-    def rows(self, points: slice | NDArray[np.intp]) -> InsertedSection:
+    def rows(self, points: slice | NDArray[np.intp]) -> InterpolatedSection:
         """The same section at some of its points."""
         return replace(self, weights=self.weights[points])
 
-    def subset(self, genes: NDArray[np.intp]) -> InsertedSection:
+    def subset(self, genes: NDArray[np.intp]) -> InterpolatedSection:
         """The same section with some of its genes, by index."""
         return replace(self, basis=self.basis[:, genes], offset=self.offset[genes])
 
@@ -280,7 +280,7 @@ class Prediction:
         Variance of the answers, where the method can tell it.
     """
 
-    slices: tuple[InsertedSection, ...]
+    slices: tuple[InterpolatedSection, ...]
     notes: dict[str, Any] = field(default_factory=dict)
     noise: Noise | None = None
 

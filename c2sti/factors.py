@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from scipy.linalg import eigh
 from threadpoolctl import threadpool_limits
 
-from c2sti._types import FloatArray, InsertedSection, Prediction
+from c2sti._types import FloatArray, InterpolatedSection, Prediction
 
 TOLERANCE = 1e-4  # root mean square of what compression changes, over that of the values around their mean
 NO_STEP = 1e-5  # share of the largest step between offsets up to which there is none
@@ -42,7 +42,7 @@ def compressed(prediction: Prediction, tolerance: float = TOLERANCE) -> Predicti
     if not any(map(sp.issparse, (*weights, basis))):
         weights, basis = _of_least_rank(weights, np.asarray(basis), tolerance)
     nothing = np.zeros(basis.shape[1], dtype=np.float32)
-    return replace(prediction, slices=tuple(InsertedSection(w, basis, nothing) for w in weights))
+    return replace(prediction, slices=tuple(InterpolatedSection(w, basis, nothing) for w in weights))
 
 
 def _of_least_rank(
@@ -86,7 +86,7 @@ def _product(weights: FloatArray, change: FloatArray) -> NDArray[np.float32]:
     return found
 
 
-def on_one_basis(slices: Sequence[InsertedSection]) -> tuple[list[Factor], Factor]:
+def on_one_basis(slices: Sequence[InterpolatedSection]) -> tuple[list[Factor], Factor]:
     """Weights of sections, one matrix each, on one basis: offsets, and bases of their own, become more columns."""
     bases = {id(s.basis): s.basis for s in slices}
     if len(bases) == 1:
@@ -100,13 +100,13 @@ def on_one_basis(slices: Sequence[InsertedSection]) -> tuple[list[Factor], Facto
     return [joined(both, axis=1) for both in zip(weights, ones, strict=True)], joined([basis, steps], axis=0)
 
 
-def _beside_others(section: InsertedSection, bases: Sequence[Factor]) -> Factor:
+def _beside_others(section: InterpolatedSection, bases: Sequence[Factor]) -> Factor:
     """Weights of a section on several bases together, which it has one of."""
     n = section.weights.shape[0]
     return joined([section.weights if section.basis is b else sp.csr_array((n, b.shape[0])) for b in bases], axis=1)
 
 
-def _steps(slices: Sequence[InsertedSection]) -> tuple[FloatArray, FloatArray]:
+def _steps(slices: Sequence[InterpolatedSection]) -> tuple[FloatArray, FloatArray]:
     """(S, R) shares and (R, N) steps that give the offsets of S sections; none where they are zero."""
     offsets = np.stack([np.asarray(s.offset, dtype=np.float64) for s in slices])
     last = offsets[-1]

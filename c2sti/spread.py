@@ -36,7 +36,7 @@ import numpy as np
 import scipy.sparse as sp
 from numpy.typing import NDArray
 
-from c2sti._types import FloatArray, InsertedSection, Interpolator, Prediction, Section, SlicePair
+from c2sti._types import FloatArray, InterpolatedSection, Interpolator, Prediction, Section, SlicePair
 from c2sti.factors import compressed, on_one_basis, with_rows_of
 
 PART = 60  # spots from which the ends of an interval are told
@@ -69,7 +69,7 @@ class Spread:
 
     prediction: Prediction
     positions: Sequence[float]
-    ends: tuple[InsertedSection, InsertedSection]
+    ends: tuple[InterpolatedSection, InterpolatedSection]
     calibration: Calibration | None = None
     covered: NDArray[np.bool_] | None = None
     apart: FloatArray | None = None
@@ -139,7 +139,7 @@ class Calibration:
         (n_i, N) log1p expression of the same spots.
     """
 
-    predicted: tuple[InsertedSection, InsertedSection]
+    predicted: tuple[InterpolatedSection, InterpolatedSection]
     measured: tuple[sp.csr_array, sp.csr_array]
 
     def subset(self, genes: NDArray[np.intp]) -> Calibration:
@@ -299,7 +299,7 @@ def _from_the_other(whole: Prediction, blind: NDArray[np.bool_]) -> Prediction:
     if noise is not None:
         before = noise.weights
         noise = replace(noise, weights=lambda: _noise_from(before(), in_a, in_b))
-    return replace(whole, slices=tuple(InsertedSection(w, basis, nothing) for w in taken), noise=noise)
+    return replace(whole, slices=tuple(InterpolatedSection(w, basis, nothing) for w in taken), noise=noise)
 
 
 def _noise_from(weights: FloatArray, in_a: NDArray[np.bool_], in_b: NDArray[np.bool_]) -> FloatArray:

@@ -19,7 +19,7 @@ from anndata import AnnData
 
 import c2sti
 from c2sti import grid
-from c2sti._types import InsertedSection, Lattice, Section, SlicePair
+from c2sti._types import InterpolatedSection, Lattice, Section, SlicePair
 from c2sti.datasets import Phantom, phantom
 from c2sti.grid import _layers
 
@@ -116,7 +116,7 @@ def made_layers(n_rows: int, n_genes: int, n_sections: int = 1) -> tuple[AnnData
     rng = np.random.default_rng(0)
     basis = rng.standard_normal((5, n_genes))
     slices = tuple(
-        InsertedSection(rng.standard_normal((n_rows, 5)), basis, np.ones(n_genes)) for _ in range(n_sections)
+        InterpolatedSection(rng.standard_normal((n_rows, 5)), basis, np.ones(n_genes)) for _ in range(n_sections)
     )
     xy, lattice = square_array(2), Lattice((0.0, 0.0), 1.0, (2, 2))
     expression = sp.csr_array(rng.random((4, n_genes), dtype=np.float32))

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 import scipy.sparse as sp
 
-from c2sti._types import InsertedSection
+from c2sti._types import InterpolatedSection
 
 FOLDER = Path(__file__).parents[1] / "benchmarks"
 ROWS = {"throughput": 3, "end_to_end": 5, "training_step": 1, "latency": 7}
@@ -63,9 +63,9 @@ def test_latency_has_a_row_for_each_import_and_model(tmp_path: Path, monkeypatch
 def test_traffic_by_hand(monkeypatch: pytest.MonkeyPatch) -> None:
     throughput = script("throughput", monkeypatch)
     nothing = np.zeros(5)
-    dense = InsertedSection(np.ones((2, 3), np.float32), np.ones((3, 5), np.float32), nothing)
+    dense = InterpolatedSection(np.ones((2, 3), np.float32), np.ones((3, 5), np.float32), nothing)
     # 6 + 15 values in and 10 out, 4 bytes each; 2 · 2 · 3 · 5 operations.
     assert throughput.traffic(dense, 2, 5) == (4 * 31, 60)
     weights, spots = sp.csr_array(np.eye(2, 3)), sp.csr_array(np.eye(3, 5))
     # 2 and 3 entries of 8 bytes in, 10 values out; 2 entries times 5 genes.
-    assert throughput.traffic(InsertedSection(weights, spots, nothing), 2, 5) == (8 * 5 + 40, 20)
+    assert throughput.traffic(InterpolatedSection(weights, spots, nothing), 2, 5) == (8 * 5 + 40, 20)

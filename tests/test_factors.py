@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import scipy.sparse as sp
 
-from c2sti._types import InsertedSection, Prediction
+from c2sti._types import InterpolatedSection, Prediction
 from c2sti.factors import compressed, on_one_basis
 
 
@@ -17,7 +17,7 @@ def prediction(n_rows: int = 50, n_sections: int = 3) -> Prediction:
     basis = (rng.standard_normal((40, 30)) * np.logspace(0, -8, 40)[:, None]).astype(np.float32)
     return Prediction(
         tuple(
-            InsertedSection(rng.standard_normal((n_rows, 40)).astype(np.float32), basis, 3 + rng.random(30))
+            InterpolatedSection(rng.standard_normal((n_rows, 40)).astype(np.float32), basis, 3 + rng.random(30))
             for _ in range(n_sections)
         )
     )
@@ -40,7 +40,8 @@ def test_sparse_weights_and_sections_without_an_offset_stay_as_they_are() -> Non
     rng = np.random.default_rng(0)
     basis = sp.csr_array(rng.random((6, 5), dtype=np.float32))
     slices = tuple(
-        InsertedSection(sp.random_array((4, 6), density=0.5, format="csr", rng=rng), basis, np.zeros(5)) for _ in "ab"
+        InterpolatedSection(sp.random_array((4, 6), density=0.5, format="csr", rng=rng), basis, np.zeros(5))
+        for _ in "ab"
     )
     found = compressed(Prediction(slices))
     for section, own in zip(found.slices, slices, strict=True):
@@ -50,7 +51,8 @@ def test_sparse_weights_and_sections_without_an_offset_stay_as_they_are() -> Non
 def test_sections_on_bases_of_their_own_come_onto_one() -> None:
     rng = np.random.default_rng(0)
     slices = tuple(
-        InsertedSection(sp.csr_array(rng.random((4, 6))), sp.csr_array(rng.random((6, 5))), rng.random(5)) for _ in "ab"
+        InterpolatedSection(sp.csr_array(rng.random((4, 6))), sp.csr_array(rng.random((6, 5))), rng.random(5))
+        for _ in "ab"
     )
     weights, basis = on_one_basis(slices)
     for w, section in zip(weights, slices, strict=True):
@@ -60,7 +62,7 @@ def test_sections_on_bases_of_their_own_come_onto_one() -> None:
 
 
 def test_sections_that_do_not_vary() -> None:
-    flat = Prediction((InsertedSection(np.zeros((4, 2)), np.ones((2, 3)), np.array([1.0, 0.0, 2.0])),))
+    flat = Prediction((InterpolatedSection(np.zeros((4, 2)), np.ones((2, 3)), np.array([1.0, 0.0, 2.0])),))
     np.testing.assert_allclose(values_of(compressed(flat))[0], np.tile([1.0, 0.0, 2.0], (4, 1)), atol=1e-6)
-    nothing = Prediction((InsertedSection(np.zeros((4, 2)), np.ones((2, 3)), np.zeros(3)),))
+    nothing = Prediction((InterpolatedSection(np.zeros((4, 2)), np.ones((2, 3)), np.zeros(3)),))
     np.testing.assert_array_equal(values_of(compressed(nothing))[0], 0)

@@ -12,7 +12,7 @@ from anndata import AnnData
 
 import c2sti
 from c2sti import grid
-from c2sti._types import InsertedSection
+from c2sti._types import InterpolatedSection
 from c2sti.grid import _layers
 from c2sti.model.memory import LEAST, memory
 from tests.conftest import interpolate, made_layers, never, write_dense
@@ -71,7 +71,8 @@ def test_what_a_description_takes_is_known_before(pair: tuple[AnnData, AnnData])
     described, _ = grid.make_pair(a, b, lattice=grid.common_lattice(a, b))
     n, n_genes = sum(len(s.xy) for s in described.sections), described.n_genes
     entries = sum(s.expression.nnz for s in described.sections)
-    wanted = LEAST + 120 * n**2 + 8 * n_genes * (n + 4) + 72 * entries + 12 * n * 30 + 8 * m * 5 * 30
+    describing = 8 * n_genes * (n + 4) + 72 * entries + 8 * n * 30
+    wanted = LEAST + 120 * n**2 + max(describing, 8 * m * 4 * 30)
     assert memory(described, m, 3, model.settings) == wanted
     model(described, described.a.xy, [0.5])  # what is imported late is no memory of the description
     tracemalloc.start()
@@ -104,7 +105,7 @@ def test_what_does_not_fit_at_all_is_an_error(tmp_path: Path, monkeypatch: pytes
     def never_enough(*_: object) -> np.ndarray:
         raise MemoryError("none left")
 
-    monkeypatch.setattr(InsertedSection, "block", never_enough)
+    monkeypatch.setattr(InterpolatedSection, "block", never_enough)
     with pytest.raises(MemoryError, match="none left"), grid.new_store(tmp_path / "o.zarr") as store:
         write_dense(store, made_layers(200, 30))
     assert os.listdir(tmp_path) == []

@@ -5,7 +5,7 @@ import pytest
 import scipy.sparse as sp
 
 from c2sti import _types
-from c2sti._types import InsertedSection, Section
+from c2sti._types import InterpolatedSection, Section
 from c2sti.baselines import METHODS, naive
 
 from .conftest import array_pair, square_array
@@ -98,7 +98,7 @@ def test_sparse_factors_are_multiplied_alike_in_every_way(monkeypatch: pytest.Mo
     draw = np.random.default_rng(4)
     weights = sp.random_array((30, 20), density=0.2, rng=draw, format="csr")
     basis = sp.random_array((20, 50), density=0.3, rng=draw, format="csr", dtype=np.float32)
-    section = InsertedSection(weights, basis, draw.standard_normal(50) * 0.1)
+    section = InterpolatedSection(weights, basis, draw.standard_normal(50) * 0.1)
     expected = np.maximum(weights.toarray() @ basis.toarray() + section.offset, 0)
     np.testing.assert_allclose(section.expression(), expected, atol=1e-6)
     some = np.array([7, 3, 40])

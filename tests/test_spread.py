@@ -13,7 +13,7 @@ import scipy.sparse as sp
 from anndata import AnnData
 
 import c2sti
-from c2sti._types import InsertedSection, Prediction, SlicePair
+from c2sti._types import InterpolatedSection, Prediction, SlicePair
 from c2sti.baselines import METHODS
 from c2sti.baselines.naive import gain
 from c2sti.grid._layers import confidence
@@ -70,7 +70,7 @@ def test_beyond_the_spots_less_is_known() -> None:
 def test_a_method_that_tells_no_noise_has_what_the_sides_disagree_on() -> None:
     def sides(pair: SlicePair, at: np.ndarray, positions: list[float], **_: object) -> Prediction:
         one = np.ones((len(at), 1))
-        return Prediction(tuple(InsertedSection(p * one, np.ones((1, 3)), np.ones(3)) for p in positions))
+        return Prediction(tuple(InterpolatedSection(p * one, np.ones((1, 3)), np.ones(3)) for p in positions))
 
     pair = array_pair(np.ones((SIDE**2, 3)), np.ones((SIDE**2, 3)), SIDE)
     _, spread = ask(sides, pair, AT, [0.5], device="cpu", seed=0)
@@ -196,7 +196,7 @@ def bent(pair: SlicePair, at: np.ndarray, positions: list[float], **_: object) -
     basis = np.array([[1.0, 2.0, 0.0]], dtype=np.float32)
     offsets = [np.array([1 + p, 2 - p**2, 3 + p**3]) for p in positions]
     columns = [at[:, :1].astype(np.float32) * np.float32(p) for p in positions]
-    return Prediction(tuple(InsertedSection(w, basis, o) for w, o in zip(columns, offsets, strict=True)))
+    return Prediction(tuple(InterpolatedSection(w, basis, o) for w, o in zip(columns, offsets, strict=True)))
 
 
 @pytest.mark.parametrize("name", ["copy", "linear", "lowrank", "gp", "bent"])
@@ -287,7 +287,7 @@ def given(predicted: np.ndarray, measured: np.ndarray) -> Calibration:
     """What two sections of equally many spots say of each other."""
     offset = np.zeros(predicted.shape[1])
     halves = np.array_split(np.arange(len(predicted)), 2)
-    sections = [InsertedSection(predicted[half], np.eye(predicted.shape[1]), offset) for half in halves]
+    sections = [InterpolatedSection(predicted[half], np.eye(predicted.shape[1]), offset) for half in halves]
     return Calibration((sections[0], sections[1]), tuple(sp.csr_array(measured[half]) for half in halves))
 
 

@@ -270,3 +270,60 @@ def test_what_does_not_fit_into_memory_is_refused(factors: Path, monkeypatch: py
     with pytest.raises(MemoryError, match=r"6 layers of \d+ bins x \d+ genes take .* kB, and 100 kB .*: genes="):
         c2sti.tl.materialize(c2sti.read_zarr(factors))
     assert c2sti.tl.materialize(c2sti.read_zarr(factors), genes=["gene_001"]).n_vars == 1
+
+
+# ---- every option, and every use of a result, from factors as from dense layers
+
+
+OPTIONS = {
+    "std": {"std": True},
+    "interval": {"interval": 0.8},
+    "genes": {"genes": ["gene_007", "gene_003"]},
+    "at": {"at": np.array([[700.0, 700.0], [650.0, 800.0], [500.0, 520.0]])},
+    "obs_keys": {"obs_keys": "domain"},
+    "positions": {"positions": [0.1, 0.9]},
+    "key_added": {"key_added": "mine", "std": True},
+    "pitch": {"pitch": 170.0},
+    "context": {},
+}
+
+
+@pytest.mark.parametrize("model", ["gp", "linear", "c2sti"])
+@pytest.mark.parametrize("option", OPTIONS)
+def test_every_option_is_the_same_from_factors(
+    _series: list[AnnData], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, option: str, model: str
+) -> None:
+    a, between, b = _series[:3]
+    how = {"model": model, **OPTIONS[option]}
+    if option == "context":
+        a, b, how["context"] = a, between, {2.0: b}
+    key = str(how.get("key_added", "c2sti"))
+    wanted = interpolate(a, b, **how)
+    stored = interpolate(a, b, out=tmp_path / "out.zarr", **how)
+    plain = ad.read_zarr(tmp_path / "out.zarr")
+    plain.write_h5ad(tmp_path / "out.h5ad")
+    monkeypatch.setattr("c2sti.grid._memory.DENSE", 0)
+    for found in (stored, ad.read_h5ad(tmp_path / "out.h5ad"), interpolate(a, b, **how)):
+        made = c2sti.tl.materialize(found, key=key)
+        check_same(made, wanted)
+        pd.testing.assert_frame_equal(made.obs, wanted.obs)
+        assert set(made.obsm) == set(wanted.obsm)
+
+
+def test_every_use_is_the_same_from_factors(unsure: AnnData, factors: Path, tmp_path: Path) -> None:
+    out, gene = c2sti.read_zarr(factors), unsure.var_names[5]
+    for name, written in (("dense", unsure), ("lazy", out)):
+        c2sti.tl.to_volume(written, tmp_path / f"{name}.zarr", genes=[gene])
+    dense, lazy = (zarr.open_group(tmp_path / f"{name}.zarr", mode="r")["s0"][:] for name in ("dense", "lazy"))
+    np.testing.assert_allclose(lazy, dense, atol=1e-5)
+    tables = [c2sti.tl.to_spatialdata(one, um_per_unit=1.0).tables for one in (unsure, out)]
+    assert set(tables[0]) == set(tables[1])
+    for name, table in tables[0].items():
+        np.testing.assert_allclose(np.asarray(tables[1][name].X), np.asarray(table.X), atol=1e-5)
+    for draw in (lambda one: c2sti.pl.sections(one, gene)[1], lambda one: c2sti.pl.spread(one, gene)):
+        shown = [np.ma.filled(draw(one).collections[0].get_array(), np.nan) for one in (unsure, out)]
+        np.testing.assert_allclose(shown[1], shown[0], rtol=1e-4, atol=1e-5)
+    plt.close("all")
+    drawn = [c2sti.tl.sample_counts(one).X.toarray() for one in (unsure, out)]
+    assert (drawn[0] == drawn[1]).mean() > 0.999  # a draw may turn on the last digit
+    assert c2sti.tl.describe(out).split("parameters")[0] == c2sti.tl.describe(unsure).split("parameters")[0]

@@ -13,7 +13,7 @@ import squidpy as sq
 from anndata import AnnData
 
 import c2sti
-from c2sti._types import InsertedSection, Lattice, Prediction, SlicePair
+from c2sti._types import InterpolatedSection, Lattice, Prediction, SlicePair
 from c2sti.baselines import METHODS
 from c2sti.grid import HEImage, section_pictures
 
@@ -104,7 +104,7 @@ def shifting(pair: SlicePair, at: np.ndarray, positions: Sequence[float], **othe
     found = METHODS["linear"](pair, at, positions, **other)  # type: ignore[arg-type]
     field = np.zeros((len(positions), 2, *pair.lattice.shape), dtype=np.float32)
     field[:, 0] = [[[-80.0 * p * (1 - p)]] for p in positions]
-    slices: tuple[InsertedSection, ...] = found.slices
+    slices: tuple[InterpolatedSection, ...] = found.slices
     return Prediction(slices, {"displacement": field})
 
 

@@ -17,7 +17,7 @@ from scipy.spatial import KDTree
 from torch import Tensor, nn
 from torch.nn import functional
 
-from c2sti._types import FloatArray, InsertedSection, Lattice, Noise, Section, SlicePair
+from c2sti._types import FloatArray, InterpolatedSection, Lattice, Noise, Section, SlicePair
 from c2sti.baselines.naive import WIDTH, map_noise
 from c2sti.ops import deformable_sampling, gaussian_operator, sample, smoothed_axes
 
@@ -60,7 +60,7 @@ class Frames:
         far = max(self.width / WIDTH, self.lattice.pitch) * REACH
         return (KDTree(xy).query(self.lattice.centres)[0] <= far).reshape(self.lattice.shape).astype(np.float32)
 
-    def inserted(self, pair: SlicePair, at: FloatArray, position: float, change: Tensor) -> InsertedSection:
+    def inserted(self, pair: SlicePair, at: FloatArray, position: float, change: Tensor) -> InterpolatedSection:
         """The blend of both sections at (M, 2) points, plus a (K, H, W) change to its maps: without it, `lowrank`."""
         ends = [
             gaussian_operator(s.xy, at, WIDTH * pair.spacing) @ _scores(s.xy, s.expression, self.axes)
@@ -68,7 +68,7 @@ class Frames:
         ]
         blend = (1 - position) * ends[0] + position * ends[1]
         moved = sample(change, self.lattice, at).cpu().numpy() * self.scale
-        return InsertedSection(blend + moved, self.axes, (1 - position) * pair.a.mean + position * pair.b.mean)
+        return InterpolatedSection(blend + moved, self.axes, (1 - position) * pair.a.mean + position * pair.b.mean)
 
     def noise(self, pair: SlicePair, at: FloatArray, positions: Sequence[float]) -> Noise:
         """Variance of that blend; what a network adds to it is taken to be certain."""

@@ -10,7 +10,7 @@ from collections.abc import Callable, Sequence
 import numpy as np
 import scipy.sparse as sp
 
-from c2sti._types import FloatArray, InsertedSection, Noise, Prediction, SlicePair
+from c2sti._types import FloatArray, InterpolatedSection, Noise, Prediction, SlicePair
 from c2sti.ops import gaussian_operator, local_noise, nearest_operator, smoothed_axes
 
 WIDTH = 0.6  # of the Gaussian, in spot spacings
@@ -33,7 +33,7 @@ def copy(
     slices = []
     for p in positions:
         near = 0 if p <= 0.5 else 1
-        slices.append(InsertedSection(nearest[near], (pair.a, pair.b)[near].expression, nothing))
+        slices.append(InterpolatedSection(nearest[near], (pair.a, pair.b)[near].expression, nothing))
         progress(1 / len(positions))
     return Prediction(tuple(slices), noise=operator_noise(pair, [s.weights for s in slices]))
 
@@ -53,7 +53,7 @@ def linear(
     basis = sp.vstack([pair.a.expression, pair.b.expression], format="csr")
     slices = []
     for p in positions:
-        slices.append(InsertedSection(sp.hstack([(1 - p) * from_a, p * from_b], format="csr"), basis, nothing))
+        slices.append(InterpolatedSection(sp.hstack([(1 - p) * from_a, p * from_b], format="csr"), basis, nothing))
         progress(1 / len(positions))
     return Prediction(tuple(slices), noise=operator_noise(pair, [s.weights for s in slices]))
 
@@ -84,7 +84,7 @@ def lowrank(
         weights = np.array([1 - p, p, *(BEYOND * (1 - p if s.position < 0 else p) for s in pair.context)])
         shares.append(weights / weights.sum())
         blend = np.tensordot(shares[-1], scores, axes=1)
-        slices.append(InsertedSection(blend, axes, (1 - p) * means[0] + p * means[1]))
+        slices.append(InterpolatedSection(blend, axes, (1 - p) * means[0] + p * means[1]))
         progress(1 / len(positions))
     noise = map_noise([s.xy for s in sections], spots, operators, shares, axes)
     return Prediction(tuple(slices), noise=noise)

@@ -20,7 +20,7 @@ from tqdm.auto import tqdm
 
 from c2sti import _check, grid, metrics, ops, pair_check
 from c2sti._stored import in_memory
-from c2sti._types import FloatArray, InsertedSection, Interpolator, PictureEncoder, SlicePair
+from c2sti._types import FloatArray, InterpolatedSection, Interpolator, PictureEncoder, SlicePair
 from c2sti.model.baseline import Descriptions
 from c2sti.spread import Calibration, ask
 from c2sti.training import Case
@@ -254,7 +254,7 @@ def _score(
 
 def _answer(
     method: Interpolator, known: Descriptions, rows: grid.Rows, position: float, intervals: Sequence[float]
-) -> tuple[InsertedSection, Calibration | None]:
+) -> tuple[InterpolatedSection, Calibration | None]:
     """The interpolated section, and what intervals around its values are made of, where there are to be any."""
     wanted, pair = len(intervals) > 0, known.pair
     prediction, spread = ask(

@@ -5,9 +5,11 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property, partial
+from itertools import pairwise
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from c2sti._tasks import each
@@ -127,42 +129,71 @@ class Field:
         self, target: FloatArray, z: Sequence[float], progress: Callable[[float], object] = lambda share: None
     ) -> FloatArray:
         """(S, M, K) posterior means at (M, 2) places in spot spacings and S z; a section's z means itself."""
-        return self._over_tiles(_means, target, z, progress)
+        return self.at_each([(target, z)], progress)[0]
+
+    def at_each(
+        self,
+        wanted: Sequence[tuple[FloatArray, Sequence[float]]],
+        progress: Callable[[float], object] = lambda share: None,
+    ) -> list[FloatArray]:
+        """The same for several sets of places, each with z of its own: what is costly is done once."""
+        return self._over_tiles(_means, wanted, progress)
 
     def variance_at(self, target: FloatArray, z: Sequence[float]) -> FloatArray:
         """(S, M, K) posterior variances at the same places: 0 where all is known, σ² where nothing is."""
-        return self._over_tiles(_variances, target, z, lambda share: None)
+        return self._over_tiles(_variances, [(target, z)], lambda share: None)[0]
 
     def _over_tiles(
         self,
-        work: Callable[[Question, Tile], FloatArray],
-        target: FloatArray,
-        z: Sequence[float],
+        work: Callable[[Question, Tile], list[FloatArray]],
+        wanted: Sequence[tuple[FloatArray, Sequence[float]]],
         progress: Callable[[float], object],
-    ) -> FloatArray:
-        """(S, M, K) mean over the length scales of what `work` finds at the places, tile by tile."""
-        total = np.zeros((len(z), len(target), self.n_maps), dtype=np.float32)
+    ) -> list[FloatArray]:
+        """(S, M, K) mean over the length scales of what `work` finds at the places of each set, tile by tile."""
+        lengths = [len(target) for target, _ in wanted]
+        first = np.cumsum([0, *lengths])
+        places = np.concatenate([target for target, _ in wanted])
+        totals = [np.zeros((len(z), n, self.n_maps), np.float32) for n, (_, z) in zip(lengths, wanted, strict=True)]
         for part in self.parts:
             share = part.share.cpu().numpy().astype(np.float32)
             x = part.observed.x
-            tiles = [t for t in tiles_of(x.cpu().numpy(), np.asarray(target), part.kernel.length) if len(t.here)]
-            question = Question(part, torch.as_tensor(target, device=x.device, dtype=torch.float64), tuple(z))
+            tiles = [tile for tile in tiles_of(x.cpu().numpy(), places, part.kernel.length) if len(tile.here)]
+            at = torch.as_tensor(places, device=x.device, dtype=torch.float64)
+            question = Question(part, at, tuple(first), tuple(tuple(z) for _, z in wanted))
             here = x.is_cuda or len(tiles) == 1
             n_threads = torch.get_num_threads()
             found = map(partial(work, question), tiles) if here else each(work, question, tiles, n_threads=n_threads)
-            for tile, values in zip(tiles, found, strict=True):
-                total[:, tile.here] += values * share
-                progress(len(tile.here) / len(target) / len(self.parts))
-        return total
+            for tile, of_each in zip(tiles, found, strict=True):
+                for total, start, rows, values in zip(totals, first, question.sets(tile), of_each, strict=False):
+                    total[:, tile.here[rows] - start] += values * share
+                progress(len(tile.here) / len(places) / len(self.parts))
+        return totals
 
 
 @dataclass(frozen=True)
 class Question:
-    """What is asked of every tile: the fields, (M, 2) places of which it has some, and the z wanted."""
+    """What is asked of every tile.
+
+    Parameters
+    ----------
+    part
+        The fields.
+    places
+        (M, 2) of all sets, one after the other.
+    first
+        Number of the first place of each set, and M.
+    z
+        Those wanted of each set.
+    """
 
     part: Part
     places: Tensor
-    z: tuple[float, ...]
+    first: tuple[int, ...]
+    z: tuple[tuple[float, ...], ...]
+
+    def sets(self, tile: Tile) -> list[NDArray[np.intp]]:
+        """Which of the places in a tile belong to each set."""
+        return [np.flatnonzero((a <= tile.here) & (tile.here < b)) for a, b in pairwise(self.first)]
 
     def of(self, tile: Tile) -> tuple[Observed, Tensor, bool]:
         """The spots that a tile sees, (m, 2) places in it, and whether it sees all spots."""
@@ -172,27 +203,30 @@ class Question:
         return spots, self.places[torch.as_tensor(tile.here, device=device)], len(tile.near) == len(observed.x)
 
 
-def _means(question: Question, tile: Tile) -> FloatArray:
-    """(S, m, K) posterior means: of each section what its spots contribute, blended by B."""
+def _means(question: Question, tile: Tile) -> list[FloatArray]:
+    """(S, m, K) posterior means for each set: of each section what its spots contribute, blended by B."""
     part, (spots, places, all_seen) = question.part, question.of(tile)
-    z = places.new_tensor(question.z)
-    means = places.new_zeros((len(z), len(places), len(part.noise)))
+    sets = [torch.as_tensor(rows, device=places.device) for rows in question.sets(tile)]
+    wanted = [places.new_tensor(z) for z in question.z]
+    means = [places.new_zeros((len(z), len(rows), len(part.noise))) for z, rows in zip(wanted, sets, strict=True)]
     if len(spots.x):
         weights = (part.whole if all_seen else Solved.of(part, spots)).weights
-        for own, rows in _sections(spots):
-            found = dot(part.kernel.within(places, spots.x[rows]), weights[rows])
-            for mean, share in zip(means, part.kernel.between(z, own[None])[:, 0], strict=True):
-                mean.add_(found, alpha=float(share))
-    return means.float().cpu().numpy()
+        once, place = places.unique(dim=0, return_inverse=True)  # sets may have places in common
+        for own, of_section in _sections(spots):
+            found = dot(part.kernel.within(once, spots.x[of_section]), weights[of_section])
+            for total, z, rows in zip(means, wanted, sets, strict=True):
+                for mean, share in zip(total, part.kernel.between(z, own[None])[:, 0], strict=True):
+                    mean.add_(found[place[rows]], alpha=float(share))
+    return [total.float().cpu().numpy() for total in means]
 
 
-def _variances(question: Question, tile: Tile) -> FloatArray:
-    """(S, m, K) posterior variances."""
+def _variances(question: Question, tile: Tile) -> list[FloatArray]:
+    """(S, m, K) posterior variances for the one set that there is."""
     part, (spots, places, all_seen) = question.part, question.of(tile)
-    z = places.new_tensor(question.z)
+    z = places.new_tensor(question.z[0])
     found = part.scale.expand(len(z), len(places), -1).clone()
     if len(spots.x) == 0:
-        return found.float().cpu().numpy()
+        return [found.float().cpu().numpy()]
     known = part.whole.spectrum if all_seen else Spectrum.of(part.kernel, spots)
     kept = 1 / (known.power[:, None] + part.noise)
     for first in range(0, len(places), CHUNK):
@@ -204,7 +238,7 @@ def _variances(question: Question, tile: Tile) -> FloatArray:
         for j in range(len(z)):
             mixed = torch.stack([values * share[j] for values, share in told]).sum(dim=0)
             found[j, some] *= (1 - dot(mixed**2, kept)).clamp(0, 1)
-    return found.float().cpu().numpy()
+    return [found.float().cpu().numpy()]
 
 
 def _sections(spots: Observed) -> Iterator[tuple[Tensor, Tensor]]:

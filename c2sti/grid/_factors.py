@@ -19,7 +19,7 @@ from anndata import AnnData
 from numpy.typing import NDArray
 
 from c2sti import _keys, _result
-from c2sti._types import InsertedSection, Noise, Prediction
+from c2sti._types import InterpolatedSection, Noise, Prediction
 from c2sti.factors import TOLERANCE
 from c2sti.grid._layers import Layers
 from c2sti.spread import Intervals, Spread
@@ -149,9 +149,9 @@ def layers_of(
     def shared(name: str) -> Any:
         return _part(adata, "varm", f"{key}_{name}{suffix}").T
 
-    def section(prefix: str, basis: Any) -> InsertedSection:
+    def section(prefix: str, basis: Any) -> InterpolatedSection:
         weights = _part(adata, "obsm", f"{prefix}_{FACTORS}")[rows][:, : basis.shape[0]]
-        return InsertedSection(weights, basis, nothing)
+        return InterpolatedSection(weights, basis, nothing)
 
     basis = shared(LOADINGS)
     slices = tuple(section(prefix, basis) for prefix in prefixes)

@@ -72,7 +72,7 @@ def held_graph(record: Mapping[str, Any], section: str) -> Graph | None:
     held = record.get(_keys.COEXPRESSION, {})
     if section not in held or GENES not in held:
         return None
-    return Graph(pd.Index(np.asarray(held[GENES], dtype=str)), sp.csr_array(held[section]))
+    return Graph(pd.Index([str(gene) for gene in held[GENES]]), sp.csr_array(held[section]))
 
 
 class MeasuredPair:

@@ -21,7 +21,7 @@ from numpy.typing import NDArray
 from c2sti import _keys
 from c2sti._stored import Expression
 from c2sti._tasks import compute
-from c2sti._types import FloatArray, InsertedSection, Section
+from c2sti._types import FloatArray, InterpolatedSection, Section
 from c2sti.ops import nearest
 from c2sti.spread import Intervals, Spread
 
@@ -48,7 +48,7 @@ class Layers:
     """
 
     names: Sequence[str]
-    slices: tuple[InsertedSection, ...]
+    slices: tuple[InterpolatedSection, ...]
     spread: Spread | None = None
     intervals: Intervals | None = None
 
@@ -85,7 +85,7 @@ class Layers:
         """The same with what is sparse stored by genes: blocks take few of them."""
         stored: dict[int, Any] = {}
 
-        def changed(section: InsertedSection) -> InsertedSection:
+        def changed(section: InterpolatedSection) -> InterpolatedSection:
             basis = section.basis  # shared by sections, and to stay so
             if id(basis) not in stored:
                 stored[id(basis)] = sp.csc_array(basis) if sp.issparse(basis) else basis

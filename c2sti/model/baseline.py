@@ -17,7 +17,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from c2sti._types import FloatArray, InsertedSection, Interpolator, Prediction, Section, SlicePair
+from c2sti._types import FloatArray, InterpolatedSection, Interpolator, Prediction, Section, SlicePair
 from c2sti.model.components import Description, Settings, describe
 
 
@@ -62,7 +62,7 @@ class Baseline:
         maps = description.at(at, positions, lambda share: progress(0.3 * share))
         basis, field = description.basis, description.field
         slices = [
-            InsertedSection(m, basis, blended_mean(pair.sections, p)) for m, p in zip(maps, positions, strict=True)
+            InterpolatedSection(m, basis, blended_mean(pair.sections, p)) for m, p in zip(maps, positions, strict=True)
         ]
         notes = {
             "length": np.array([part.kernel.length for part in field.parts]) * description.spacing,

@@ -19,7 +19,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from c2sti import _check, _checkpoint
-from c2sti._types import FloatArray, InsertedSection, Prediction, SlicePair
+from c2sti._types import FloatArray, InterpolatedSection, Prediction, SlicePair
 from c2sti.model.baseline import Baseline
 from c2sti.model.components import Description, Settings
 from c2sti.model.cross_modal import CrossModalAlignment, ExpressionStem, HistologyEncoder
@@ -328,8 +328,8 @@ class C2STi:
             basis = base.basis.cpu().numpy()
             for i, p in enumerate(positions):
                 change, deformation = network(inputs, p, motion, share)
-                maps = base.maps[i] + sample(change, inputs.lattice, at)
-                slices.append(InsertedSection(maps.cpu().numpy(), basis, base.means[i].cpu().numpy()))
+                maps = base.maps[i].add_(sample(change, inputs.lattice, at))  # in place: they may be large
+                slices.append(InterpolatedSection(maps.cpu().numpy(), basis, base.means[i].cpu().numpy()))
                 fields_.append(deformation.displacement.cpu().numpy())
                 progress(0.2 / len(positions))
         notes = {

@@ -109,7 +109,15 @@ class Description:
         progress: Callable[[float], object] = lambda share: None,
     ) -> FloatArray:
         """(S, M, D·K) maps at (M, 2) points of the frame and S positions, float32."""
-        return self.field.at(points / self.spacing, self._z(positions), progress)
+        return self.at_each([(points, positions)], progress)[0]
+
+    def at_each(
+        self,
+        wanted: Sequence[tuple[FloatArray, Sequence[float]]],
+        progress: Callable[[float], object] = lambda share: None,
+    ) -> list[FloatArray]:
+        """The same for several sets of points, each with positions of its own: what is costly is done once."""
+        return self.field.at_each([(points / self.spacing, self._z(p)) for points, p in wanted], progress)
 
     @property
     def basis(self) -> FloatArray:
@@ -175,8 +183,7 @@ def describe(
             scores += found
             n_genes.append(effective)
             progress(0.6 / len(turns))
-        values = np.concatenate(scores, axis=1)
-        leading = values[:, : min(N_LEADING, len(loadings[0]))]  # of all counts
+        leading = scores[0][:, : min(N_LEADING, len(loadings[0]))]  # of all counts
 
         def learnt(noise: FloatArray) -> list[Observed]:
             return [Observed.of(block.x[w], block.z[w], leading[w], noise[w], "cpu") for w in windows]
@@ -189,7 +196,8 @@ def describe(
         def cells(length: float) -> Observed:
             cell = block.cells(length)
             mean, z = mean_operator(cell, 1 / variance), block.z[np.unique(cell, return_index=True)[1]]
-            return Observed.of(mean @ block.x, z, mean @ values, mean.power(2) @ variance, device)
+            values = np.concatenate([mean @ own for own in scores], axis=1)
+            return Observed.of(mean @ block.x, z, values, mean.power(2) @ variance, device)
 
         field = Field.learn(
             cells(kernel.length),

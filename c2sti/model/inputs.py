@@ -116,14 +116,11 @@ def prepare(
         Is told each share of the work that has been done, 1 in all.
     """
     lattice = pair.lattice.coarsened(MOST_BINS)
-    centres = lattice.centres
-    # One call for all places and positions: what is costly is done once, and the bins wanted are mostly the lattice's.
-    places, place = np.unique(np.concatenate([centres, at]), axis=0, return_inverse=True)
-    bins, wanted = np.split(place.ravel(), [len(centres)])
-    maps = description.at(places, [0.0, 1.0, *positions], lambda share: progress(0.8 * share))
-    first, second = (_on_lattice(torch.as_tensor(maps[i, bins]), lattice) for i in (0, 1))
+    wanted = [(lattice.centres, [0.0, 1.0]), (at, positions)]
+    ends, maps = description.at_each(wanted, lambda share: progress(0.8 * share))
+    first, second = (_on_lattice(torch.as_tensor(end), lattice) for end in ends)
     inputs = _inputs(pair, lattice, n_panel, (first, second))
-    prediction = BaselineTensors.of(maps[2:, wanted], description, pair.sections, positions)
+    prediction = BaselineTensors.of(maps, description, pair.sections, positions)
     progress(0.2)
     return inputs.to(device), prediction.to(device)
 
