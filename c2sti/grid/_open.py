@@ -10,10 +10,13 @@ import dask.array as da
 import numpy as np
 import scipy.sparse as sp
 from anndata import AnnData
+from numpy.typing import NDArray
 
 from c2sti import _check, _keys, _result
 from c2sti.grid._factors import FACTORS, take
 from c2sti.grid._stack import with_values
+
+GENES = 2048  # of a measured layer that are made dense together
 
 
 def completed(adata: AnnData) -> AnnData:
@@ -54,8 +57,18 @@ def dense_measured(values: Any, tissue: Any) -> Any:
     if not sp.issparse(getattr(values, "_meta", None)):
         return values
     inside = da.from_array(tissue[:, None], chunks=(values.chunks[0], 1))
-    dense = values.map_blocks(lambda block: block.toarray(), dtype=np.float32, meta=np.empty((0, 0), np.float32))
-    return da.where(inside, dense, np.float32(np.nan))
+    # By some genes at a time, so that whoever looks at one does not have all of them made dense.
+    parts = []
+    for first in range(0, values.shape[1], GENES):
+        genes = slice(first, min(first + GENES, values.shape[1]))
+        chunks = (values.chunks[0], (genes.stop - genes.start,))
+        how = {"chunks": chunks, "dtype": np.float32, "meta": np.empty((0, 0), np.float32)}
+        parts.append(values.map_blocks(_dense, genes, **how))
+    return da.where(inside, da.concatenate(parts, axis=1), np.float32(np.nan))
+
+
+def _dense(rows: sp.csr_array, genes: slice) -> NDArray[np.float32]:
+    return rows[:, genes].toarray()
 
 
 def read_zarr(path: str | Path, *, key: str = _keys.RESULT) -> AnnData:
