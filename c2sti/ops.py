@@ -15,6 +15,7 @@ import scipy.sparse as sp
 import torch
 from numpy.typing import NDArray
 from scipy.linalg import eigh
+from scipy.ndimage import map_coordinates
 from scipy.sparse.linalg import LinearOperator, svds
 from scipy.spatial import KDTree
 from torch import Tensor
@@ -332,24 +333,37 @@ def deformable_sampling(maps: Tensor, offsets: Tensor, weights: Tensor) -> Tenso
     """
     height, width = maps.shape[1:]
     y, x = torch.meshgrid(torch.arange(height).to(maps), torch.arange(width).to(maps), indexing="ij")
-    # From bins to grid_sample's scale, on which an axis goes from -1 to 1. An axis of one bin has one place to look.
-    unit = 2 / maps.new_tensor([max(width - 1, 1), max(height - 1, 1)])
     out = torch.zeros_like(maps)
     # Tap by tap: sampling all at once would hold T copies of the maps.
     for tap, offset, weight in zip(taps(weights.shape[0]), offsets, weights, strict=True):
-        at = torch.stack([x + tap[0] + offset[0], y + tap[1] + offset[1]], dim=-1) * unit - 1
-        sampled = functional.grid_sample(maps[None], at[None], padding_mode="border", align_corners=True)
-        out = out + weight * sampled[0]
+        out = out + weight * bilinear(maps, torch.stack([x + tap[0] + offset[0], y + tap[1] + offset[1]], dim=-1))
     return out
+
+
+def bilinear(maps: Tensor, at: Tensor) -> Tensor:
+    """(K, h, w) values of (K, H, W) maps at (h, w, 2) places (x, y) in bins; beyond the border that of the border."""
+    height, width = maps.shape[1:]
+    # To grid_sample's scale, on which an axis goes from -1 to 1. An axis of one bin has one place to look.
+    unit = 2 / maps.new_tensor([max(width - 1, 1), max(height - 1, 1)])
+    return functional.grid_sample(maps[None], (at * unit - 1)[None], padding_mode="border", align_corners=True)[0]
 
 
 def sample(maps: Tensor, lattice: Lattice, points: FloatArray) -> Tensor:
     """(M, K) bilinear values of (K, H, W) maps at (M, 2) points of the frame; beyond the border that of the border."""
-    height, width = lattice.shape
-    bins = (points - np.asarray(lattice.origin)) / lattice.pitch
-    unit = bins * 2 / np.maximum([width - 1, height - 1], 1) - 1
-    at = torch.as_tensor(unit, dtype=maps.dtype, device=maps.device)
-    return functional.grid_sample(maps[None], at[None, None], padding_mode="border", align_corners=True)[0, :, 0].T
+    at = torch.as_tensor((points - np.asarray(lattice.origin)) / lattice.pitch, dtype=maps.dtype, device=maps.device)
+    return bilinear(maps, at[None])[:, 0].T
+
+
+def linear_at(
+    maps: Sequence[FloatArray] | FloatArray, lattice: Lattice, points: FloatArray, beyond: float | None = None
+) -> FloatArray:
+    """(C, M) values of (C, H, W) maps at (M, 2) points of the frame, linear between bins.
+
+    Beyond the border that of the border, or a value that is given.
+    """
+    at = ((points - np.asarray(lattice.origin)) / lattice.pitch).T[::-1]
+    how = {"mode": "nearest"} if beyond is None else {"mode": "constant", "cval": beyond}
+    return np.stack([map_coordinates(layer, at, order=1, **how) for layer in maps])
 
 
 def taps(n: int) -> list[tuple[int, int]]:

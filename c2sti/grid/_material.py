@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import numpy as np
-from scipy.ndimage import map_coordinates
-
 from c2sti._types import FloatArray, Lattice
+from c2sti.ops import linear_at
 
 
 def material_places(
@@ -34,8 +32,5 @@ def material_places(
     """
     if displacement is None:
         return points, points
-    # A field of wider bins covers the same area, from the same corner: half a bin beyond the centre of the first.
-    wider = -(-max(lattice.shape) // max(displacement.shape[1:]))
-    bins = ((points - np.asarray(lattice.origin)) / lattice.pitch + 0.5) / wider - 0.5
-    d = np.column_stack([map_coordinates(axis, bins.T[::-1], order=1, mode="nearest") for axis in displacement])
+    d = linear_at(displacement, lattice.coarsened(max(displacement.shape[1:])), points).T
     return points + d / (2 * (1 - position)), points - d / (2 * position)

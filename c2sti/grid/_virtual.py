@@ -7,12 +7,12 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.ndimage import map_coordinates
 
 from c2sti import _log
 from c2sti._types import FloatArray, Lattice
 from c2sti.grid._histology import HEImage, Picture, histology_on
 from c2sti.grid._material import material_places
+from c2sti.ops import linear_at
 
 MOST_PIXELS = 1024  # along the longer side of the tissue
 MOST_CANVAS = 4096  # from the origin of the frame, where by squidpy's convention an image begins
@@ -113,14 +113,9 @@ def _between(
 
 def _colours_at(colours: FloatArray, fine: Lattice, places: FloatArray) -> FloatArray:
     """(3, h, w) colours at the (h·w, 2) places of the pixels, linear between pixels that are known."""
-    pixel = (places - np.asarray(fine.origin)).T[::-1] / fine.pitch
-
-    def at(values: FloatArray) -> FloatArray:
-        return map_coordinates(values, pixel, order=1, mode="constant", cval=0.0).reshape(fine.shape)
-
-    known = at(np.isfinite(colours[0]).astype(np.float32))
-    found = np.stack([at(np.nan_to_num(channel)) for channel in colours])
-    return np.where(known > 0.5, found / np.maximum(known, 1e-6), np.nan)
+    layers = np.stack([np.isfinite(colours[0]), *np.nan_to_num(colours)]).astype(np.float32)
+    known, *found = linear_at(layers, fine, places, beyond=0.0).reshape(-1, *fine.shape)
+    return np.where(known > 0.5, np.stack(found) / np.maximum(known, 1e-6), np.nan)
 
 
 def _placed(colours: FloatArray, corner: tuple[int, int]) -> NDArray[np.uint8]:

@@ -20,6 +20,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from c2sti.ops import bilinear
+
 Stage = Literal["layer1", "layer2", "layer3", "layer4"]
 CHANNELS: dict[Stage, int] = {"layer1": 256, "layer2": 512, "layer3": 1024, "layer4": 2048}
 STRIDE: dict[Stage, int] = {"layer1": 4, "layer2": 8, "layer3": 16, "layer4": 32}
@@ -137,17 +139,15 @@ def on_lattice(features: Tensor, shape: tuple[int, int], size: tuple[int, int], 
     -------
     (C, H, W) features.
     """
-    points, samples = [], []  # per axis: where to look, on grid_sample's scale; how often per bin
-    for bins, pixels, cells in zip(shape, size, features.shape[1:], strict=True):
+    points, samples = [], []  # per axis: where to look, in cells; how often per bin
+    for bins, pixels in zip(shape, size, strict=True):
         often = max(1, -(-pixels // (bins * stride)))
         n = bins * often
         pixel = (torch.arange(n, dtype=features.dtype, device=features.device) + 0.5) * (pixels / n) - 0.5
-        points.append(pixel / stride * (2 / max(cells - 1, 1)) - 1)
+        points.append(pixel / stride)
         samples.append(often)
     y, x = torch.meshgrid(*points, indexing="ij")
-    grid = torch.stack([x, y], dim=-1)[None]
-    sampled = functional.grid_sample(features[None], grid, padding_mode="border", align_corners=True)
-    return functional.avg_pool2d(sampled, samples)[0]
+    return functional.avg_pool2d(bilinear(features, torch.stack([x, y], dim=-1))[None], samples)[0]
 
 
 def load_resnet50(weights: str | Path, *, stage: Stage = "layer1") -> ResNet50Features:

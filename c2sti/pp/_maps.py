@@ -12,13 +12,13 @@ from typing import Literal
 import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
-from scipy.ndimage import gaussian_filter, map_coordinates
+from scipy.ndimage import gaussian_filter
 from scipy.spatial import KDTree
 
 from c2sti._stored import Expression, in_memory, moments, some_genes
 from c2sti._types import FloatArray, Lattice
 from c2sti.grid import Picture, SliceGrid, histology_on, log_normalise, profiles, shared_genes, values_of
-from c2sti.ops import gaussian_operator, most_variable, smoothed_axes
+from c2sti.ops import gaussian_operator, linear_at, most_variable, smoothed_axes
 
 Use = Literal["auto", "expression", "histology", "both"]
 
@@ -61,7 +61,7 @@ class Maps:
 
     def at(self, points: FloatArray) -> tuple[FloatArray, NDArray[np.bool_]]:
         """(n, C) channels at points by linear interpolation, and (n,) whether the points lie in the tissue."""
-        values = sample([*self.channels, self.tissue], self.lattice, points)
+        values = linear_at([*self.channels, self.tissue], self.lattice, points, beyond=0.0)
         # Near a border pixels outside, which are 0, are mixed in: the mean over the tissue pixels alone is wanted.
         return (values[:-1] / np.maximum(values[-1], 0.5)).T, values[-1] > 0.5
 
@@ -77,12 +77,6 @@ class Maps:
         x, y = (o + pitch / 2 for o in self.lattice.origin)
         lattice = Lattice((x, y), 2 * pitch, (height, width))
         return Maps(mean(self.channels), mean(self.tissue), lattice, self.points, self.step)
-
-
-def sample(images: Sequence[NDArray[np.float32]], lattice: Lattice, points: FloatArray) -> FloatArray:
-    """(C, n) images at points by linear interpolation, 0 off the lattice."""
-    column, row = (points - np.asarray(lattice.origin)).T / lattice.pitch
-    return np.stack([map_coordinates(image, [row, column], order=1, cval=0.0) for image in images])
 
 
 def apply(matrix: FloatArray, xy: FloatArray) -> FloatArray:

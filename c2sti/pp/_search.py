@@ -10,7 +10,8 @@ import scipy.fft
 from numpy.typing import NDArray
 
 from c2sti._types import FloatArray
-from c2sti.pp._maps import Maps, apply, sample
+from c2sti.ops import linear_at
+from c2sti.pp._maps import Maps, apply
 
 ANGLE_STEP = 5.0  # degrees: at the rim of a section of 20 spots half of it is less than a spot
 LEAST_OVERLAP = 0.3  # of the smaller section: below it a few pixels agree by chance
@@ -89,7 +90,7 @@ class _Transformed:
     def best(self, rotation: FloatArray) -> Iterator[Candidate]:
         """The highest peaks among all translations of one rotation."""
         back = self.pixels @ rotation + self.centre  # the inverse rotation, on rows
-        images = sample([*self.moved.channels, self.moved.tissue], self.moved.lattice, back)
+        images = linear_at([*self.moved.channels, self.moved.tissue], self.moved.lattice, back, beyond=0.0)
         *channels, tissue = images.reshape(-1, self.side, self.side)
         scores = self._scores(np.asarray(channels, dtype=np.float32), tissue.astype(np.float32))
         for _ in range(PEAKS):

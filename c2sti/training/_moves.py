@@ -8,10 +8,10 @@ from math import pi
 
 import numpy as np
 import torch
-from scipy.ndimage import map_coordinates
 from torch import Tensor
 
 from c2sti._types import FloatArray, Lattice, Section
+from c2sti.ops import linear_at
 from c2sti.training._examples import Case, Example
 
 
@@ -74,9 +74,8 @@ def _waves(rng: np.random.Generator, width: float, n_waves: int = 24) -> Callabl
 
 def _warped(picture: FloatArray, moves: FloatArray, lattice: Lattice) -> FloatArray:
     """(C, H, W) picture whose tissue was moved by (H·W, 2): what is at x now lay at about x minus the move."""
-    x, y = ((lattice.centres - moves - np.asarray(lattice.origin)) / lattice.pitch).T
-    layers = [map_coordinates(layer, [y, x], order=1, cval=np.nan).reshape(lattice.shape) for layer in picture]
-    return np.stack(layers).astype(picture.dtype)
+    found = linear_at(picture, lattice, lattice.centres - moves, beyond=np.nan)
+    return found.reshape(-1, *lattice.shape).astype(picture.dtype)
 
 
 def turned_maps(maps: Tensor, quarters: int, mirrored: bool) -> Tensor:
