@@ -151,6 +151,24 @@ def test_noise_lies_between_the_steps_of_its_grid() -> None:
     assert steps.max() < 0.25 * np.log(field.NOISES[1] / field.NOISES[0])
 
 
+def test_a_field_that_keeps_what_it_has_solved_says_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(_tiles, "MOST", 30)
+    rng = np.random.default_rng(0)
+    x = rng.random((300, 2)) * 40
+    made = one_length(
+        observed(x, np.repeat([0.0, 1.0], 150), rng.standard_normal((300, 2))),
+        Kernel(1.0, 0.75, 0.7),
+        np.array([0.5, 1.0]),
+    )
+    kept = made.keeping()
+    for places, z in ((x[:50], 0.3), (x[40:], 0.8), (x + 1, 0.3)):
+        np.testing.assert_array_equal(kept.at(places, [z]), made.at(places, [z]))
+    solved = []
+    monkeypatch.setattr("c2sti.field._field.Solved.of", lambda *_: solved.append(1))
+    kept.at(x, [0.1])
+    assert not solved
+
+
 @pytest.mark.parametrize(("ratio", "most"), [(0.1, 0.001), (20.0, 0.02)])
 def test_tiles_leave_no_seams(ratio: float, most: float, monkeypatch: pytest.MonkeyPatch) -> None:
     # What a tile does not see of the tissue beyond makes it differ from the exact answer, most where noise calls for

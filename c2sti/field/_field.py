@@ -40,6 +40,8 @@ class Part:
         (K,) of this length scale in each map.
     known
         Spectrum of the spots, where it has been computed.
+    kept
+        By tile what a covariance with its spots is multiplied by, where fields are asked again and again; else None.
     """
 
     observed: Observed
@@ -48,6 +50,17 @@ class Part:
     scale: Tensor
     share: Tensor
     known: Spectrum | None = None
+    kept: dict[int, Tensor] | None = None
+
+    def weights(self, tile: Tile, spots: Observed) -> Tensor:
+        """(n, K) what a covariance with the spots of a tile is multiplied by to give the fields' means."""
+        if len(tile.near) == len(self.observed.x):
+            return self.whole.weights
+        if self.kept is None:
+            return Solved.of(self, spots).weights
+        if tile.number not in self.kept:
+            self.kept[tile.number] = Solved.of(self, spots).weights
+        return self.kept[tile.number]
 
     @cached_property
     def whole(self) -> Solved:
@@ -120,6 +133,10 @@ class Field:
                 parts.append(Part(seen, own, noise, scale, share, None if many else known[0]))
         return cls(tuple(parts))
 
+    def keeping(self) -> Field:
+        """The same, solved tile by tile once, however often it is asked: as much memory as the spots' maps."""
+        return Field(tuple(replace(part, kept={}) for part in self.parts))
+
     @property
     def n_maps(self) -> int:
         """K."""
@@ -157,7 +174,8 @@ class Field:
         for part in self.parts:
             share = part.share.cpu().numpy().astype(np.float32)
             x = part.observed.x
-            tiles = [tile for tile in tiles_of(x.cpu().numpy(), places, part.kernel.length) if len(tile.here)]
+            every = enumerate(tiles_of(x.cpu().numpy(), places, part.kernel.length))
+            tiles = [replace(tile, number=i) for i, tile in every if len(tile.here)]
             at = torch.as_tensor(places, device=x.device, dtype=torch.float64)
             question = Question(part, at, tuple(first), tuple(tuple(z) for _, z in wanted))
             here = x.is_cuda or len(tiles) == 1
@@ -195,22 +213,22 @@ class Question:
         """Which of the places in a tile belong to each set."""
         return [np.flatnonzero((a <= tile.here) & (tile.here < b)) for a, b in pairwise(self.first)]
 
-    def of(self, tile: Tile) -> tuple[Observed, Tensor, bool]:
-        """The spots that a tile sees, (m, 2) places in it, and whether it sees all spots."""
+    def of(self, tile: Tile) -> tuple[Observed, Tensor]:
+        """The spots that a tile sees, and (m, 2) places in it."""
         observed, device = self.part.observed, self.places.device
         near = observed[tile.near]
         spots = replace(near, variance=near.variance / torch.as_tensor(tile.weight, device=device))
-        return spots, self.places[torch.as_tensor(tile.here, device=device)], len(tile.near) == len(observed.x)
+        return spots, self.places[torch.as_tensor(tile.here, device=device)]
 
 
 def _means(question: Question, tile: Tile) -> list[FloatArray]:
     """(S, m, K) posterior means for each set: of each section what its spots contribute, blended by B."""
-    part, (spots, places, all_seen) = question.part, question.of(tile)
+    part, (spots, places) = question.part, question.of(tile)
     sets = [torch.as_tensor(rows, device=places.device) for rows in question.sets(tile)]
     wanted = [places.new_tensor(z) for z in question.z]
     means = [places.new_zeros((len(z), len(rows), len(part.noise))) for z, rows in zip(wanted, sets, strict=True)]
     if len(spots.x):
-        weights = (part.whole if all_seen else Solved.of(part, spots)).weights
+        weights = part.weights(tile, spots)
         once, place = places.unique(dim=0, return_inverse=True)  # sets may have places in common
         for own, of_section in _sections(spots):
             found = dot(part.kernel.within(once, spots.x[of_section]), weights[of_section])
@@ -222,11 +240,12 @@ def _means(question: Question, tile: Tile) -> list[FloatArray]:
 
 def _variances(question: Question, tile: Tile) -> list[FloatArray]:
     """(S, m, K) posterior variances for the one set that there is."""
-    part, (spots, places, all_seen) = question.part, question.of(tile)
+    part, (spots, places) = question.part, question.of(tile)
     z = places.new_tensor(question.z[0])
     found = part.scale.expand(len(z), len(places), -1).clone()
     if len(spots.x) == 0:
         return [found.float().cpu().numpy()]
+    all_seen = len(tile.near) == len(part.observed.x)
     known = part.whole.spectrum if all_seen else Spectrum.of(part.kernel, spots)
     kept = 1 / (known.power[:, None] + part.noise)
     for first in range(0, len(places), CHUNK):

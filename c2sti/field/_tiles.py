@@ -28,11 +28,14 @@ class Tile:
         (n,) indices of the spots.
     weight
         (n,) of each spot in (0, 1]: it fades towards the end of what is seen.
+    number
+        Among the tiles of the spots, which do not depend on the places.
     """
 
     here: NDArray[np.intp]
     near: NDArray[np.intp]
     weight: FloatArray
+    number: int = 0
 
 
 def tiles_of(x: FloatArray, target: FloatArray, length: float) -> Iterator[Tile]:

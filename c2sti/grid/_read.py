@@ -30,7 +30,7 @@ if TYPE_CHECKING:
 TARGET_SUM = 1e4  # counts a spot are scaled to this before log1p
 COUNTS = "counts"  # layer that holds counts beside a normalised X, by scanpy's convention
 SAME_SIZE = 0.01  # by which library sizes told by the values of one spot may differ: their rounding
-LARGE = 2**24  # entries of a backed or lazy matrix from which it is left where it is and read in blocks
+LARGE = 2**22  # entries of a backed or lazy matrix from which it is left where it is and read in blocks
 
 
 @dataclass(frozen=True)

@@ -131,6 +131,10 @@ class Description:
             lambda: (np.square(self.loadings) * self.shares[:, None, None]).reshape(-1, self.loadings.shape[2]),
         )
 
+    def keeping(self) -> Description:
+        """The same for many gaps: what is solved for one serves the others."""
+        return replace(self, field=self.field.keeping())
+
     def between(self, first: float, second: float) -> Description:
         """The same for positions on the scale of a pair that lies at these two positions of this one's."""
         step = second - first

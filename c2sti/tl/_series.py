@@ -331,7 +331,7 @@ def _description(
         return None
     own = [grids[i] for i in together.sections]
     sections, spacing, keys = grid.make_sections(own, lattice)
-    return describe(sections, spacing, keys, method.settings, device=device, seed=seed)
+    return describe(sections, spacing, keys, method.settings, device=device, seed=seed).keeping()
 
 
 # ---- the sections, and the stack of them
