@@ -334,3 +334,5 @@ def test_a_stored_series_is_that_in_memory(series: list[AnnData], tmp_path: Path
     assert not few.varm and set(few.obsm) == set(wanted.obsm)
     with pytest.raises(FileExistsError, match="s.zarr exists"):
         fill(series, out=tmp_path / "s.zarr", **how)
+    measured = fill(series, at_z=[0.0, 150.0], model=model, out=tmp_path / "m.zarr")
+    np.testing.assert_array_equal(np.asarray(measured.X), fill(series, at_z=[0.0, 150.0]).X)

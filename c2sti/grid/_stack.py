@@ -23,8 +23,9 @@ from c2sti import _keys, _result
 from c2sti._stored import Expression, blocks
 from c2sti.factors import TOLERANCE
 from c2sti.grid._factors import FACTORS, VERSION, check_version, ends_of, layers_of, put_loadings, weights_of
-from c2sti.grid._layers import Layers, rows_lazily, store
-from c2sti.grid._stream import append_rows, new_layers
+from c2sti.grid._layers import CHUNK_ROWS, Layers, rows_lazily, store
+from c2sti.grid._store import codec
+from c2sti.grid._stream import ARRAY, append_rows, new_group
 
 MEASURED = "measured"  # layer of a store: the spots of measured sections
 VALUES = None  # kind of a section's own values, beside standard deviations and ends of intervals
@@ -93,9 +94,23 @@ def add_values(
 
 def write_stack(folder: Path, frame: AnnData, stack: Sequence[Block], key: str) -> None:
     """Write a stack: its small parts, the spots of measured sections as CSR, and the factors of the others."""
-    _put(frame, stack, key)
-    with new_layers(folder, frame) as layers:
-        append_rows(layers, MEASURED, chain.from_iterable(_spots(b, frame.n_vars) for b in stack), frame.shape)
+    weights = _put(frame, stack, key)
+    with new_group(folder, frame) as group:
+        for name, of_each in weights.items():
+            _write_rows(group["obsm"], name, of_each, [block.n_rows for block in stack])
+        spots = chain.from_iterable(_spots(block, frame.n_vars) for block in stack)
+        append_rows(group.require_group("layers"), MEASURED, spots, frame.shape)
+
+
+def _write_rows(obsm: Any, name: str, parts: Sequence[Any], lengths: Sequence[int]) -> None:
+    """Write matrices one below the other, as wide as the widest, zero where there is none; they may be large."""
+    width = max(part.shape[1] for part in parts if part is not None)
+    chunks = (max(min(CHUNK_ROWS, sum(lengths)), 1), width)
+    how = {"dtype": "float32", "compressors": codec(), "attributes": ARRAY, "fill_value": 0}
+    written = obsm.create_array(name, shape=(sum(lengths), width), chunks=chunks, **how)
+    for part, stop, n in zip(parts, np.cumsum(lengths).tolist(), lengths, strict=True):
+        if part is not None:
+            written[stop - n : stop, : part.shape[1]] = part
 
 
 def _spots(block: Block, n_genes: int) -> Iterator[sp.csr_array]:
@@ -106,35 +121,35 @@ def _spots(block: Block, n_genes: int) -> Iterator[sp.csr_array]:
         yield from (rows for _, rows in blocks(block.measured))
 
 
-def _put(frame: AnnData, stack: Sequence[Block], key: str) -> None:
-    """Factors of all rows, one below the other, and the loadings of each gap."""
+def _put(frame: AnnData, stack: Sequence[Block], key: str) -> dict[str, list[Any]]:
+    """Write the loadings of each gap, and the factors of all rows where they are sparse; gives back those to write."""
     lengths = [block.n_rows for block in stack]
     first = {block.gap: block.layers for block in reversed(stack) if block.layers is not None}
     gaps = {str(gap): put_loadings(frame, layers, key, suffix=f"_{gap}") for gap, layers in sorted(first.items())}
     weights = [{} if block.layers is None else weights_of(block.layers, 0) | ends_of(block.layers) for block in stack]
+    dense: dict[str, list[Any]] = {}
     for kind in dict.fromkeys(chain.from_iterable(weights)):
-        frame.obsm[f"{key}_{kind}"] = _below([own.get(kind) for own in weights], lengths)
+        of_each = [own.get(kind) for own in weights]
+        if any(map(sp.issparse, of_each)):
+            frame.obsm[f"{key}_{kind}"] = _below(of_each, lengths)
+        else:
+            dense[f"{key}_{kind}"] = of_each
     loadings = [None if block.layers is None else gaps[str(block.gap)]["loadings"] for block in stack]
     frame.obs[f"{key}_{FACTORS}"] = pd.Categorical(np.repeat(np.array(loadings, dtype=object), lengths))
     frame.uns[key][FACTORS] = {"version": VERSION, "tolerance": TOLERANCE, "gaps": gaps}
+    return dense
 
 
-def _below(parts: Sequence[Any], lengths: Sequence[int]) -> Any:
-    """Matrices one below the other, as wide as the widest; zero where there is none."""
+def _below(parts: Sequence[Any], lengths: Sequence[int]) -> sp.csr_matrix:
+    """Sparse matrices one below the other, as wide as the widest; empty where there is none."""
     width = max(part.shape[1] for part in parts if part is not None)
-    if any(map(sp.issparse, parts)):
-        wide = [
-            sp.csr_matrix((n, width), dtype=np.float32)
-            if part is None
-            else sp.csr_matrix((part.data.astype(np.float32), part.indices, part.indptr), shape=(n, width))
-            for part, n in zip(parts, lengths, strict=True)
-        ]
-        return sp.vstack(wide, format="csr")
-    found = np.zeros((sum(lengths), width), dtype=np.float32)
-    for part, stop, n in zip(parts, np.cumsum(lengths), lengths, strict=True):
-        if part is not None:
-            found[stop - n : stop, : part.shape[1]] = part
-    return found
+    wide = [
+        sp.csr_matrix((n, width), dtype=np.float32)
+        if part is None
+        else sp.csr_matrix((part.data.astype(np.float32), part.indices, part.indptr), shape=(n, width))
+        for part, n in zip(parts, lengths, strict=True)
+    ]
+    return sp.vstack(wide, format="csr")
 
 
 def with_values(adata: AnnData, key: str) -> AnnData:

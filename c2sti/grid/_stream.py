@@ -65,7 +65,8 @@ def write_store(
     """
     if not dense:
         put(frame, layers, key)
-    with new_layers(folder, frame) as on_disk:
+    with new_group(folder, frame) as group:
+        on_disk = group.require_group("layers")
         for name, section, p in ((_keys.SLICE_A, pair.a, 0.0), (_keys.SLICE_B, pair.b, 1.0)):
             append_rows(on_disk, name, _measured(section, rows.points, rows.inside(p)), frame.shape)
         if not dense:
@@ -89,8 +90,8 @@ def write_store(
 
 
 @contextmanager
-def new_layers(folder: Path, frame: AnnData) -> Iterator[Any]:
-    """A store with all of a result but its layers; the block is given the group to write these into."""
+def new_group(folder: Path, frame: AnnData) -> Iterator[Any]:
+    """A store with all of a result but its layers; the block is given it to write these into."""
     import zarr  # noqa: PLC0415 - heavy, and only a stored result needs it
     from anndata.io import write_elem  # noqa: PLC0415
 
@@ -101,7 +102,7 @@ def new_layers(folder: Path, frame: AnnData) -> Iterator[Any]:
         frame.strings_to_categoricals()
         write_elem(group, "/", frame)
         group.attrs.update({"encoding-type": "anndata", "encoding-version": "0.1.0"})
-        yield group.require_group("layers")
+        yield group
         zarr.consolidate_metadata(group.store)
 
 

@@ -193,42 +193,28 @@ def interpolate_series(
             var = var.loc[_result.genes_of(genes, var.index, var, "all sections")]
         if not sees_context(method):
             n_context = 0
-        gaps = sorted({place.first for place in places if place.inserted})
-        parts: dict[str, Part] = {
+        parts = {
             place.name: _measured_part(grids[place.first], place.name, lattice, var, labels)
             for place in places
             if not place.inserted
         }
-        fits: dict[str, dict[str, float]] = {}
+        how = {
+            "method": method,
+            "model": told,
+            "lattice": lattice,
+            "genes": var.index,
+            "device": device,
+            "seed": seed,
+            "key_added": key_added,
+            "labels": labels,
+            "with_graphs": False,
+            "std": std,
+            "interval": interval,
+            "on_misfit": on_misfit,
+        }
         n_inserted = sum(place.inserted for place in places)
-        what = f"interpolating {n_inserted} section(s)"
-        with tqdm(total=100 * len(gaps), desc=what, bar_format=SHARES, disable=not show_progress_bar) as bar:
-            for together in described_together(gaps, len(grids), n_context):
-                description = _description(grids, together, method, lattice, device, seed)
-                for first in together.gaps:
-                    inside = [place for place in places if place.inserted and place.first == first]
-                    made = insert(
-                        grids[first],
-                        grids[first + 1],
-                        np.array([place.position for place in inside]),
-                        context=_context(grids, depths, first, n_context),
-                        method=method,
-                        model=told,
-                        lattice=lattice,
-                        genes=var.index,
-                        device=device,
-                        seed=seed,
-                        key_added=key_added,
-                        labels=labels,
-                        with_graphs=False,
-                        std=std,
-                        interval=interval,
-                        on_misfit=on_misfit,
-                        progress=shares_of(bar),
-                        description=None if description is None else description.between(*depths[first : first + 2]),
-                    )
-                    parts |= _inserted_parts(made, inside, key_added)
-                    fits[f"{own[first]} to {own[first + 1]}"] = made.frame.uns[key_added][_keys.PAIR_CHECK]
+        made, fits = _interpolated(grids, places, depths, n_context, own, show_progress_bar, how)
+        parts |= made
         parameters = {**found[0].told(), "n_context": n_context, "spacing": spacing}
         parameters["interval"] = interval
         record = {_keys.PAIR_CHECK: pd.DataFrame.from_dict(fits, orient="index")}
@@ -239,6 +225,7 @@ def interpolate_series(
         _log.info(f"inserted {n_inserted} section(s) beside {len(places) - n_inserted} measured ({stack.n_obs} rows)")
         if store is not None:
             grid.write_stack(store, stack, blocks, key_added)
+            del stack, blocks, parts, made  # they may be large, and are about to be read again
         else:
             kinds = [_keys.STD] * std + [_keys.LOWER, _keys.UPPER] * (interval is not None)
             size = 4 * stack.n_obs * stack.n_vars * (1 + len(kinds))
@@ -332,6 +319,53 @@ def _description(
     own = [grids[i] for i in together.sections]
     sections, spacing, keys = grid.make_sections(own, lattice)
     return describe(sections, spacing, keys, method.settings, device=device, seed=seed).keeping()
+
+
+def _interpolated(
+    grids: Sequence[grid.SliceGrid],
+    places: Sequence[Place],
+    depths: FloatArray,
+    n_context: int,
+    own: Sequence[str],
+    show_progress_bar: bool,
+    how: Mapping[str, Any],
+) -> tuple[dict[str, Part], dict[str, dict[str, float]]]:
+    """The interpolated sections by name, gap by gap, and the pair check of each gap.
+
+    Parameters
+    ----------
+    grids, depths, own
+        The measured sections, their z and names.
+    places
+        All sections of the answer.
+    n_context
+        Sections on either side of a pair that are its context.
+    show_progress_bar
+        Whether to show one.
+    how
+        Keywords of :func:`c2sti.tl._insert.insert` that are the same for all gaps.
+    """
+    gaps = sorted({place.first for place in places if place.inserted})
+    parts: dict[str, Part] = {}
+    fits: dict[str, dict[str, float]] = {}
+    what = f"interpolating {sum(place.inserted for place in places)} section(s)"
+    with tqdm(total=100 * len(gaps), desc=what, bar_format=SHARES, disable=not show_progress_bar) as bar:
+        for together in described_together(gaps, len(grids), n_context):
+            described = _description(grids, together, how["method"], how["lattice"], how["device"], how["seed"])
+            for first in together.gaps:
+                inside = [place for place in places if place.inserted and place.first == first]
+                made = insert(
+                    grids[first],
+                    grids[first + 1],
+                    np.array([place.position for place in inside]),
+                    context=_context(grids, depths, first, n_context),
+                    progress=shares_of(bar),
+                    description=None if described is None else described.between(*depths[first : first + 2]),
+                    **how,
+                )
+                parts |= _inserted_parts(made, inside, how["key_added"])
+                fits[f"{own[first]} to {own[first + 1]}"] = made.frame.uns[how["key_added"]][_keys.PAIR_CHECK]
+    return parts, fits
 
 
 # ---- the sections, and the stack of them
