@@ -14,7 +14,7 @@ import zarr
 from anndata import AnnData
 
 from c2sti import _aside, grid
-from c2sti.grid import _store, _stream
+from c2sti.grid import _store
 from tests.conftest import interpolate, made_layers, never, write_dense
 
 # ---- digits
@@ -104,7 +104,7 @@ def test_nothing_is_left_of_a_run_that_fails(
             raise error
         return values
 
-    monkeypatch.setattr(_stream, "rounded", fail)
+    monkeypatch.setattr(_store, "rounded", fail)
     with pytest.raises(type(error), match=message), grid.new_store(tmp_path / "o.zarr") as store:
         write_dense(store, made_layers(120, 40))
     assert len(done) > 3
@@ -180,6 +180,6 @@ def test_a_folder_that_is_still_written_into_is_removed_again_or_named(
 
 
 def test_blocks_that_workers_wrote_elsewhere_are_missed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(_stream, "store", lambda *_, **__: None)  # on a disk that we do not see
+    monkeypatch.setattr(_store, "store", lambda *_, **__: None)  # on a disk that we do not see
     with pytest.raises(FileNotFoundError, match="1 blocks are not in .*o.zarr: workers of the cluster have to see"):
         write_dense(tmp_path / "o.zarr", made_layers(20, 10))

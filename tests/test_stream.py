@@ -18,7 +18,7 @@ import zarr
 from anndata import AnnData
 
 import c2sti
-from c2sti.grid import _layers, _stream
+from c2sti.grid import _layers, _store
 from tests.conftest import interpolate, made_layers, write_dense
 
 
@@ -165,7 +165,7 @@ def test_spots_of_a_matrix_on_disk_are_asked_for_by_slices(monkeypatch: pytest.M
 def test_no_layer_is_ever_whole_in_memory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(_layers, "CHUNK_ROWS", 500)
     monkeypatch.setattr(_layers, "CHUNK_VALUES", 2**14)
-    monkeypatch.setattr(_stream, "SPARSE_CHUNK", 2**12)
+    monkeypatch.setattr(_store, "SPARSE_CHUNK", 2**12)
     made = frame, layers, pair, rows = made_layers(8_000, 200)
     object.__setattr__(rows, "tissue", np.zeros_like(rows.tissue))  # no measured values: they are as large as they are
     layer = 4 * 8_000 * 200

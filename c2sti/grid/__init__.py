@@ -42,8 +42,7 @@ from c2sti.grid._read import (
 from c2sti.grid._sections import Container, Key, Keys, Source, Windows, pair_sources, sources, window_for_each
 from c2sti.grid._spatialdata import frame_of, table_of
 from c2sti.grid._stack import Block, add_values, write_stack
-from c2sti.grid._store import check_digits, new_store
-from c2sti.grid._stream import write_store
+from c2sti.grid._store import check_digits, new_store, write_store
 from c2sti.grid._virtual import library_of_section, section_picture, section_pictures
 from c2sti.grid._window import window_of
 from c2sti.grid._write import add_confidence, add_layers, frame_slices, lattice_as_dict

@@ -24,8 +24,7 @@ from c2sti._stored import Expression, blocks
 from c2sti.factors import TOLERANCE
 from c2sti.grid._factors import FACTORS, VERSION, check_version, ends_of, layers_of, put_loadings, weights_of
 from c2sti.grid._layers import CHUNK_ROWS, Layers, rows_lazily, store
-from c2sti.grid._store import codec
-from c2sti.grid._stream import ARRAY, append_rows, new_group
+from c2sti.grid._store import ARRAY, append_rows, codec, new_group
 
 MEASURED = "measured"  # layer of a store: the spots of measured sections
 VALUES = None  # kind of a section's own values, beside standard deviations and ends of intervals
