@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+import dask.array as da
 import numpy as np
 import pandas as pd
 import scipy.sparse as sp
@@ -75,15 +76,24 @@ def stack_of(adata: AnnData, key: str, gap: float | None = None) -> AnnData:
     names = [str(name) for name in stack.uns[key]["sections"]]
     _result.check_sections(adata, names)
     rows = rows_of_each(adata, names)
-    stack.X = np.concatenate([_dense(adata.layers[name], r) for name, r in zip(names, rows, strict=True)])
+    stack.X = _below([adata.layers[name][r] for name, r in zip(names, rows, strict=True)])
     for kind in (_keys.STD, _keys.LOWER, _keys.UPPER):
         found = {name: adata.layers[at] for name in names if (at := _keys.doubt(name, kind)) in adata.layers}
         if found:
-            stack.layers[kind] = np.full(stack.shape, np.nan, dtype=np.float32)
-            stack.layers[kind][stack.obs[_keys.INSERTED].to_numpy()] = np.concatenate(
-                [_dense(found[name], r) for name, r in zip(names, rows, strict=True) if name in found]
-            )
+            nothing = da if any(hasattr(layer, "compute") for layer in found.values()) else np
+            parts = [
+                found[name][r] if name in found else nothing.full((len(r), stack.n_vars), np.nan, dtype=np.float32)
+                for name, r in zip(names, rows, strict=True)
+            ]
+            stack.layers[kind] = _below(parts)
     return stack
+
+
+def _below(parts: Sequence[Any]) -> Any:
+    """Values one below the other: dense, or lazily where they are lazy."""
+    if any(hasattr(part, "compute") for part in parts):
+        return da.concatenate([da.asarray(part) for part in parts])
+    return np.concatenate([part.toarray() if sp.issparse(part) else np.asarray(part) for part in parts])
 
 
 def rows_of_each(adata: AnnData, names: Sequence[str]) -> list[NDArray[np.intp]]:
@@ -157,12 +167,6 @@ def _depths(record: Mapping[str, Any], key: str, names: Sequence[str], gap: floa
         )
     found = _check.reals(record[kind], f"uns[{key!r}][{kind!r}]")
     return found if kind == "z" else found * (1.0 if gap is None else gap)
-
-
-def _dense(layer: Any, rows: NDArray[np.intp]) -> NDArray[np.float32]:
-    """Some rows of a layer, which in a result from a store may be sparse, or on disk still."""
-    some = layer[rows]
-    return some.toarray() if sp.issparse(some) else np.asarray(some)
 
 
 def _add_confidence(adata: AnnData, stack: AnnData, names: Sequence[str], rows: Sequence[NDArray[np.intp]]) -> None:
