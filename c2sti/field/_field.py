@@ -19,6 +19,7 @@ from c2sti.field._kernel import Kernel, Observed, Spectrum, dot
 from c2sti.field._tiles import MOST, Tile, tiles_of, windows_of
 
 WINDOW = 1000  # spots of a window that noise is learnt from where there are more than `MOST`: as much work
+KEPT = 2**29  # bytes that fields of one length scale keep of what they have solved
 CHUNK = 1024  # places whose variances are computed together
 OWN_LENGTHS = (1.5, 2.6, 4.5, 8.0)  # over which a map is averaged
 SLIGHT = 1e-3  # largest share of a map up to which a length scale is left out
@@ -58,9 +59,12 @@ class Part:
             return self.whole.weights
         if self.kept is None:
             return Solved.of(self, spots).weights
-        if tile.number not in self.kept:
-            self.kept[tile.number] = Solved.of(self, spots).weights
-        return self.kept[tile.number]
+        found = self.kept.get(tile.number)
+        if found is None:
+            found = Solved.of(self, spots).weights
+            if sum(weights.nbytes for weights in self.kept.values()) + found.nbytes <= KEPT:
+                self.kept[tile.number] = found
+        return found
 
     @cached_property
     def whole(self) -> Solved:
@@ -134,7 +138,7 @@ class Field:
         return cls(tuple(parts))
 
     def keeping(self) -> Field:
-        """The same, solved tile by tile once, however often it is asked: as much memory as the spots' maps."""
+        """The same, with tiles that are solved once, however often they are asked, as far as memory is set aside."""
         return Field(tuple(replace(part, kept={}) for part in self.parts))
 
     @property
