@@ -19,7 +19,7 @@ from c2sti.field._kernel import Kernel, Observed, Spectrum, dot
 from c2sti.field._tiles import MOST, Tile, tiles_of, windows_of
 
 WINDOW = 1000  # spots of a window that noise is learnt from where there are more than `MOST`: as much work
-KEPT = 2**29  # bytes that fields of one length scale keep of what they have solved
+KEPT = 2**30  # bytes that fields of one length scale keep of what they have solved
 CHUNK = 1024  # places whose variances are computed together
 OWN_LENGTHS = (1.5, 2.6, 4.5, 8.0)  # over which a map is averaged
 SLIGHT = 1e-3  # largest share of a map up to which a length scale is left out
