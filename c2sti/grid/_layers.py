@@ -28,6 +28,7 @@ from c2sti.spread import Intervals, Spread
 CHUNK_ROWS = 8192
 CHUNK_VALUES = 2**20  # 4 MB
 LEAST_GENES = 64
+GENES = 2048  # of a sparse layer that are made dense together
 READ_AT_ONCE = 256  # spots between two wanted ones that are read along rather than skipped
 
 
@@ -173,6 +174,24 @@ def spots(expression: Any, wanted: NDArray[np.intp]) -> sp.csr_array:
     runs = np.split(needed, np.flatnonzero(np.diff(needed) > READ_AT_ONCE) + 1)
     parts = [sp.csr_array(expression[run[0] : run[-1] + 1])[run - run[0]] for run in runs]
     return sp.csr_array(sp.vstack(parts, format="csr"), dtype=np.float32)[place.ravel()]
+
+
+def densely(sparse: da.Array) -> da.Array:
+    """(M, N) values of a lazy array of sparse blocks of rows.
+
+    By some genes at a time, so that whoever looks at one does not have all of them made dense.
+    """
+    parts = []
+    for first in range(0, sparse.shape[1], GENES):
+        genes = slice(first, min(first + GENES, sparse.shape[1]))
+        chunks = (sparse.chunks[0], (genes.stop - genes.start,))
+        how = {"chunks": chunks, "dtype": np.float32, "meta": np.empty((0, 0), np.float32)}
+        parts.append(da.map_blocks(_dense, sparse, genes, **how))
+    return da.concatenate(parts, axis=1)
+
+
+def _dense(rows: sp.csr_array, genes: slice) -> NDArray[np.float32]:
+    return rows[:, genes].toarray()
 
 
 # ---- computed

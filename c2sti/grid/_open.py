@@ -10,13 +10,13 @@ import dask.array as da
 import numpy as np
 import scipy.sparse as sp
 from anndata import AnnData
-from numpy.typing import NDArray
 
 from c2sti import _check, _keys, _result
 from c2sti.grid._factors import FACTORS, take
+from c2sti.grid._layers import densely
 from c2sti.grid._stack import with_values
 
-GENES = 2048  # of a measured layer that are made dense together
+ENTRIES = 2**22  # of a sparse layer that are read together
 
 
 def completed(adata: AnnData) -> AnnData:
@@ -57,18 +57,7 @@ def dense_measured(values: Any, tissue: Any) -> Any:
     if not sp.issparse(getattr(values, "_meta", None)):
         return values
     inside = da.from_array(tissue[:, None], chunks=(values.chunks[0], 1))
-    # By some genes at a time, so that whoever looks at one does not have all of them made dense.
-    parts = []
-    for first in range(0, values.shape[1], GENES):
-        genes = slice(first, min(first + GENES, values.shape[1]))
-        chunks = (values.chunks[0], (genes.stop - genes.start,))
-        how = {"chunks": chunks, "dtype": np.float32, "meta": np.empty((0, 0), np.float32)}
-        parts.append(values.map_blocks(_dense, genes, **how))
-    return da.where(inside, da.concatenate(parts, axis=1), np.float32(np.nan))
-
-
-def _dense(rows: sp.csr_array, genes: slice) -> NDArray[np.float32]:
-    return rows[:, genes].toarray()
+    return da.where(inside, densely(values), np.float32(np.nan))
 
 
 def read_zarr(path: str | Path, *, key: str = _keys.RESULT) -> AnnData:
@@ -115,7 +104,15 @@ def read_zarr(path: str | Path, *, key: str = _keys.RESULT) -> AnnData:
         small = ("obs", "var", "obsm", "varm", "varp", "uns")
         parts: dict[str, Any] = {name: read_elem(store[name]) for name in small if name in store}
         on_disk: Any = store["layers"] if "layers" in store else {}
-        layers = {name: read_elem_lazy(on_disk[name]) for name in on_disk}
+        layers = {name: read_elem_lazy(on_disk[name], chunks=_rows_at_once(on_disk[name])) for name in on_disk}
     except (KeyError, ValueError, OSError) as error:
         raise ValueError(f"{path} is no store that c2sti wrote, or it is cut off ({error}); make it again") from error
     return with_layers(AnnData(layers=layers, **parts), key)
+
+
+def _rows_at_once(layer: Any) -> tuple[int, int] | None:
+    """Chunks of a CSR layer by about `ENTRIES` entries; None for a dense one, which has its own."""
+    if hasattr(layer, "shape"):  # an array, and no group of those that make a CSR matrix
+        return None
+    n_rows, n_genes = layer.attrs["shape"]
+    return max(int(ENTRIES * n_rows / max(layer["data"].shape[0], 1)), 1), n_genes

@@ -17,13 +17,12 @@ import numpy as np
 import pandas as pd
 import scipy.sparse as sp
 from anndata import AnnData
-from numpy.typing import NDArray
 
 from c2sti import _keys, _result
 from c2sti._stored import Expression, blocks
 from c2sti.factors import TOLERANCE
 from c2sti.grid._factors import FACTORS, VERSION, check_version, ends_of, layers_of, put_loadings, weights_of
-from c2sti.grid._layers import CHUNK_ROWS, Layers, rows_lazily, store
+from c2sti.grid._layers import CHUNK_ROWS, Layers, densely, rows_lazily, store
 from c2sti.grid._store import ARRAY, append_rows, codec, new_group
 
 MEASURED = "measured"  # layer of a store: the spots of measured sections
@@ -39,7 +38,7 @@ class Block:
     n_rows
         Of the section.
     measured
-        (n, N) expression of its spots; None of an interpolated section.
+        (n, N) expression of its spots, or a lazy array of sparse blocks of it; None of an interpolated section.
     layers
         What an interpolated section is made from, itself alone; None of a measured one.
     gap
@@ -47,7 +46,7 @@ class Block:
     """
 
     n_rows: int
-    measured: Expression | Spots | None = None
+    measured: Expression | da.Array | None = None
     layers: Layers | None = None
     gap: int = -1
 
@@ -61,6 +60,8 @@ def values_lazily(stack: Sequence[Block], n_genes: int, kinds: Sequence[str], *,
             if block.layers is not None:
                 (name,) = block.layers.names
                 parts.append(made[name if kind is VALUES else _keys.doubt(name, kind)])
+            elif kind is VALUES and isinstance(block.measured, da.Array):
+                parts.append(densely(block.measured))
             elif kind is VALUES and block.measured is not None:
                 parts.append(rows_lazily(block.measured, np.arange(block.n_rows)))
             else:
@@ -114,7 +115,7 @@ def _write_rows(obsm: Any, name: str, parts: Sequence[Any], lengths: Sequence[in
 
 def _spots(block: Block, n_genes: int) -> Iterator[sp.csr_array]:
     """Spots of a section; of an interpolated one, rows that are empty."""
-    if isinstance(block.measured, Spots) or block.measured is None:
+    if block.measured is None or isinstance(block.measured, da.Array):
         yield sp.csr_array((block.n_rows, n_genes), dtype=np.float32)
     else:
         yield from (rows for _, rows in blocks(block.measured))
@@ -164,7 +165,8 @@ def with_values(adata: AnnData, key: str) -> AnnData:
         rows = np.flatnonzero(section == name)
         places.append(rows)
         if name not in neighbours.index:
-            stack.append(Block(len(rows), measured=Spots(adata.layers[MEASURED], rows)))
+            together = slice(rows[0], rows[-1] + 1) if rows[-1] - rows[0] == len(rows) - 1 else rows
+            stack.append(Block(len(rows), measured=adata.layers[MEASURED][together]))
             continue
         gap, position = int(neighbours.loc[name, "a"]), float(neighbours.loc[name, "position"])
         told = record[FACTORS]["gaps"][str(gap)]
@@ -178,20 +180,3 @@ def with_values(adata: AnnData, key: str) -> AnnData:
     parts = {part: dict(getattr(adata, part)) for part in ("obsm", "varm", "obsp", "varp", "uns")}
     values = made.pop(VALUES)
     return AnnData(X=values, obs=adata.obs.copy(), var=adata.var.copy(), layers=made, **parts)
-
-
-@dataclass(frozen=True)
-class Spots:
-    """Some rows of a sparse layer, wherever it lies."""
-
-    source: Any
-    rows: NDArray[np.intp]
-
-    @property
-    def shape(self) -> tuple[int, int]:
-        """(n, N)."""
-        return len(self.rows), self.source.shape[1]
-
-    def __getitem__(self, wanted: NDArray[np.intp] | slice) -> sp.csr_array:
-        found = self.source[self.rows[wanted]]
-        return sp.csr_array(found.compute() if hasattr(found, "compute") else found)
