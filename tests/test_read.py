@@ -116,11 +116,11 @@ def test_an_array_is_told_by_the_nearest_spot() -> None:
 
 
 @pytest.mark.parametrize("more", [0, 1])
-def test_what_is_stored_is_read_in_blocks_beyond_16_million_entries(more: int) -> None:
-    """A matrix that does not tell has a twentieth of its places filled: 2²⁴ of them, or 2¹² more."""
+def test_what_is_stored_is_read_in_blocks_beyond_four_million_entries(more: int) -> None:
+    """A matrix that does not tell has a twentieth of its places filled: 2²² of them, or 2¹⁰ more."""
 
     class Lazy:
-        shape = (2**12 + more, 20 * 2**12)
+        shape = (2**12 + more, 20 * 2**10)
 
         def compute(self) -> np.ndarray:
             return np.ones((2, 3))

@@ -98,6 +98,7 @@ def insert(
     stored: bool = False,
     max_memory: int | None = None,
     description: Description | None = None,
+    stacklevel: int = 4,
 ) -> Inserted:
     """Insert sections between two.
 
@@ -137,6 +138,8 @@ def insert(
         Bytes to get by with, of the result and of what it is made from.
     description
         Of the series around the pair, on its scale, where it was made before; for a method that starts from one.
+    stacklevel
+        How far from here to the user's call, which warnings point at.
     """
     # Genes that nobody asked for tell of the tissue all the same: they are left out after the model, not before.
     grids = (a, b, *context.values())
@@ -145,10 +148,10 @@ def insert(
     pair, kept = grid.make_pair(a, b, context=context, lattice=lattice, encoder=encoder, targets=targets, judged=True)
     level, scales = grid.level(a, b)
     fits = pair_check.measure(pair.a, pair.b, pair.spacing, grid.overlap(a, b), level)
-    pair_check.complain(fits, a.name, b.name, on_misfit, scales=scales, stacklevel=4)
+    pair_check.complain(fits, a.name, b.name, on_misfit, scales=scales, stacklevel=stacklevel)
     for section in () if "level" in pair_check.misfits(fits) else context.values():
         level, scales = grid.level(a, section)
-        pair_check.complain({"level": level}, a.name, section.name, on_misfit, scales=scales, stacklevel=4)
+        pair_check.complain({"level": level}, a.name, section.name, on_misfit, scales=scales, stacklevel=stacklevel)
     pair = pair if reads_blocks(method) else pair.in_memory()
     rows = grid.rows_of(a, b, lattice, at)
     extent = grid.Extent(
@@ -185,7 +188,7 @@ def insert(
         found = None if found is None else found.subset(place)
     field = prediction.notes.get("displacement")
     folds = {"folded_bins": pair_check.folded_bins(field, pair.lattice, fractions.tolist())}
-    pair_check.complain(folds, a.name, b.name, on_misfit, stacklevel=4)
+    pair_check.complain(folds, a.name, b.name, on_misfit, stacklevel=stacklevel)
     pictures = grid.section_pictures(a.image, b.image, lattice, fractions, displacement=field, targets=targets)
     record = provenance(grids, model, lattice, seed, parameters or {}, call)
     out = grid.frame_slices(

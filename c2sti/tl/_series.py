@@ -361,6 +361,7 @@ def _interpolated(
                     context=_context(grids, depths, first, n_context),
                     progress=shares_of(bar),
                     description=None if described is None else described.between(*depths[first : first + 2]),
+                    stacklevel=5,
                     **how,
                 )
                 parts |= _inserted_parts(made, inside, how["key_added"])
