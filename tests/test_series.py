@@ -18,7 +18,8 @@ from scipy.spatial import KDTree
 import c2sti
 from c2sti.datasets import Phantom
 from c2sti.model import components
-from c2sti.tl._series import MOST_SECTIONS, Place, _places, described_together
+from c2sti.tl._series import MOST_SECTIONS, _places, described_together
+from c2sti.tl._stack import Place
 
 
 def fill(slices: list[AnnData], **keywords: object) -> AnnData:
