@@ -6,7 +6,7 @@ are bins, whose factors belong to the loadings of the gap in which the section l
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from itertools import chain
 from pathlib import Path
@@ -76,14 +76,13 @@ def add_values(
     *,
     dense: bool,
     n_threads: int,
-    progress: Callable[[float], object] = lambda share: None,
 ) -> None:
     """Put the values of all sections into `X`, and what is beside them into layers: dense, or lazily."""
     lazy = values_lazily(stack, frame.n_vars, kinds, by_rows=dense)
     made: dict[Any, Any] = lazy
     if dense:
         made = {kind: np.empty(values.shape, dtype=np.float32) for kind, values in lazy.items()}
-        store(list(lazy.values()), list(made.values()), n_threads=n_threads, progress=progress)
+        store(list(lazy.values()), list(made.values()), n_threads=n_threads)
     frame.X = made.pop(VALUES)
     for kind, values in made.items():
         frame.layers[kind] = values

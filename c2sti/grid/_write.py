@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -32,7 +32,6 @@ def add_layers(
     dense: bool,
     key: str,
     n_threads: int,
-    progress: Callable[[float], object] = lambda share: None,
 ) -> None:
     """Put the measured pair and the interpolated sections into a result, as layers over its rows, and `X`.
 
@@ -48,19 +47,16 @@ def add_layers(
         Whether layers are made now, or when somebody looks at them; their factors are then in the result as well.
     key
         The `key_added` of the result.
-    n_threads, progress
-        As in :func:`c2sti.grid.write_store`.
+    n_threads
+        How many blocks are made side by side.
     """
     made = layers.lazily(by_rows=dense)
-    ends = {
-        name: measured_lazily(section, rows.points, rows.inside(p))
-        for name, section, p in ((_keys.SLICE_A, pair.a, 0.0), (_keys.SLICE_B, pair.b, 1.0))
-    }
-    wanted: dict[str, Any] = {_keys.SLICE_A: ends[_keys.SLICE_A]}
-    wanted |= {name: made[name] for name in layers.names} | {_keys.SLICE_B: ends[_keys.SLICE_B]} | made
+    first, last = (measured_lazily(s, rows.points, rows.inside(p)) for s, p in ((pair.a, 0.0), (pair.b, 1.0)))
+    wanted: dict[str, Any] = {_keys.SLICE_A: first, **{name: made.pop(name) for name in layers.names}}
+    wanted |= {_keys.SLICE_B: last, **made}  # what is beside the sections comes last
     if dense:
         filled = {name: np.empty(array.shape, dtype=np.float32) for name, array in wanted.items()}
-        store(list(wanted.values()), list(filled.values()), n_threads=n_threads, progress=progress)
+        store(list(wanted.values()), list(filled.values()), n_threads=n_threads)
         wanted = filled
     else:
         put(frame, layers, key)
@@ -76,7 +72,6 @@ def add_confidence(
     positions: Sequence[float],
     rows: Rows,
     n_threads: int,
-    progress: Callable[[float], object] = lambda share: None,
 ) -> None:
     """Write the confidence of each bin of each interpolated section into `obs`, where there are standard deviations."""
     if layers.spread is None:
@@ -86,7 +81,7 @@ def add_confidence(
         confidence(made[name], made[_keys.doubt(name, _keys.STD)], rows.inside(p))
         for name, p in zip(layers.names, positions, strict=True)
     ]
-    found = compute(wanted, n_threads=n_threads, progress=progress)
+    found = compute(wanted, n_threads=n_threads)
     for name, values in zip(layers.names, found, strict=True):
         frame.obs[_keys.confidence(name)] = values
 
