@@ -2,7 +2,7 @@
 
 ``scipy.interpolate.LinearNDInterpolator`` of both sections at the bins of the result, all genes at once, after scaling
 and logarithm, blended at three positions: arrays come out, no layers, no graphs, no outline. Both are run once before
-the clock starts. By default two sections of made tissue with counts; ``--pair a.h5ad b.h5ad`` takes two of yours.
+the clock starts. By default two sections of simulated tissue with counts; ``--pair a.h5ad b.h5ad`` takes two of yours.
 """
 
 from __future__ import annotations

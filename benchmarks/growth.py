@@ -1,4 +1,4 @@
-"""How time and memory of ``tl.interpolate`` grow with bins and with genes, on made sections.
+"""How time and memory of ``tl.interpolate`` grow with bins and with genes, on simulated sections.
 
 Sections are square arrays of sparse counts: a smooth map a gene, Poisson noise, 1,000 counts a spot at most. Each size
 runs in a process of its own, so that the peak of its memory is its own (imports, about 500 MB, included). Exponents are

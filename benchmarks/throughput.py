@@ -1,4 +1,4 @@
-"""How fast an inserted section is written out, beside what the machine can do.
+"""How fast an interpolated section is written out, beside what the machine can do.
 
 ``InterpolatedSection.expression`` over chunks of genes: dense factors (``c2sti``, ``gp``), and sparse ones (``linear``,
 ``copy``). In the same run, with the same threads: the bandwidth of ``np.copyto`` between arrays that fit no cache, and
@@ -66,7 +66,7 @@ def product_rate(bins: int, genes: int, rng: np.random.Generator, repeats: int, 
 
 
 def sections(bins: int, genes: int, rng: np.random.Generator, k: int = 300) -> dict[str, InterpolatedSection]:
-    """Inserted sections as the methods make them: 300 maps, or weights of two sections of which a fifth is not zero."""
+    """Interpolated sections as methods give them: 300 maps, or weights of two sections, a fifth of them not zero."""
     side = bins**0.5
     at, spots = rng.random((bins, 2)) * side, rng.random((bins // 2, 2)) * side
     measured = sp.random_array((2 * len(spots), genes), density=0.2, rng=rng, format="csr", dtype=np.float32)

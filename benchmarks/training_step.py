@@ -1,4 +1,4 @@
-"""Seconds of a step of training, on made tissue, without making the examples ready.
+"""Seconds of a step of training, on simulated tissue, without making the examples ready.
 
 The shipped network's settings, 512 genes of a panel; two trainings of different length, the difference over the
 difference of steps.
@@ -13,7 +13,7 @@ from pathlib import Path
 from _record import arguments, peak_mb, timed, write
 
 from c2sti import benchmark
-from c2sti.model import C2STiConfig
+from c2sti.nn.c2sti import C2STiConfig
 from c2sti.training import TrainConfig, make_examples, train
 
 
@@ -22,7 +22,7 @@ def main(given: Sequence[str] | None = None) -> Path:
     options = arguments(__doc__, given, steps={"type": int, "default": 10})
     config = C2STiConfig(channels=4, n_components=8, n_splits=0) if options.quick else C2STiConfig()
     sizes = {"size": (8, 11), "n_genes": 60} if options.quick else {"n_genes": 600}
-    cases = benchmark.made_cases(1 if options.quick else 2, **sizes)
+    cases = benchmark.simulated_cases(1 if options.quick else 2, **sizes)
     examples = make_examples(cases, config, device="cpu")
     ready = timed(lambda: make_examples(cases, config, device="cpu"), 1, warm=False)
     how = replace(TrainConfig(), seed=options.seed)

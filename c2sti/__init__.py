@@ -1,7 +1,7 @@
 """The missing sections of a serial spatial-transcriptomics series, from their neighbours.
 
-``c2sti.tl.interpolate(slice_a, slice_b, n_slices=3)`` is the main call; ``pp`` brings sections into one frame first,
-``pl`` draws, ``datasets`` has made and real series, ``metrics`` the scores.
+``c2sti.tl.interpolate(slice_a, slice_b, n_slices=3)`` is the main call; ``pp`` brings sections into a common coordinate
+system first, ``pl`` draws, ``datasets`` has made and real series, ``metrics`` the scores.
 """
 
 from importlib.metadata import version
@@ -11,8 +11,8 @@ import lazy_loader
 
 from c2sti import datasets, metrics, pp, tl
 from c2sti._types import InterpolatedSection, Interpolator, Lattice, Noise, Prediction, Section, SlicePair
-from c2sti.grid import read_zarr
-from c2sti.model import C2STi, C2STiConfig
+from c2sti.io import read_zarr
+from c2sti.models.c2sti import C2STi, C2STiConfig
 from c2sti.training import TrainConfig
 
 if TYPE_CHECKING:

@@ -10,14 +10,14 @@ Z = "z"  # obs: depth of a section, unit unknown
 IN_TISSUE = "in_tissue"  # obs, by 10x's convention: 0 where a spot of the array has no tissue under it
 
 LOG1P = "log1p"  # uns: that expression is log1p of something, by scanpy's convention
-RESULT = "c2sti"  # uns: provenance of a result; prefix of the inserted layers (`key_added`)
+RESULT = "c2sti"  # uns: provenance of a result; prefix of the interpolated layers (`key_added`)
 SLICE_A, SLICE_B = "slice_a", "slice_b"  # layers: the two measured sections, brought to the rows of the result
 SUPPORT = "support"  # obs: which measured section covers a row: "both", "a", "b" or "none"
 SECTION = "section"  # obs of tl.to_slices: which section a row belongs to
 INSERTED = "inserted"  # obs: whether X of a row was made, not measured
 SPOT = "spot"  # obs of tl.to_slices, and end of a column's name in a result: the measured spot behind a row
 LIBRARY_SIZE = "library_size"  # obs of a stack, and end of a column's name in a result: counts of a measured spot
-STD = "std"  # layers of a stack, and end of a layer's name in a result: spread of inserted values
+STD = "std"  # layers of a stack, and end of a layer's name in a result: spread of interpolated values
 LOWER, UPPER = "lower", "upper"  # the same: ends of the interval for a measured value
 CONFIDENCE = "confidence"  # obs of a stack, and end of a column's name in a result: 0 to 1
 PAIR_CHECK = "pair_check"  # uns of a result: whether the two sections belong together, in numbers
@@ -34,7 +34,7 @@ TAKEN = frozenset(
 
 
 def inserted(key_added: str, n: int) -> list[str]:
-    """Layer names of n inserted sections, ``c2sti_1 … c2sti_n``, from a to b."""
+    """Layer names of n interpolated sections, ``c2sti_1 … c2sti_n``, from a to b."""
     return [f"{key_added}_{i}" for i in range(1, n + 1)]
 
 
@@ -59,12 +59,12 @@ def spot(section: str) -> str:
 
 
 def doubt(section: str, kind: str) -> str:
-    """Layer with `STD`, `LOWER` or `UPPER` of an inserted section's values."""
+    """Layer with `STD`, `LOWER` or `UPPER` of an interpolated section's values."""
     return f"{section}_{kind}"
 
 
 def confidence(section: str) -> str:
-    """`obs` column with the confidence in each bin of an inserted section."""
+    """`obs` column with the confidence in each bin of an interpolated section."""
     return f"{section}_{CONFIDENCE}"
 
 

@@ -12,7 +12,7 @@ import pandas as pd
 from anndata import AnnData
 from numpy.typing import NDArray
 
-from c2sti import _check, _keys
+from c2sti import _keys, _validators
 from c2sti._types import Lattice
 
 NAMES = ("sections", "inserted")
@@ -44,8 +44,8 @@ def record_of(adata: AnnData, key: str, needs: Collection[str] = NAMES) -> Mappi
     KeyError
         There is no record, or it lacks something.
     """
-    _check.a(adata, "adata", AnnData, "the AnnData that c2sti.tl.interpolate gave")
-    record = adata.uns.get(_check.text(key, "key"))
+    _validators.a(adata, "adata", AnnData, "the AnnData that c2sti.tl.interpolate gave")
+    record = adata.uns.get(_validators.text(key, "key"))
     if not isinstance(record, Mapping) or not record:
         raise KeyError(f"uns[{key!r}] does not hold the result of c2sti.tl.interpolate; uns has {sorted(adata.uns)}")
     lacking = [name for name in needs if name not in record]
@@ -70,9 +70,9 @@ def lattice_of(record: Mapping[str, Any], key: str) -> Lattice:
         held = sorted(stored) if isinstance(stored, Mapping) else "nothing"
         raise KeyError(f"uns[{key!r}]['lattice'] holds {held}, not origin, pitch and shape; {AGAIN}")
     where = f"uns[{key!r}]['lattice']"
-    x, y = _check.reals(stored["origin"], f"{where}['origin']").tolist()
-    height, width = (_check.whole(n, f"{where}['shape']") for n in np.asarray(stored["shape"]).tolist())
-    return Lattice((x, y), _check.number(stored["pitch"], f"{where}['pitch']", above=0), (height, width))
+    x, y = _validators.reals(stored["origin"], f"{where}['origin']").tolist()
+    height, width = (_validators.whole(n, f"{where}['shape']") for n in np.asarray(stored["shape"]).tolist())
+    return Lattice((x, y), _validators.number(stored["pitch"], f"{where}['pitch']", above=0), (height, width))
 
 
 def check_parts(
@@ -179,14 +179,14 @@ def genes_of(wanted: Any, names: pd.Index, var: pd.DataFrame, where: str = "var_
     KeyError
         One is not known; the message says how many, and the first.
     """
-    given = _check.gene_names(wanted)
+    given = _validators.gene_names(wanted)
     called = _called([one for one in given if one not in names], names, var)
     meant = [called.get(one, one) for one in given]
     first: dict[str, str] = {}
     for one, gene in zip(given, meant, strict=True):
         if first.setdefault(gene, one) != one:
             raise ValueError(f"genes= names {first[gene]!r} and {one!r}, which are one gene; name each once")
-    return pd.Index(_check.genes(meant, names, where))
+    return pd.Index(_validators.genes(meant, names, where))
 
 
 def gene_of(adata: AnnData, gene: str) -> str:
@@ -197,7 +197,7 @@ def gene_of(adata: AnnData, gene: str) -> str:
     TypeError, ValueError, KeyError
         It is no name, or that of no gene, or of several.
     """
-    if _check.text(gene, "gene") in adata.var_names:
+    if _validators.text(gene, "gene") in adata.var_names:
         return gene
     found = _called([gene], adata.var_names, adata.var)
     if gene not in found:

@@ -1,7 +1,7 @@
 """What every interpolator takes and gives: plain arrays, no containers, no gene names.
 
-Letters, package-wide: n spots of a section, M points of an inserted section, N genes, K components, H rows and W
-columns of a lattice, S inserted sections. Row 0 of a lattice is the top: x runs along W, y along H.
+Letters, package-wide: n spots of a section, M points of an interpolated section, N genes, K components, H rows and W
+columns of a lattice, S interpolated sections. Row 0 of a lattice is the top: x runs along W, y along H.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ import numpy as np
 import scipy.sparse as sp
 from numpy.typing import NDArray
 
-from c2sti._stored import Expression, Moments, in_memory, moments, some_genes
+from c2sti._backed import Expression, Moments, in_memory, moments, some_genes
 
 FloatArray = NDArray[np.floating]
 DENSE = 2**25  # values of a basis up to which it is made dense
@@ -272,7 +272,7 @@ class Prediction:
     Parameters
     ----------
     slices
-        S inserted sections, in the order of the positions asked for.
+        S interpolated sections, in the order of the positions asked for.
     notes
         What the method found out about the pair (length scale, noise, …): numbers and arrays that go into `uns`. Of
         those in `BY_SECTION` one a section.
@@ -303,14 +303,14 @@ class Prediction:
         return replace(self, slices=slices, notes=notes, noise=noise)
 
 
-class PictureEncoder(Protocol):
-    """Describes a picture: (3, h, w) colour in [0, 1], NaN where unknown, to (C_h, H, W) features of bins."""
+class ImageEncoder(Protocol):
+    """Describes an image: (3, h, w) colour in [0, 1], NaN where unknown, to (C_h, H, W) features of bins."""
 
     def __call__(self, picture: FloatArray, shape: tuple[int, int]) -> FloatArray: ...
 
 
 class Interpolator(Protocol):
-    """A method: the pair, (M, 2) points in its frame, S positions in (0, 1) → S inserted sections."""
+    """A method: the pair, (M, 2) points in its frame, S positions in (0, 1) → S interpolated sections."""
 
     def __call__(
         self,

@@ -1,4 +1,4 @@
-"""How close an inserted section comes to the measured one: the scores of the benchmark.
+"""How close an interpolated section comes to the measured one: the scores of the benchmark.
 
 Every score is a function of two (n, N) matrices, `predicted` and `measured`, with the same rows (spots or bins) and
 columns (genes), both log1p expression. Nothing is guessed from the data: ranges are arguments, and rows outside of a
@@ -13,7 +13,7 @@ import numpy as np
 import scipy.sparse as sp
 from numpy.typing import NDArray
 
-from c2sti import _check
+from c2sti import _validators
 from c2sti._types import FloatArray
 
 __all__ = ["ceiling", "gene_pcc", "pcc", "psnr", "rmse", "rv", "ssim"]
@@ -24,7 +24,7 @@ _FLAT = 1e-9  # below this product of lengths a correlation is undefined
 
 def _matrix(x: Any, name: str, wanted: str) -> FloatArray:
     """An array as dense double precision, with as many axes as are wanted and something along each."""
-    dense = _check.reals(x.toarray() if isinstance(x, sp.sparray | sp.spmatrix) else x, name)
+    dense = _validators.reals(x.toarray() if isinstance(x, sp.sparray | sp.spmatrix) else x, name)
     if dense.ndim != wanted.count(",") + 1 or 0 in dense.shape:
         raise ValueError(f"{name} has shape {dense.shape}; {wanted} is needed, with something in it")
     return dense
@@ -202,7 +202,7 @@ def psnr(
     >>> psnr(np.zeros((2, 2)), np.ones((2, 2)), data_range=10.0)
     20.0
     """
-    data_range = _check.number(data_range, "data_range", above=0)
+    data_range = _validators.number(data_range, "data_range", above=0)
     error = rmse(predicted, measured, mask=mask)
     return float("inf") if error == 0 else float(20 * np.log10(data_range / error))
 
@@ -234,7 +234,7 @@ def ssim(
     """
     from skimage.metrics import structural_similarity  # noqa: PLC0415 - seldom wanted, and slow to import
 
-    data_range = _check.number(data_range, "data_range", above=0)
+    data_range = _validators.number(data_range, "data_range", above=0)
     maps, truth = (_matrix(x, name, "(N, H, W)") for x, name in ((predicted, "predicted"), (measured, "measured")))
     if maps.shape != truth.shape or min(maps.shape[1:]) < WINDOW:
         raise ValueError(
@@ -283,7 +283,7 @@ def ceiling(
         kind = "negative values" if given.min() < 0 else "values that are not whole"
         raise ValueError(f"counts holds {kind}; give what was counted, before it was normalised")
     whole, chosen = given.astype(np.int64), _columns(genes, given.shape[1])
-    half = np.random.default_rng(_check.seed(seed)).binomial(whole, 0.5)
+    half = np.random.default_rng(_validators.seed(seed)).binomial(whole, 0.5)
     r = np.maximum(gene_pcc(_log_normalise(half)[:, chosen], _log_normalise(whole - half)[:, chosen]), 0)
     return float(np.sqrt(2 * r / (1 + r)).mean())
 
@@ -293,9 +293,9 @@ def _columns(genes: NDArray[np.intp] | slice, n_genes: int) -> NDArray[np.intp]:
     try:
         chosen = np.arange(n_genes)[genes]
     except IndexError as error:
-        raise ValueError(f"genes = {_check.shown(genes)} are no columns of {n_genes} ({error})") from error
+        raise ValueError(f"genes = {_validators.shown(genes)} are no columns of {n_genes} ({error})") from error
     if np.size(chosen) == 0:
-        raise ValueError(f"genes = {_check.shown(genes)} chooses none of {n_genes} columns; choose one or more")
+        raise ValueError(f"genes = {_validators.shown(genes)} chooses none of {n_genes} columns; choose one or more")
     return np.atleast_1d(chosen)
 
 

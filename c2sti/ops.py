@@ -21,7 +21,7 @@ from scipy.spatial import KDTree
 from torch import Tensor
 from torch.nn import functional
 
-from c2sti._stored import Expression, Moments, blocks
+from c2sti._backed import Expression, Moments, blocks
 from c2sti._types import FloatArray, Lattice
 
 DENSE = 256  # genes up to which principal axes are found from their inner products; of more, by Lanczos
@@ -373,7 +373,7 @@ def taps(n: int) -> list[tuple[int, int]]:
 
 
 def sobel_magnitude(image: Tensor) -> Tensor:
-    """Where a picture changes: amplitude of its Sobel gradient, on a scale that fits every picture.
+    """Where an image changes: amplitude of its Sobel gradient, on a scale that fits every picture.
 
     Parameters
     ----------
@@ -383,7 +383,7 @@ def sobel_magnitude(image: Tensor) -> Tensor:
     Returns
     -------
     (H, W) mean amplitude over the channels in [0, 1], where 1 is the 99th percentile over the picture. 0 where the
-    picture is flat, and wherever one of the 3 × 3 bins is unknown: the edge of a picture is no edge of the tissue.
+    image is flat, and wherever one of the 3 × 3 bins is unknown: the edge of an image is no edge of the tissue.
     """
     from kornia.filters import sobel  # noqa: PLC0415 - it brings all of kornia, half a second
 
@@ -391,7 +391,7 @@ def sobel_magnitude(image: Tensor) -> Tensor:
     inside = functional.max_pool2d((~known).to(image)[None], 3, stride=1, padding=1)[0] == 0
     filled = torch.where(known, image, 0)
     amplitude = sobel(filled[None], eps=0.0)[0].mean(dim=0)
-    # Rounding leaves a trace on a flat picture, which the scale would blow up to structure.
+    # Rounding leaves a trace on a flat image, which the scale would blow up to structure.
     amplitude = torch.where(inside & (amplitude > 1e-6 * filled.abs().max()), amplitude, 0)
     if not amplitude.any():
         return amplitude

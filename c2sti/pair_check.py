@@ -32,8 +32,8 @@ import scipy.sparse as sp
 from numpy.typing import NDArray
 from scipy.spatial import KDTree
 
-from c2sti import _check
-from c2sti._stored import Expression, blocks, in_memory, moments
+from c2sti import _validators
+from c2sti._backed import Expression, blocks, in_memory, moments
 from c2sti._types import FloatArray, Lattice, Section
 from c2sti.ops import gaussian_operator, local_noise, most_variable, patch_means
 
@@ -60,13 +60,13 @@ def measure(a: Section, b: Section, spacing: float, overlap: float, level: float
     Parameters
     ----------
     a, b
-        Sections with the same genes, in one frame.
+        Sections with the same genes, in a common coordinate system.
     spacing
         Distance between neighbouring spots, unit of the frame.
     overlap
         Share of the tissue that they have in common.
     level
-        Ratio of the scales on which their expression is, see :func:`c2sti.grid.level`.
+        Ratio of the scales on which their expression is, see :func:`c2sti.io.level`.
 
     Notes
     -----
@@ -198,7 +198,7 @@ def folded_bins(fields: FloatArray | None, lattice: Lattice, positions: Sequence
     """Share of the bins in which material would be turned inside out on its way from one section to the other.
 
     Where the material of a bin lies in either section, x + d / (2 (1 - p)) and x - d / (2 p), is a map of the plane; it
-    folds where the determinant of its Jacobian is 0 or less. The share over the two maps and the inserted sections.
+    folds where the determinant of its Jacobian is 0 or less. The share over the two maps and the interpolated sections.
 
     Parameters
     ----------
@@ -261,7 +261,7 @@ _FIX = {
 def complaint(found: Mapping[str, float], first: str, second: str, scales: str = "") -> str | None:
     """What is wrong with two sections, with numbers and what to do; None where nothing is.
 
-    `scales` says how each was normalised, see :func:`c2sti.grid.level`.
+    `scales` says how each was normalised, see :func:`c2sti.io.level`.
     """
     beyond = misfits(found)
     if not beyond:
@@ -294,4 +294,4 @@ def complain(
 
 def check_on_misfit(on_misfit: str) -> None:
     """Refuse a choice that does not exist."""
-    _check.one_of(on_misfit, "on_misfit", get_args(OnMisfit))
+    _validators.one_of(on_misfit, "on_misfit", get_args(OnMisfit))

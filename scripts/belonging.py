@@ -2,11 +2,11 @@
 
     python scripts/belonging.py --data DIR --out DIR2      a quarter of an hour; DIR2 gets all pairs and the figure
 
-Pairs that belong together: all sections of a series, in one frame as the benchmark brings them there. Pairs that do
-not: sections of two patients, laid on each other by `c2sti.pp.align` and by hand (same middle, same extent); and
-neighbours of one series that lie wrong: every spot in another's place, turned by 90 or 180 degrees, mirrored. The
-developing heart has other gene names than the others and is no stranger to them here. Limits were set on her2st A and B
-and the heart; her2st C, D and Ståhl's breast are what they are checked on.
+Pairs that belong together: all sections of a series, in a common coordinate system as the benchmark brings them there.
+Pairs that do not: sections of two patients, laid on each other by `c2sti.pp.align` and by hand (same middle, same
+extent); and neighbours of one series that lie wrong: every spot in another's place, turned by 90 or 180 degrees,
+mirrored. The developing heart has other gene names than the others and is no stranger to them here. Limits were set on
+her2st A and B and the heart; her2st C, D and Ståhl's breast are what they are checked on.
 """
 
 from __future__ import annotations
@@ -30,8 +30,8 @@ from scipy.stats import mannwhitneyu
 from tqdm.auto import tqdm
 
 import c2sti
-from c2sti import benchmark, grid, pair_check
-from c2sti.grid import SliceGrid
+from c2sti import benchmark, io, pair_check
+from c2sti.io import SliceGrid
 
 SEEN = {"her2st A", "her2st B", "heart"}  # limits were set on these
 COLUMNS = ["overlap", "spatial_concordance_z", "spatial_concordance", "expression_similarity", "score"]
@@ -41,8 +41,8 @@ WRONG = ["shuffled", "turned by 90°", "turned by 180°", "mirrored"]
 
 def judged(kind: str, a: SliceGrid, b: SliceGrid, of: tuple[str, str], apart: int = 0) -> dict[str, object]:
     """One row of the table of pairs."""
-    pair, _ = grid.make_pair(a, b, judged=True)
-    found = pair_check.measure(pair.a, pair.b, pair.spacing, grid.overlap(a, b))
+    pair, _ = io.make_pair(a, b, judged=True)
+    found = pair_check.measure(pair.a, pair.b, pair.spacing, io.overlap(a, b))
     seen = {"set on": set(of) <= SEEN, "checked": not set(of) & SEEN}
     return {"kind": kind, "a": a.name, "b": b.name, "apart": apart, **seen, **found, "score": pair_check.score(found)}
 
@@ -75,7 +75,7 @@ def aligned(a: SliceGrid, b: SliceGrid) -> SliceGrid:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # that they fit poorly is the point
         c2sti.pp.align(first, second)
-    return replace(grid.read_slice(second, spatial_key="spatial_aligned"), name=b.name)
+    return replace(io.read_slice(second, spatial_key="spatial_aligned"), name=b.name)
 
 
 def pairs(series: dict[str, list[SliceGrid]]) -> Iterator[dict[str, object]]:

@@ -2,11 +2,11 @@
 
     python scripts/train_bundled.py --data DIR                    the bundled checkpoint, into c2sti/weights
     python scripts/train_bundled.py --data DIR --without A --out folds/A --series her2st
-    python scripts/train_bundled.py --quick                       a small one on made tissue, to see that all works
+    python scripts/train_bundled.py --quick                       a small one on simulated tissue, to see that all works
 
-Besides hidden sections as they were measured, it learns from the same with their tissue moved a little, and from made
+Besides held-out sections as they were measured, it learns from the same with their tissue moved a little, and from made
 tissue, whose motion is known. DIR holds the sections as `c2sti.datasets` stores them, `her2st/her2st_A1.h5ad` and so
-on. A run that was stopped goes on when the same command is given again. All is done in one thread: with more, sums
+on. A run that was stopped continues when the same command is given again. All is done in one thread: with more, sums
 come out in another order, and training makes of that other weights that are as good.
 """
 
@@ -24,7 +24,7 @@ from tqdm.auto import tqdm
 
 import c2sti
 from c2sti import benchmark
-from c2sti.model import C2STi, C2STiConfig
+from c2sti.models.c2sti import C2STi, C2STiConfig
 from c2sti.training import TrainConfig, make_examples, train
 
 WEIGHTS = Path(c2sti.__file__).parent / "weights"
@@ -51,7 +51,7 @@ def main() -> None:
     )
     start = time.perf_counter()
     hidden = (
-        benchmark.made_cases(4, size=(8, 11), n_genes=60)
+        benchmark.simulated_cases(4, size=(8, 11), n_genes=60)
         if given.quick
         else benchmark.training_cases(given.data, given.series, without=given.without)
     )
@@ -69,7 +69,7 @@ def main() -> None:
     model.save(out)
     C2STi.load(out)
     shutil.rmtree(out / "state", ignore_errors=True)  # a run of few steps has kept none
-    print(f"wrote {out} ({len(examples)} hidden sections, {how.steps} steps, {model.card['seconds']} s)")
+    print(f"wrote {out} ({len(examples)} held-out sections, {how.steps} steps, {model.card['seconds']} s)")
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""Made tissue for every test, and the folder of real sections where there is one."""
+"""Simulated tissue for every test, and the folder of real sections where there is one."""
 
 from __future__ import annotations
 
@@ -18,10 +18,10 @@ import torch
 from anndata import AnnData
 
 import c2sti
-from c2sti import grid
+from c2sti import io
 from c2sti._types import InterpolatedSection, Lattice, Section, SlicePair
 from c2sti.datasets import Phantom, phantom
-from c2sti.grid import _layers
+from c2sti.io import _factors
 
 matplotlib.use("Agg")
 
@@ -106,12 +106,12 @@ def never(*_: object, **__: object) -> None:
 @pytest.fixture
 def small_chunks(monkeypatch: pytest.MonkeyPatch) -> None:
     """Several blocks along both sides of a small result, the last ones narrower."""
-    monkeypatch.setattr(_layers, "CHUNK_ROWS", 50)
-    monkeypatch.setattr(_layers, "CHUNK_VALUES", 50 * 13)
-    monkeypatch.setattr(_layers, "LEAST_GENES", 13)
+    monkeypatch.setattr(_factors, "CHUNK_ROWS", 50)
+    monkeypatch.setattr(_factors, "CHUNK_VALUES", 50 * 13)
+    monkeypatch.setattr(_factors, "LEAST_GENES", 13)
 
 
-def made_layers(n_rows: int, n_genes: int, n_sections: int = 1) -> tuple[AnnData, grid.Layers, SlicePair, grid.Rows]:
+def simulated_layers(n_rows: int, n_genes: int, n_sections: int = 1) -> tuple[AnnData, io.Layers, SlicePair, io.Rows]:
     """Layers of any size, what is around them, and a pair of four spots."""
     rng = np.random.default_rng(0)
     basis = rng.standard_normal((5, n_genes))
@@ -121,16 +121,16 @@ def made_layers(n_rows: int, n_genes: int, n_sections: int = 1) -> tuple[AnnData
     xy, lattice = square_array(2), Lattice((0.0, 0.0), 1.0, (2, 2))
     expression = sp.csr_array(rng.random((4, n_genes), dtype=np.float32))
     pair = SlicePair(Section(xy, expression, 0.0), Section(xy, expression, 1.0), 1.0, lattice)
-    rows = grid.Rows(rng.random((n_rows, 2)), rng.integers(0, 4, n_rows), np.ones((2, 2, 2), dtype=bool))
+    rows = io.Rows(rng.random((n_rows, 2)), rng.integers(0, 4, n_rows), np.ones((2, 2, 2), dtype=bool))
     positions = np.arange(1, n_sections + 1) / (n_sections + 1)
     genes = pd.Index([f"g{i}" for i in range(n_genes)])
-    frame = grid.frame_slices(
+    frame = io.frame_slices(
         pair, rows, var=pd.DataFrame(index=genes), positions=positions, graphs=None, notes={}, provenance={}
     )
     names = tuple(f"c2sti_{i + 1}" for i in range(n_sections))
-    return frame, grid.Layers(names, slices), pair, rows
+    return frame, io.Layers(names, slices), pair, rows
 
 
 def write_dense(store: Path, made: tuple[Any, ...], *, digits: int | None = None, **more: Any) -> None:
-    """Write what :func:`made_layers` gives, layer by layer."""
-    grid.write_store(store, *made, key="c2sti", dense=True, digits=digits, n_threads=2, **more)
+    """Write what :func:`simulated_layers` gives, layer by layer."""
+    io.write_store(store, *made, key="c2sti", dense=True, digits=digits, n_threads=2, **more)

@@ -1,4 +1,4 @@
-"""Counts of inserted sections: the model on arrays by hand, and the tool on made tissue."""
+"""Counts of interpolated sections: the model on arrays by hand, and the tool on simulated tissues."""
 
 from __future__ import annotations
 
@@ -17,9 +17,8 @@ from scipy.stats import nbinom, poisson
 
 import c2sti
 from c2sti import counts
-from c2sti.counts import _place
-from c2sti.counts._fit import Moments, shrunk
-from c2sti.counts._shares import Shares
+from c2sti.counts import _fit
+from c2sti.counts._fit import Moments, Shares, shrunk
 
 
 def place_of(
@@ -198,7 +197,7 @@ def test_the_same_for_a_seed_whatever_is_asked_for(
     out: AnnData, drawn: AnnData, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     genes = list(out.var_names[[41, 7]])
-    monkeypatch.setattr(_place, "GENE_CHUNK", 7)
+    monkeypatch.setattr(_fit, "GENE_CHUNK", 7)
     two = c2sti.tl.sample_counts(out, genes=genes, sections="c2sti_2")
     expected = drawn[(drawn.obs["section"] == "c2sti_2").to_numpy(), genes]
     np.testing.assert_array_equal(two.X.toarray(), expected.X.toarray())

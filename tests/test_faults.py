@@ -23,11 +23,11 @@ import torch
 from anndata import AnnData
 
 import c2sti
-from c2sti import _aside
+from c2sti import _atomic
 from c2sti.benchmark import _networks, _scores
 from c2sti.benchmark.__main__ import main as benchmark
 from c2sti.cli import _files, main
-from c2sti.datasets import _download
+from c2sti.datasets import _real
 from c2sti.training import OtherRun, TrainingState
 
 CONFIG = c2sti.C2STiConfig(channels=4, n_components=8, n_splits=0)
@@ -363,11 +363,11 @@ def fetch(server: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Calla
     def fetch(how: str, *, sha256: bool = True) -> Path:
         blob = hashlib.sha1(b"blob %d\0" % len(CONTENT) + CONTENT).hexdigest()
         known = hashlib.sha256(CONTENT).hexdigest() if sha256 else ""
-        source = _download.Source("r", "c", "made.bin", str(len(CONTENT)), blob, known)
-        monkeypatch.setattr(_download, "BASE_URL", f"{server}/{how}")
-        monkeypatch.setattr(_download, "CACHE", tmp_path / "cache")
-        monkeypatch.setattr(_download, "published", lambda: {"made.bin": source})
-        return _download.fetch("made.bin")
+        source = _real.Source("r", "c", "made.bin", str(len(CONTENT)), blob, known)
+        monkeypatch.setattr(_real, "BASE_URL", f"{server}/{how}")
+        monkeypatch.setattr(_real, "CACHE", tmp_path / "cache")
+        monkeypatch.setattr(_real, "published", lambda: {"made.bin": source})
+        return _real.fetch("made.bin")
 
     return fetch
 
@@ -397,7 +397,7 @@ def test_two_processes_do_not_write_into_one_another(tmp_path: Path) -> None:
     """What is written aside has a name of its own: runs of the benchmark may share a folder."""
     path = tmp_path / "x"
     (tmp_path / ".x.1.part").write_bytes(b"of another process")
-    _aside.put(path, b"mine")
+    _atomic.put(path, b"mine")
     assert path.read_bytes() == b"mine"
     assert (tmp_path / ".x.1.part").read_bytes() == b"of another process"
     assert left(tmp_path) == [".x.1.part", "x"]
@@ -415,7 +415,7 @@ def test_what_a_killed_command_left_does_not_stop_the_next(sections: Path, tmp_p
 
 def folder(path: Path, content: str) -> None:
     """A folder with a file."""
-    with _aside.aside(path) as part:
+    with _atomic.aside(path) as part:
         part.mkdir()
         (part / "file").write_text(content)
 
@@ -426,12 +426,12 @@ def test_a_folder_whose_replacement_was_killed_comes_back(
 ) -> None:
     """Killed right before the old one is moved away it is there; before the new one takes its place, put back later."""
     said: list[str] = []
-    monkeypatch.setattr(_aside._log, "warning", said.append)
+    monkeypatch.setattr(_atomic._logging, "warning", said.append)
     path = tmp_path / "sections.zarr"
     folder(path, "old")
     killed_before("os.rename", number, lambda: folder(path, "new"))
     assert ((path / "file").read_text() if path.exists() else None) == between
-    with pytest.raises(RuntimeError), _aside.aside(path):
+    with pytest.raises(RuntimeError), _atomic.aside(path):
         assert (path / "file").read_text() == "old"
         raise RuntimeError
     assert said == [f"put {path} back, which a run that was killed had moved out of the way"] * (number - 1)
@@ -443,7 +443,7 @@ def test_a_folder_whose_replacement_was_killed_comes_back(
 def test_a_folder_that_cannot_take_its_place_leaves_the_old_one(tmp_path: Path) -> None:
     path = tmp_path / "sections.zarr"
     folder(path, "old")
-    with pytest.raises(FileNotFoundError), _aside.aside(path):
+    with pytest.raises(FileNotFoundError), _atomic.aside(path):
         pass  # nothing was written
     assert (path / "file").read_text() == "old"
     assert left(tmp_path) == ["sections.zarr"]

@@ -6,7 +6,7 @@ import torch
 from scipy.ndimage import gaussian_filter
 
 from c2sti import field
-from c2sti.field import Field, Kernel, Observed, _evidence, _tiles
+from c2sti.field import Field, Kernel, Observed, _field, _kernel
 
 
 def test_kernel_by_hand() -> None:
@@ -50,7 +50,7 @@ def test_evidence_is_that_of_the_dense_gaussian(n: int) -> None:
     rng = np.random.default_rng(0)
     x, z = torch.as_tensor(rng.random((n, 2)) * 5), torch.zeros(n, dtype=torch.float64)
     values = torch.as_tensor(rng.standard_normal((n, 2)))
-    found = _evidence.misfits_of(kernel, Observed(x, z, values, torch.ones(n, dtype=torch.float64)))
+    found = _kernel.misfits_of(kernel, Observed(x, z, values, torch.ones(n, dtype=torch.float64)))
     for r in (0, 10, 19):
         covariance = kernel(x, z, x, z) + field.NOISES[r] * torch.eye(n)
         for k in range(2):
@@ -61,10 +61,10 @@ def test_evidence_is_that_of_the_dense_gaussian(n: int) -> None:
 
 
 def test_every_target_is_in_one_tile(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(_tiles, "MOST", 10)
+    monkeypatch.setattr(_field, "MOST", 10)
     x = np.random.default_rng(0).random((900, 2)) * 60
     target = np.concatenate([x, [[1e4, 1e4]]])  # one beyond all spots belongs to the nearest tile
-    tiles = list(_tiles.tiles_of(x, target, 1.0))
+    tiles = list(_field.tiles_of(x, target, 1.0))
     assert len(tiles) > 20
     assert sorted(np.concatenate([tile.here for tile in tiles])) == list(range(901))
     for tile in tiles:
@@ -74,10 +74,10 @@ def test_every_target_is_in_one_tile(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_a_tile_is_halved_only_where_that_is_less_work(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(_tiles, "MOST", 10)
+    monkeypatch.setattr(_field, "MOST", 10)
     x = np.random.default_rng(0).random((300, 2)) * 10
-    assert len(list(_tiles.tiles_of(x, x, 20.0))) == 1  # all see all
-    assert len(list(_tiles.tiles_of(x, x, 0.5))) > 1
+    assert len(list(_field.tiles_of(x, x, 20.0))) == 1  # all see all
+    assert len(list(_field.tiles_of(x, x, 0.5))) > 1
 
 
 def test_what_a_tile_sees_fades_out() -> None:
@@ -85,10 +85,10 @@ def test_what_a_tile_sees_fades_out() -> None:
     low, high, line = (
         np.zeros(2),
         np.ones(2),
-        np.column_stack([np.linspace(1, 1 + _tiles.HALO + 0.5, 400), np.full(400, 0.5)]),
+        np.column_stack([np.linspace(1, 1 + _field.HALO + 0.5, 400), np.full(400, 0.5)]),
     )
-    near, weight = _tiles._in_reach(line, np.arange(400), low, high, 1.0)
-    assert line[near[-1], 0] < 1 + _tiles.HALO
+    near, weight = _field._in_reach(line, np.arange(400), low, high, 1.0)
+    assert line[near[-1], 0] < 1 + _field.HALO
     assert np.abs(np.diff(weight)).max() < 0.02
     assert weight[-1] < 1e-3
 
@@ -152,7 +152,7 @@ def test_noise_lies_between_the_steps_of_its_grid() -> None:
 
 
 def test_a_field_that_keeps_what_it_has_solved_says_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(_tiles, "MOST", 30)
+    monkeypatch.setattr(_field, "MOST", 30)
     rng = np.random.default_rng(0)
     x = rng.random((300, 2)) * 40
     made = one_length(
@@ -180,7 +180,7 @@ def test_tiles_leave_no_seams(ratio: float, most: float, monkeypatch: pytest.Mon
     values = values / values.std() + np.sqrt(ratio) * rng.standard_normal(values.shape)
     seen = observed(x, 0.0, values)
     exact = one_length(seen, kernel, np.array([ratio])).at(x, [0.5])[0].reshape(side, side)
-    monkeypatch.setattr("c2sti.field._tiles.MOST", 10)
+    monkeypatch.setattr("c2sti.field._field.MOST", 10)
     off = one_length(seen, kernel, np.array([ratio])).at(x, [0.5])[0].reshape(side, side) - exact
     assert 0 < np.abs(np.diff(off, axis=0)).max() < most * exact.std()
     assert np.abs(off).max() < most * exact.std()

@@ -23,7 +23,7 @@ import c2sti
 from c2sti import metrics
 from c2sti.cli import _files
 from c2sti.field import Kernel, Observed, best_length, best_sharing
-from c2sti.grid import _read
+from c2sti.io import _read
 from tests.conftest import square_array
 
 ROOT = Path(c2sti.__file__).parents[1]
@@ -202,7 +202,7 @@ def test_spots_at_few_places_are_refused() -> None:
 @pytest.mark.parametrize(
     ("part", "value", "text"),
     [
-        ("sections", ["slice_a", "c", "slice_b"], r"'c2sti_1' was inserted, and its sections are \['slice_a', 'c'"),
+        ("sections", ["slice_a", "c", "slice_b"], r"'c2sti_1' was interpolated, and its sections are \['slice_a', 'c'"),
         ("positions", [0.0, 0.5], r"2 positions, and its sections are"),
     ],
 )

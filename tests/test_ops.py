@@ -6,10 +6,9 @@ import scipy.sparse as sp
 import torch
 
 from c2sti import ops
-from c2sti._stored import moments
+from c2sti._backed import moments
 from c2sti._types import Lattice
-
-from .conftest import square_array
+from tests.conftest import square_array
 
 
 def test_spacing_is_the_nearest_distance_and_ignores_coincident_spots() -> None:

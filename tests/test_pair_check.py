@@ -18,6 +18,7 @@ import c2sti
 from c2sti import pair_check
 from c2sti._types import Lattice, Section
 from c2sti.cli import main
+from c2sti.models import _registry
 from tests.conftest import square_array
 
 SIDE = 20
@@ -225,7 +226,7 @@ def test_a_misfit_warns_raises_or_is_ignored(large: list[AnnData]) -> None:
 
 def test_folded_tissue_is_a_misfit_too(large: list[AnnData]) -> None:
     def folds(pair: object, at: np.ndarray, positions: list[float], **_: object) -> c2sti._types.Prediction:
-        made = c2sti.baselines.METHODS["copy"](pair, at, positions)
+        made = _registry.METHODS["copy"](pair, at, positions)
         field = np.zeros((len(positions), 2, *pair.lattice.shape))
         field[:, 0] = -np.arange(pair.lattice.shape[1]) * pair.lattice.pitch
         return replace(made, notes={"displacement": field})

@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 
 import c2sti
-from c2sti.datasets import _download
+from c2sti.datasets import _real
 
 PACKAGE = Path(c2sti.__file__).parent
 SOURCES = sorted(PACKAGE.rglob("*.py"))
@@ -81,7 +81,7 @@ def test_the_rule_would_catch_it(source: str) -> None:
 def test_pickle_is_named_for_its_error_alone() -> None:
     """``torch.load(weights_only=True)`` of somebody's ResNet-50 raises it; it is the one reading of a pickle."""
     users = [p for p in SOURCES if "pickle" in p.read_text(encoding="utf-8")]
-    assert [p.name for p in users] == ["histology.py"]
+    assert [p.name for p in users] == ["resnet.py"]
     tree = ast.parse(users[0].read_text(encoding="utf-8"))
     names = {
         ast.unparse(n) for n in ast.walk(tree) if isinstance(n, ast.Attribute) and ast.unparse(n.value) == "pickle"
@@ -93,13 +93,13 @@ def test_pickle_is_named_for_its_error_alone() -> None:
 
 
 def test_published_files_lie_below_their_folder() -> None:
-    for path, source in _download.published().items():
+    for path, source in _real.published().items():
         for part in (path, source.repository, source.commit):
             pure = PurePosixPath(part)
             assert not pure.is_absolute()
             assert ".." not in pure.parts
-        target = _download.CACHE / source.repository / source.commit / path
-        assert target.resolve().is_relative_to(_download.CACHE.resolve())
+        target = _real.CACHE / source.repository / source.commit / path
+        assert target.resolve().is_relative_to(_real.CACHE.resolve())
 
 
 @pytest.mark.parametrize("name", ["../../etc/passwd", "/etc/passwd", "C3/../../x"])
@@ -108,7 +108,7 @@ def test_names_of_sections_cannot_lead_anywhere(name: str, tmp_path: Path) -> No
         with pytest.raises(ValueError, match="has no section"):
             series(name, data_dir=tmp_path)
     with pytest.raises(KeyError):
-        _download.fetch(name)
+        _real.fetch(name)
 
 
 # -- nobody is called
@@ -147,7 +147,7 @@ def test_the_block_would_be_felt(monkeypatch: pytest.MonkeyPatch, tmp_path: Path
         raise OSError("no network in this test")
 
     monkeypatch.setattr(socket, "getaddrinfo", refuse)
-    monkeypatch.setattr(_download, "CACHE", tmp_path)
+    monkeypatch.setattr(_real, "CACHE", tmp_path)
     with pytest.raises(OSError, match="could not be had from https://raw"):
         c2sti.datasets.stahl(1)
 

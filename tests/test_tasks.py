@@ -16,7 +16,7 @@ import torch
 
 from c2sti import _tasks
 from c2sti.field import Field, Kernel, Observed
-from tests.conftest import made_layers, write_dense
+from tests.conftest import simulated_layers, write_dense
 
 
 def files_of(store: Path) -> dict[str, bytes]:
@@ -81,7 +81,7 @@ def test_progress_adds_up() -> None:
 
 @pytest.mark.filterwarnings("ignore")  # of servers, ports and processes that end
 def test_tiles_of_a_field_are_the_same_wherever_they_are_solved(cluster: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("c2sti.field._tiles.MOST", 100)
+    monkeypatch.setattr("c2sti.field._field.MOST", 100)
     rng = np.random.default_rng(0)
     x = rng.random((900, 2)) * 30
     values = np.sin(x) + rng.normal(0, 0.3, x.shape)
@@ -105,7 +105,7 @@ def test_tiles_of_a_field_are_the_same_wherever_they_are_solved(cluster: Any, mo
 def test_a_cluster_writes_the_same_bytes_though_a_worker_is_killed(
     cluster: Any, tmp_path: Path, small_chunks: None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    made = made_layers(300, 60, 12)
+    made = simulated_layers(300, 60, 12)
     with monkeypatch.context() as without:
         without.setattr(_tasks, "on_cluster", lambda: False)
         write_dense(tmp_path / "here.zarr", made)

@@ -1,4 +1,4 @@
-"""``python -m c2sti.benchmark``: the paper's tables on whole hidden sections of measured series."""
+"""``python -m c2sti.benchmark``: the paper's tables on whole held-out sections of measured series."""
 
 from __future__ import annotations
 
@@ -12,15 +12,15 @@ from pathlib import Path
 import torch
 from threadpoolctl import threadpool_limits
 
-from c2sti.benchmark._methods import ROWS, SLICES, STEPS, TABLES
+from c2sti.benchmark._networks import ROWS, SLICES, STEPS, TABLES
 from c2sti.benchmark._run import Run, Settings
 
 DESCRIPTION = """\
-Train what needs training, score every method on hidden sections of the measured series in a folder, write tables.
+Train what needs training, score every method on held-out sections of the measured series in a folder, write tables.
 
 Networks are trained on her2st without a patient, and scored on that patient; on heart and stahl, which none was
 trained on, the networks of all folds are scored, and their scores averaged. What is finished is kept below OUT and not
-done again: a run that was stopped goes on when the same command is given, and several may share one OUT.
+done again: a run that was stopped continues when the same command is given, and several may share one OUT.
 
 stdout: the table, Markdown. stderr: progress. OUT: table1.md, table1.csv, table1_cases.csv, table1.png (or table2,
 ablation); networks/<method>/<patient>/<seed>/, ordinary checkpoints; scores/.
@@ -30,7 +30,7 @@ EPILOG = """\
 examples:
   python -m c2sti.benchmark --data sections --table 1 --out runs
   python -m c2sti.benchmark --data sections --table 1 --out runs --methods copy linear lowrank gp   (no training)
-  python -m c2sti.benchmark --table 1 --quick --out quick   (made tissue, to see that it works)
+  python -m c2sti.benchmark --table 1 --quick --out quick   (simulated tissue, to see that it works)
 """
 
 
@@ -45,18 +45,18 @@ def parser() -> argparse.ArgumentParser:
     add = whole.add_argument
     add("--data", type=Path, default=Path(os.environ.get("C2STI_DATA", "data")), metavar="DIR",
         help="folder with the sections (default: C2STI_DATA, or ./data)")  # fmt: skip
-    add("--table", choices=list(TABLES), required=True, help="1: one section hidden; 2: two to four; ablation")
+    add("--table", choices=list(TABLES), required=True, help="1: one section held out; 2: two to four; ablation")
     add("--out", type=Path, required=True, metavar="DIR", help="folder of networks, scores and tables")
     add("--folds", choices=["patient"], default="patient", help="what is left out of the training (default: patient)")
     add("--seeds", type=int, default=3, metavar="N", help="networks a method and fold (default: %(default)s)")
     add("--methods", nargs="+", metavar="NAME", help=f"rows of the table; of {', '.join(ROWS)}")
     add("--slices", type=int, nargs="+", metavar="N",
-        help=f"sections hidden in a row (default: {'; '.join(f'{t}: {s}' for t, s in SLICES.items())})")  # fmt: skip
+        help=f"sections held out in a row (default: {'; '.join(f'{t}: {s}' for t, s in SLICES.items())})")  # fmt: skip
     add("--context", action="store_true", help="let methods that can use them see the sections beyond the two")
     add("--n-genes", type=int, default=1000, metavar="N", help="most variable genes scored (default: %(default)s)")
     add("--steps", type=int, metavar="N", help=f"of every training (default: {STEPS})")
-    add("--rival-steps", type=int, metavar="N", help="of the rivals' trainings, where it is another number")
-    add("--quick", action="store_true", help="made tissue, tiny networks, few steps; needs no data")
+    add("--rival-steps", type=int, metavar="N", help="of the compared methods' trainings, where it is another number")
+    add("--quick", action="store_true", help="simulated tissue, tiny networks, few steps; needs no data")
     add("--device", default="cuda" if torch.cuda.is_available() else "cpu", metavar="NAME", help="cpu or cuda")
     add("--force", action="store_true", help="do anew what another recipe or version left in OUT")
     return whole

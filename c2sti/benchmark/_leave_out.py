@@ -2,7 +2,7 @@
 
 The rules: the held-out section touches nothing (genes are chosen from the neighbours alone; only the names of its genes
 count); every method sees the same pair; scores are means over genes, an undefined correlation counts as zero; the noise
-ceiling is the correlation that the count noise of the held-out section allows.
+noise ceiling is the correlation that the count noise of the held-out section allows.
 """
 
 from __future__ import annotations
@@ -18,12 +18,12 @@ import pandas as pd
 import scipy.sparse as sp
 from tqdm.auto import tqdm
 
-from c2sti import _check, grid, metrics, ops, pair_check
-from c2sti._stored import in_memory
-from c2sti._types import FloatArray, InterpolatedSection, Interpolator, PictureEncoder, SlicePair
-from c2sti.model.baseline import Descriptions
-from c2sti.spread import Calibration, ask
+from c2sti import _validators, io, metrics, ops, pair_check
+from c2sti._backed import in_memory
+from c2sti._types import FloatArray, ImageEncoder, InterpolatedSection, Interpolator, SlicePair
+from c2sti.models.gp import Descriptions
 from c2sti.training import Case
+from c2sti.uncertainty import Calibration, ask
 
 DETECTED = 0.1  # least share of spots of both neighbours in which a scored gene is seen
 
@@ -40,7 +40,7 @@ class Window:
 
 
 def leave_sections_out(
-    slices: Sequence[grid.SliceGrid],
+    slices: Sequence[io.SliceGrid],
     *,
     methods: Mapping[str, Interpolator],
     n_slices: int = 1,
@@ -54,12 +54,12 @@ def leave_sections_out(
     show_progress_bar: bool = True,
 ) -> pd.DataFrame:
     """Score every method on every run of held-out sections; parameters and columns as of :func:`c2sti.tl.evaluate`."""
-    n_slices, n_genes = _check.whole(n_slices, "n_slices"), _check.whole(n_genes, "n_genes")
+    n_slices, n_genes = _validators.whole(n_slices, "n_slices"), _validators.whole(n_genes, "n_genes")
     todo = list(windows(depths(slices, z), n_slices))
-    slices = grid.on_shared_genes(slices, stacklevel=4)
+    slices = io.on_shared_genes(slices, stacklevel=4)
     check_neighbours(slices, on_misfit)
     rows = []
-    with tqdm(total=len(todo) * len(methods), desc="hidden sections", disable=not show_progress_bar) as bar:
+    with tqdm(total=len(todo) * len(methods), desc="held-out sections", disable=not show_progress_bar) as bar:
         for window in todo:
             around = {q: slices[i] for q, i in window.beyond.items()} if context else {}
             pair, genes = pair_of(slices[window.a], slices[window.b], around, slices[0].genes, n_genes)
@@ -67,7 +67,7 @@ def leave_sections_out(
                 check_unseen(slices[i], [slices[j] for j in (window.a, window.b, *window.beyond.values())])
             targets = [target_of(slices[i], pair, genes) for i in window.hidden]
             ends = slices[window.a], slices[window.b]
-            places = [grid.rows_of(*ends, pair.lattice, target.xy) for target in targets]
+            places = [io.rows_of(*ends, pair.lattice, target.xy) for target in targets]
             known = Descriptions(pair, device=device, seed=seed)
             for name, method in methods.items():
                 rows += _score(name, method, known, window, targets, places, intervals)
@@ -77,18 +77,18 @@ def leave_sections_out(
     return table
 
 
-def check_neighbours(slices: Sequence[grid.SliceGrid], on_misfit: pair_check.OnMisfit) -> None:
+def check_neighbours(slices: Sequence[io.SliceGrid], on_misfit: pair_check.OnMisfit) -> None:
     """The pair check of every two consecutive sections."""
     if on_misfit == "ignore":
         return
     for a, b in pairwise(replace(section, image=None) for section in slices):
-        pair, _ = grid.make_pair(a, b, judged=True)
-        level, scales = grid.level(a, b)
-        found = pair_check.measure(pair.a, pair.b, pair.spacing, grid.overlap(a, b), level)
+        pair, _ = io.make_pair(a, b, judged=True)
+        level, scales = io.level(a, b)
+        found = pair_check.measure(pair.a, pair.b, pair.spacing, io.overlap(a, b), level)
         pair_check.complain(found, a.name, b.name, on_misfit, scales=scales, stacklevel=5)
 
 
-def depths(slices: Sequence[grid.SliceGrid], z: Sequence[float] | None) -> FloatArray:
+def depths(slices: Sequence[io.SliceGrid], z: Sequence[float] | None) -> FloatArray:
     """(n_sections,) z: as given, as the sections carry it, or even steps.
 
     Raises
@@ -103,14 +103,14 @@ def depths(slices: Sequence[grid.SliceGrid], z: Sequence[float] | None) -> Float
     """
     if z is None:
         z = _carried(slices)
-    found = grid.depth_of_each(z, len(slices))
+    found = io.depth_of_each(z, len(slices))
     steps = np.diff(found)
     if not ((steps > 0).all() or (steps < 0).all()):
         raise ValueError(f"z holds {found.tolist()}, which must run one way; put the slices in their order")
     return found
 
 
-def _carried(slices: Sequence[grid.SliceGrid]) -> Sequence[float]:
+def _carried(slices: Sequence[io.SliceGrid]) -> Sequence[float]:
     carried = [s.z for s in slices if s.z is not None]
     even = [float(i) for i in range(len(slices))]
     if len(carried) < len(slices):
@@ -148,25 +148,25 @@ def windows(z: FloatArray, n_slices: int) -> Iterator[Window]:
 
 
 def pair_of(
-    a: grid.SliceGrid,
-    b: grid.SliceGrid,
-    around: Mapping[float, grid.SliceGrid],
+    a: io.SliceGrid,
+    b: io.SliceGrid,
+    around: Mapping[float, io.SliceGrid],
     shared: pd.Index,
     n_genes: int,
-    encoder: PictureEncoder | None = None,
+    encoder: ImageEncoder | None = None,
 ) -> tuple[SlicePair, pd.Index]:
     """The pair as methods see it, with the genes that are scored, and their names: chosen from the two alone."""
-    whole, names = grid.make_pair(a, b, context=around, genes=shared, encoder=encoder)
+    whole, names = io.make_pair(a, b, context=around, genes=shared, encoder=encoder)
     chosen = ops.most_variable([whole.a.moments, whole.b.moments], n_genes, DETECTED)
     if len(chosen) == 0:
         raise ValueError(f"no gene is detected in {DETECTED:.0%} of the spots of both {a.name} and {b.name}")
     return whole.subset(chosen).in_memory(), names[chosen]
 
 
-def check_unseen(hidden: grid.SliceGrid, neighbours: Sequence[grid.SliceGrid]) -> None:
+def check_unseen(hidden: io.SliceGrid, neighbours: Sequence[io.SliceGrid]) -> None:
     """Warn where a neighbour holds spots of the held-out section: copying it would then look like a good method."""
     for neighbour in neighbours:
-        n = grid.shared_profiles(hidden, neighbour)
+        n = io.shared_profiles(hidden, neighbour)
         if n:
             warnings.warn(
                 f"{n} of {len(hidden.xy)} spots of {hidden.name} are found in {neighbour.name} with the very same "
@@ -176,20 +176,20 @@ def check_unseen(hidden: grid.SliceGrid, neighbours: Sequence[grid.SliceGrid]) -
             )
 
 
-def hidden_cases(
-    slices: Sequence[grid.SliceGrid],
+def held_out_cases(
+    slices: Sequence[io.SliceGrid],
     *,
     most: int,
     z: Sequence[float] | None = None,
     n_genes: int = 1000,
-    encoder: PictureEncoder | None = None,
+    encoder: ImageEncoder | None = None,
 ) -> list[Case]:
     """Every run of 1 to `most` interior sections as cases to train on, with and without the sections beyond.
 
     Genes are chosen from the neighbours alone, as for an evaluation. `encoder` describes their H&E.
     """
-    found, n_genes = depths(slices, z), _check.whole(n_genes, "n_genes")
-    slices = grid.on_shared_genes(slices, stacklevel=4)
+    found, n_genes = depths(slices, z), _validators.whole(n_genes, "n_genes")
+    slices = io.on_shared_genes(slices, stacklevel=4)
     cases = []
     for n_slices in range(1, most + 1):
         for window in windows(found, n_slices):
@@ -197,9 +197,9 @@ def hidden_cases(
                 around = {q: slices[i] for q, i in beyond.items()}
                 pair, genes = pair_of(slices[window.a], slices[window.b], around, slices[0].genes, n_genes, encoder)
                 for i, position in zip(window.hidden, window.positions, strict=True):
-                    xy, stored, library = grid.profiles(slices[i], pair.lattice, genes)
+                    xy, stored, library = io.profiles(slices[i], pair.lattice, genes)
                     values = in_memory(stored)
-                    truth = grid.log_normalise(values, library) if slices[i].counts else values
+                    truth = io.log_normalise(values, library) if slices[i].counts else values
                     cases.append(Case(pair, xy, position, truth, slices[i].name))
     return cases
 
@@ -213,16 +213,16 @@ class Target:
     ceiling: float
 
 
-def target_of(hidden: grid.SliceGrid, pair: SlicePair, genes: pd.Index) -> Target:
+def target_of(hidden: io.SliceGrid, pair: SlicePair, genes: pd.Index) -> Target:
     """What a held-out section measured of these genes."""
-    xy, stored, library = grid.profiles(hidden, pair.lattice, genes)
+    xy, stored, library = io.profiles(hidden, pair.lattice, genes)
     values = in_memory(stored)
     if not hidden.counts:
         return Target(xy, values.toarray(), float("nan"))
     # All other genes count towards the library size only: one column stands for them.
     rest = np.rint(np.maximum(library - values.sum(axis=1), 0))
     noise = metrics.ceiling(sp.hstack([values, rest[:, None]], format="csr"), genes=slice(0, len(genes)))
-    return Target(xy, in_memory(grid.log_normalise(values, library)).toarray(), noise)
+    return Target(xy, in_memory(io.log_normalise(values, library)).toarray(), noise)
 
 
 def _score(
@@ -231,7 +231,7 @@ def _score(
     known: Descriptions,
     window: Window,
     targets: Sequence[Target],
-    places: Sequence[grid.Rows],
+    places: Sequence[io.Rows],
     intervals: Sequence[float],
 ) -> list[dict[str, float | int | str]]:
     rows: list[dict[str, float | int | str]] = []
@@ -253,7 +253,7 @@ def _score(
 
 
 def _answer(
-    method: Interpolator, known: Descriptions, rows: grid.Rows, position: float, intervals: Sequence[float]
+    method: Interpolator, known: Descriptions, rows: io.Rows, position: float, intervals: Sequence[float]
 ) -> tuple[InterpolatedSection, Calibration | None]:
     """The interpolated section, and what intervals around its values are made of, where there are to be any."""
     wanted, pair = len(intervals) > 0, known.pair

@@ -1,8 +1,4 @@
-"""Networks of the benchmark: one for each method, fold and seed, in a folder of its own, trained once.
-
-``OUT/networks/<method>/<fold>/<seed>/`` is an ordinary checkpoint. Its card says by which recipe it was trained, so one
-that ``scripts/train_bundled.py --without A --series her2st --seed 0`` wrote is as good as one that was trained here.
-"""
+"""The methods of the tables, and their networks: one for each method, fold and seed, trained once."""
 
 from __future__ import annotations
 
@@ -10,21 +6,122 @@ import os
 import platform
 import shutil
 import time
-from collections.abc import Callable, Mapping
-from dataclasses import asdict, dataclass
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import asdict, dataclass, field, replace
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any, TypeAlias
 
-from c2sti import _checkpoint
-from c2sti.baselines import Rival, load_rival
-from c2sti.benchmark._material import MADE, Material
-from c2sti.benchmark._methods import OURS, Method
-from c2sti.benchmark._series import Source
-from c2sti.model import C2STi, C2STiConfig
-from c2sti.training import Schedule, train, train_rival
+from c2sti._types import Interpolator
+from c2sti.benchmark._series import MADE, Material, Source
+from c2sti.models import _checkpoint
+from c2sti.models._registry import METHODS as NAIVE
+from c2sti.models._registry import NETWORKS, ON_REQUEST, load_compared
+from c2sti.models.c2sti import KIND, C2STi, C2STiConfig
+from c2sti.models.compared import FrameInterpolator
+from c2sti.training import Schedule, TrainConfig, compared_schedule, train, train_compared
 
-Trained: TypeAlias = C2STi | Rival
+OURS = KIND.name
+STEPS = 300  # of every network, unless told otherwise
+SAVE_EVERY = 10  # steps: what a stopped run loses at most
+QUICK = C2STiConfig(channels=4, panel=24, n_components=12, n_splits=1)
+
+
+@dataclass(frozen=True)
+class Method:
+    """A row.
+
+    Parameters
+    ----------
+    name
+        In folders, and on the command line.
+    label
+        In tables.
+    make
+        Makes what needs no training; None for what has to be trained.
+    model
+        Whose checkpoint a trained one is: ``"c2sti"`` or a key of ``c2sti.models.compared.NETWORKS``.
+    switches
+        Fields of :class:`c2sti.C2STiConfig` that are off.
+    arbitrary
+        Whether it interpolates at any position; else it knows the middle.
+    """
+
+    name: str
+    label: str
+    make: Callable[[C2STiConfig], Interpolator] | None = None
+    model: str = ""
+    switches: tuple[str, ...] = field(default=())
+    arbitrary: bool = True
+
+    @property
+    def trained(self) -> bool:
+        """Whether it has to be trained."""
+        return self.make is None
+
+    def config(self, ours: C2STiConfig) -> Any:
+        """Settings of its network, where `ours` are those of C2-STi."""
+        if self.model == OURS:
+            return replace(ours, **dict.fromkeys(self.switches, False))
+        return NETWORKS[self.model].Config()
+
+    def schedule(self, steps: int, seed: int) -> Schedule:
+        """How its network is trained."""
+        kind = TrainConfig if self.model == OURS else compared_schedule
+        return kind(steps=steps, seed=seed, save_every=SAVE_EVERY)
+
+
+def _given(method: Interpolator) -> Callable[[C2STiConfig], Interpolator]:
+    return lambda ours: method
+
+
+def _still(ours: C2STiConfig) -> Interpolator:
+    """The network that may move nothing. It has nothing to learn: what it answers is its base."""
+    return C2STi(replace(ours, displacement=False))
+
+
+_LABELS = {"rbi": "RBI", "unet": "U-Net", "rife": "RIFE", "ifrnet": "IFRNet", "dain": "DAIN-style"}
+_SWITCHES = {
+    "no_cross_modal": ("w/o cross-modal", "cross_modal"),
+    "no_graph": ("w/o MGC-Graph", "graph"),
+    "no_dlsm": ("w/o DLSM", "dlsm"),
+}
+
+ROWS: dict[str, Method] = {
+    row.name: row
+    for row in (
+        *(Method(name, name, make=_given(method)) for name, method in NAIVE.items()),
+        *(Method(name, _LABELS[name], make=_given(method)) for name, method in ON_REQUEST.items()),
+        *(Method(name, _LABELS[name], model=name, arbitrary=NETWORKS[name].arbitrary) for name in NETWORKS),
+        Method(OURS, "C2-STi", model=OURS),
+        *(Method(name, label, model=OURS, switches=(off,)) for name, (label, off) in _SWITCHES.items()),
+        Method("no_displacement", "displacement off", make=_still),
+    )
+}
+_ABLATED = [OURS, *_SWITCHES, "no_displacement"]
+TABLES = {
+    "1": [*NAIVE, *_LABELS, OURS],
+    "2": [*NAIVE, *_LABELS, OURS],
+    "ablation": [*NAIVE, *_ABLATED],
+}
+SLICES = {"1": [1], "2": [2, 3, 4], "ablation": [1, 2, 3, 4]}  # sections held out in a row
+
+
+def rows_named(names: Iterable[str]) -> list[Method]:
+    """Methods by their names.
+
+    Raises
+    ------
+    ValueError
+        There is no such method; the message lists those that exist.
+    """
+    for name in names:
+        if name not in ROWS:
+            raise ValueError(f"there is no method {name!r}; those that exist are {', '.join(ROWS)}")
+    return [ROWS[name] for name in dict.fromkeys(names)]
+
+
+Trained: TypeAlias = C2STi | FrameInterpolator
 
 STATE = "state"  # folder of a run that is not finished
 NO_MATTER = ("save_every",)  # settings of the training that do not change what comes of it
@@ -139,7 +236,7 @@ def load(network: Network) -> Trained:
         )
     if found == OURS:
         return C2STi.load(network.folder)
-    return load_rival(network.method.model, network.folder)
+    return load_compared(network.method.model, network.folder)
 
 
 def check(network: Network, recipe: Recipe) -> bool:
@@ -188,7 +285,7 @@ def fit(
         given = {"config": config, "how": how, "folder": state, "device": device}
         model = train(material.examples(network.fold), progress=progress, show_progress_bar=False, **given)
     else:
-        model = train_rival(
+        model = train_compared(
             network.method.model,
             material.cases(network.fold),
             config=config,
@@ -208,7 +305,7 @@ def provenance(seconds: float, device: str) -> dict[str, Any]:
     return {
         "seconds": round(seconds),
         "machine": f"{platform.machine()}, {os.cpu_count()} cores, {device}",
-        "not for": "differences between conditions, replicates, diagnosis; inserted sections are estimates",
+        "not for": "differences between conditions, replicates, diagnosis; interpolated sections are estimates",
     }
 
 

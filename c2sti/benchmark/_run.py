@@ -13,17 +13,13 @@ from typing import Any
 
 from tqdm.auto import tqdm
 
-from c2sti import _check
+from c2sti import _validators
 from c2sti.benchmark import _networks
-from c2sti.benchmark._figures import draw
-from c2sti.benchmark._material import Material
-from c2sti.benchmark._methods import OURS, QUICK, STEPS, Method, rows_named
-from c2sti.benchmark._networks import Network, Recipe
+from c2sti.benchmark._networks import OURS, QUICK, STEPS, Method, Network, Recipe, rows_named
 from c2sti.benchmark._scores import Job, collect, jobs, score, write
-from c2sti.benchmark._series import Source, made, measured
-from c2sti.benchmark._summary import summarise
-from c2sti.benchmark._tables import markdown
-from c2sti.model import C2STi, C2STiConfig
+from c2sti.benchmark._series import Material, Source, made, measured
+from c2sti.benchmark._tables import draw, markdown, summarise
+from c2sti.models.c2sti import C2STi, C2STiConfig
 from c2sti.training import OtherRun, Schedule
 
 RUN = "run.json"  # in OUT: what all that lies there has in common
@@ -54,8 +50,8 @@ class Settings:
         for name, value in {**least, "steps": self.steps, "rival-steps": self.rival_steps}.items():
             if value is not None and value < 1:
                 raise ValueError(f"--{name} {value} must be at least 1")
-        _check.device(self.device)
-        _check.folder(self.out, "--out")
+        _validators.device(self.device)
+        _validators.folder(self.out, "--out")
 
 
 class Run:
@@ -142,7 +138,7 @@ class Run:
         if differs:
             shutil.rmtree(s.out / "scores", ignore_errors=True)
             known = {}
-        _check.new_folder(s.out, "--out")
+        _validators.new_folder(s.out, "--out")
         write(file, json.dumps({**wanted, "sections": known | self.source.prints}, indent=1) + "\n")
 
     def _train(self) -> None:
@@ -159,7 +155,7 @@ class Run:
 
                 def progress(step: int, loss: float, before: int = sum(steps[:i])) -> None:
                     bar.set_postfix_str(f"loss {loss:.4f}", refresh=False)
-                    bar.update(before + step + 1 - bar.n)  # a run that goes on begins in the middle
+                    bar.update(before + step + 1 - bar.n)  # a run that continues begins in the middle
 
                 self._fit(network, material, progress)
 

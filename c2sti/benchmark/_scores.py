@@ -1,7 +1,7 @@
-"""Scores of hidden sections, one small file for each method, network and case: what is there is not computed again.
+"""Scores of held-out sections, one small file for each method, network and case: what is there is not computed again.
 
-A *case* is a run of hidden sections between two others. Files are written aside and moved into place, so a run that was
-killed has lost the one it was at, and nothing is ever half-written.
+A *case* is a run of held-out sections between two others. Files are written aside and moved into place, so a run that
+was killed has lost the one it was at, and nothing is ever half-written.
 """
 
 from __future__ import annotations
@@ -17,19 +17,19 @@ import numpy as np
 import pandas as pd
 from scipy.spatial import KDTree
 
-from c2sti import _checkpoint, grid, metrics
-from c2sti._aside import put
+from c2sti import io, metrics
+from c2sti._atomic import put
 from c2sti._types import FloatArray, Interpolator, Lattice, SlicePair
 from c2sti.benchmark._leave_out import Target, Window, depths, pair_of, scores_of, target_of, windows
-from c2sti.benchmark._methods import Method
-from c2sti.benchmark._networks import Network, load
+from c2sti.benchmark._networks import Method, Network, load
 from c2sti.benchmark._series import Series, Source
-from c2sti.model import C2STiConfig
-from c2sti.model.baseline import Descriptions
+from c2sti.models import _checkpoint
+from c2sti.models.gp import Descriptions
+from c2sti.nn.c2sti import C2STiConfig
 
 # Of PSNR and SSIM: log1p of the 1e4 to which the counts of a spot are scaled, the most that a value can be. One number
 # for all genes, sections and methods.
-DATA_RANGE = float(np.log1p(grid.TARGET_SUM))
+DATA_RANGE = float(np.log1p(io.TARGET_SUM))
 WINDOW = 7  # bins a side of the windows of SSIM
 SEED = 0  # of what is random in an answer; the seeds of a table are those of the training
 
@@ -45,7 +45,7 @@ class Job:
     network
         Trained for it; None where nothing is trained.
     series, n_slices, case
-        Which sections are hidden; `case` is the names of the two around them.
+        Which sections are held out; `case` is the names of the two around them.
     place
         Index of the first of the two.
     file
@@ -68,7 +68,7 @@ class Job:
         return json.loads((self.network.folder / _checkpoint.SETTINGS).read_text())["weights"]
 
     def kept(self) -> list[dict[str, Any]] | None:
-        """Scores that were kept, one row a hidden section; None where there are none, or of other weights."""
+        """Scores that were kept, one row a held-out section; None where there are none, or of other weights."""
         if not self.file.is_file():
             return None
         found = json.loads(self.file.read_text())
@@ -151,10 +151,10 @@ def score(
 
 
 def _case(
-    slices: Sequence[grid.SliceGrid], window: Window, n_genes: int, context: bool
+    slices: Sequence[io.SliceGrid], window: Window, n_genes: int, context: bool
 ) -> tuple[SlicePair, list[Target]]:
     around = {q: slices[i] for q, i in window.beyond.items()} if context else {}
-    pair, genes = pair_of(slices[window.a], slices[window.b], around, grid.shared_genes(slices), n_genes)
+    pair, genes = pair_of(slices[window.a], slices[window.b], around, io.shared_genes(slices), n_genes)
     return pair, [target_of(slices[i], pair, genes) for i in window.hidden]
 
 
@@ -193,7 +193,7 @@ def _ssim(predicted: FloatArray, target: Target, lattice: Lattice) -> float:
 
 
 def collect(done: Sequence[Job]) -> pd.DataFrame:
-    """All scores as one table: a row for each method, network and hidden section."""
+    """All scores as one table: a row for each method, network and held-out section."""
     rows = []
     for job in done:
         network = job.network

@@ -1,20 +1,24 @@
-"""The measured series that a folder holds: which there are, whose tissue they are, and how they are read.
-
-A folder is laid out as :mod:`c2sti.datasets` stores sections: ``her2st/her2st_A1.h5ad``, ``dev_heart/heart6.5_2.h5ad``,
-``stahl_bc/BC1.h5ad``. A series counts as held only where all of its sections are there.
-"""
+"""The measured series of a folder, and the training data made from them: as measured, moved, or simulated."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from functools import cache, partial
+from itertools import count
 from pathlib import Path
+from typing import TypeVar
 
 import anndata as ad
+import numpy as np
+import scipy.sparse as sp
 from anndata import AnnData
 
-from c2sti import _keys, datasets, grid, pp
+from c2sti import _keys, datasets, io, pp
+from c2sti._types import FloatArray
+from c2sti.benchmark._leave_out import held_out_cases
+from c2sti.nn.c2sti import C2STiConfig
+from c2sti.training import Case, Example, elastic, make_examples
 
 PATIENTS = "ABCD"  # of her2st: those with six sections
 
@@ -30,7 +34,7 @@ class Series:
     files
         Of the sections, below the data folder and without their ending.
     in_register
-        Whether the authors brought the sections into one frame, ``obsm["spatial_3d"]`` in µm.
+        Whether the authors brought the sections into a common coordinate system, ``obsm["spatial_3d"]`` in µm.
     """
 
     name: str
@@ -93,16 +97,16 @@ def find_series(data: Path) -> list[Series]:
     return found
 
 
-def read_series(series: Series, data: Path) -> list[grid.SliceGrid]:
-    """Sections of a series in order of depth, in one frame."""
+def read_series(series: Series, data: Path) -> list[io.SliceGrid]:
+    """Sections of a series in order of depth, in a common coordinate system."""
     sections = [ad.read_h5ad(path) for path in series.paths(data)]
     if series.in_register:
         sections = [_registered(section) for section in sections]
     else:
         pp.align_series(sections)
-    return grid.on_shared_genes(
+    return io.on_shared_genes(
         [
-            grid.read_slice(section, name=Path(file).name, spatial_key=_keys.ALIGNED)
+            io.read_slice(section, name=Path(file).name, spatial_key=_keys.ALIGNED)
             for section, file in zip(sections, series.files, strict=True)
         ]
     )
@@ -120,7 +124,7 @@ def _registered(section: AnnData) -> AnnData:
 def fingerprints(series: Sequence[Series], data: Path) -> dict[str, str]:
     """Hash of each section as it lies in its file, before it is brought into a frame: what a recipe remembers."""
     return {
-        Path(file).name: grid.read_slice(ad.read_h5ad(path), name=Path(file).name).fingerprint()[:16]
+        Path(file).name: io.read_slice(ad.read_h5ad(path), name=Path(file).name).fingerprint()[:16]
         for one in series
         for file, path in zip(one.files, one.paths(data), strict=True)
     }
@@ -137,14 +141,14 @@ class Source:
     series
         What there is.
     read
-        Sections of a series in one frame; read once.
+        Sections of a series in a common coordinate system; read once.
     prints
         Fingerprints of the sections by name.
     """
 
     name: str
     series: tuple[Series, ...]
-    read: Callable[[Series], list[grid.SliceGrid]]
+    read: Callable[[Series], list[io.SliceGrid]]
     prints: dict[str, str]
 
     @property
@@ -174,13 +178,133 @@ def measured(data: Path) -> Source:
 
 @cache
 def made() -> Source:
-    """Two blocks of made tissue of four small sections, as if of two patients: to see that all works."""
+    """Two blocks of simulated tissue of four small sections, as if of two patients: to see that all works."""
     series = tuple(Series(f"made {p}", tuple(f"made_{p}{i}" for i in range(1, 5)), in_register=True) for p in "AB")
 
     @cache
-    def read(one: Series) -> list[grid.SliceGrid]:
+    def read(one: Series) -> list[io.SliceGrid]:
         tissue = datasets.phantom(seed=50 + ord(one.patient), size=10, n_genes=60)
         sections = tissue.series([0.0, 150.0, 300.0, 450.0])
-        return [grid.read_slice(s, name=file) for s, file in zip(sections, one.files, strict=True)]
+        return [io.read_slice(s, name=file) for s, file in zip(sections, one.files, strict=True)]
 
     return Source("made", series, read, {g.name: g.fingerprint()[:16] for one in series for g in read(one)})
+
+
+MOST = 2  # sections held out in a row
+N_MADE = 32  # simulated tissue
+MADE = "simulated tissue"
+T = TypeVar("T")
+
+
+def training_cases(data: Path, groups: Sequence[str], *, without: str = "") -> list[Case]:
+    """Everything that a network is trained on, from some studies and without some patients of her2st.
+
+    Parameters
+    ----------
+    data
+        Folder with the sections.
+    groups
+        Studies: ``"her2st"``, ``"heart"``, ``"stahl"``.
+    without
+        Patients of her2st to leave out: ``"A"``, ``"AB"``.
+    """
+    return _in_order(
+        [series_cases(read_series(one, data)) for one in series_of(groups, without=without)], simulated_cases()
+    )
+
+
+def _in_order(series: Iterable[list[T]], made: list[T]) -> list[T]:
+    return [*(one for cases in series for one in cases), *made]
+
+
+def series_cases(grids: Sequence[io.SliceGrid]) -> list[Case]:
+    """Held-out sections of a series, then those without context again, their tissue moved in two ways each."""
+    hidden = held_out_cases(grids, most=MOST)
+    alone = [case for case in hidden if not case.pair.context]
+    return [*hidden, *(elastic(case, seed=2 * i + again) for i, case in enumerate(alone) for again in (0, 1))]
+
+
+def simulated_cases(n: int = N_MADE, *, size: tuple[int, int] = (14, 22), n_genes: int = 200) -> list[Case]:
+    """A held-out section in each of n simulated tissues."""
+    return [_made_case(seed, size, n_genes) for seed in range(n)]
+
+
+def _made_case(seed: int, size: tuple[int, int], n_genes: int) -> Case:
+    """A section of a simulated tissue, whose size, motion and place in the block depend on the seed."""
+    rng = np.random.default_rng([7, seed])
+    tissue = datasets.phantom(
+        seed=1000 + seed,
+        n_genes=n_genes,
+        size=int(rng.integers(*size)),
+        motion=float(rng.uniform(0.3, 1.0)),
+        change=float(rng.uniform(0.3, 1.0)),
+    )
+    gap, t = float(rng.uniform(150, 500)), float(rng.choice([1 / 4, 1 / 3, 1 / 2, 2 / 3, 3 / 4]))
+    layout = str(rng.choice(["square", "hex"]))
+    a, hidden, b = (tissue.section(z, layout=layout) for z in (0.0, t * gap, gap))
+    pair, genes = io.make_pair(io.read_slice(a), io.read_slice(b))
+    xy = hidden.obsm["spatial"]
+    # The truth without noise, which only simulated tissue has.
+    truth = sp.csr_array(tissue.expression(xy, t * gap)[:, hidden.var_names.get_indexer(genes)])
+
+    def motion(points: FloatArray) -> tuple[FloatArray, FloatArray]:
+        return tissue.displacement(points, t * gap, 0.0), tissue.displacement(points, t * gap, gap)
+
+    return Case(pair, xy, t, truth, f"{MADE} {seed}", motion)
+
+
+class Material:
+    """What the folds of a benchmark are trained on; a series that several folds share is made ready once.
+
+    Parameters
+    ----------
+    source
+        Where the sections come from.
+    config
+        Settings of C2-STi. Its ablations share the examples: the switches are no part of the base.
+    device
+        Where the work is done, and examples live.
+    progress
+        Called with a word on what is being done.
+    """
+
+    def __init__(
+        self, source: Source, config: C2STiConfig, *, device: str, progress: Callable[[str], object] = lambda word: None
+    ) -> None:
+        self.source, self.config, self.device, self.progress = source, config, device, progress
+        self._cases: dict[str, list[Case]] = {}
+        self._examples: dict[str, list[Example]] = {}
+
+    def cases(self, fold: str) -> list[Case]:
+        """Held-out sections that a network of this fold is trained on, in the order of :func:`training_cases`."""
+        return _in_order([self._cases_of(s) for s in self.source.lessons(fold)], self._cases_of(None))
+
+    def examples(self, fold: str) -> list[Example]:
+        """The same made ready for C2-STi."""
+        return _in_order([self._examples_of(s) for s in self.source.lessons(fold)], self._examples_of(None))
+
+    def _cases_of(self, series: Series | None) -> list[Case]:
+        """Of a series, or of simulated tissue."""
+        name = MADE if series is None else series.name
+        if name not in self._cases:
+            self.progress(f"holding out sections of {name}")
+            small = self.source.name == "made"
+            self._cases[name] = (
+                series_cases(self.source.read(series))
+                if series is not None
+                else (simulated_cases(2, size=(8, 11), n_genes=60) if small else simulated_cases())
+            )
+        return self._cases[name]
+
+    def _examples_of(self, series: Series | None) -> list[Example]:
+        name = MADE if series is None else series.name
+        if name not in self._examples:
+            cases = self._cases_of(series)
+            done = count(1)
+            self._examples[name] = make_examples(
+                cases,
+                self.config,
+                device=self.device,
+                progress=lambda case: self.progress(f"looking at {name}: {next(done)} of {len(cases)}"),
+            )
+        return self._examples[name]

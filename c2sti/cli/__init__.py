@@ -12,7 +12,7 @@ from collections.abc import Sequence
 from importlib.metadata import version
 
 from c2sti.cli import _align, _demo, _describe, _evaluate, _interpolate, _sample_counts, _train
-from c2sti.cli._talk import talking
+from c2sti.cli._options import talking
 
 __all__ = ["main", "parser"]
 
@@ -39,7 +39,7 @@ Sections are files: AnnData in .h5ad or .zarr, or SpatialData in .zarr. None of 
 """
 
 EPILOG = """\
-from two sections on their slides to five in one frame:
+from two sections on their slides to five in a common coordinate system:
   c2sti align a.h5ad b.h5ad -o aligned
   c2sti interpolate aligned/a.h5ad aligned/b.h5ad -n 3 -o sections.zarr
 

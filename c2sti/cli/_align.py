@@ -1,4 +1,4 @@
-"""``c2sti align``: sections of a series into one frame."""
+"""``c2sti align``: sections of a series into a common coordinate system."""
 
 from __future__ import annotations
 
@@ -9,12 +9,11 @@ from typing import Any
 
 from c2sti import _keys, pp
 from c2sti.cli._files import Section, check_free, read, write
-from c2sti.cli._options import add_force, add_reading, add_sections, command, where_to_read
-from c2sti.cli._say import give_table, say
-from c2sti.grid import is_spatialdata
+from c2sti.cli._options import add_force, add_reading, add_sections, command, give_table, say, where_to_read
+from c2sti.io import is_spatialdata
 
 DESCRIPTION = """\
-Bring the sections of a series into one frame, as interpolation needs them.
+Bring the sections of a series into a common coordinate system, as interpolation needs them.
 
 All rotations and shifts are searched, so sections may lie anywhere on their slides. They are compared by their
 expression and, where they have one, by their H&E. Each goes into DIR under its own name, with coordinates added as
@@ -36,7 +35,9 @@ COLUMNS = ("file", "section", "fit", "angle_deg", "shift_x", "shift_y", "scale",
 
 def add(commands: Any) -> None:
     """Add the command."""
-    parser = command(commands, "align", does="sections into one frame", description=DESCRIPTION, epilog=EPILOG)
+    parser = command(
+        commands, "align", does="sections into a common coordinate system", description=DESCRIPTION, epilog=EPILOG
+    )
     add_sections(parser, "two")
     parser.add_argument("-o", "--output", required=True, type=Path, metavar="DIR", help="folder for the moved sections")
     parser.add_argument(

@@ -1,4 +1,4 @@
-"""``c2sti demo``: the main job on a made tissue, whose truth is known."""
+"""``c2sti demo``: the main job on a simulated tissue, whose truth is known."""
 
 from __future__ import annotations
 
@@ -10,14 +10,13 @@ import numpy as np
 from anndata import AnnData
 
 from c2sti import _keys, metrics, pl, tl
-from c2sti.baselines import METHODS
 from c2sti.cli._files import aside, check_free, write
-from c2sti.cli._options import add_force, command
-from c2sti.cli._say import give, give_table, say
+from c2sti.cli._options import add_force, command, give, give_table, say
 from c2sti.datasets import Phantom, phantom
+from c2sti.models._registry import METHODS
 
 DESCRIPTION = """\
-The main job on a made tissue: hide three sections, make them from their neighbours, compare with the truth.
+The main job on a simulated tissue: hide three sections, make them from their neighbours, compare with the truth.
 
 Needs no data and no network, and takes about a minute. Writes sections.h5ad, sections.zarr (the same result) and
 sections.png into DIR.
@@ -37,7 +36,7 @@ DEFAULT = "c2sti"
 
 def add(commands: Any) -> None:
     """Add the command."""
-    parser = command(commands, "demo", does="see it work on a made tissue", description=DESCRIPTION, epilog=EPILOG)
+    parser = command(commands, "demo", does="see it work on a simulated tissue", description=DESCRIPTION, epilog=EPILOG)
     parser.add_argument(
         "-o",
         "--output",
@@ -72,15 +71,15 @@ def run(chosen: argparse.Namespace) -> None:
     _draw(results[DEFAULT], tissue, png)
     say(
         chosen,
-        "where a gene is rare an inserted section is darker than the truth: the mean of noisy logarithms lies below "
-        "the logarithm of the mean. Correlations do not see it",
+        "where a gene is rare an interpolated section is darker than the truth: the mean of noisy logarithms lies "
+        "below the logarithm of the mean. Correlations do not see it",
     )
     for path in (h5ad, zarr, png):
         give(path)
 
 
 def _closeness(out: AnnData, tissue: Phantom) -> list[float]:
-    """Mean correlation over genes of each inserted section with the noise-free truth."""
+    """Mean correlation over genes of each interpolated section with the noise-free truth."""
     scores = []
     for name, z in zip(out.uns[_keys.RESULT]["inserted"], DEPTHS[1:-1], strict=True):
         inside = tissue.inside(out.obsm[_keys.SPATIAL], z)
@@ -90,7 +89,7 @@ def _closeness(out: AnnData, tissue: Phantom) -> list[float]:
 
 
 def _draw(out: AnnData, tissue: Phantom, path: Path) -> None:
-    """Measured and inserted sections above, the truth that the method never saw below."""
+    """Measured and interpolated sections above, the truth that the method never saw below."""
     import matplotlib.pyplot as plt  # noqa: PLC0415 - seconds that --help should not cost
 
     gene = str(tissue.programmes["tumour"].idxmax())
@@ -108,7 +107,7 @@ def _draw(out: AnnData, tissue: Phantom, path: Path) -> None:
             ax.set_title(f"truth without noise\nz = {z:.0f}", fontsize=9, color="#333333")
             for spine in ax.spines.values():
                 spine.set(edgecolor="0.7", linestyle="-")
-        figure.suptitle(f"{gene}: two measured sections, three inserted, and what was hidden")
+        figure.suptitle(f"{gene}: two measured sections, three interpolated, and what was hidden")
         with aside(path) as part:
             figure.savefig(part, dpi=110)
         plt.close(figure)

@@ -8,8 +8,7 @@ from typing import Any
 
 from c2sti import tl
 from c2sti.cli._files import read
-from c2sti.cli._options import command
-from c2sti.cli._say import give
+from c2sti.cli._options import command, give
 
 DESCRIPTION = """\
 Say how a result was made, in words, for a methods section.

@@ -1,4 +1,4 @@
-"""``c2sti evaluate``: how well hidden sections of a series are made again."""
+"""``c2sti evaluate``: how well held-out sections of a series are interpolated."""
 
 from __future__ import annotations
 
@@ -10,19 +10,28 @@ import pandas as pd
 
 from c2sti import pl, tl
 from c2sti.cli._files import aside, check_free, read
-from c2sti.cli._options import add_computing, add_depths, add_force, add_reading, add_sections, command, where_to_read
-from c2sti.cli._say import give_table, say
+from c2sti.cli._options import (
+    add_computing,
+    add_depths,
+    add_force,
+    add_reading,
+    add_sections,
+    command,
+    give_table,
+    say,
+    where_to_read,
+)
 from c2sti.pl._axes import check_kind
 
 DESCRIPTION = """\
 Hide measured sections of a series, make them again from their neighbours, and compare.
 
-Every run of N interior sections is hidden in turn. Naive methods (copy, linear, lowrank, gp) are always judged beside
+Every run of N interior sections is held out in turn. Naive methods (copy, linear, lowrank, gp) are always judged beside
 the one in question: if none is beaten, the tissue offers no more. Choose N as wide as the gap that you mean to bridge.
 
-stdout: a table (tab separated), one row for each method and hidden section. pcc: correlation over spots, mean over
-genes; ceiling: what the hidden section's own noise leaves to be reached; rmse: error in log1p; rv: co-expression kept,
-1 is perfect. stderr: the means.
+stdout: a table (tab separated), one row for each method and held-out section. pcc: correlation over spots, mean over
+genes; ceiling: what the held-out section's own noise leaves to be reached; rmse: error in log1p; rv: co-expression
+kept, 1 is perfect. stderr: the means.
 """
 
 EPILOG = """\
@@ -37,11 +46,11 @@ METRICS = ("pcc", "rmse", "rv")
 def add(commands: Any) -> None:
     """Add the command."""
     parser = command(
-        commands, "evaluate", does="how well hidden sections are made again", description=DESCRIPTION, epilog=EPILOG
+        commands, "evaluate", does="how well held-out sections are interpolated", description=DESCRIPTION, epilog=EPILOG
     )
     add_sections(parser, "three")
     parser.add_argument(
-        "-n", "--n-slices", type=int, default=1, metavar="N", help="sections hidden in a row (default: %(default)s)"
+        "-n", "--n-slices", type=int, default=1, metavar="N", help="sections held out in a row (default: %(default)s)"
     )
     parser.add_argument(
         "--methods", nargs="+", default=["c2sti"], metavar="NAME",
@@ -81,14 +90,14 @@ def run(chosen: argparse.Namespace) -> None:
     )
     give_table(table.columns, table.itertuples(index=False))
     means = table.groupby("method", sort=False)[[*METRICS, "ceiling"]].mean()
-    say(chosen, f"means over {len(table) // len(means)} hidden sections\n{means.round(3).to_string()}")
+    say(chosen, f"means over {len(table) // len(means)} held-out sections\n{means.round(3).to_string()}")
     if chosen.plot:
         _draw(table, chosen.plot)
         say(chosen, f"drawn into {chosen.plot}")
 
 
 def _draw(table: pd.DataFrame, path: Path) -> None:
-    import matplotlib.pyplot as plt  # noqa: PLC0415 - only if a picture is wanted
+    import matplotlib.pyplot as plt  # noqa: PLC0415 - only if an image is wanted
 
     with plt.ioff():
         width = 1.1 * table["method"].nunique() + 1.2

@@ -14,8 +14,8 @@ from typing import TYPE_CHECKING, TypeAlias, Union
 import anndata as ad
 from anndata import AnnData
 
-from c2sti import _aside, _check
-from c2sti.grid import completed, is_spatialdata
+from c2sti import _atomic, _validators
+from c2sti.io import completed, is_spatialdata
 
 if TYPE_CHECKING:
     from spatialdata import SpatialData
@@ -116,7 +116,7 @@ def check_free(outputs: Sequence[Path], inputs: Sequence[Path], *, force: bool) 
         It would lie in a file.
     """
     for path in outputs:
-        _check.folder(path.parent, "the output's folder")
+        _validators.folder(path.parent, "the output's folder")
         if any(path.resolve() == given.resolve() for given in inputs):
             raise FileExistsError(f"{path} is read by this command and would be overwritten; write elsewhere")
         if path.exists() and not force:
@@ -148,6 +148,6 @@ def check_free_folder(folder: Path, *, force: bool) -> None:
 @contextmanager
 def aside(path: Path) -> Iterator[Path]:
     """A path to write to, which takes the place of an output when all has been written; its folder is made."""
-    _check.new_folder(path.parent, "the output's folder")
-    with _aside.aside(path) as part:
+    _validators.new_folder(path.parent, "the output's folder")
+    with _atomic.aside(path) as part:
         yield part

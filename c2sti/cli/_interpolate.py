@@ -9,18 +9,17 @@ from typing import Any, get_args
 
 from anndata import AnnData
 
-from c2sti import _check, tl
+from c2sti import _validators, tl
 from c2sti.cli._files import Section, aside, check_free, read, write
-from c2sti.cli._options import add_computing, add_force, add_reading, command, result_file, where_to_read
-from c2sti.cli._say import give, say
+from c2sti.cli._options import add_computing, add_force, add_reading, command, give, result_file, say, where_to_read
 from c2sti.pair_check import OnMisfit
 
 DESCRIPTION = """\
 Make the missing sections between two measured ones.
 
-Both have to lie in one frame; `c2sti align` brings them there, and the frame that it wrote is used by itself. The
-result is one AnnData whose layers are the sections: slice_a, the inserted c2sti_1, c2sti_2, ..., slice_b. It says of
-itself that it was computed. Draw it in Python:
+Both have to lie in a common coordinate system; `c2sti align` brings them there, and the frame that it wrote is used by
+itself. The result is one AnnData whose layers are the sections: slice_a, the interpolated c2sti_1, c2sti_2, ...,
+slice_b. It says of itself that it was computed. Draw it in Python:
 
   out = c2sti.read_zarr("sections.zarr")
   c2sti.pl.sections(out, "ERBB2")
@@ -74,7 +73,9 @@ def add(commands: Any) -> None:
     parser.add_argument(
         "--obsm-keys", nargs="+", default=[], metavar="KEY", help="tables in obsm to carry along, such as proportions"
     )
-    parser.add_argument("--std", action="store_true", help="add how sure each inserted value is: c2sti_1_std, ...")
+    parser.add_argument(
+        "--std", action="store_true", help="add how uncertain each interpolated value is: c2sti_1_std, ..."
+    )
     parser.add_argument(
         "--interval", type=float, metavar="LEVEL",
         help="add the ends of intervals for measured values, c2sti_1_lower and c2sti_1_upper; 0.9 holds nine of ten",
@@ -131,7 +132,7 @@ def run(chosen: argparse.Namespace) -> None:
         with aside(chosen.output) as part:
             _interpolate(chosen, sections, context, part)
     else:
-        _check.new_folder(chosen.output.parent, "the output's folder")
+        _validators.new_folder(chosen.output.parent, "the output's folder")
         _interpolate(chosen, sections, context, chosen.output)
     give(chosen.output)
 

@@ -1,13 +1,63 @@
-"""Options that several commands share, so that a word means the same everywhere."""
+"""Options that several commands share, and what commands print: messages to stderr, results to stdout."""
 
 from __future__ import annotations
 
 import argparse
+import sys
+import warnings
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, TextIO
 
 from c2sti import _keys
 from c2sti.cli._files import KINDS
+
+
+def say(chosen: argparse.Namespace, text: str) -> None:
+    """Tell the user, unless he wants it quiet."""
+    if not chosen.quiet:
+        print(f"c2sti: {text}", file=sys.stderr)
+
+
+def give(*cells: object) -> None:
+    """One line of data, cells parted by tabs, numbers with six digits."""
+    print("\t".join(f"{cell:.6g}" if isinstance(cell, float) else str(cell) for cell in cells))
+
+
+def give_table(names: Iterable[str], rows: Iterable[Iterable[object]]) -> None:
+    """A table with its header."""
+    give(*names)
+    for row in rows:
+        give(*row)
+
+
+OURS = Path(__file__).parents[1]
+
+
+@contextmanager
+def talking(*, quiet: bool) -> Iterator[None]:
+    """Show what is logged and warned of; with `quiet` only what the user has to know. Afterwards all is as it was."""
+    import scanpy as sc  # noqa: PLC0415 - seconds that --help should not cost
+
+    verbosity = sc.settings.verbosity
+    sc.settings.verbosity = "warning" if quiet else "info"
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("default")
+            warnings.showwarning = _show
+            yield
+    finally:
+        sc.settings.verbosity = verbosity
+
+
+def _show(
+    message: Warning | str, category: type[Warning], filename: str, lineno: int, file: TextIO | None = None,
+    line: str | None = None,
+) -> None:  # fmt: skip
+    """Our own warnings as a line; those of the libraries below are for developers, not for who runs a command."""
+    if issubclass(category, UserWarning) and Path(filename).is_relative_to(OURS):
+        print(f"c2sti: warning: {message}", file=sys.stderr)
 
 
 def command(commands: Any, name: str, *, does: str, description: str, epilog: str) -> argparse.ArgumentParser:

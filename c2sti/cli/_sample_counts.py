@@ -1,4 +1,4 @@
-"""``c2sti sample-counts``: counts for the inserted sections of a result."""
+"""``c2sti sample-counts``: counts for the interpolated sections of a result."""
 
 from __future__ import annotations
 
@@ -10,11 +10,11 @@ from anndata import AnnData
 
 from c2sti import tl
 from c2sti.cli._files import check_free, read, write
-from c2sti.cli._options import add_force, command, result_file
-from c2sti.cli._say import give
+from c2sti.cli._options import add_force, command, give, result_file
 
 DESCRIPTION = """\
-Draw counts for the inserted sections of a result, as noisy as those measured beside them, for tools that take counts.
+Draw counts for the interpolated sections of a result, as noisy as those measured beside them, for tools that take
+counts.
 
 The sections have to have been given as raw counts. It is a sample: another seed gives another one, and none holds more
 than the measured neighbours do.
@@ -32,13 +32,13 @@ examples:
 def add(commands: Any) -> None:
     """Add the command."""
     parser = command(
-        commands, "sample-counts", does="counts for inserted sections", description=DESCRIPTION, epilog=EPILOG
+        commands, "sample-counts", does="counts for interpolated sections", description=DESCRIPTION, epilog=EPILOG
     )
     parser.add_argument("result", type=Path, metavar="FILE", help="what `c2sti interpolate` wrote")
     parser.add_argument(
         "-o", "--output", required=True, type=result_file, metavar="FILE", help="what to write: .h5ad or .zarr"
     )
-    parser.add_argument("--sections", nargs="+", metavar="NAME", help="which inserted sections (default: all)")
+    parser.add_argument("--sections", nargs="+", metavar="NAME", help="which interpolated sections (default: all)")
     parser.add_argument("--genes", nargs="+", metavar="GENE", help="names of the genes wanted (default: all)")
     parser.add_argument(
         "--key", default="c2sti", metavar="KEY", help="the --key-added it was made with (default: %(default)s)"

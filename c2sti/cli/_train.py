@@ -8,16 +8,25 @@ from typing import Any
 
 from c2sti import tl
 from c2sti.cli._files import aside, check_free_folder, read
-from c2sti.cli._options import add_computing, add_depths, add_force, add_reading, add_sections, command, where_to_read
-from c2sti.cli._say import give, say
+from c2sti.cli._options import (
+    add_computing,
+    add_depths,
+    add_force,
+    add_reading,
+    add_sections,
+    command,
+    give,
+    say,
+    where_to_read,
+)
 from c2sti.training import TrainConfig
 
 DESCRIPTION = """\
-Train the network on the hidden sections of a series of your own.
+Train the network on the held-out sections of a series of your own.
 
-Every run of 1 to N interior sections is hidden in turn, and the network learns to make it again. What comes out is for
-other series of the same kind, or for the gaps of this one. Judge it on sections that it has not seen: on those that it
-was trained on, `c2sti evaluate` would judge its memory. Training so far has gained in some tissue and lost in other.
+Every run of 1 to N interior sections is held out in turn, and the network learns to make it again. What comes out is
+for other series of the same kind, or for the gaps of this one. Judge it on sections that it has not seen: on those that
+it was trained on, `c2sti evaluate` would judge its memory. Training so far has gained in some tissue and lost in other.
 
 Needs: pip install "c2sti[train]". stdout: the folder written, for --model of `interpolate` and --methods of `evaluate`.
 """
@@ -51,7 +60,7 @@ def add(commands: Any) -> None:
         type=int,
         default=4,
         metavar="N",
-        help="most sections hidden in a row (default: %(default)s)",
+        help="most sections held out in a row (default: %(default)s)",
     )
     parser.add_argument(
         "--n-genes", type=int, default=1000, metavar="N", help="genes learnt from; it is for any (default: %(default)s)"
@@ -60,7 +69,7 @@ def add(commands: Any) -> None:
         "--state",
         type=Path,
         metavar="DIR",
-        help="keep the state here; a run that was stopped goes on when called again",
+        help="keep the state here; a run that was stopped continues when called again",
     )
     add_depths(parser)
     add_computing(parser)

@@ -7,8 +7,7 @@ import scipy.sparse as sp
 from numpy.typing import NDArray
 
 from c2sti._types import FloatArray
-from c2sti.counts._place import Measured, Model, Place, columns, nearest, shared_factor, stream
-from c2sti.counts._shares import LEAST_DISPERSED
+from c2sti.counts._fit import LEAST_DISPERSED, Measured, Model, Place, columns, nearest, shared_factor, stream
 
 NEAR = 6  # measured spots of a section among which a row finds its library
 

@@ -1,15 +1,275 @@
-"""What two measured neighbours say about the counts of a section between them."""
+"""A model of the counts of a section between two measured ones: shares of genes, and what they vary by together."""
 
 from __future__ import annotations
 
+import hashlib
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
+from numpy.typing import NDArray
+from scipy.spatial import KDTree
 
 from c2sti._types import FloatArray
-from c2sti.counts._axes import no_axes, with_axes
-from c2sti.counts._place import Model, Place, columns, fitted, nearest
-from c2sti.counts._shares import MOST_DISPERSED, Shares
+
+GENE_CHUNK = 512  # genes that are dense at a time
+
+
+@dataclass(frozen=True)
+class Measured:
+    """A measured neighbour at the rows of an interpolated section.
+
+    Parameters
+    ----------
+    rows
+        (m,) which rows of the interpolated section it covers.
+    library
+        (m,) counts there, over all genes that were measured.
+    counts
+        Gives (m, n) counts of some genes.
+    weight
+        1 − p or p: how near the interpolated section is.
+    """
+
+    rows: NDArray[np.intp]
+    library: FloatArray
+    counts: Callable[[NDArray[np.intp]], FloatArray]
+    weight: float
+
+
+@dataclass(frozen=True)
+class Place:
+    """An interpolated section between two measured ones.
+
+    Parameters
+    ----------
+    name
+        Of the section: what is drawn for another one is different.
+    xy
+        (M, 2) its rows.
+    genes
+        (N,) names.
+    values
+        Gives (M, n) interpolated values of some genes: log1p expression, 0 or more.
+    neighbours
+        Before and after it.
+    """
+
+    name: str
+    xy: FloatArray
+    genes: Sequence[str]
+    values: Callable[[NDArray[np.intp]], FloatArray]
+    neighbours: tuple[Measured, Measured]
+
+
+@dataclass(frozen=True)
+class Model:
+    """What counts are drawn from.
+
+    Parameters
+    ----------
+    table
+        Turns interpolated values into shares.
+    inverted_by
+        (N,) dispersions with which it does.
+    row_factor, gene_factor
+        (M,) and (N,) by which shares are multiplied.
+    mean
+        (N,) counts over the measured spots, by which genes are compared.
+    dispersion
+        (N,) squared coefficient of variation of M·G.
+    loadings
+        (K, N) of what genes share, on the logarithm.
+    scores
+        (m, K) of the measured spots, mean 0 and variance 1: those of the first neighbour, then of the second.
+    """
+
+    table: Shares
+    inverted_by: FloatArray
+    row_factor: FloatArray
+    gene_factor: FloatArray
+    mean: FloatArray
+    dispersion: FloatArray
+    loadings: FloatArray
+    scores: FloatArray
+
+    def shares(self, values: FloatArray, gene: int) -> FloatArray:
+        """(M,) expected shares of a gene, of its (M,) interpolated values."""
+        return self.gene_factor[gene] * self.row_factor * self.table.of(values, float(self.inverted_by[gene]))
+
+
+def columns(
+    place: Place, genes: NDArray[np.intp] | None = None
+) -> Iterator[tuple[int, FloatArray, tuple[FloatArray, FloatArray]]]:
+    """Every gene by its number: (M,) interpolated values, and the counts of either neighbour, in double precision."""
+    genes = np.arange(len(place.genes)) if genes is None else genes
+    for first in range(0, len(genes), GENE_CHUNK):
+        chunk = genes[first : first + GENE_CHUNK]
+        values = np.asarray(place.values(chunk), dtype=np.float64, order="F")
+        a, b = (np.asarray(side.counts(chunk), dtype=np.float64, order="F") for side in place.neighbours)
+        for i in range(values.shape[1]):
+            yield int(chunk[i]), values[:, i], (a[:, i], b[:, i])
+
+
+def nearest(place: Place, side: Measured, k: int) -> NDArray[np.intp]:
+    """(M, k) measured spots of a neighbour that lie nearest to each row."""
+    k = min(k, len(side.rows))
+    return KDTree(place.xy[side.rows]).query(place.xy, k=k)[1].reshape(len(place.xy), k)
+
+
+def fitted(place: Place, share: FloatArray, counts: Sequence[FloatArray]) -> list[FloatArray]:
+    """(m,) means of a gene in the spots of either neighbour, made to add up to what was counted in that one."""
+    means = [side.library * share[side.rows] for side in place.neighbours]
+    return [mu * (c.sum() / mu.sum()) if mu.sum() > 0 else mu for mu, c in zip(means, counts, strict=True)]
+
+
+def shared_factor(model: Model, gene: int) -> tuple[FloatArray, float]:
+    """(m,) the factor M of a gene in each measured spot, and its squared coefficient of variation."""
+    factor = np.exp(model.scores @ model.loadings[:, gene])
+    factor /= factor.mean()
+    return factor, float(factor.var())
+
+
+def stream(place: Place, gene: int | None, seed: int, purpose: str) -> np.random.Generator:
+    """Random numbers of a gene of a section, told by their names; or of the section itself."""
+    told = "" if gene is None else place.genes[gene]
+    name = int.from_bytes(hashlib.sha256(f"{place.name}\n{purpose}\n{told}".encode()).digest()[:8], "little")
+    return np.random.default_rng([seed, name])
+
+
+TARGET_SUM = 1e4  # interpolated values are log1p of counts scaled to this
+LEAST_DISPERSED, MOST_DISPERSED = 1e-6, 30.0
+
+
+def expected_log(share: FloatArray, dispersion: float, library: FloatArray) -> FloatArray:
+    """(J,) what log1p(1e4 C / L) is on average, for counts C of mean share · L and variance mean + dispersion · mean².
+
+    With log(1 + x) = ∫ (1 − exp(−t x)) exp(−t) / t dt the mean is an integral over the Laplace transform of the
+    negative binomial distribution, which is known.
+
+    Parameters
+    ----------
+    share
+        (J,) in [0, 1].
+    dispersion
+        ≥ 0; 0 is Poisson.
+    library
+        (l,) library sizes over which the mean is taken as well.
+    """
+    u, step = np.linspace(-24.0, 4.0, 113, retstep=True)  # log t: beyond, the integrand is nothing
+    t = np.exp(u)
+    hit = -np.expm1(-t * TARGET_SUM / library[:, None])
+    exponent = share[:, None, None] * library[:, None] * hit
+    if dispersion > 0:
+        exponent = np.log1p(dispersion * exponent) / dispersion
+    return (-np.expm1(-exponent) @ (np.exp(-t) * step)).mean(axis=1)
+
+
+class Shares:
+    """Turns interpolated values into shares, by a table of :func:`expected_log` for the libraries at hand."""
+
+    def __init__(self, library: FloatArray, n_libraries: int = 9) -> None:
+        levels = np.quantile(np.maximum(library, 1), (np.arange(n_libraries) + 0.5) / n_libraries)
+        self.log_share = np.linspace(np.log(1e-9), 0.0, 128)
+        self.dispersion = np.concatenate([[0.0], np.geomspace(0.03, MOST_DISPERSED, 15)])
+        rows = [expected_log(np.exp(self.log_share), d, levels) for d in self.dispersion]
+        self.log_value = np.log(rows)
+
+    def of(self, values: FloatArray, dispersion: float) -> FloatArray:
+        """(M,) shares of one gene; a value of 0 is a share of 0, and no share is above 1."""
+        at = np.clip(dispersion, 0, MOST_DISPERSED)
+        k = min(int(np.searchsorted(self.dispersion, at, side="right")) - 1, len(self.dispersion) - 2)
+        w = (at - self.dispersion[k]) / (self.dispersion[k + 1] - self.dispersion[k])
+        curve = (1 - w) * self.log_value[k] + w * self.log_value[k + 1]
+        log_value = np.log(np.maximum(values, 1e-300))
+        found = np.exp(np.interp(log_value, curve, self.log_share))
+        low = np.exp(np.minimum(log_value - curve[0], 0))  # below the table both are proportional
+        return np.where(values > 0, found * low, 0.0)
+
+
+PANEL = 1000  # most abundant genes, in which shared variation is sought
+MOST_AXES = 20
+GENES_AN_AXIS = 20  # with fewer, axes would be single genes
+TAKE_PART = 10  # genes that an axis has to be of, 1 / Σ v⁴ of its loadings: what one gene does is no sharing
+AGREEMENT = 0.2  # least correlation of an axis' scores between two halves of the counts
+LARGEST_RESIDUAL = 10.0
+
+
+def no_axes(place: Place) -> tuple[FloatArray, FloatArray]:
+    return np.zeros((0, len(place.genes))), np.zeros((sum(len(side.rows) for side in place.neighbours), 0))
+
+
+def with_axes(place: Place, model: Model, seed: int) -> Model:
+    """The model with axes along which the residuals of many genes vary together."""
+    panel = np.sort(np.argsort(-model.mean, kind="stable")[:PANEL])
+    halves = _half_residuals(place, model, panel, seed)
+    axes = np.linalg.eigh(halves[0].T @ halves[0])[1][:, ::-1][:, : min(MOST_AXES, len(panel) // GENES_AN_AXIS)]
+    one, other = (half @ axes for half in halves)
+    shared = (one * other).mean(axis=0)
+    agreement = shared / np.maximum(np.sqrt((one**2).mean(axis=0) * (other**2).mean(axis=0)), 1e-12)
+    kept = (agreement > AGREEMENT) & (1 > TAKE_PART * (axes**4).sum(axis=0))
+    if not kept.any():
+        return model
+    # Scaled so that what both halves have in common has variance one.
+    first = one[:, kept] / np.sqrt(shared[kept])
+    scores = one[:, kept] + other[:, kept]
+    scores = (scores - scores.mean(axis=0)) / scores.std(axis=0)
+    loadings = _bounded(_loadings(place, model, first, seed), scores, model.dispersion)
+    return replace(model, loadings=loadings, scores=scores)
+
+
+def _residuals(
+    place: Place, model: Model, genes: NDArray[np.intp] | None, seed: int
+) -> Iterator[tuple[int, FloatArray, FloatArray, FloatArray]]:
+    """Of every gene its number, (m,) half of the mean of each measured spot, and how far either half lies from it.
+
+    Means are those of each section: how deep a gene was seen in one of the two is nothing that spots share.
+    """
+    for g, values, counts in columns(place, genes):
+        share = model.shares(values, g)
+        rng = stream(place, g, seed, "halves")
+        mean = np.concatenate(fitted(place, share, counts)) / 2
+        whole = np.concatenate(counts)
+        first = rng.binomial(whole.astype(np.int64), 0.5)
+        yield g, mean, first - mean, whole - first - mean
+
+
+def _half_residuals(
+    place: Place, model: Model, panel: NDArray[np.intp], seed: int
+) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+    """(m, P) residuals of both halves, over the standard deviation that their gene would give them."""
+    m = sum(len(side.rows) for side in place.neighbours)
+    first, second = (np.zeros((m, len(panel)), dtype=np.float32) for _ in range(2))
+    for i, (g, mean, one, other) in enumerate(_residuals(place, model, panel, seed)):
+        sd = np.sqrt(np.maximum(mean + model.dispersion[g] * mean**2, 1e-12))
+        for half, residual in ((first, one), (second, other)):
+            half[:, i] = np.clip(residual / sd, -LARGEST_RESIDUAL, LARGEST_RESIDUAL)
+    return first, second
+
+
+def _loadings(place: Place, model: Model, scores: FloatArray, seed: int) -> FloatArray:
+    """(K, N) slopes of second halves on scores that were found in the first, drawn to 0 as far as noise made them."""
+    found, noise = (np.zeros((scores.shape[1], len(place.genes))) for _ in range(2))
+    square = scores**2
+    for g, mean, _, other in _residuals(place, model, None, seed):
+        total = mean.sum()
+        if total > 0:
+            found[:, g] = other @ scores / total
+            noise[:, g] = (mean + model.dispersion[g] * mean**2) @ square / total**2
+    told = noise.min(axis=0) > 0
+    precision = 1 / noise[:, told]
+    true = np.maximum((found[:, told] ** 2 * precision - 1).sum(axis=1) / precision.sum(axis=1), 0)
+    drawn_in = np.zeros_like(found)
+    drawn_in[:, told] = found[:, told] * true[:, None] / (true[:, None] + noise[:, told])
+    return drawn_in
+
+
+def _bounded(loadings: FloatArray, scores: FloatArray, dispersion: FloatArray) -> FloatArray:
+    """Loadings that give no gene more variance than it has."""
+    by_axes = np.expm1((loadings**2).sum(axis=0))
+    scale = np.sqrt(np.minimum(dispersion / np.maximum(by_axes, 1e-12), 1))
+    return loadings * scale
+
 
 AROUND = 12  # measured spots of a section whose counts tell what all genes add up to at a row
 PRIOR_COUNTS = 100.0  # counts that the model's own sum of shares is worth beside those
@@ -20,7 +280,7 @@ LEAST_ROWS = 20  # measured rows from which anything is told
 
 
 def fit(place: Place, seed: int = 0) -> Model:
-    """Learn from two neighbours what the counts of an inserted section are drawn from.
+    """Learn from two neighbours what the counts of an interpolated section are drawn from.
 
     Parameters
     ----------

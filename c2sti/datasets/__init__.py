@@ -1,8 +1,8 @@
-"""Made tissue with a known truth, and measured series of serial sections."""
+"""Simulated tissue with a known truth, and measured series of serial sections."""
 
 from c2sti.datasets._openst import openst
 from c2sti.datasets._patches import patches
-from c2sti.datasets._phantom import Phantom, phantom
 from c2sti.datasets._real import developing_heart, her2st, sections, stahl
+from c2sti.datasets._simulated import Phantom, phantom
 
 __all__ = ["Phantom", "developing_heart", "her2st", "openst", "patches", "phantom", "sections", "stahl"]

@@ -1,4 +1,4 @@
-"""What is where in a made tissue, at any depth: motion, outline, domains and the activity of gene programmes.
+"""What is where in a simulated tissue, at any depth: motion, outline, domains and the activity of gene programmes.
 
 The tissue is a static *material* pattern. Two things change it with depth, and they are kept apart:
 

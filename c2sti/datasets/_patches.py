@@ -11,7 +11,7 @@ import anndata as ad
 import numpy as np
 from numpy.typing import NDArray
 
-from c2sti import _check, _keys, grid
+from c2sti import _keys, _validators, io
 from c2sti._types import FloatArray, Lattice
 
 PARTS = ("train", "validation", "test")
@@ -59,7 +59,8 @@ def patches(
     Parameters
     ----------
     slices
-        Sections in the order of their depth, in one frame (:func:`openst`, then :func:`c2sti.pp.align_series`).
+        Sections in the order of their depth, in a common coordinate system (:func:`openst`, then
+        :func:`c2sti.pp.align_series`).
     size
         Pixels a side of a patch.
     pixel_um
@@ -75,7 +76,7 @@ def patches(
     least
         Share of the points in the section's fullest patch that a patch needs to be used.
     spatial_key
-        Coordinates in ``obsm``, and pictures in ``uns``.
+        Coordinates in ``obsm``, and images in ``uns``.
     seed
         Of the order of the parts along the series (``"section"``) or of the places (``"patch"``).
 
@@ -130,13 +131,13 @@ def patches(
     _check_sizes(size, pixel_um, window, shares, least)
     if split not in ("section", "patch"):
         raise ValueError(f'split = {split!r}; those that exist are "section" and "patch"')
-    seed = _check.seed(seed)
+    seed = _validators.seed(seed)
     if isinstance(slices, ad.AnnData):
         raise TypeError("slices is one container; give a list, one AnnData a section")
-    slices = _check.several(slices, "slices", "sections")
+    slices = _validators.several(slices, "slices", "sections")
     if len(slices) < window:
         raise ValueError(f"{len(slices)} sections are too few for windows of {window}; give {window} or more")
-    grids = [grid.read_slice(s, name=f"slices[{i}]", spatial_key=spatial_key) for i, s in enumerate(slices)]
+    grids = [io.read_slice(s, name=f"slices[{i}]", spatial_key=spatial_key) for i, s in enumerate(slices)]
     _check_order(grids)
     frame = _frame([g.xy for g in grids], size, pixel_um)
     cut = [_cut(s, g, i, frame, size, least) for i, (s, g) in enumerate(zip(slices, grids, strict=True))]
@@ -159,20 +160,20 @@ def patches(
 
 
 def _check_sizes(size: int, pixel_um: float | None, window: int, shares: Sequence[float], least: float) -> None:
-    _check.whole(size, "size")
+    _validators.whole(size, "size")
     if pixel_um is not None:
-        _check.number(pixel_um, "pixel_um", above=0)
-    if _check.whole(window, "window") < 3:
+        _validators.number(pixel_um, "pixel_um", above=0)
+    if _validators.whole(window, "window") < 3:
         raise ValueError(f"window = {window}; a window is two sections and one or more between them: 3 at least")
-    parts = _check.reals(shares, "shares")
+    parts = _validators.reals(shares, "shares")
     if parts.shape != (len(PARTS),) or not np.isfinite(parts).all() or parts.min() < 0 or not parts.sum() > 0:
         told = np.asarray(shares).tolist()
         raise ValueError(f"shares = {told}; a number, not negative, for each of {', '.join(PARTS)} is needed")
-    if not 0 <= _check.number(least, "least") <= 1:
+    if not 0 <= _validators.number(least, "least") <= 1:
         raise ValueError(f"least = {least} must lie between 0 and 1")
 
 
-def _check_order(grids: Sequence[grid.SliceGrid]) -> None:
+def _check_order(grids: Sequence[io.SliceGrid]) -> None:
     z = [g.z for g in grids]
     if any(depth is None for depth in z):
         return
@@ -198,12 +199,12 @@ def _frame(places: Sequence[FloatArray], size: int, pixel_um: float | None) -> _
 
 
 def _cut(
-    adata: ad.AnnData, section: grid.SliceGrid, index: int, frame: _Frame, size: int, least: float
+    adata: ad.AnnData, section: io.SliceGrid, index: int, frame: _Frame, size: int, least: float
 ) -> dict[int, ad.AnnData]:
     """Patches of one section that hold enough of it, by place."""
     place = frame.places(section.xy)
     found, n = np.unique(place, return_counts=True)
-    enough = max(least * n.max(), grid.LEAST_SPOTS)
+    enough = max(least * n.max(), io.LEAST_SPOTS)
     order = np.argsort(place, kind="stable")
     members = np.split(order, np.cumsum(n)[:-1])
     return {
@@ -215,7 +216,7 @@ def _cut(
 
 def _patch(
     adata: ad.AnnData,
-    section: grid.SliceGrid,
+    section: io.SliceGrid,
     index: int,
     frame: _Frame,
     size: int,
@@ -246,19 +247,19 @@ def _patch(
     return patch
 
 
-def _picture(image: grid.Picture, corner: FloatArray, pixel: float, size: int) -> NDArray[np.uint8]:
+def _picture(image: io.Picture, corner: FloatArray, pixel: float, size: int) -> NDArray[np.uint8]:
     """(size, size, 3) mean colours of the pixels of a patch; white off the picture."""
     near = image
-    if isinstance(image, grid.HEImage):  # only what lies near: the rest of a large picture need not be touched
+    if isinstance(image, io.HEImage):  # only what lies near: the rest of a large image need not be touched
         low = np.floor(corner * image.scale).astype(int) - MARGIN
         high = np.ceil((corner + size * pixel) * image.scale).astype(int) + MARGIN
         (left, top), (right, bottom) = np.maximum(low, 0), np.maximum(high, 0)
-        near = grid.HEImage(image.pixels[top:bottom, left:right], image.scale)
+        near = io.HEImage(image.pixels[top:bottom, left:right], image.scale)
         if near.pixels.size == 0:
             return np.full((size, size, 3), 255, dtype=np.uint8)
         corner = corner - np.array([left, top]) / image.scale
     x, y = (corner + pixel / 2).tolist()
-    colours = grid.histology_on(near, Lattice((x, y), pixel, (size, size)))
+    colours = io.histology_on(near, Lattice((x, y), pixel, (size, size)))
     return np.rint(255 * np.nan_to_num(colours, nan=1.0)).astype(np.uint8).transpose(1, 2, 0)
 
 

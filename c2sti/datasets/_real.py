@@ -1,24 +1,88 @@
-"""Which measured series of serial sections can be had by name, and where does each section come from?
-
-From a folder (`data_dir`, else the one that ``C2STI_DATA`` names) laid out as ``her2st/her2st_C3.h5ad``,
-``dev_heart/heart6.5_5.h5ad``, ``stahl_bc/BC2.h5ad``. What it lacks is downloaded from the authors' repositories
-(`_sources.csv`: files of one commit, each checked against its hash and kept in the user's cache) and takes that form.
-"""
+"""Measured series of serial sections by name, from the files that their authors published."""
 
 from __future__ import annotations
 
+import csv
+import hashlib
 import os
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import cache
+from importlib import resources
 from pathlib import Path
 
 import anndata as ad
 import numpy as np
 import numpy.typing as npt
 import pandas as pd
+import pooch
 from PIL import Image, JpegImagePlugin
 from scipy import sparse
 
-from c2sti import _check, _log
-from c2sti.datasets import _download
+from c2sti import _logging, _validators
+
+BASE_URL = "https://raw.githubusercontent.com"
+CACHE = Path(pooch.os_cache("c2sti"))
+
+
+@dataclass(frozen=True)
+class Source:
+    """A row of `_sources.csv`: one published file. Of some, only the git hash is known; the rest is empty."""
+
+    repository: str
+    commit: str
+    path: str
+    bytes: str
+    git_blob_sha1: str
+    sha256: str
+
+
+@cache
+def published() -> Mapping[str, Source]:
+    """All published files, by their path in the repository."""
+    table = resources.files("c2sti.datasets").joinpath("_sources.csv").read_text(encoding="utf-8")
+    return {row["path"]: Source(**row) for row in csv.DictReader(table.splitlines())}
+
+
+def fetch(path: str) -> Path:
+    """Return the cached copy of a published file, downloading it where there is none or where it was altered."""
+    source = published()[path]
+    target = CACHE / source.repository / source.commit / path
+    url = f"{BASE_URL}/{source.repository}/{source.commit}/"
+    known = {path: f"sha256:{source.sha256}" if source.sha256 else None}
+
+    def download(url: str, output: str, store: pooch.Pooch) -> None:
+        pooch.HTTPDownloader(timeout=60)(url, output, store)
+        verify(Path(output), source)  # pooch gives `output` its final name only after this
+
+    if target.exists() and git_blob_sha1(target) != source.git_blob_sha1:
+        target.unlink()  # pooch itself would keep an altered file whose sha256 is not known
+    try:
+        store = pooch.Pooch(CACHE / source.repository / source.commit, url, registry=known)
+        return Path(store.fetch(path, downloader=download))
+    except (OSError, ValueError) as error:  # requests' errors are OSErrors; of a wrong sha256 pooch makes a ValueError
+        raise OSError(
+            f"{path} could not be had from {url}{path}: {error}. Nothing of it was kept. Check the connection and call "
+            f"again, or save that file as {target}."
+        ) from error
+
+
+def git_blob_sha1(file: Path) -> str:
+    """Hash a file as git does: some sources are known by their commit only."""
+    content = file.read_bytes()
+    return hashlib.sha1(b"blob %d\0" % len(content) + content, usedforsecurity=False).hexdigest()
+
+
+def verify(file: Path, source: Source) -> None:
+    """Raise an OSError where a file is not the published one."""
+    found = git_blob_sha1(file)
+    if found != source.git_blob_sha1:
+        size = f"{source.bytes} bytes, " if source.bytes else ""
+        raise OSError(
+            f"the download is corrupted or incomplete: expected {size}git blob {source.git_blob_sha1}, "
+            f"found {file.stat().st_size} bytes, git blob {found}"
+        )
+
 
 _FOLDER_VARIABLE = "C2STI_DATA"
 
@@ -236,9 +300,7 @@ def stahl(section: int | str, *, data_dir: str | Path | None = None, download: b
 
 
 def _series() -> dict[str, tuple[str, ...]]:
-    names = sorted(
-        Path(path).name.removesuffix(".tsv.gz") for path in _download.published() if path.startswith("data/ST-cnts/")
-    )
+    names = sorted(Path(path).name.removesuffix(".tsv.gz") for path in published() if path.startswith("data/ST-cnts/"))
     by_tumour = {f"her2st_{t}": tuple(n for n in names if n[0] == t) for t in sorted({n[0] for n in names})}
     return {"her2st": tuple(names), **by_tumour, "developing_heart": _HEART_SECTIONS, "stahl": _STAHL_SECTIONS}
 
@@ -253,7 +315,7 @@ def _check_section(series: str, section: str) -> None:
 
 
 def _folder(data_dir: str | Path | None) -> Path | None:
-    named = _check.path(data_dir, "data_dir") if data_dir is not None else os.environ.get(_FOLDER_VARIABLE)
+    named = _validators.path(data_dir, "data_dir") if data_dir is not None else os.environ.get(_FOLDER_VARIABLE)
     return Path(named).expanduser() if named else None
 
 
@@ -264,7 +326,7 @@ def _from_folder(data_dir: str | Path | None, file: str) -> ad.AnnData | None:
         raise FileNotFoundError(f"data_dir={str(data_dir)!r} is not a folder; name the one that holds {file}.")
     if folder is None or not (folder / file).is_file():
         return None
-    _log.info(f"reading {folder / file}")
+    _logging.info(f"reading {folder / file}")
     try:
         return ad.read_h5ad(folder / file)
     except OSError as error:
@@ -283,8 +345,8 @@ def _not_here(data_dir: str | Path | None, file: str, call: str) -> FileNotFound
 
 
 def _build_her2st(section: str, *, image: bool) -> ad.AnnData:
-    sources = _download.published()
-    counts = pd.read_csv(_download.fetch(f"data/ST-cnts/{section}.tsv.gz"), sep="\t", index_col=0)
+    sources = published()
+    counts = pd.read_csv(fetch(f"data/ST-cnts/{section}.tsv.gz"), sep="\t", index_col=0)
     spots = _her2st_spots(section)
     counts = counts.loc[counts.index.isin(spots.index)]
     spots = spots.loc[counts.index]
@@ -295,7 +357,7 @@ def _build_her2st(section: str, *, image: bool) -> ad.AnnData:
     adata.uns["section"] = _her2st_section(section, spots)
     labels = f"data/ST-pat/lbl/{section}_labeled_coordinates.tsv"
     if labels in sources:
-        adata.obs["pathologist_label"] = _her2st_labels(_download.fetch(labels), spots)
+        adata.obs["pathologist_label"] = _her2st_labels(fetch(labels), spots)
     if image:
         path = next(path for path in sources if path.startswith(f"data/ST-imgs/{section[0]}/{section}/"))
         _add_photograph(adata, section, path)
@@ -304,7 +366,7 @@ def _build_her2st(section: str, *, image: bool) -> ad.AnnData:
 
 def _her2st_spots(section: str) -> pd.DataFrame:
     """Spots under tissue, one row each, indexed ``"<x>x<y>"`` like the counts."""
-    spots = pd.read_csv(_download.fetch(f"data/ST-spotfiles/{section}_selection.tsv"), sep="\t")
+    spots = pd.read_csv(fetch(f"data/ST-spotfiles/{section}_selection.tsv"), sep="\t")
     spots = spots[spots["selected"] == 1].drop_duplicates(["x", "y"])
     return spots.set_index(spots["x"].astype(str) + "x" + spots["y"].astype(str))
 
@@ -341,8 +403,8 @@ def _her2st_section(section: str, spots: pd.DataFrame) -> dict[str, object]:
 
 
 def _build_stahl(section: str) -> ad.AnnData:
-    counts = pd.read_csv(_download.fetch(f"sample_data/slice{section}.csv"), index_col=0)
-    position = np.loadtxt(_download.fetch(f"sample_data/slice{section}_coor.csv"), delimiter=",")
+    counts = pd.read_csv(fetch(f"sample_data/slice{section}.csv"), index_col=0)
+    position = np.loadtxt(fetch(f"sample_data/slice{section}_coor.csv"), delimiter=",")
     adata = _section(f"BC{section}", counts, position * _PITCH_UM, row=position[:, 1], column=position[:, 0])
     adata.uns["section"] = {
         "dataset": "stahl_bc",
@@ -380,7 +442,7 @@ def _section(
 
 
 def _add_photograph(adata: ad.AnnData, library: str, path: str) -> None:
-    file, section = _download.fetch(path), adata.uns["section"]
+    file, section = fetch(path), adata.uns["section"]
     images, width, height = _photograph(file)
     scale = {f"tissue_{name}_scalef": pixels.shape[1] / width for name, pixels in images.items()}
     diameter = section["spot_diameter_um"] / section["um_per_px_fullres"]

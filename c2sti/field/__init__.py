@@ -15,10 +15,8 @@ halved where that is less work, and sees the spots around it, whose weight fades
 Tiles are solved side by side by threads, or on the caller's Dask cluster.
 """
 
-from c2sti.field._evidence import NOISES, best_length, best_sharing
-from c2sti.field._field import Field, Part
-from c2sti.field._kernel import Kernel, Observed, Spectrum
-from c2sti.field._tiles import MOST, windows_of
+from c2sti.field._field import MOST, Field, Part, windows_of
+from c2sti.field._kernel import NOISES, Kernel, Observed, Spectrum, best_length, best_sharing
 
 __all__ = [
     "MOST",

@@ -17,10 +17,9 @@ from matplotlib.colors import Normalize
 from scipy.cluster.hierarchy import leaves_list, linkage
 from scipy.spatial.distance import squareform
 
-from c2sti import _check, _keys, _result, grid
+from c2sti import _keys, _result, _validators, io
 from c2sti._types import FloatArray
-from c2sti.pl._axes import HALO, check_look, figure_of, mark, panels, save_figure
-from c2sti.pl._record import Record, is_stack, record_of
+from c2sti.pl._axes import HALO, Record, check_look, figure_of, is_stack, mark, panels, record_of, save_figure
 
 SIZE = 3.1  # inches of a panel
 UNKNOWN, SELF = "0.93", "0.6"  # where no edge was kept, and a gene with itself
@@ -91,11 +90,11 @@ def coexpression(
     >>> axes = c2sti.pl.coexpression(out, "gene_001", n_genes=8)
     >>> axes = c2sti.pl.coexpression(out, "gene_001", sections="c2sti_1", kind="heatmap")
     """
-    _check.a(adata, "adata", AnnData, "a section or a result, an AnnData,")
-    _check.text(key, "key")
+    _validators.a(adata, "adata", AnnData, "a section or a result, an AnnData,")
+    _validators.text(key, "key")
     if kind not in ("network", "heatmap"):
         raise ValueError(f"kind = {kind!r} must be 'network' or 'heatmap'")
-    n_genes = _check.whole(n_genes, "n_genes")
+    n_genes = _validators.whole(n_genes, "n_genes")
     check_look(save, cmap)
     place = adata.var_names.get_loc(_result.gene_of(adata, gene))
     record = record_of(adata, key) if _result.is_result(adata, key) else None
@@ -133,7 +132,7 @@ def _graphs(
         if sections is not None:
             raise KeyError(f"sections = {sections!r}, but adata is one section and no result of c2sti.tl.interpolate")
         return {_keys.COEXPRESSION: sp.csr_matrix(adata.varp[_keys.COEXPRESSION])}
-    wanted = list(record.names) if sections is None else _check.names(sections, "sections")
+    wanted = list(record.names) if sections is None else _validators.names(sections, "sections")
     if not wanted:
         raise ValueError(f"sections= is empty; name one or more of {', '.join(record.names)}")
     found = {name: _held(adata, record, record.check(name)) for name in wanted}
@@ -145,19 +144,19 @@ def _graphs(
                 f"c2sti.tl.coexpression({_part(lacking[0])}key_added={_keys.graph(lacking[0])!r}) makes one"
             )
         return {name: graph for name, graph in found.items() if graph is not None}
-    return _from_measured(grid.MeasuredPair(adata, record.key), wanted, place, n_genes)
+    return _from_measured(io.MeasuredPair(adata, record.key), wanted, place, n_genes)
 
 
 def _held(adata: AnnData, record: Record, name: str) -> sp.csr_matrix | None:
     """The (N, N) graph of a section that a result has in `varp` or came with; None without one."""
     if _keys.graph(name) in adata.varp:
         return sp.csr_matrix(adata.varp[_keys.graph(name)])
-    held = grid.held_graph(record.content, name)
+    held = io.held_graph(record.content, name)
     return None if held is None else sp.csr_matrix(held.among(adata.var_names))
 
 
 def _from_measured(
-    pair: grid.MeasuredPair, sections: Sequence[str], place: int, n_genes: int
+    pair: io.MeasuredPair, sections: Sequence[str], place: int, n_genes: int
 ) -> dict[str, sp.csr_matrix]:
     """(N, N) graph of each section between a gene and its strongest neighbours in any of them, by the spots."""
     rows = {name: pair.correlations(name, np.array([place]))[0] for name in sections}

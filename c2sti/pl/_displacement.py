@@ -10,11 +10,23 @@ from matplotlib.axes import Axes
 from numpy.typing import NDArray
 from scipy.spatial import KDTree
 
-from c2sti import _check, _keys, _result
+from c2sti import _keys, _result, _validators
 from c2sti._types import FloatArray
-from c2sti.pl._axes import HALO, check_look, figure_of, mark, one_panel, save_figure
-from c2sti.pl._bins import draw_bins, fit, panel_size
-from c2sti.pl._record import Record, check_drawn, record_of, rows_of
+from c2sti.pl._axes import (
+    HALO,
+    Record,
+    check_drawn,
+    check_look,
+    draw_bins,
+    figure_of,
+    fit,
+    mark,
+    one_panel,
+    panel_size,
+    record_of,
+    rows_of,
+    save_figure,
+)
 
 PANEL = 4.6  # inches
 ARROWS = 20  # about as many along the longer side
@@ -94,9 +106,9 @@ def displacement(
     record = record_of(adata, key)
     section = _inserted(record, section)
     check_look(save, cmap)
-    _check.number(img_alpha, "img_alpha", least=0, most=1)
+    _validators.number(img_alpha, "img_alpha", least=0, most=1)
     if scalebar_dx is not None:
-        _check.number(scalebar_dx, "scalebar_dx", above=0)
+        _validators.number(scalebar_dx, "scalebar_dx", above=0)
     check_drawn(adata, record, [section])
     field = _field(record, section)
     centres = _centres(record, field)
@@ -137,7 +149,7 @@ def _field(record: Record, section: str) -> FloatArray:
         )
     order = [name for name in record.names if name in record.inserted]
     where = f"uns[{record.key!r}]['notes']['displacement']"
-    fields = _check.reals(notes["displacement"], where)
+    fields = _validators.reals(notes["displacement"], where)
     if fields.ndim != 4 or fields.shape[:2] != (len(order), 2) or 0 in fields.shape:
         raise ValueError(
             f"{where} has shape {fields.shape}; (dx, dy) on a lattice for each of {len(order)} interpolated sections, "
@@ -169,11 +181,15 @@ def _picture(
         if scale_factor is None:
             raise ValueError("img is an image; say with scale_factor= how many of its pixels are one unit of the frame")
         pixels = np.asarray(img)
-        if pixels.ndim not in (2, 3) or pixels.shape[2:] not in ((), (3,), (4,)) or not _check.is_real(pixels.dtype):
+        if (
+            pixels.ndim not in (2, 3)
+            or pixels.shape[2:] not in ((), (3,), (4,))
+            or not _validators.is_real(pixels.dtype)
+        ):
             raise ValueError(
                 f"img holds {pixels.dtype} of shape {pixels.shape}; True, False or an image, (h, w, 3), is needed"
             )
-        return pixels, _check.number(scale_factor, "scale_factor", above=0)
+        return pixels, _validators.number(scale_factor, "scale_factor", above=0)
     libraries = adata.uns.get(_keys.SPATIAL, {})
     found = (_result.picture_of(libraries.get(name, {}), section) for name in (section, record.key) if img)
     return next((picture for picture in found if picture is not None), None)

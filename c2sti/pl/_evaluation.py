@@ -1,4 +1,4 @@
-"""How well hidden sections were made again."""
+"""How well held-out sections were interpolated."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from matplotlib.axes import Axes
 from matplotlib.container import ErrorbarContainer
 from matplotlib.lines import Line2D
 
-from c2sti import _check
+from c2sti import _validators
 from c2sti._types import FloatArray
 from c2sti.pl._axes import HALO, INSERTED_COLOUR, MEASURED_COLOUR, check_look, save_figure
 
@@ -20,19 +20,19 @@ LABELS = {
     "pcc": "PCC (higher is better)",
     "rmse": "RMSE, log1p (lower is better)",
     "rv": "RV (higher is better)",
-    "fraction": "PCC / ceiling (higher is better)",
+    "fraction": "PCC / noise ceiling (higher is better)",
 }
-LEAST_CASES = 3  # hidden sections that an interval needs: two would give one that says nothing
+LEAST_CASES = 3  # held-out sections that an interval needs: two would give one that says nothing
 CONFIDENCE = 0.95
 
 
 def evaluation(
     table: pd.DataFrame, *, metric: str = "pcc", ax: Axes | None = None, save: str | Path | None = None
 ) -> Axes:
-    """Every method on every hidden section, their mean with its interval, and what count noise allows.
+    """Every method on every held-out section, their mean with its interval, and what count noise allows.
 
-    A line is one hidden section under all methods. The naive methods that :func:`c2sti.tl.evaluate` always adds stand
-    on the left in grey, those that were asked for in colour; for PCC a dotted line is the ceiling.
+    A line is one held-out section under all methods. The naive methods that :func:`c2sti.tl.evaluate` always adds stand
+    on the left in grey, those that were asked for in colour; for PCC a dotted line is the noise ceiling.
 
     Parameters
     ----------
@@ -58,8 +58,8 @@ def evaluation(
     Notes
     -----
     Intervals are for comparing methods: 95 % by Student's t, after the level of each section has been taken out, since
-    sections differ more from each other than methods do (Cousineau–Morey). They are drawn for three hidden sections or
-    more. Sections of one block resemble each other, so the interval says little of other blocks.
+    sections differ more from each other than methods do (Cousineau–Morey). They are drawn for three held-out sections
+    or more. Sections of one block resemble each other, so the interval says little of other blocks.
 
     Examples
     --------
@@ -67,11 +67,11 @@ def evaluation(
     >>> series = c2sti.datasets.phantom(seed=0, size=12, n_genes=50).series([0.0, 200.0, 400.0])
     >>> ax = c2sti.pl.evaluation(c2sti.tl.evaluate(series, show_progress_bar=False))
     """
-    _check.a(table, "table", pd.DataFrame, "the DataFrame that c2sti.tl.evaluate gave")
+    _validators.a(table, "table", pd.DataFrame, "the DataFrame that c2sti.tl.evaluate gave")
     if ax is not None:
-        _check.a(ax, "ax", Axes, "a matplotlib Axes")
+        _validators.a(ax, "ax", Axes, "a matplotlib Axes")
     check_look(save)
-    needed = {_check.text(metric, "metric"), "method", "section", "position"}
+    needed = {_validators.text(metric, "metric"), "method", "section", "position"}
     if not needed <= set(table):
         missing = sorted(needed - set(table))
         raise KeyError(
@@ -86,7 +86,9 @@ def evaluation(
     handles = [_draw_cases(ax, scores), *_draw_means(ax, scores)]
     if metric == "pcc" and "ceiling" in table and table["ceiling"].notna().any():
         ceiling = table.drop_duplicates("section")["ceiling"].mean()
-        handles.append(ax.axhline(ceiling, color=MEASURED_COLOUR, linestyle=":", label="ceiling set by count noise"))
+        handles.append(
+            ax.axhline(ceiling, color=MEASURED_COLOUR, linestyle=":", label="noise ceiling set by count noise")
+        )
     ax.set_xticks(range(len(methods)), methods)
     ax.set_xlim(-0.5, len(methods) - 0.4)
     low, high = ax.get_ylim()
@@ -104,7 +106,7 @@ def _draw_cases(ax: Axes, scores: pd.DataFrame) -> Line2D:
         ax.plot(place, row, color="0.8", linewidth=0.8, zorder=1)
     for x, method in enumerate(scores):
         ax.plot(np.full(len(scores), x), scores[method], "o", color=_colour(scores, method), markersize=3, alpha=0.6)
-    return Line2D([], [], color="0.8", marker="o", markersize=3, markerfacecolor="0.5", label="a hidden section")
+    return Line2D([], [], color="0.8", marker="o", markersize=3, markerfacecolor="0.5", label="a held-out section")
 
 
 def _draw_means(ax: Axes, scores: pd.DataFrame) -> list[Line2D | ErrorbarContainer]:

@@ -9,14 +9,12 @@ from typing import TYPE_CHECKING, get_args
 import numpy as np
 from anndata import AnnData
 
-from c2sti import _check, _keys, _log
+from c2sti import _keys, _logging, _validators
 from c2sti._types import FloatArray
-from c2sti.grid import Key, SliceGrid, Source, check_writable, copied, is_spatialdata, on_shared_genes, sources
-from c2sti.pp._elements import frame_of_source
-from c2sti.pp._estimate import Placement, estimate, given
+from c2sti.io import Key, SliceGrid, Source, check_writable, copied, is_spatialdata, on_shared_genes, sources
+from c2sti.pp._estimate import Method, Placement, estimate, given, simpleitk
 from c2sti.pp._maps import Use, apply
-from c2sti.pp._refine import Method, simpleitk
-from c2sti.pp._write import Move, name_of, picture_end, stage
+from c2sti.pp._write import Move, frame_of_source, name_of, picture_end, stage
 
 if TYPE_CHECKING:
     from spatialdata import SpatialData
@@ -126,16 +124,16 @@ def align(
     in both tissues, pooled over maps, times the share of one section's spots that lie in the other's tissue (the larger
     of the two shares). It falls with the noise of the spots and is no probability.
 
-    By squidpy's convention pictures begin at (0, 0): what of a picture is moved to negative coordinates is cut off,
+    By squidpy's convention images begin at (0, 0): what of an image is moved to negative coordinates is cut off,
     spots are not. Up to version 1.8 ``squidpy.pl.spatial_scatter`` takes coordinates from ``spatial_key`` but the
-    picture from ``uns["spatial"]`` (squidpy issue 1269), so give it the moved one::
+    image from ``uns["spatial"]`` (squidpy issue 1269), so give it the moved one::
 
-        picture = moving.uns["spatial_aligned"][library]
+        image = moving.uns["spatial_aligned"][library]
         sq.pl.spatial_scatter(
             moving,
             spatial_key="spatial_aligned",
-            img=picture["images"]["hires"],
-            scale_factor=picture["scalefactors"]["tissue_hires_scalef"],
+            img=image["images"]["hires"],
+            scale_factor=image["scalefactors"]["tissue_hires_scalef"],
         )
 
     Examples
@@ -197,7 +195,7 @@ def align_series(
     key_added: str = _keys.ALIGNED,
     copy: bool = False,
 ) -> list[AnnData | SpatialData] | None:
-    """Bring all sections of a series into one frame.
+    """Bring all sections of a series into a common coordinate system.
 
     Parameters
     ----------
@@ -253,7 +251,7 @@ def align_series(
         coordinate_system=coordinate_system,
         aligned=False,
     )
-    reference = _check.whole(reference, "reference", least=-len(found), most=len(found) - 1)
+    reference = _validators.whole(reference, "reference", least=-len(found), most=len(found) - 1)
     _check_keys(found, key_added, copy)
     simpleitk()
     grids = _read(found, use)
@@ -271,12 +269,12 @@ def align_series(
 
 def _check_choices(method: str, use: str) -> None:
     for name, value, known in (("method", method, get_args(Method)), ("use", use, get_args(Use))):
-        _check.one_of(value, name, known)
+        _validators.one_of(value, name, known)
 
 
 def _check_keys(found: Sequence[Source], key_added: str, copy: bool) -> None:
     """Refuse what cannot be written, before anything is computed."""
-    _check.key(key_added)
+    _validators.key(key_added)
     same = {(id(s.container), s.keys.table_key, s.keys.library) for s in found}
     if len(same) < len(found):
         raise ValueError("one object is given as two sections; pass a copy of it: adata.copy()")
@@ -299,7 +297,7 @@ def _read(found: Sequence[Source], use: str) -> list[SliceGrid]:
 
 
 def _judge(placement: Placement, reference: SliceGrid, moving: SliceGrid) -> None:
-    _log.info(
+    _logging.info(
         f"{moving.name} on {reference.name}: rotated by {placement.angle_deg:.1f}°"
         f"{', mirrored' if placement.flipped else ''}, fit {placement.fit:.2f}"
     )
@@ -339,7 +337,7 @@ def _write(
     for write in writes:
         write()
     kinds = {"coordinate system" if is_spatialdata(receiver) else "obsm" for receiver in receivers.values()}
-    _log.info(
+    _logging.info(
         f"added {key_added!r} ({' and '.join(sorted(kinds))}) and uns[{_keys.ALIGNMENT!r}] to "
         f"{', '.join(source.name for source in found)}"
     )

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import pandas as pd
 from anndata import AnnData
 
-from c2sti import grid
+from c2sti import io
 from c2sti.pair_check import LIMITS, measure, misfits
 
 if TYPE_CHECKING:
@@ -20,10 +20,10 @@ def check_pair(
     slice_b: AnnData | SpatialData | None = None,
     *,
     library_key: str | None = None,
-    layer: grid.Key = None,
+    layer: io.Key = None,
     spatial_key: str | None = None,
-    table_key: grid.Key = None,
-    coordinate_system: grid.Key = None,
+    table_key: io.Key = None,
+    coordinate_system: io.Key = None,
 ) -> pd.DataFrame:
     """Check whether two sections belong together, where they lie now.
 
@@ -87,7 +87,7 @@ def check_pair(
     >>> list(found.index[found["passes"].eq(False)])
     ['spatial_concordance']
     """
-    sources = grid.pair_sources(
+    sources = io.pair_sources(
         slice_a,
         slice_b,
         library_key=library_key,
@@ -97,9 +97,9 @@ def check_pair(
         coordinate_system=coordinate_system,
     )[:2]
     # The H&E has no part in it.
-    a, b = (replace(section, image=None) for section in grid.on_shared_genes([source.read() for source in sources]))
-    pair, _ = grid.make_pair(a, b, judged=True)
-    found = pd.Series(measure(pair.a, pair.b, pair.spacing, grid.overlap(a, b), grid.level(a, b)[0]))
+    a, b = (replace(section, image=None) for section in io.on_shared_genes([source.read() for source in sources]))
+    pair, _ = io.make_pair(a, b, judged=True)
+    found = pd.Series(measure(pair.a, pair.b, pair.spacing, io.overlap(a, b), io.level(a, b)[0]))
     limit = pd.Series(LIMITS).reindex(found.index)
     beyond = found.index.isin(misfits(found))
     fits = pd.Series(~beyond, index=found.index, dtype="boolean").where(found.notna() & limit.notna())

@@ -15,9 +15,9 @@ from numpy.typing import NDArray
 from scipy.ndimage import gaussian_filter
 from scipy.spatial import KDTree
 
-from c2sti._stored import Expression, in_memory, moments, some_genes
+from c2sti._backed import Expression, in_memory, moments, some_genes
 from c2sti._types import FloatArray, Lattice
-from c2sti.grid import Picture, SliceGrid, histology_on, log_normalise, profiles, shared_genes, values_of
+from c2sti.io import Picture, SliceGrid, histology_on, log_normalise, profiles, shared_genes, values_of
 from c2sti.ops import gaussian_operator, linear_at, most_variable, smoothed_axes
 
 Use = Literal["auto", "expression", "histology", "both"]
@@ -29,7 +29,7 @@ MOST_STEPS = 64  # a side of the larger section: one of 100,000 spots costs what
 TISSUE_REACH = 1.0  # steps from a spot; 0.71 would do in an array without gaps, but single lost spots leave no hole
 MARGIN = 2  # pixels around the spots
 # The share of the whole that three stain channels get beside ten of expression. Sections are told apart best when both
-# weigh alike, but drawn or faded pictures mislead at that weight.
+# weigh alike, but drawn or faded images mislead at that weight.
 STAIN_WEIGHT = 0.5
 LEAST_GENES = 3
 LEAST_SHARED = 8  # spots in the overlap, below which no correlation is taken
@@ -37,7 +37,7 @@ LEAST_SHARED = 8  # spots in the overlap, below which no correlation is taken
 
 @dataclass(frozen=True)
 class Maps:
-    """One section as a picture of many channels.
+    """One section as an image of many channels.
 
     Parameters
     ----------
@@ -222,7 +222,7 @@ def _components(
 
 def _stain(image: Picture, scale: float, lattice: Lattice, tissue: NDArray[np.bool_]) -> FloatArray:
     """(3, H, W) haematoxylin, eosin and brightness, each of mean 0 and variance 1 over the tissue."""
-    from skimage.color import rgb2hed  # noqa: PLC0415 - slow to import, and only pictures need it
+    from skimage.color import rgb2hed  # noqa: PLC0415 - slow to import, and only images need it
 
     x, y = (o / scale for o in lattice.origin)
     rgb = np.nan_to_num(histology_on(image, Lattice((x, y), lattice.pitch / scale, lattice.shape)), nan=1.0)

@@ -11,7 +11,7 @@ import scipy.sparse as sp
 from anndata import AnnData
 from numpy.typing import NDArray
 
-from c2sti import _check, _keys, _log, _result, grid, ops
+from c2sti import _keys, _logging, _result, _validators, io, ops
 from c2sti._types import FloatArray
 
 LEAST = 2  # rows and genes between which there is a correlation
@@ -22,7 +22,7 @@ def coexpression(
     *,
     genes: str | Sequence[str] | pd.Index | None = None,
     layer: str | None = None,
-    n_edges: int = grid.N_EDGES,
+    n_edges: int = io.N_EDGES,
     key: str = "c2sti",
     key_added: str | None = None,
     copy: bool = False,
@@ -75,19 +75,19 @@ def coexpression(
     >>> out.varp["coexpression_c2sti_1"].shape
     (50, 50)
     """
-    _check.a(adata, "adata", AnnData, "a section or a result, an AnnData,")
-    n_edges = _check.whole(n_edges, "n_edges")
+    _validators.a(adata, "adata", AnnData, "a section or a result, an AnnData,")
+    n_edges = _validators.whole(n_edges, "n_edges")
     if key_added is not None:
-        _check.key(key_added)
-    _check.text(key, "key")
-    grid.check_layer(adata, "adata", layer)
+        _validators.key(key_added)
+    _validators.text(key, "key")
+    io.check_layer(adata, "adata", layer)
     if not copy:
-        grid.check_writable(adata, "adata")
+        io.check_writable(adata, "adata")
     chosen = None
     if genes is not None:
         chosen = np.sort(adata.var_names.get_indexer(_result.genes_of(genes, adata.var_names, adata.var)))
     if chosen is not None and layer is None and _result.is_result(adata, key) and _keys.SECTION not in adata.obs:
-        pair = grid.MeasuredPair(adata, key)
+        pair = io.MeasuredPair(adata, key)
         prefix = key_added or _keys.COEXPRESSION
         found = {
             f"{prefix}_{name}": _edges(pair.correlations(name, chosen), chosen, n_edges) for name in pair.positions
@@ -103,10 +103,10 @@ def coexpression(
             found = {at: ops.pearson_graph([dense], [1.0], n_edges)}
         else:
             found = {at: _edges(ops.pearson_rows([dense], [1.0], chosen), chosen, n_edges)}
-    adata = grid.copied(adata) if copy else adata
+    adata = io.copied(adata) if copy else adata
     for at, graph in found.items():
         if at in adata.varp:
-            _log.warning(f"varp[{at!r}] was there, and is replaced; key_added= keeps both")
+            _logging.warning(f"varp[{at!r}] was there, and is replaced; key_added= keeps both")
         adata.varp[at] = sp.csr_matrix(graph)
     return adata if copy else None
 
@@ -128,7 +128,7 @@ def _dense(values: Any, where: str) -> NDArray[np.float32]:
     """
     if values is None:
         raise ValueError(f"{where} of adata is empty; put expression there, or name a layer with layer=")
-    if not _check.is_real(values.dtype):
+    if not _validators.is_real(values.dtype):
         raise TypeError(f"{where} of adata holds {values.dtype}; expression is needed: .astype('float32')")
     dense = np.asarray(values.toarray() if sp.issparse(values) else values, dtype=np.float32)
     dense = dense[~np.isnan(dense).any(axis=1)]

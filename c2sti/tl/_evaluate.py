@@ -9,11 +9,10 @@ from typing import TYPE_CHECKING
 import pandas as pd
 from anndata import AnnData
 
-from c2sti import _check, benchmark, grid
+from c2sti import _validators, benchmark, io
 from c2sti._types import Interpolator
-from c2sti.baselines import METHODS
+from c2sti.models._registry import METHODS, available, named
 from c2sti.pair_check import OnMisfit, check_on_misfit
-from c2sti.tl._models import available, named
 
 if TYPE_CHECKING:
     from spatialdata import SpatialData
@@ -29,11 +28,11 @@ def evaluate(
     context: bool = True,
     n_genes: int = 1000,
     intervals: Sequence[float] = (),
-    layer: grid.Key = None,
+    layer: io.Key = None,
     spatial_key: str | None = None,
-    table_key: grid.Key = None,
-    image_key: grid.Key = None,
-    coordinate_system: grid.Key = None,
+    table_key: io.Key = None,
+    image_key: io.Key = None,
+    coordinate_system: io.Key = None,
     on_misfit: OnMisfit = "warn",
     device: str | None = None,
     seed: int = 0,
@@ -41,8 +40,8 @@ def evaluate(
 ) -> pd.DataFrame:
     """Hide measured sections of one's own series, make them again, and compare.
 
-    Every run of `n_slices` interior sections is hidden in turn and made from its two neighbours (and their neighbours,
-    as context). The hidden section touches nothing: genes are chosen from the neighbours alone.
+    Every run of `n_slices` interior sections is held out in turn and made from its two neighbours (and their
+    neighbours, as context). The held-out section touches nothing: genes are chosen from the neighbours alone.
 
     Parameters
     ----------
@@ -87,7 +86,7 @@ def evaluate(
     Warns
     -----
     UserWarning
-        A neighbour of a hidden section holds some of its spots, with the very same expression. It happens: two of the
+        A neighbour of a held-out section holds some of its spots, with the very same expression. It happens: two of the
         nine published sections of the developing heart share 85 of their 90 spots, and copying looks brilliant there.
 
     Examples
@@ -99,13 +98,13 @@ def evaluate(
     ['c2sti', 'copy', 'gp', 'linear', 'lowrank']
     """
     check_on_misfit(on_misfit)
-    _check.seed(seed)
-    levels = _check.reals(intervals, "intervals")
+    _validators.seed(seed)
+    levels = _validators.reals(intervals, "intervals")
     if levels.ndim != 1 or not ((levels > 0) & (levels < 1)).all():
         raise ValueError(f"intervals = {levels.tolist()}; a list of levels between 0 and 1 is needed, such as [0.9]")
-    judged = named([*METHODS, *_check.several(methods, "methods", "models")], "methods")
+    judged = named([*METHODS, *_validators.several(methods, "methods", "models")], "methods")
     device = available(device)
-    found = grid.sources(
+    found = io.sources(
         slices,
         library_key=library_key,
         layer=layer,

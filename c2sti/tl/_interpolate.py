@@ -13,13 +13,13 @@ from anndata import AnnData
 from torch import nn
 from tqdm.auto import tqdm
 
-from c2sti import _check, _keys, _log, grid
+from c2sti import _keys, _logging, _validators, io
 from c2sti._types import FloatArray, Interpolator
+from c2sti.models._registry import available, image_encoder, name_of, resolve, sees_context
 from c2sti.pair_check import OnMisfit, check_on_misfit
-from c2sti.tl._insert import SHARES, Stream, check_key, check_level, finished, insert, shares_of
-from c2sti.tl._kinds import shared_labels
-from c2sti.tl._models import available, name_of, picture_encoder, resolve, sees_context
-from c2sti.tl._provenance import call_of, model_record
+from c2sti.tl._describe import call_of, model_record
+from c2sti.tl._gap import SHARES, Stream, check_key, check_level, finished, insert, shares_of
+from c2sti.tl._labels import shared_labels
 
 PAIR = (_keys.SLICE_A, _keys.SLICE_B)
 
@@ -37,12 +37,12 @@ def interpolate(
     context: Mapping[float, AnnData | SpatialData | str] | None = None,
     model: str | Path | Interpolator = "c2sti",
     library_key: str | None = None,
-    layer: grid.Key = None,
+    layer: io.Key = None,
     spatial_key: str | None = None,
-    table_key: grid.Key = None,
-    image_key: grid.Key = None,
-    coordinate_system: grid.Key = None,
-    window: grid.Windows = None,
+    table_key: io.Key = None,
+    image_key: io.Key = None,
+    coordinate_system: io.Key = None,
+    window: io.Windows = None,
     target_images: Sequence[Mapping[str, Any] | None] | None = None,
     histology_encoder: nn.Module | None = None,
     pitch: float | None = None,
@@ -63,7 +63,7 @@ def interpolate(
 ) -> AnnData:
     """Make the missing sections between two measured ones.
 
-    Neither input is modified. Both have to lie in one frame: see :func:`c2sti.pp.align`.
+    Neither input is modified. Both have to lie in a common coordinate system: see :func:`c2sti.pp.align`.
 
     Parameters
     ----------
@@ -84,7 +84,7 @@ def interpolate(
         Further sections of the series, in the same frame, by their position on the scale of the pair (`slice_a` is 0,
         `slice_b` is 1): ``{-1.0: before, 2.0: after}``, objects or, with `library_key`, names of sections. On real
         series they raise the correlation with a held-out section by several per cent. ``"copy"``, ``"linear"``,
-        ``"rbi"`` and the compared networks (``c2sti.training.train_rival``) ignore them.
+        ``"rbi"`` and the compared networks (``c2sti.training.train_compared``) ignore them.
     model
         ``"c2sti"`` (the checkpoint that comes with the package), a folder with another, or a model of
         :func:`train`; ``"gp"`` (Gaussian process on each principal axis), ``"lowrank"``, ``"linear"``, ``"copy"``,
@@ -131,9 +131,10 @@ def interpolate(
         Tables of `obsm` to carry along column by column, such as cell-type proportions: DataFrame, array or sparse.
         Columns are matched by name and have to mean the same in both sections. Columns that proportions lack are 0.
     std
-        Whether to add how sure each inserted value is. A layer more for each inserted section; of time little.
+        Whether to add how uncertain each interpolated value is. A layer more for each interpolated section; of time
+        little.
     interval
-        Probability, 0.9 say, of the intervals to add: two layers more for each inserted section, see Notes.
+        Probability, 0.9 say, of the intervals to add: two layers more for each interpolated section, see Notes.
     on_misfit
         What to do where the two sections do not seem to belong together, by :func:`c2sti.pp.check_pair`: ``"warn"``,
         ``"raise"`` a ValueError, or ``"ignore"``. The numbers are kept in any case.
@@ -142,7 +143,7 @@ def interpolate(
     seed
         Of every random choice.
     key_added
-        Prefix of the inserted layers, and key of the provenance in `uns`.
+        Prefix of the interpolated layers, and key of the provenance in `uns`.
     show_progress_bar
         Whether to show one.
     out
@@ -163,11 +164,11 @@ def interpolate(
 
     - ``layers["slice_a"]``, ``layers["slice_b"]``: the measured sections on the rows of the result, for drawing: the
       nearest spot, which ``obs["slice_a_spot"]`` and ``obs["slice_b_spot"]`` name; NaN outside of their tissue.
-    - ``layers["c2sti_1"]`` …: the inserted sections, ≥ 0. ``X`` is the middle one.
-    - with `std`: ``layers["c2sti_1_std"]`` …, float32, standard deviation of each inserted value as an estimate of the
-      mean expression there, see Notes; ``obs["c2sti_1_confidence"]`` …, in [0, 1]: the variance of the inserted values
-      between the bins of the section, over the same plus the bin's own std², both summed over genes. ½ says that the
-      bin is as unsure as bins differ.
+    - ``layers["c2sti_1"]`` …: the interpolated sections, ≥ 0. ``X`` is the middle one.
+    - with `std`: ``layers["c2sti_1_std"]`` …, float32, standard deviation of each interpolated value as an estimate of
+      the mean expression there, see Notes; ``obs["c2sti_1_confidence"]`` …, in [0, 1]: the variance of the interpolated
+      values between the bins of the section, over the same plus the bin's own std², both summed over genes. ½ says that
+      the bin is as unsure as bins differ.
     - with `interval`: ``layers["c2sti_1_lower"]``, ``layers["c2sti_1_upper"]`` …, float32, ≥ 0: between them a value
       *measured* there would lie with that probability, count noise included.
     - ``obsm["spatial"]``: (M, 2) in the unit of the frame.
@@ -188,10 +189,10 @@ def interpolate(
       versions, fingerprints of the inputs, ``synthetic: True``.
     - ``uns["c2sti"]["pair_check"]``: numbers of :func:`c2sti.pp.check_pair` by name, and ``folded_bins``:
       the share of bins in which the model's displacement turns tissue inside out. NaN where it cannot be told.
-    - ``uns["spatial"]["c2sti"]``: virtual H&E of the inserted sections where both have H&E, else a blank picture, so
-      that ``sq.pl.spatial_scatter(out, color=gene, layer="c2sti_1", shape="square")`` draws at once. Its picture is
+    - ``uns["spatial"]["c2sti"]``: virtual H&E of the interpolated sections where both have H&E, else a blank image, so
+      that ``sq.pl.spatial_scatter(out, color=gene, layer="c2sti_1", shape="square")`` draws at once. Its image is
       that of ``X``; ``img_res_key="c2sti_1"`` (or ``"slice_a"`` …) chooses that of a section. Names of the sections
-      whose picture was made are in ``uns["c2sti"]["virtual_histology"]``.
+      whose image was made are in ``uns["c2sti"]["virtual_histology"]``.
 
     Raises
     ------
@@ -249,17 +250,17 @@ def interpolate(
     check_level(interval)
     check_on_misfit(on_misfit)
     check_key(key_added)
-    _check.seed(seed)
+    _validators.seed(seed)
     device = available(device)
-    grid.check_digits(digits)
-    limit = grid.memory_of(max_memory)
+    io.check_digits(digits)
+    limit = io.memory_of(max_memory)
     if out is None and (dense or digits is not None):
         name = "dense" if dense else "digits"
         raise ValueError(f"{name}= is for results that are written to a store; name one: out='sections.zarr'")
     if digits is not None and not dense:
         raise ValueError(f"digits = {digits} is for values that are written as they are; add dense=True")
     method = resolve(model)
-    first, second, beside = grid.pair_sources(
+    first, second, beside = io.pair_sources(
         slice_a,
         slice_b,
         context,
@@ -270,18 +271,18 @@ def interpolate(
         image_key=image_key,
         coordinate_system=coordinate_system,
     )
-    windows = grid.window_for_each(window, [first.name, second.name])
+    windows = io.window_for_each(window, [first.name, second.name])
     with ExitStack() as stack:
         # Claimed before any work is done: a place that cannot be written to is better known now.
-        store = None if out is None else stack.enter_context(grid.new_store(out))
+        store = None if out is None else stack.enter_context(io.new_store(out))
         pair = [
             source.read(obs_keys=obs_keys, obsm_keys=obsm_keys, window=given, measured=True)
             for source, given in zip((first, second), windows, strict=True)
         ]
         if beside and not sees_context(method):
-            _log.warning(f"model={name_of(model)!r} looks at two sections only; context is ignored")
-        a, b, *others = grid.on_shared_genes([*pair, *(source.read(measured=True) for source in beside.values())])
-        a, b = grid.with_told_z(a, b)
+            _logging.warning(f"model={name_of(model)!r} looks at two sections only; context is ignored")
+        a, b, *others = io.on_shared_genes([*pair, *(source.read(measured=True) for source in beside.values())])
+        a, b = io.with_told_z(a, b)
         fractions = _fractions(n_slices, positions, a.z, b.z)
         what = f"interpolating {len(fractions)} section(s)"
         total = 100 if store is None else 200  # hundredths of what is computed, and of what is written
@@ -295,10 +296,10 @@ def interpolate(
             method=method,
             model=model_record(model, method),
             call=call,
-            lattice=grid.common_lattice(a, b, pitch=pitch),
+            lattice=io.common_lattice(a, b, pitch=pitch),
             at=at,
             genes=genes,
-            encoder=picture_encoder(histology_encoder),
+            encoder=image_encoder(histology_encoder),
             targets=_targets(target_images, fractions),
             std=std,
             interval=interval,
@@ -321,34 +322,34 @@ def interpolate(
         )
     added = ", ".join(_keys.inserted(key_added, len(fractions)))
     where = "`.layers`" if out is None else f"the layers of {out}"
-    _log.info(f"inserted {added} into {where} ({result.n_obs} bins x {result.n_vars} genes)")
-    return result if out is None else grid.read_zarr(out, key=key_added)
+    _logging.info(f"inserted {added} into {where} ({result.n_obs} bins x {result.n_vars} genes)")
+    return result if out is None else io.read_zarr(out, key=key_added)
 
 
 def _fractions(
     n_slices: int | None, positions: Sequence[float] | None, z_a: float | None, z_b: float | None
 ) -> FloatArray:
     if positions is None:
-        n = _check.whole(1 if n_slices is None else n_slices, "n_slices")
+        n = _validators.whole(1 if n_slices is None else n_slices, "n_slices")
         return np.arange(1, n + 1) / (n + 1)
     if n_slices is not None:
         raise ValueError(
-            f"n_slices = {_check.shown(n_slices)} and positions = {_check.shown(positions)} both say which sections "
-            "are wanted; give one of the two"
+            f"n_slices = {_validators.shown(n_slices)} and positions = {_validators.shown(positions)} both say which "
+            "sections are wanted; give one of the two"
         )
-    return grid.position_of(positions, z_a, z_b)
+    return io.position_of(positions, z_a, z_b)
 
 
 def _targets(
     images: Sequence[Mapping[str, Any] | None] | None, fractions: FloatArray
-) -> dict[float, grid.HEImage] | None:
+) -> dict[float, io.HEImage] | None:
     if images is None:
         return None
-    images = _check.several(images, "target_images", "pictures, one a section")
+    images = _validators.several(images, "target_images", "images, one a section")
     if len(images) != len(fractions):
         raise ValueError(
-            f"target_images holds {len(images)} picture(s) for {len(fractions)} section(s); give one a section, None "
+            f"target_images holds {len(images)} image(s) for {len(fractions)} section(s); give one a section, None "
             "where there is none"
         )
     pairs = zip(fractions.tolist(), images, strict=True)
-    return {p: grid.image_of(image, f"target_images[{i}]") for i, (p, image) in enumerate(pairs) if image is not None}
+    return {p: io.image_of(image, f"target_images[{i}]") for i, (p, image) in enumerate(pairs) if image is not None}

@@ -8,7 +8,7 @@ import pandas as pd
 import psutil
 from anndata import AnnData
 
-from c2sti import _check, _result, grid
+from c2sti import _result, _validators, io
 
 
 def materialize(adata: AnnData, *, genes: Sequence[str] | pd.Index | None = None, key: str = "c2sti") -> AnnData:
@@ -49,11 +49,11 @@ def materialize(adata: AnnData, *, genes: Sequence[str] | pd.Index | None = None
     >>> few.layers["c2sti_1"].shape == (out.n_obs, 2)
     True
     """
-    _check.a(adata, "adata", AnnData, "the AnnData that c2sti.tl.interpolate gave")
-    whole = grid.with_layers(adata, key)
+    _validators.a(adata, "adata", AnnData, "the AnnData that c2sti.tl.interpolate gave")
+    whole = io.with_layers(adata, key)
     some = whole if genes is None else whole[:, _result.genes_of(genes, whole.var_names, whole.var)]
     _check_room(some)
-    return grid.without_factors(some.to_memory(), key)
+    return io.without_factors(some.to_memory(), key)
 
 
 def _check_room(adata: AnnData) -> None:
@@ -67,6 +67,6 @@ def _check_room(adata: AnnData) -> None:
     needed, room = 4 * adata.n_obs * adata.n_vars * (len(adata.layers) + 1), psutil.virtual_memory().available
     if needed > room:
         raise MemoryError(
-            f"{len(adata.layers)} layers of {adata.n_obs} bins x {adata.n_vars} genes take {grid.said(needed)}, and "
-            f"{grid.said(room)} of memory are free; name some of the genes: genes="
+            f"{len(adata.layers)} layers of {adata.n_obs} bins x {adata.n_vars} genes take {io.said(needed)}, and "
+            f"{io.said(room)} of memory are free; name some of the genes: genes="
         )

@@ -13,9 +13,9 @@ from anndata import AnnData
 from numpy.typing import NDArray
 from scipy.spatial import KDTree
 
-from c2sti import _check, _keys, _log, _result, counts, grid
+from c2sti import _keys, _logging, _result, _validators, counts, io
 from c2sti._types import FloatArray, Lattice
-from c2sti.tl._provenance import call_of
+from c2sti.tl._describe import call_of
 from c2sti.tl._to_slices import frame_of_stack
 
 SAME_PLACE = 1e-3  # of a bin: rows of two sections this near are one bin
@@ -74,10 +74,10 @@ def sample_counts(
     -----
     Counts are negative binomial: their mean is a library size times a share of the gene. All is learnt from the two
     measured neighbours at the place of the section (``c2sti/counts`` says how): library sizes are of nearby spots,
-    on a level between the two sections; shares come from the inserted values, with the gap closed that lies between the
-    mean of a logarithm and the logarithm of a mean; dispersions are those of the neighbours' counts around such shares;
-    and what genes share beyond a smooth section, along up to 20 axes, is drawn for all of them together, so that
-    co-expression is kept. docs/experiments.md has how near hidden sections that comes.
+    on a level between the two sections; shares come from the interpolated values, with the gap closed that lies between
+    the mean of a logarithm and the logarithm of a mean; dispersions are those of the neighbours' counts around such
+    shares; and what genes share beyond a smooth section, along up to 20 axes, is drawn for all of them together, so
+    that co-expression is kept. docs/experiments.md has how near held-out sections that comes.
 
     Examples
     --------
@@ -91,7 +91,7 @@ def sample_counts(
     call = call_of(sample_counts, locals())
     record = _record(adata, key)
     stacked = _keys.SECTION in adata.obs
-    seed = _check.seed(seed)
+    seed = _validators.seed(seed)
     wanted = _sections(record, sections)
     chosen = _genes(adata, genes)
     frame = adata[:, :0] if stacked else frame_of_stack(adata[:, :0], key)
@@ -109,8 +109,10 @@ def sample_counts(
     out.uns[_keys.SPATIAL] = {n: v for n, v in frame.uns.get(_keys.SPATIAL, {}).items() if n in wanted}
     out.uns[key] = _provenance(record, wanted, seed, call)
     if totals != TOTAL_COUNTS:
-        _log.warning(f"obs[{TOTAL_COUNTS!r}] is an annotation; the totals of the drawn counts are in obs[{totals!r}]")
-    _log.info(f"drew counts of {out.n_vars} genes for {', '.join(wanted)} ({out.n_obs} bins, seed {seed})")
+        _logging.warning(
+            f"obs[{TOTAL_COUNTS!r}] is an annotation; the totals of the drawn counts are in obs[{totals!r}]"
+        )
+    _logging.info(f"drew counts of {out.n_vars} genes for {', '.join(wanted)} ({out.n_obs} bins, seed {seed})")
     return out
 
 
@@ -142,7 +144,7 @@ def _record(adata: AnnData, key: str) -> dict[str, Any]:
 
 def _sections(record: dict[str, Any], sections: str | Sequence[str] | None) -> list[str]:
     inserted = [str(name) for name in record["inserted"]]
-    wanted = inserted if sections is None else _check.names(sections, "sections")
+    wanted = inserted if sections is None else _validators.names(sections, "sections")
     unknown = [name for name in wanted if name not in inserted]
     if unknown or not wanted:
         raise KeyError(f"{(unknown or ['nothing'])[0]!r} is none of the interpolated sections, {inserted}")
@@ -214,7 +216,7 @@ def _standing_for(measured: FloatArray, bins: FloatArray, lattice: Lattice, *, s
     if len(measured) == 0:
         return sp.csr_array((len(bins), 0))
     if spots:
-        return grid.on_bins(measured, bins, lattice)
+        return io.on_bins(measured, bins, lattice)
     distance, at = KDTree(measured).query(bins)
     (row,) = np.nonzero(distance < SAME_PLACE * lattice.pitch)
     return sp.csr_array((np.ones(len(row)), (row, at[row])), shape=(len(bins), len(measured)))
@@ -277,5 +279,8 @@ def _provenance(record: dict[str, Any], sections: Sequence[str], seed: int, call
         "inserted": list(sections),
         "expression": "counts, drawn",
         "calls": np.array([*map(str, record.get("calls", ())), call], dtype=str),
-        _keys.COUNTS: {"seed": seed, "how": "negative binomial around the inserted values, with the neighbours' noise"},
+        _keys.COUNTS: {
+            "seed": seed,
+            "how": "negative binomial around the interpolated values, with the neighbours' noise",
+        },
     }

@@ -18,21 +18,87 @@ import torch
 from anndata import AnnData
 from tqdm.auto import tqdm
 
-from c2sti import _check, _keys, _log, _result, grid
+from c2sti import _keys, _logging, _result, _validators, io
 from c2sti._types import FloatArray, Interpolator, Lattice
-from c2sti.model.baseline import Describing
-from c2sti.model.components import Description, describe
+from c2sti.models._registry import available, resolve, sees_context
+from c2sti.models.components import Description, describe
+from c2sti.models.gp import Describing
 from c2sti.pair_check import OnMisfit, check_on_misfit
-from c2sti.tl._depths import SAME, depths_of, depths_wanted
-from c2sti.tl._insert import SHARES, check_key, check_level, insert, shares_of
-from c2sti.tl._kinds import shared_labels
-from c2sti.tl._labels import note_carried
-from c2sti.tl._models import available, resolve, sees_context
-from c2sti.tl._provenance import call_of, model_record, provenance
+from c2sti.tl._describe import call_of, model_record, provenance
+from c2sti.tl._gap import SHARES, check_key, check_level, insert, shares_of
+from c2sti.tl._labels import note_carried, shared_labels
 from c2sti.tl._stack import Part, Place, interpolated_parts, measured_part, stacked
 
 if TYPE_CHECKING:
     from spatialdata import SpatialData
+
+
+SAME = 1e-6  # of the series' thickness: nearer to a measured section, a depth is that section's
+MOST_DEPTHS = 10_000  # more are a spacing in the wrong unit
+
+
+def depths_of(grids: Sequence[io.SliceGrid], z: Sequence[float] | None) -> FloatArray:
+    """(n_sections,) depths: those given, or those that the sections carry.
+
+    Raises
+    ------
+    ValueError
+        They are missing, not one a section, or do not increase.
+    """
+    if z is None:
+        without = [g.name for g in grids if g.z is None]
+        if without:
+            raise ValueError(
+                f"{', '.join(without)} carry no depth; give one a section with z=[…] in µm, or put it into obs['z_um']"
+            )
+        z = [g.z for g in grids if g.z is not None]
+    depths = io.depth_of_each(z, len(grids))
+    _check_increasing(depths, "the depths of the sections", "put slices (and z) in order, and leave out what is twice")
+    return depths
+
+
+def _check_increasing(depths: FloatArray, what: str, mend: str) -> None:
+    if not np.isfinite(depths).all() or (np.diff(depths) <= 0).any():
+        raise ValueError(f"{what}, {depths.tolist()}, must increase without repeats; {mend}")
+
+
+def depths_wanted(depths: FloatArray, at_z: Sequence[float] | None, spacing: float | None) -> FloatArray:
+    """(S,) depths of the sections wanted: those given, or even steps from the first on.
+
+    Raises
+    ------
+    ValueError
+        Neither or both are given, or they do not lie in the series in order.
+    """
+    top, bottom = depths[[0, -1]]
+    if (at_z is None) == (spacing is None):
+        gaps = np.diff(depths)
+        raise ValueError(
+            f"give either spacing= (the sections are {gaps.min():g} to {gaps.max():g} apart) or at_z= (depths from "
+            f"{top:g} to {bottom:g})"
+        )
+    if spacing is not None:
+        if not 0 < _validators.number(spacing, "spacing") <= bottom - top:
+            raise ValueError(f"spacing = {spacing:g} must be positive and at most {bottom - top:g}, the whole series")
+        if (bottom - top) / spacing > MOST_DEPTHS:
+            raise ValueError(
+                f"spacing = {spacing:g} makes {(bottom - top) / spacing:.0f} sections between {top:g} and {bottom:g}; "
+                "is it in the unit of the depths?"
+            )
+        return top + spacing * np.arange(int((bottom - top) / spacing * (1 + SAME)) + 1)
+    wanted = np.atleast_1d(_validators.reals(at_z, "at_z"))
+    if wanted.ndim != 1 or len(wanted) == 0:
+        raise ValueError(f"at_z has shape {wanted.shape}; a list of depths is needed")
+    _check_increasing(wanted, "at_z", f"try {np.unique(wanted).tolist()}")
+    slack = SAME * (bottom - top)
+    outside = wanted[(wanted < top - slack) | (wanted > bottom + slack)]
+    if len(outside):
+        raise ValueError(
+            f"at_z = {outside.tolist()} lie outside of the series, which runs from {top:g} to {bottom:g}; sections can "
+            "be interpolated between measured ones only"
+        )
+    return wanted
+
 
 MOST_SECTIONS = 12  # that are described together
 MEASURED = "slice"  # that names of measured sections begin with
@@ -47,12 +113,12 @@ def interpolate_series(
     spacing: float | None = None,
     n_context: int = 2,
     model: str | Path | Interpolator = "c2sti",
-    layer: grid.Key = None,
+    layer: io.Key = None,
     spatial_key: str | None = None,
-    table_key: grid.Key = None,
-    image_key: grid.Key = None,
-    coordinate_system: grid.Key = None,
-    window: grid.Windows = None,
+    table_key: io.Key = None,
+    image_key: io.Key = None,
+    coordinate_system: io.Key = None,
+    window: io.Windows = None,
     pitch: float | None = None,
     genes: Sequence[str] | pd.Index | None = None,
     obs_keys: str | Sequence[str] = (),
@@ -69,8 +135,8 @@ def interpolate_series(
 ) -> AnnData:
     """Fill a series of sections to an even spacing, or make it at given depths.
 
-    A depth that is a measured section's gives that section as it was measured; any other is inserted between its two
-    measured neighbours, with the sections around these as context.
+    A depth that is a measured section's gives that section as it was measured; any other is interpolated between its
+    two measured neighbours, with the sections around these as context.
 
     Parameters
     ----------
@@ -97,11 +163,11 @@ def interpolate_series(
     obs_keys, obsm_keys
         Labels and numbers in `obs`, and tables in `obsm`, to carry along, as in :func:`interpolate`.
     std, interval
-        Whether to say how sure inserted values are, as in :func:`interpolate`.
+        Whether to say how uncertain interpolated values are, as in :func:`interpolate`.
     on_misfit
         What to do where two neighbours do not seem to belong together, as in :func:`interpolate`.
     key_added
-        Prefix of the inserted sections' names, and key of the provenance in `uns`.
+        Prefix of the interpolated sections' names, and key of the provenance in `uns`.
     out
         Where to write the result instead of holding it in memory: a zarr store that is not there yet. It holds the
         spots of the measured sections and the factors of the others; returned is the store, opened, with lazy values.
@@ -124,12 +190,12 @@ def interpolate_series(
     - with `std`: ``layers["std"]``, ``obs["confidence"]``; with `interval`: ``layers["lower"]``, ``layers["upper"]``.
       NaN where measured.
     - annotations of `obs_keys` under their own names: `obs`, and of labels also ``obsm`` and ``uns["<key>_colors"]``.
-    - ``uns["c2sti"]``: names and depths of the sections, ``"neighbours"`` (of each inserted section the places of its
-      neighbours in `slices`, and its position between them), ``"pair_check"`` (of each pair of neighbours between which
-      something was inserted, as in :func:`interpolate`), model, parameters, versions, fingerprints of the inputs,
-      ``synthetic: True``. ``uns["spatial"]``: a picture a section: the own
-      one of a measured section, the virtual H&E of an inserted one whose neighbours both have H&E, else blank. Gene
-      graphs are not made: see :func:`coexpression`.
+    - ``uns["c2sti"]``: names and depths of the sections, ``"neighbours"`` (of each interpolated section the places of
+      its neighbours in `slices`, and its position between them), ``"pair_check"`` (of each pair of neighbours between
+      which something was interpolated, as in :func:`interpolate`), model, parameters, versions, fingerprints of the
+      inputs, ``synthetic: True``. ``uns["spatial"]``: an image a section: the own one of a measured section, the
+      virtual H&E of an interpolated one whose neighbours both have H&E, else blank. Gene graphs are not made: see
+      :func:`coexpression`.
 
     Raises
     ------
@@ -153,12 +219,12 @@ def interpolate_series(
     check_key(key_added)
     if key_added == MEASURED:
         raise ValueError(f"key_added={key_added!r} is what measured sections are called; choose another name")
-    _check.seed(seed)
-    limit = grid.memory_of(max_memory)
-    n_context, device = _check.whole(n_context, "n_context", least=0), available(device)
+    _validators.seed(seed)
+    limit = io.memory_of(max_memory)
+    n_context, device = _validators.whole(n_context, "n_context", least=0), available(device)
     method = resolve(model)
     told = model_record(model, method)
-    found = grid.sources(
+    found = io.sources(
         slices,
         least=2,
         library_key=library_key,
@@ -170,9 +236,9 @@ def interpolate_series(
     )
     with ExitStack() as held:
         # Claimed before any work is done: a place that cannot be written to is better known now.
-        store = None if out is None else held.enter_context(grid.new_store(out))
-        windows = grid.window_for_each(window, [source.name for source in found])
-        grids = grid.on_shared_genes(
+        store = None if out is None else held.enter_context(io.new_store(out))
+        windows = io.window_for_each(window, [source.name for source in found])
+        grids = io.on_shared_genes(
             [
                 source.read(obs_keys=obs_keys, obsm_keys=obsm_keys, window=given, measured=True)
                 for source, given in zip(found, windows, strict=True)
@@ -180,12 +246,12 @@ def interpolate_series(
         )
         own = _own_names(found, key_added)
         depths = depths_of(grids, z)
-        grid.check_unit(depths, grids[0].pitch)
+        io.check_unit(depths, grids[0].pitch)
         grids = [replace(g, z=depth) for g, depth in zip(grids, depths.tolist(), strict=True)]
         wanted = depths_wanted(depths, at_z, spacing)
         places = list(_places(depths, wanted, own, key_added))
-        lattice = grid.common_lattice(*grids, pitch=pitch)
-        labels, var = shared_labels(grids), grid.shared_var(grids)
+        lattice = io.common_lattice(*grids, pitch=pitch)
+        labels, var = shared_labels(grids), io.shared_var(grids)
         if genes is not None:
             var = var.loc[_result.genes_of(genes, var.index, var, "all sections")]
         if not sees_context(method):
@@ -209,7 +275,7 @@ def interpolate_series(
             "interval": interval,
             "on_misfit": on_misfit,
         }
-        n_inserted = sum(place.inserted for place in places)
+        n_interpolated = sum(place.inserted for place in places)
         made, fits = _interpolated(grids, places, depths, n_context, own, show_progress_bar, how)
         parts |= made
         parameters = {**found[0].told(), "n_context": n_context, "spacing": spacing}
@@ -219,22 +285,24 @@ def interpolate_series(
         stack = stacked(parts, places, own, lattice, key_added, record)
         note_carried(stack, grids, labels, key_added)
         blocks = [parts[place.name].block for place in places]
-        _log.info(f"inserted {n_inserted} section(s) beside {len(places) - n_inserted} measured ({stack.n_obs} rows)")
+        _logging.info(
+            f"inserted {n_interpolated} section(s) beside {len(places) - n_interpolated} measured ({stack.n_obs} rows)"
+        )
         if store is not None:
-            grid.write_stack(store, stack, blocks, key_added)
+            io.write_stack(store, stack, blocks, key_added)
             del stack, blocks, parts, made  # they may be large, and are about to be read again
         else:
             kinds = [_keys.STD] * std + [_keys.LOWER, _keys.UPPER] * (interval is not None)
             size = 4 * stack.n_obs * stack.n_vars * (1 + len(kinds))
-            dense = size <= (grid.DENSE if limit is None else limit)
-            grid.add_values(stack, blocks, kinds, dense=dense, n_threads=torch.get_num_threads())
-    return stack if out is None else grid.read_zarr(out, key=key_added)
+            dense = size <= (io.DENSE if limit is None else limit)
+            io.add_values(stack, blocks, kinds, dense=dense, n_threads=torch.get_num_threads())
+    return stack if out is None else io.read_zarr(out, key=key_added)
 
 
 # ---- which depths, and where they lie
 
 
-def _own_names(found: Sequence[grid.Source], key_added: str) -> list[str]:
+def _own_names(found: Sequence[io.Source], key_added: str) -> list[str]:
     """What the result calls the measured sections: the names of `library_key`, "|" for "/", or their places."""
     names = [
         _keys.label_column(source.name) if source.keys.library else _keys.measured(i) for i, source in enumerate(found)
@@ -261,8 +329,8 @@ def _places(depths: FloatArray, wanted: FloatArray, own: Sequence[str], key_adde
 
 
 def _context(
-    grids: Sequence[grid.SliceGrid], depths: FloatArray, first: int, n_context: int
-) -> dict[float, grid.SliceGrid]:
+    grids: Sequence[io.SliceGrid], depths: FloatArray, first: int, n_context: int
+) -> dict[float, io.SliceGrid]:
     """Sections around the pair that starts at `first`, by their position on its scale."""
     scale = (depths - depths[first]) / (depths[first + 1] - depths[first])
     around = range(max(first - n_context, 0), min(first + 2 + n_context, len(grids)))
@@ -293,18 +361,18 @@ def described_together(gaps: Sequence[int], n_sections: int, n_context: int) -> 
 
 
 def _description(
-    grids: Sequence[grid.SliceGrid], together: Together, method: Interpolator, lattice: Lattice, device: str, seed: int
+    grids: Sequence[io.SliceGrid], together: Together, method: Interpolator, lattice: Lattice, device: str, seed: int
 ) -> Description | None:
     """What a method that starts from a description reads all gaps of a window from, on the scale of z."""
     if not isinstance(method, Describing):
         return None
     own = [grids[i] for i in together.sections]
-    sections, spacing, keys = grid.make_sections(own, lattice)
+    sections, spacing, keys = io.make_sections(own, lattice)
     return describe(sections, spacing, keys, method.settings, device=device, seed=seed).keeping()
 
 
 def _interpolated(
-    grids: Sequence[grid.SliceGrid],
+    grids: Sequence[io.SliceGrid],
     places: Sequence[Place],
     depths: FloatArray,
     n_context: int,
@@ -325,7 +393,7 @@ def _interpolated(
     show_progress_bar
         Whether to show one.
     how
-        Keywords of :func:`c2sti.tl._insert.insert` that are the same for all gaps.
+        Keywords of :func:`c2sti.tl._gap.insert` that are the same for all gaps.
     """
     gaps = sorted({place.first for place in places if place.inserted})
     parts: dict[str, Part] = {}

@@ -12,11 +12,10 @@ import numpy as np
 import pandas as pd
 from anndata import AnnData
 
-from c2sti import _keys, _result, grid, ops
+from c2sti import _keys, _result, io, ops
 from c2sti._types import Lattice
-from c2sti.tl._insert import Inserted
-from c2sti.tl._kinds import Kind
-from c2sti.tl._labels import carry_measured
+from c2sti.tl._gap import Inserted
+from c2sti.tl._labels import Kind, carry_measured
 from c2sti.tl._to_slices import frame_of_stack
 
 SUPPORTS = ["measured", "both", "a", "b", "none"]
@@ -42,26 +41,24 @@ class Part:
     """One section of the stack: its rows without values, what the values are, and what its container says of spots."""
 
     rows: AnnData
-    block: grid.Block
+    block: io.Block
     said: pd.DataFrame | None = None
 
 
-def measured_part(
-    g: grid.SliceGrid, name: str, lattice: Lattice, var: pd.DataFrame, labels: Mapping[str, Kind]
-) -> Part:
+def measured_part(g: io.SliceGrid, name: str, lattice: Lattice, var: pd.DataFrame, labels: Mapping[str, Kind]) -> Part:
     """A measured section: its own spots."""
-    values = grid.values_of(g, var.index)
-    expression = grid.log_normalise(values, g.library) if g.counts else values
+    values = io.values_of(g, var.index)
+    expression = io.log_normalise(values, g.library) if g.counts else values
     rows = AnnData(
         obs=pd.DataFrame({_keys.SUPPORT: "measured"}, index=g.names), var=var.copy(), obsm={_keys.SPATIAL: g.xy.copy()}
     )
     if g.counts:
         rows.obs[_keys.LIBRARY_SIZE] = g.library
     carry_measured(rows, g, labels)
-    picture = grid.section_picture(g.image, lattice)
+    picture = io.section_image(g.image, lattice)
     spot = ops.spacing(g.xy) if len(np.unique(g.xy, axis=0)) > 1 else lattice.pitch
-    rows.uns[_keys.SPATIAL] = grid.library_of_section(picture, spot, lattice.centres, name)
-    return Part(rows, grid.Block(len(g.xy), measured=expression), g.obs)
+    rows.uns[_keys.SPATIAL] = io.library_of_section(picture, spot, lattice.centres, name)
+    return Part(rows, io.Block(len(g.xy), measured=expression), g.obs)
 
 
 def interpolated_parts(made: Inserted, places: Sequence[Place], key: str) -> dict[str, Part]:
@@ -75,7 +72,7 @@ def interpolated_parts(made: Inserted, places: Sequence[Place], key: str) -> dic
         rows.uns = {_keys.SPATIAL: rows.uns[_keys.SPATIAL][name], _keys.VIRTUAL_HISTOLOGY: name in painted}
         del rows.obsm[_keys.SPATIAL_3D]
         inside = np.flatnonzero(made.frame.obs[_keys.tissue(name)].to_numpy())
-        block = grid.Block(len(inside), layers=made.layers.section(i, inside), gap=place.first)
+        block = io.Block(len(inside), layers=made.layers.section(i, inside), gap=place.first)
         parts[place.name] = Part(rows, block)
     return parts
 
@@ -136,7 +133,7 @@ def stacked(
             index=[place.name for place in inserted],
         ),
         "genes": stack.var_names.to_numpy(dtype=str),
-        "lattice": grid.lattice_as_dict(lattice),
+        "lattice": io.lattice_as_dict(lattice),
         _keys.VIRTUAL_HISTOLOGY: np.array(
             [place.name for place in inserted if parts[place.name].rows.uns[_keys.VIRTUAL_HISTOLOGY]], dtype=str
         ),

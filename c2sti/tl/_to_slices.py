@@ -12,7 +12,7 @@ import scipy.sparse as sp
 from anndata import AnnData
 from numpy.typing import NDArray
 
-from c2sti import _check, _keys, _log, _result, grid
+from c2sti import _keys, _logging, _result, _validators, io
 from c2sti.tl._labels import stack_carried
 
 
@@ -39,12 +39,11 @@ def to_slices(adata: AnnData, *, key: str = "c2sti", gap: float | None = None) -
     -------
     AnnData: ``X`` expression; ``obs["section"]`` (ordered from slice_a to slice_b), ``obs["inserted"]`` (True where
     nothing was measured), ``obs["z"]``, ``obs["support"]``; where counts were given, ``obs["library_size"]`` of the
-    measured spots, NaN in inserted sections; ``obs["spot"]``, the measured spot whose values a row has; each annotation
-    carried along as ``obs["domain"]``, with ``obsm["domain"]`` and ``uns["domain_colors"]`` if it is a label; of a
-    result that says how sure it is also ``layers["std"]``, ``layers["lower"]``, ``layers["upper"]`` and
-    ``obs["confidence"]``, NaN where measured;
-    ``obsm["spatial"]`` and ``obsm["spatial_3d"]``; ``uns["spatial"]`` with one library a section; `var`, `varp`,
-    ``uns["log1p"]`` and ``uns[key]`` as they were.
+    measured spots, NaN in interpolated sections; ``obs["spot"]``, the measured spot whose values a row has; each
+    annotation carried along as ``obs["domain"]``, with ``obsm["domain"]`` and ``uns["domain_colors"]`` if it is a
+    label; of a result that says how uncertain it is also ``layers["std"]``, ``layers["lower"]``, ``layers["upper"]``
+    and ``obs["confidence"]``, NaN where measured; ``obsm["spatial"]`` and ``obsm["spatial_3d"]``; ``uns["spatial"]``
+    with one library a section; `var`, `varp`, ``uns["log1p"]`` and ``uns[key]`` as they were.
 
     Raises
     ------
@@ -61,9 +60,9 @@ def to_slices(adata: AnnData, *, key: str = "c2sti", gap: float | None = None) -
     >>> list(stack.obs["section"].cat.categories)
     ['slice_a', 'c2sti_1', 'slice_b']
     """
-    stack = stack_of(adata, key, None if gap is None else _check.number(gap, "gap", above=0))
+    stack = stack_of(adata, key, None if gap is None else _validators.number(gap, "gap", above=0))
     if gap is None and "z" not in stack.uns[key]:
-        _log.warning(
+        _logging.warning(
             "the sections carry no z: in the stack it runs from 0 to 1, beside x and y in the unit of the coordinates. "
             "Give the distance from slice_a to slice_b in that unit: c2sti.tl.to_slices(adata, gap=…)"
         )
@@ -151,7 +150,7 @@ def _libraries(adata: AnnData, key: str, names: Sequence[str], pitch: float) -> 
     shown = pictures.get("images", {})
     found = {name: _result.picture_of(pictures, name) if name in shown else None for name in names}
     return {
-        name: grid.library_of_section(None if one is None else grid.HEImage(*one), pitch, points, name)
+        name: io.library_of_section(None if one is None else io.HEImage(*one), pitch, points, name)
         for name, one in found.items()
     }
 
@@ -165,7 +164,7 @@ def _depths(record: Mapping[str, Any], key: str, names: Sequence[str], gap: floa
             f"uns[{key!r}][{kind!r}] holds {held}, and not a number for each of the sections {', '.join(names)}; "
             f"{_result.AGAIN}"
         )
-    found = _check.reals(record[kind], f"uns[{key!r}][{kind!r}]")
+    found = _validators.reals(record[kind], f"uns[{key!r}][{kind!r}]")
     return found if kind == "z" else found * (1.0 if gap is None else gap)
 
 

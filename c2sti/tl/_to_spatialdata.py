@@ -12,7 +12,7 @@ import pandas as pd
 import scipy.sparse as sp
 from anndata import AnnData
 
-from c2sti import _check, _keys, _log, _result, grid
+from c2sti import _keys, _logging, _result, _validators, io
 from c2sti._types import FloatArray
 from c2sti.tl._to_slices import stack_of
 
@@ -90,9 +90,9 @@ def to_spatialdata(
     """
     from spatialdata import SpatialData  # noqa: PLC0415 - half a second that others should not pay
 
-    um_per_unit = _check.number(um_per_unit, "um_per_unit", above=0)
+    um_per_unit = _validators.number(um_per_unit, "um_per_unit", above=0)
     if originals is not None:
-        _check.a(originals, "originals", Mapping, "a dict of sections by prefix")
+        _validators.a(originals, "originals", Mapping, "a dict of sections by prefix")
     record = _result.record_of(adata, key)
     _result.lattice_of(record, key)
     stack = adata if _keys.SECTION in adata.obs else stack_of(adata, key)
@@ -102,12 +102,12 @@ def to_spatialdata(
     elements: dict[str, Any] = {}
     for name, called in _called(map(str, record["sections"])).items():
         if not (stack.obs[_keys.SECTION] == name).any():  # points that were asked for may lie beside its tissue
-            _log.warning(f"{name} has no row in its tissue, and is left out: SpatialData holds no empty shapes")
+            _logging.warning(f"{name} has no row in its tissue, and is left out: SpatialData holds no empty shapes")
             continue
         elements |= _section(stack, name, called, key, um_per_unit)
     used = record.get("parameters", {})
     for prefix, original in (originals or {}).items():
-        if grid.is_spatialdata(original):
+        if io.is_spatialdata(original):
             frame = coordinate_system or used.get("coordinate_system")
             found = _of_spatialdata(original, prefix, table_key, frame, um_per_unit)
         else:
@@ -128,11 +128,11 @@ def check_name(name: str) -> None:
     ValueError
         It holds "/" or other characters beyond letters, digits and ``_ . -``.
     """
-    _check.a(name, f"a name in originals, {name!r},", str, "text")
+    _validators.a(name, f"a name in originals, {name!r},", str, "text")
     if not VALID.fullmatch(name):
         raise ValueError(
             f"{name!r} cannot be the name of a section: letters, digits, '_', '.' and '-' can be written to files; "
-            f"{_cleaned(name)!r} would do (inserted sections are named by key_added=)"
+            f"{_cleaned(name)!r} would do (interpolated sections are named by key_added=)"
         )
 
 
@@ -152,7 +152,7 @@ def _called(names: Iterable[str]) -> dict[str, str]:
                 break
         called[name], taken = one, taken | own
         if one != name:
-            _log.warning(f"the elements of section {name!r} are called {one!r}, which can be written to files")
+            _logging.warning(f"the elements of section {name!r} are called {one!r}, which can be written to files")
     return called
 
 
@@ -173,7 +173,7 @@ def _section(stack: AnnData, name: str, called: str, key: str, um: float) -> dic
     table.uns[key] = _provenance(record, name)
     graphs = {_keys.graph(str(section)): str(section) for section in record["sections"]}
     varp = {k: v for k, v in table.varp.items() if k not in graphs}
-    held, at = grid.held_graph(record, name), _result.free_name(_keys.COEXPRESSION, varp)
+    held, at = io.held_graph(record, name), _result.free_name(_keys.COEXPRESSION, varp)
     if _keys.graph(name) in table.varp:
         varp[at] = table.varp[_keys.graph(name)]
     elif held is not None:
@@ -252,7 +252,7 @@ def _of_anndata(adata: AnnData, name: str, spatial_key: str, um: float) -> dict[
     """Circles, table and H&E of a section in AnnData."""
     from spatialdata.models import ShapesModel  # noqa: PLC0415
 
-    rows, xy, pitch, image = grid.read_places(adata, name=f"originals[{name!r}]", spatial_key=spatial_key)
+    rows, xy, pitch, image = io.read_places(adata, name=f"originals[{name!r}]", spatial_key=spatial_key)
     spots = f"{name}_spots"
     whole = adata.to_memory() if adata.is_view else adata  # views of backed files cannot be indexed once more
     table = whole[rows].to_memory()
@@ -261,7 +261,7 @@ def _of_anndata(adata: AnnData, name: str, spatial_key: str, um: float) -> dict[
     held = table.obsm[spatial_key]
     table.obsm[spatial_key] = (held if isinstance(held, np.ndarray) else xy) * um  # with z, where it has one
     found = {spots: ShapesModel.parse(_circles(xy * um, pitch * um)), name: _annotating(table, spots)}
-    if isinstance(image, grid.HEImage):
+    if isinstance(image, io.HEImage):
         pixels = image.pixels
         if pixels.dtype != np.uint8:
             pixels = np.rint(np.clip(pixels, 0, 1) * 255).astype(np.uint8)
@@ -281,7 +281,7 @@ def _of_spatialdata(
     from spatialdata.models import TableModel  # noqa: PLC0415
     from spatialdata.transformations import Scale, Sequence, get_transformation, set_transformation  # noqa: PLC0415
 
-    frame = grid.frame_of(sdata, f"originals[{prefix!r}]", table_key, coordinate_system)
+    frame = io.frame_of(sdata, f"originals[{prefix!r}]", table_key, coordinate_system)
     scale = Scale([um, um], axes=("x", "y"))
     found = {}
     for kind, name, element in sdata.gen_elements():
@@ -303,7 +303,7 @@ def _of_spatialdata(
             )
         if not rows.all():
             left_out = f"{int((~rows).sum())} of {len(rows)} rows of table {name!r} of originals[{prefix!r}]"
-            _log.warning(f"{left_out} annotate nothing in coordinate system {frame!r}, and are left out")
+            _logging.warning(f"{left_out} annotate nothing in coordinate system {frame!r}, and are left out")
     return found
 
 

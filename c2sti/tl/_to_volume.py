@@ -14,8 +14,8 @@ import scipy.sparse as sp
 from anndata import AnnData
 from numpy.typing import NDArray
 
-from c2sti import _check, _keys, _result, grid
-from c2sti._aside import aside
+from c2sti import _keys, _result, _validators, io
+from c2sti._atomic import aside
 from c2sti._types import Lattice
 from c2sti.tl._describe import describe
 from c2sti.tl._to_slices import stack_of
@@ -67,7 +67,7 @@ def to_volume(
     -------
     The path. There lies one array (c, z, y, x), float32 log1p expression, chunked by gene; channels have the names
     given; scale, and position of the centre of the first voxel, are in µm. The attributes "c2sti" say which sections
-    were inserted, and in words how (:func:`describe`).
+    were interpolated, and in words how (:func:`describe`).
 
     Raises
     ------
@@ -91,13 +91,13 @@ def to_volume(
     ...     c2sti.tl.to_volume(stack, f"{folder}/genes.zarr", genes=["gene_001", "gene_002"]).name
     'genes.zarr'
     """
-    path = _check.path(path, "path")
-    um_per_unit = _check.number(um_per_unit, "um_per_unit", above=0)
+    path = _validators.path(path, "path")
+    um_per_unit = _validators.number(um_per_unit, "um_per_unit", above=0)
     if not (isinstance(fill, float) and np.isnan(fill)):
-        _check.number(fill, "fill")
+        _validators.number(fill, "fill")
     _check_free(path, overwrite)
-    channels = list(dict.fromkeys(_check.names(genes, "genes")))
-    stack = _stack(adata, channels, key, None if gap is None else _check.number(gap, "gap", above=0))
+    channels = list(dict.fromkeys(_validators.names(genes, "genes")))
+    stack = _stack(adata, channels, key, None if gap is None else _validators.number(gap, "gap", above=0))
     record = stack.uns[key]
     lattice = _result.lattice_of(record, key)
     depths = stack.obs.groupby(_keys.SECTION, observed=True)[_keys.Z].first().sort_values()
@@ -181,7 +181,7 @@ def _volume(stack: AnnData, lattice: Lattice, sections: Sequence[str], fill: flo
                 "the rows are points of one's own (at=), not bins of a lattice; make the sections without at="
             )
         if not on_lattice:
-            together = grid.on_bins(xy, lattice.centres, lattice)
+            together = io.on_bins(xy, lattice.centres, lattice)
             n = together.sum(axis=1)
             bins = np.flatnonzero(n)
             values = (together[bins] @ values) / n[bins, None]

@@ -10,9 +10,9 @@ from anndata import AnnData
 from torch import nn
 from tqdm.auto import tqdm
 
-from c2sti import _check, _log, benchmark, grid
-from c2sti.model import C2STi, C2STiConfig
-from c2sti.tl._models import available, picture_encoder, resolve
+from c2sti import _logging, _validators, benchmark, io
+from c2sti.models._registry import available, image_encoder, resolve
+from c2sti.models.c2sti import C2STi, C2STiConfig
 from c2sti.training import TrainConfig, make_examples
 from c2sti.training import train as train_on
 
@@ -31,19 +31,19 @@ def train(
     z: Sequence[float] | None = None,
     n_genes: int = 1000,
     folder: str | Path | None = None,
-    layer: grid.Key = None,
+    layer: io.Key = None,
     spatial_key: str | None = None,
-    table_key: grid.Key = None,
-    image_key: grid.Key = None,
-    coordinate_system: grid.Key = None,
+    table_key: io.Key = None,
+    image_key: io.Key = None,
+    coordinate_system: io.Key = None,
     histology_encoder: nn.Module | None = None,
     device: str | None = None,
     seed: int = 0,
     show_progress_bar: bool = True,
 ) -> C2STi:
-    """Train the network on the hidden sections of one's own series.
+    """Train the network on the held-out sections of one's own series.
 
-    Every run of 1 to `n_slices` interior sections is hidden in turn, with and without the sections beyond its
+    Every run of 1 to `n_slices` interior sections is held out in turn, with and without the sections beyond its
     neighbours, and the network learns to make it again. What comes out is for other series of the same kind, or for the
     gaps of this one; judging it by :func:`evaluate` on the sections that it was trained on would be judging its memory.
 
@@ -61,18 +61,18 @@ def train(
     how
         Settings of the training; by default 200 gentle steps from a model, 600 anew.
     n_slices
-        Most sections hidden in a row.
+        Most sections held out in a row.
     z
         Depths of the sections; by default ``obs["z_um"]`` or ``obs["z"]`` where all sections carry one, else even
         steps.
     n_genes
         Genes learnt from, as :func:`evaluate` chooses them. The model is for any genes.
     folder
-        Where the state is kept while training. A run that was stopped goes on from there when called again.
+        Where the state is kept while training. A run that was stopped continues from there when called again.
     layer, spatial_key, table_key, image_key, coordinate_system, device, show_progress_bar
         As in :func:`interpolate`.
     histology_encoder
-        Describes the H&E in place of its colours, as :func:`c2sti.model.histology.load_resnet50` makes one; for a
+        Describes the H&E in place of its colours, as :func:`c2sti.nn.resnet.load_resnet50` makes one; for a
         network whose `config` has as many ``image_channels``. :func:`interpolate` needs it again.
     seed
         Of every random choice.
@@ -99,7 +99,7 @@ def train(
     >>> model = c2sti.tl.train(series, model=None, config=small, how=how, show_progress_bar=False)
     >>> out = c2sti.tl.interpolate(series[0], series[2], model=model, show_progress_bar=False)
     """
-    found = grid.sources(
+    found = io.sources(
         series,
         what="series",
         least=3,  # one is held out between two others
@@ -116,18 +116,18 @@ def train(
             f'model = {model!r} has nothing to train; give "c2sti", a folder written by C2STi.save, or None'
         )
     for given, name, kind in ((config, "config", C2STiConfig), (how, "how", TrainConfig)):
-        _check.a(given, name, (kind, type(None)), f"a c2sti.{kind.__name__}")
+        _validators.a(given, name, (kind, type(None)), f"a c2sti.{kind.__name__}")
     if start is not None and config not in (None, start.config):
         raise ValueError("config is for a network that starts anew, and model has settings of its own; give model=None")
-    _check.seed(seed)
-    folder = None if folder is None else _check.folder(folder, "folder")
+    _validators.seed(seed)
+    folder = None if folder is None else _validators.folder(folder, "folder")
     device = available(device)
     settings = start.config if start is not None else (config or C2STiConfig())
     how = how or (TrainConfig(seed=seed) if start is None else TrainConfig(steps=200, learning_rate=5e-4, seed=seed))
     grids = [source.read(measured=True) for source in found]
-    encoder, most = picture_encoder(histology_encoder), min(_check.whole(n_slices, "n_slices"), len(grids) - 2)
-    cases = benchmark.hidden_cases(grids, most=most, z=z, n_genes=n_genes, encoder=encoder)
-    with tqdm(total=len(cases), desc="looking at hidden sections", disable=not show_progress_bar) as bar:
+    encoder, most = image_encoder(histology_encoder), min(_validators.whole(n_slices, "n_slices"), len(grids) - 2)
+    cases = benchmark.held_out_cases(grids, most=most, z=z, n_genes=n_genes, encoder=encoder)
+    with tqdm(total=len(cases), desc="looking at held-out sections", disable=not show_progress_bar) as bar:
         examples = make_examples(cases, settings, device=device, seed=seed, progress=lambda case: bar.update())
     trained = train_on(
         examples,
@@ -138,5 +138,5 @@ def train(
         device=device,
         show_progress_bar=show_progress_bar,
     )
-    _log.info(f"trained on {len(examples)} hidden sections, {how.steps} steps")
+    _logging.info(f"trained on {len(examples)} held-out sections, {how.steps} steps")
     return trained

@@ -1,15 +1,13 @@
-"""Training the network on hidden sections: what is costly is made once, what is random is drawn anew at every step.
+"""Training the network on held-out sections: what is costly is made once, what is random is drawn anew at every step.
 
 A case is a pair, and a section between them that was measured. Its example (model inputs, baseline prediction, truth)
 does not change while the network learns; every step turns it, takes some of its genes and compares. Random numbers of a
-step depend on the seed and the step alone, so a run that was killed goes on as if nothing had happened.
+step depend on the seed and the step alone, so a run that was killed continues as if nothing had happened.
 """
 
-from c2sti.training._examples import Case, Example, make_examples
-from c2sti.training._loop import Schedule
-from c2sti.training._moves import elastic, turn
-from c2sti.training._rivals import Triplet, make_triplets, rival_schedule, train_rival
-from c2sti.training._state import OtherRun, TrainingState
+from c2sti.training._compared import Triplet, compared_schedule, make_triplets, train_compared
+from c2sti.training._examples import Case, Example, elastic, make_examples, turn
+from c2sti.training._loop import OtherRun, Schedule, TrainingState
 from c2sti.training._train import Objective, TrainConfig, train
 
 __all__ = [
@@ -24,8 +22,8 @@ __all__ = [
     "elastic",
     "make_examples",
     "make_triplets",
-    "rival_schedule",
+    "compared_schedule",
     "train",
-    "train_rival",
+    "train_compared",
     "turn",
 ]

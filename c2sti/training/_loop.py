@@ -2,17 +2,113 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import hashlib
+import json
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from math import cos, isfinite, pi
+from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
+from safetensors import SafetensorError
+from safetensors.torch import load, save
 from torch import Tensor, nn
 from tqdm.auto import tqdm
 
-from c2sti import _check
-from c2sti.training._state import TrainingState
+from c2sti import _validators
+from c2sti._atomic import put
+
+STATE = "training.safetensors"
+HASH = "sha256"  # in the file's metadata, of all else
+
+
+class OtherRun(ValueError):
+    """A folder holds the state of another run than the one that would go on from it."""
+
+
+@dataclass(frozen=True)
+class TrainingState:
+    """State of a run on disk: weights and moments by safetensors, step and settings by JSON.
+
+    Parameters
+    ----------
+    folder
+        Where it is kept.
+    settings
+        Of the run, a mark of what it learns from among them; a state with others is refused.
+    """
+
+    folder: Path
+    settings: dict[str, Any]
+
+    def save(self, network: nn.Module, optimiser: torch.optim.Optimizer, step: int) -> None:
+        """Write the state after `step` steps; the file is whole or not there."""
+        self.folder.mkdir(parents=True, exist_ok=True)
+        tensors = {f"weights.{name}": value.detach().cpu().contiguous() for name, value in network.state_dict().items()}
+        for name, parameter in network.named_parameters():
+            for key, value in optimiser.state.get(parameter, {}).items():
+                tensors[f"{key}.{name}"] = torch.as_tensor(value).detach().cpu().contiguous()
+        # Step and settings travel inside the one file, so that they cannot belong to other weights.
+        progress = json.dumps({"step": step, **self.settings})
+        metadata = {"progress": progress, HASH: _digest(progress, tensors)}
+        put(self.folder / STATE, save(tensors, metadata=metadata))
+
+    def restore(self, network: nn.Module, optimiser: torch.optim.Optimizer) -> int:
+        """Take up the state that is there, and say after how many steps it was written; 0 where there is none.
+
+        Raises
+        ------
+        OtherRun
+            It belongs to a run of other settings, or that learns from other sections.
+        ValueError
+            It is truncated or altered.
+        """
+        path = self.folder / STATE
+        if not path.is_file():
+            return 0
+        step, found, tensors = _read(path)
+        wanted = json.loads(json.dumps(self.settings))
+        # What a state of before does not say is believed: marks of data were not kept then.
+        differs = next((key for key in found if found[key] != wanted.get(key)), None)
+        if differs is not None:
+            raise OtherRun(
+                f"{path} is the state of a run with other settings ({differs} differs); train into another folder, or "
+                "remove it to begin anew"
+            )
+        network.load_state_dict({k.removeprefix("weights."): v for k, v in tensors.items() if k.startswith("weights.")})
+        for name, parameter in network.named_parameters():
+            moments = {
+                key: tensors[f"{key}.{name}"] for key in ("step", "exp_avg", "exp_avg_sq") if f"{key}.{name}" in tensors
+            }
+            if moments:
+                optimiser.state[parameter] = moments
+        return step
+
+
+def _read(path: Path) -> tuple[int, dict[str, Any], dict[str, Tensor]]:
+    """Step, settings and tensors of a state, none of them believed before all have been checked."""
+    try:
+        content = path.read_bytes()
+        tensors = load(content)
+        length = int.from_bytes(content[:8], "little")
+        metadata = json.loads(content[8 : 8 + length])["__metadata__"]
+        progress = json.loads(metadata["progress"])
+        step = int(progress.pop("step"))
+    except (SafetensorError, KeyError, TypeError, ValueError) as error:
+        raise ValueError(f"{path} cannot be read ({error}); remove it to begin anew") from error
+    if metadata.get(HASH, "") not in ("", _digest(metadata["progress"], tensors)):  # earlier versions kept none
+        raise ValueError(f"{path} was altered since it was written: its hash differs; remove it to begin anew")
+    return step, progress, tensors
+
+
+def _digest(progress: str, tensors: Mapping[str, Tensor]) -> str:
+    digest = hashlib.sha256(progress.encode())
+    for name, value in sorted(tensors.items()):
+        digest.update(name.encode())
+        digest.update(np.ascontiguousarray(value.numpy()).tobytes())
+    return digest.hexdigest()
 
 
 @dataclass(frozen=True)
@@ -48,11 +144,11 @@ class Schedule:
 
     def __post_init__(self) -> None:
         for name in ("steps", "batch", "save_every"):
-            _check.whole(getattr(self, name), name)
-        _check.seed(self.seed)
+            _validators.whole(getattr(self, name), name)
+        _validators.seed(self.seed)
         for name in ("learning_rate", "final_learning_rate", "clip"):
-            _check.number(getattr(self, name), name, above=0)
-        _check.number(self.weight_decay, "weight_decay", least=0)
+            _validators.number(getattr(self, name), name, above=0)
+        _validators.number(self.weight_decay, "weight_decay", least=0)
 
     def rate(self, step: int) -> float:
         """Learning rate of a step."""
@@ -132,6 +228,6 @@ def make_accelerator(device: str) -> Any:
         import accelerate  # noqa: PLC0415 - heavy, and only training needs it
     except ImportError as error:
         raise ImportError('training needs accelerate: pip install "c2sti[train]"') from error
-    # Without H&E a step leaves the picture's encoder untouched, which processes have to expect of each other.
+    # Without H&E a step leaves the image's encoder untouched, which processes have to expect of each other.
     unused = accelerate.DistributedDataParallelKwargs(find_unused_parameters=True)
     return accelerate.Accelerator(cpu=device == "cpu", kwargs_handlers=[unused])

@@ -11,14 +11,12 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from c2sti import _check
-from c2sti.model.c2sti import C2STi, C2STiConfig, Network, fresh
-from c2sti.model.loss import coexpression, correlation, endpoint_error, paper_loss, relative_error, smoothness
+from c2sti import _validators
+from c2sti.models.c2sti import C2STi, C2STiConfig, Network, fresh
+from c2sti.nn.losses import coexpression, correlation, endpoint_error, paper_loss, relative_error, smoothness
 from c2sti.ops import sample
-from c2sti.training._examples import Example, mark_of
-from c2sti.training._loop import Schedule, descend, make_accelerator
-from c2sti.training._moves import turn
-from c2sti.training._state import TrainingState
+from c2sti.training._examples import Example, mark_of, turn
+from c2sti.training._loop import Schedule, TrainingState, descend, make_accelerator
 
 
 @dataclass(frozen=True)
@@ -71,9 +69,9 @@ class TrainConfig(Schedule):
         if self.objective not in ("scores", "paper"):
             raise ValueError(f"objective = {self.objective!r}; those that exist are 'scores' and 'paper'")
         for name in ("genes", "panel"):
-            _check.whole(getattr(self, name), name)
+            _validators.whole(getattr(self, name), name)
         for name in ("error", "structure", "smooth", "motion"):
-            _check.number(getattr(self, name), name, least=0)
+            _validators.number(getattr(self, name), name, least=0)
 
     @classmethod
     def paper(cls, **settings: Any) -> TrainConfig:
@@ -131,7 +129,7 @@ def train(
     Parameters
     ----------
     examples
-        Hidden sections made ready, all by the same `config`.
+        Held-out sections made ready, all by the same `config`.
     config
         Settings of the network, where it does not go on from `start`.
     how
@@ -139,7 +137,7 @@ def train(
     start
         A trained model to go on from.
     folder
-        Where the state is kept; a run that finds a state of its own there goes on from it. None keeps nothing.
+        Where the state is kept; a run that finds a state of its own there continues from it. None keeps nothing.
     device
         Where the work is done.
     progress

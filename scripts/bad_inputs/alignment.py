@@ -37,7 +37,7 @@ def cases() -> Iterator[Bad]:
         yield Bad(
             "pp.align", f"moving: {what}", lambda _, b=broken: c2sti.pp.align(pair()[0], b(pair()[1])), ("moving", says)
         )
-        if "picture" not in what and "scale factor" not in what:  # the fit looks at no picture
+        if "picture" not in what and "scale factor" not in what:  # the fit looks at no image
             yield Bad(
                 "pp.check_pair",
                 f"slice_b: {what}",
@@ -71,7 +71,7 @@ def cases() -> Iterator[Bad]:
     yield from wrong_values(of, align, "image_key", ["nothing"], "image")
     yield from wrong_values(of, align, "key_added", ["spatial", 3, None, "", "a/b"])
     yield Bad(of, "one object twice", lambda _: _twice(), ("one object", "copy"))
-    yield Bad(of, "by pictures that are not there", lambda _: _without_pictures(), ("use=", "H&E", "reference"))
+    yield Bad(of, "by images that are not there", lambda _: _without_pictures(), ("use=", "H&E", "reference"))
     of = "pp.align_series"
     yield from wrong_values(of, align_series, "slices", [[], series()[:1], series()[0], None, 3, "series"])
     yield from wrong_values(of, align_series, "reference", [3, -4, 1.5, "first", None])

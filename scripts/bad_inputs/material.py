@@ -27,7 +27,7 @@ def _series() -> list[AnnData]:
 
 
 def series() -> list[AnnData]:
-    """Three sections of one made tissue with H&E, 100 µm apart, fresh ones each time."""
+    """Three sections of one simulated tissue with H&E, 100 µm apart, fresh ones each time."""
     return [section.copy() for section in _series()]
 
 
@@ -43,7 +43,7 @@ def _result() -> AnnData:
 
 
 def result() -> AnnData:
-    """Two sections inserted between two."""
+    """Two sections interpolated between two."""
     return _result().copy()
 
 
@@ -127,7 +127,7 @@ def _do(change: Callable[[AnnData], object]) -> Callable[[AnnData], AnnData]:
 
 
 def _picture(**parts: Any) -> Callable[[AnnData], AnnData]:
-    """A library of one picture, parts of which are other than they should be."""
+    """A library of one image, parts of which are other than they should be."""
 
     def broken(adata: AnnData) -> AnnData:
         (library,) = adata.uns["spatial"].values()

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import c2sti
-from c2sti import _checkpoint
+from c2sti.models import _checkpoint
 from scripts.bad_inputs import Bad, wrong_values
 from scripts.bad_inputs.material import checkpoint, network
 

@@ -31,7 +31,7 @@ EDITED: dict[str, tuple[Step, str]] = {
     "its record is empty": (in_uns("c2sti", value={}), r"uns\['c2sti'\]"),
     "its record is a list": (in_uns("c2sti", value=["sections"]), r"uns\['c2sti'\]"),
     "without names of sections": (in_uns("c2sti", "sections", value=None), "sections"),
-    "without names of inserted sections": (in_uns("c2sti", "inserted", value=None), "inserted"),
+    "without names of interpolated sections": (in_uns("c2sti", "inserted", value=None), "inserted"),
 }
 # Those that matter only to tools that need the section's values.
 CUT: dict[str, tuple[Step, str]] = {

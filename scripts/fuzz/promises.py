@@ -16,7 +16,7 @@ class Nonsense(Exception):
 
 
 def inserted(out: ad.AnnData) -> list[str]:
-    """Names of the inserted sections."""
+    """Names of the interpolated sections."""
     return [str(name) for name in out.uns["c2sti"]["inserted"]]
 
 

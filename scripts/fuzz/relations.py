@@ -40,7 +40,7 @@ class Other:
     points
         (M, 2) where the rows of the first answer should be in the second.
     names
-        Inserted sections of the second answer that should equal those of the first, in their order.
+        Interpolated sections of the second answer that should equal those of the first, in their order.
     factor
         How much larger the second answer is.
     """

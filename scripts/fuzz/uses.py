@@ -13,7 +13,7 @@ import numpy as np
 import zarr
 
 import c2sti
-from c2sti.grid import _read
+from c2sti.io import _read
 from scripts.fuzz.containers import CONTAINERS, handed
 from scripts.fuzz.pairs import Case
 from scripts.fuzz.promises import Nonsense, check, expected, inserted, whole

@@ -1,0 +1,156 @@
+"""The one boundary between containers and arrays.
+
+`read_slice` turns an AnnData or SpatialData into a `SliceGrid`, `make_pair` lays two of them (and their context) on a
+common lattice as the arrays that interpolators take, and `frame_slices` with `add_layers` turns what they give back
+into an AnnData, with `write_store` into a store on disk. No other file knows where a container keeps anything.
+"""
+
+from c2sti.io._annotations import Annotations, is_labels
+from c2sti.io._factors import Layers, without_factors
+from c2sti.io._genes import level, on_shared_genes, shared_genes, shared_profiles, values_of
+from c2sti.io._histology import HEImage, Picture, SlideImage, histology_on, image_of
+from c2sti.io._memory import DENSE, Extent, check_work, is_dense, memory_of, n_tasks, said, tell
+from c2sti.io._open import completed, read_zarr, with_layers
+from c2sti.io._places import (
+    LEAST_SPOTS,
+    check_writable,
+    copied,
+    is_spatialdata,
+    read_places,
+)
+from c2sti.io._rasterize import (
+    Rows,
+    common_lattice,
+    library_sizes,
+    make_pair,
+    make_sections,
+    on_bins,
+    overlap,
+    profiles,
+    rows_of,
+    spots_at,
+)
+from c2sti.io._read import (
+    TARGET_SUM,
+    SliceGrid,
+    check_layer,
+    is_counts,
+    layer_names,
+    log_normalise,
+    read_slice,
+    shared_var,
+)
+from c2sti.io._sections import (
+    Container,
+    Key,
+    Keys,
+    Source,
+    Windows,
+    check_unit,
+    depth_of_each,
+    pair_sources,
+    position_of,
+    sources,
+    window_for_each,
+    with_told_z,
+)
+from c2sti.io._spatialdata import frame_of, table_of
+from c2sti.io._stack import Block, add_values, write_stack
+from c2sti.io._store import check_digits, new_store, write_store
+from c2sti.io._virtual_histology import library_of_section, section_image, section_images, source_places
+from c2sti.io._window import window_of
+from c2sti.io._write import (
+    N_EDGES,
+    Graph,
+    MeasuredPair,
+    add_confidence,
+    add_layers,
+    frame_slices,
+    graphs_of,
+    held_graph,
+    lattice_as_dict,
+)
+
+__all__ = [
+    "Annotations",
+    "Block",
+    "Layers",
+    "Container",
+    "DENSE",
+    "Extent",
+    "Graph",
+    "HEImage",
+    "Key",
+    "Keys",
+    "LEAST_SPOTS",
+    "MeasuredPair",
+    "N_EDGES",
+    "Picture",
+    "Rows",
+    "SliceGrid",
+    "SlideImage",
+    "Source",
+    "TARGET_SUM",
+    "Windows",
+    "is_dense",
+    "check_work",
+    "check_digits",
+    "check_unit",
+    "check_writable",
+    "check_layer",
+    "common_lattice",
+    "completed",
+    "copied",
+    "depth_of_each",
+    "frame_of",
+    "frame_slices",
+    "graphs_of",
+    "held_graph",
+    "histology_on",
+    "image_of",
+    "is_counts",
+    "is_labels",
+    "is_spatialdata",
+    "lattice_as_dict",
+    "layer_names",
+    "level",
+    "log_normalise",
+    "make_pair",
+    "library_of_section",
+    "library_sizes",
+    "source_places",
+    "memory_of",
+    "new_store",
+    "on_bins",
+    "on_shared_genes",
+    "read_zarr",
+    "overlap",
+    "pair_sources",
+    "n_tasks",
+    "position_of",
+    "profiles",
+    "read_places",
+    "read_slice",
+    "rows_of",
+    "shared_genes",
+    "shared_profiles",
+    "shared_var",
+    "section_image",
+    "section_images",
+    "sources",
+    "spots_at",
+    "write_stack",
+    "write_store",
+    "table_of",
+    "tell",
+    "values_of",
+    "window_for_each",
+    "window_of",
+    "with_told_z",
+    "add_confidence",
+    "add_layers",
+    "add_values",
+    "said",
+    "with_layers",
+    "without_factors",
+]

@@ -1,0 +1,133 @@
+"""A trained model as a folder: weights by safetensors, settings by JSON, and errors that say what is wrong with it."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from dataclasses import asdict, dataclass, fields
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save
+from torch import nn
+
+from c2sti import _validators
+from c2sti._atomic import put
+
+WEIGHTS, SETTINGS = "model.safetensors", "config.json"
+HASH = "sha256"  # in the settings, of all else that they say
+
+
+def fingerprint(network: nn.Module) -> str:
+    """Hash of the weights."""
+    digest = hashlib.sha256()
+    for name, value in sorted(network.state_dict().items()):
+        digest.update(name.encode())
+        digest.update(np.ascontiguousarray(value.cpu().numpy()).tobytes())
+    return digest.hexdigest()
+
+
+@dataclass(frozen=True)
+class Kind:
+    """What a checkpoint is of.
+
+    Parameters
+    ----------
+    name
+        Of the model, ``"model"`` in its settings.
+    version
+        Of the form of its weights; raised when old ones can no longer be read.
+    config
+        Class of its settings.
+    """
+
+    name: str
+    version: int
+    config: type
+
+    def write(self, folder: str | Path, network: nn.Module, config: Any, card: dict[str, Any]) -> None:
+        """Write both files into a folder, which is made where it is not."""
+        folder = _validators.new_folder(folder, "folder")
+        state = {name: value.detach().cpu().contiguous() for name, value in network.state_dict().items()}
+        settings = {
+            "format": self.version,
+            "model": self.name,
+            "config": asdict(config),
+            "weights": fingerprint(network),
+            "card": card,
+        }
+        settings[HASH] = _hash(settings)
+        # Settings come last: they tell a reader that the weights are whole, and by their hash that they are these.
+        put(folder / WEIGHTS, save(state))
+        put(folder / SETTINGS, (json.dumps(settings, indent=1) + "\n").encode())
+
+    def read_settings(self, folder: str | Path) -> tuple[Any, dict[str, Any]]:
+        """Settings of the model in a folder, and its card.
+
+        Raises
+        ------
+        FileNotFoundError
+            There is no checkpoint in the folder.
+        ValueError
+            It is of another version or another model, or was altered; the message says which.
+        """
+        folder = _validators.path(folder, "folder")
+        found = kind_of(folder)
+        path, settings = folder / SETTINGS, _json(folder)
+        if found != self.name:
+            raise ValueError(f"{path} is not the settings of a {self.name} model but of {found!r}")
+        if settings.get("format") != self.version:
+            raise ValueError(
+                f"{folder} has format {settings.get('format')}, this version reads {self.version}; train again, or "
+                "install the version of c2sti that wrote it"
+            )
+        config, card = settings.get("config"), settings.get("card", {})
+        if not isinstance(config, dict) or not isinstance(card, dict) or not isinstance(settings.get("weights"), str):
+            raise ValueError(f"{path} lacks config, card or the hash of the weights; copy the checkpoint again")
+        given = {k: tuple(v) if isinstance(v, list) else v for k, v in config.items()}
+        unknown = sorted(set(given) - {f.name for f in fields(self.config)})
+        if unknown:
+            raise ValueError(f"{path} has settings that this version does not know: {unknown}")
+        if settings.get(HASH, "") not in ("", _hash(settings)):  # checkpoints of before have none
+            raise ValueError(f"{path} was altered since it was written: its hash differs; copy the checkpoint again")
+        return self.config(**given), card
+
+    def read_weights(self, folder: str | Path, network: nn.Module) -> None:
+        """Put the weights of a folder into a network that was made by its settings.
+
+        Raises
+        ------
+        ValueError
+            They are truncated, or belong to other settings.
+        """
+        path = Path(folder) / WEIGHTS
+        try:
+            network.load_state_dict(load_file(path))
+        except (SafetensorError, RuntimeError) as error:
+            raise ValueError(f"{path} cannot be read ({error}); copy the checkpoint again") from error
+        if fingerprint(network) != _json(Path(folder))["weights"]:
+            raise ValueError(f"{path} does not belong to its {SETTINGS}: the hashes differ; copy both again")
+
+
+def kind_of(folder: str | Path) -> str | None:
+    """Name of the model whose checkpoint is in a folder; None where the settings do not say."""
+    folder = Path(folder)
+    for name in (SETTINGS, WEIGHTS):
+        if not (folder / name).is_file():
+            raise FileNotFoundError(f"{folder} holds no {name}; a checkpoint is a folder that a model's save wrote")
+    return _json(folder).get("model")
+
+
+def _hash(settings: dict[str, Any]) -> str:
+    told = {key: value for key, value in settings.items() if key != HASH}
+    return hashlib.sha256(json.dumps(told, sort_keys=True).encode()).hexdigest()
+
+
+def _json(folder: Path) -> dict[str, Any]:
+    try:
+        settings = json.loads((folder / SETTINGS).read_text())
+    except (json.JSONDecodeError, UnicodeDecodeError) as error:
+        raise ValueError(f"{folder / SETTINGS} is not JSON ({error}); copy the checkpoint again") from error
+    return settings if isinstance(settings, dict) else {}

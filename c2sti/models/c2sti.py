@@ -1,0 +1,248 @@
+"""C2-STi as an interpolator: the network on its lattice, and the baseline prediction that it changes.
+
+Of all genes the network looks at a panel; the components carry what it finds to the rest. Untrained, it gives the
+baseline prediction; what it adds is what training gave.
+"""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import scipy.sparse as sp
+import torch
+from scipy.spatial import KDTree
+from torch import Tensor
+
+from c2sti import _validators
+from c2sti._types import FloatArray, InterpolatedSection, Lattice, Prediction, Section, SlicePair
+from c2sti.models import _checkpoint
+from c2sti.models.components import Description, Settings
+from c2sti.models.gp import Baseline, BaselineTensors
+from c2sti.nn.c2sti import C2STiConfig, ModelInputs, Network, fresh
+from c2sti.ops import gaussian_operator, graph_values, most_variable, pearson_graph, propagation, sample
+
+WIDTH = 0.6  # of the Gaussian that brings spots to bins and comes before correlating, in spot spacings
+N_EDGES = 30  # co-expression edges of a gene
+MOST_BINS = 128  # a side of the network's lattice: motion is smooth, and finer bins would cost what they do not tell
+REACH = 1.0  # tissue ends this far from the last spot, in spot spacings
+
+KIND = _checkpoint.Kind("c2sti", 3, C2STiConfig)
+
+
+class C2STi:
+    """The network as an interpolator: a model for ``c2sti.tl.interpolate(…, model=…)``.
+
+    Parameters
+    ----------
+    config
+        Settings of the network.
+    network
+        Trained weights; an untrained network by default, which answers with its base.
+    card
+        What is known of its training: goes into the checkpoint, and comes back with it.
+
+    Examples
+    --------
+    >>> import c2sti
+    >>> a, b = c2sti.datasets.phantom(seed=0, size=8, n_genes=30).series([0.0, 200.0])
+    >>> model = c2sti.C2STi(c2sti.C2STiConfig(channels=4, n_components=8))
+    >>> out = c2sti.tl.interpolate(a, b, model=model, show_progress_bar=False)
+    """
+
+    def __init__(
+        self, config: C2STiConfig | None = None, *, network: Network | None = None, card: dict[str, Any] | None = None
+    ) -> None:
+        _validators.a(config, "config", (C2STiConfig, type(None)), "a c2sti.C2STiConfig")
+        _validators.a(card, "card", (dict, type(None)), "a dict")
+        self.config = config or C2STiConfig()
+        self.network = network or fresh(self.config, seed=0)
+        self.baseline = Baseline(settings_of(self.config))
+        self.card = dict(card or {})
+
+    def __call__(
+        self,
+        pair: SlicePair,
+        at: FloatArray,
+        positions: Sequence[float],
+        *,
+        device: str = "cpu",
+        seed: int = 0,
+        progress: Callable[[float], object] = lambda share: None,
+        description: Description | None = None,
+    ) -> Prediction:
+        """Interpolate sections; see :class:`c2sti._types.Interpolator`. A description made before is used if given."""
+        if description is None:
+            description = self.describe(pair, device=device, seed=seed, progress=lambda share: progress(0.5 * share))
+        else:
+            progress(0.5)  # was done before
+        inputs, base = prepare(
+            pair,
+            description,
+            at,
+            positions,
+            n_panel=self.config.panel,
+            device=device,
+            progress=lambda share: progress(0.3 * share),
+        )
+        network = on_device(self.network, device)
+        with torch.no_grad():
+            slices, fields_ = [], []
+            motion, share = network.motion(inputs), network.reliability(inputs)
+            basis = base.basis.cpu().numpy()
+            for i, p in enumerate(positions):
+                change, deformation = network(inputs, p, motion, share)
+                maps = base.maps[i].add_(sample(change, inputs.lattice, at))  # in place: they may be large
+                slices.append(InterpolatedSection(maps.cpu().numpy(), basis, base.means[i].cpu().numpy()))
+                fields_.append(deformation.displacement.cpu().numpy())
+                progress(0.2 / len(positions))
+        notes = {
+            "displacement": np.stack(fields_) * inputs.lattice.pitch,
+            "displacement_reliability": share,
+            "weights": self.fingerprint(),
+        }
+        return Prediction(tuple(slices), notes, description.noise(at, positions))
+
+    def describe(
+        self, pair: SlicePair, *, device: str, seed: int, progress: Callable[[float], object] = lambda share: None
+    ) -> Description:
+        """The components of a pair and its context, by this model's settings."""
+        return self.baseline.describe(pair, device=device, seed=seed, progress=progress)
+
+    @property
+    def settings(self) -> Settings:
+        """How pairs are described."""
+        return settings_of(self.config)
+
+    def fingerprint(self) -> str:
+        """Hash of the weights."""
+        return _checkpoint.fingerprint(self.network)
+
+    def save(self, folder: str | Path) -> None:
+        """Write ``model.safetensors`` and ``config.json`` into a folder, which is made where it is not.
+
+        Raises
+        ------
+        OSError
+            The folder is a file, or cannot be made.
+        """
+        KIND.write(folder, self.network, self.config, self.card)
+
+    @classmethod
+    def load(cls, folder: str | Path) -> C2STi:
+        """Read a model from the folder that :meth:`save` wrote.
+
+        Raises
+        ------
+        FileNotFoundError
+            There is no checkpoint in the folder.
+        ValueError
+            It is truncated, of another version, or not one of ours; the message says which.
+        """
+        config, card = KIND.read_settings(folder)
+        model = cls(config, card=card)
+        KIND.read_weights(folder, model.network)
+        return model
+
+
+def on_device(network: Network, device: str) -> Network:
+    """The network where the work is done: itself if it is there, else a copy, so that a shared one is not moved."""
+    here = next(network.parameters()).device
+    return network if here == torch.device(device) else copy.deepcopy(network).to(device)
+
+
+def settings_of(config: C2STiConfig) -> Settings:
+    """How a pair is described for a network of these settings."""
+    return Settings(config.n_components, config.n_splits, config.counts, config.matern)
+
+
+def prepare(
+    pair: SlicePair,
+    description: Description,
+    at: FloatArray,
+    positions: Sequence[float],
+    *,
+    n_panel: int,
+    device: str,
+    progress: Callable[[float], object] = lambda share: None,
+) -> tuple[ModelInputs, BaselineTensors]:
+    """What the network looks at, and the baseline prediction that it changes, on a device.
+
+    Parameters
+    ----------
+    pair, at, positions
+        As every interpolator takes them.
+    description
+        Of the pair.
+    n_panel
+        Genes that the network looks at, the most variable ones.
+    device
+        Where the network is.
+    progress
+        Is told each share of the work that has been done, 1 in all.
+    """
+    lattice = pair.lattice.coarsened(MOST_BINS)
+    wanted = [(lattice.centres, [0.0, 1.0]), (at, positions)]
+    ends, maps = description.at_each(wanted, lambda share: progress(0.8 * share))
+    first, second = (_on_lattice(torch.as_tensor(end), lattice) for end in ends)
+    inputs = _inputs(pair, lattice, n_panel, (first, second))
+    prediction = BaselineTensors.of(maps, description, pair.sections, positions)
+    progress(0.2)
+    return inputs.to(device), prediction.to(device)
+
+
+def _on_lattice(values: Tensor, lattice: Lattice) -> Tensor:
+    """(H·W, K) → (K, H, W)."""
+    return values.T.reshape(-1, *lattice.shape).contiguous()
+
+
+def _inputs(pair: SlicePair, lattice: Lattice, n_panel: int, ends: tuple[Tensor, Tensor]) -> ModelInputs:
+    genes = np.sort(most_variable([pair.a.moments, pair.b.moments], n_panel))
+    small = pair.subset(genes).in_memory()
+    values = [graph_values(s.xy, s.expression, WIDTH * pair.spacing) for s in small.sections]
+    shares = _shares([s.position for s in small.sections])
+    graph = (
+        pearson_graph(values, shares, min(N_EDGES, max(len(genes) - 1, 0))) if len(genes) > 1 else sp.csr_array((1, 1))
+    )
+    scale = np.sqrt(np.mean([v.var(axis=0) for v in values[:2]], axis=0))
+    return ModelInputs(
+        lattice,
+        tuple(s.position for s in pair.sections),
+        tuple(_panel(s, lattice, pair.spacing, scale) for s in small.sections),
+        tuple(_image(s.histology, pair.lattice, lattice) for s in pair.sections),
+        torch.as_tensor(propagation(graph).toarray()),
+        ends,
+        tuple(_image(s.features, pair.lattice, lattice) for s in pair.sections),
+        {p: _nearest(image, pair.lattice, lattice) for p, image in pair.targets.items()},
+    )
+
+
+def _shares(positions: Sequence[float]) -> list[float]:
+    """Weight of each section in the graph: the pair's are equal, a context section counts by its distance."""
+    return [float(np.exp(-max(0.0, -p, p - 1))) if not 0 <= p <= 1 else 1.0 for p in positions]
+
+
+def _panel(section: Section, lattice: Lattice, spacing: float, scale: FloatArray) -> Tensor:
+    """(N, 2, H, W) standardised maps of the section's genes, 0 outside of its tissue, beside the mask of the tissue."""
+    centres = lattice.centres
+    inside = KDTree(section.xy).query(centres)[0] <= REACH * max(spacing, lattice.pitch)
+    width = WIDTH * max(spacing, lattice.pitch)
+    maps = np.asarray((gaussian_operator(section.xy, centres, width) @ section.expression).todense()) - section.mean
+    maps = np.where(inside[:, None], maps / np.where(scale > 0, scale, 1), 0)
+    both = np.stack([maps.T, np.broadcast_to(inside, maps.T.shape)], axis=1)
+    return torch.as_tensor(both.reshape(maps.shape[1], 2, *lattice.shape).astype(np.float32))
+
+
+def _image(maps: FloatArray | None, fine: Lattice, lattice: Lattice) -> Tensor | None:
+    return None if maps is None else _nearest(maps, fine, lattice)
+
+
+def _nearest(maps: FloatArray, fine: Lattice, lattice: Lattice) -> Tensor:
+    """(C, H, W) maps on the network's lattice: the nearest bin of the finer one."""
+    index = fine.bins(lattice.centres)
+    flat = np.asarray(maps).reshape(len(maps), -1)
+    found = np.where(index >= 0, flat[:, np.maximum(index, 0)], np.nan)
+    return torch.as_tensor(found.reshape(-1, *lattice.shape).astype(np.float32))

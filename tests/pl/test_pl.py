@@ -1,0 +1,377 @@
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import matplotlib.pyplot as plt
+import numpy as np
+import pandas as pd
+import pytest
+import scipy.sparse as sp
+import torch
+from anndata import AnnData
+from matplotlib.collections import PatchCollection
+from matplotlib.tri import TriContourSet
+
+import c2sti
+from c2sti import io
+from c2sti.datasets import Phantom
+
+
+@pytest.fixture(scope="module")
+def made(tissue: Phantom) -> AnnData:
+    """A result with two interpolated sections: the first moved right by a quarter of a bin, the second still."""
+    first, last = tissue.series([0.0, 300.0])
+    out = c2sti.tl.interpolate(first, last, n_slices=2, model="linear", show_progress_bar=False)
+    lattice = out.uns["c2sti"]["lattice"]
+    field = np.zeros((2, 2, *lattice["shape"]), dtype=np.float32)
+    field[0, 0] = -0.25 * lattice["pitch"]  # material comes from the left
+    out.uns["c2sti"]["notes"]["displacement"] = field
+    return out
+
+
+@pytest.fixture
+def out(made: AnnData) -> Iterator[AnnData]:
+    """The same, which no plot may change."""
+    used = made.copy()
+    yield used
+    pd.testing.assert_frame_equal(used.obs, made.obs)
+    for name in (None, *io.layer_names(made)):
+        np.testing.assert_array_equal(used.to_df(layer=name), made.to_df(layer=name))
+    assert repr(used) == repr(made)
+    assert used.uns.keys() == made.uns.keys()
+    assert used.uns["c2sti"].keys() == made.uns["c2sti"].keys()
+
+
+@pytest.fixture(autouse=True)
+def _close_figures() -> Iterator[None]:
+    yield
+    plt.close("all")
+
+
+def test_sections_draws_every_section_inside_its_tissue_on_one_scale(out: AnnData, tmp_path: Path) -> None:
+    axes = c2sti.pl.sections(out, out.var_names[0], save=tmp_path / "s.png")
+    assert (tmp_path / "s.png").stat().st_size > 5_000
+    assert len(axes) == 4
+    for ax, name in zip(axes, ["slice_a", "c2sti_1", "c2sti_2", "slice_b"], strict=True):
+        (bins,) = ax.collections
+        assert len(bins.get_paths()) == out.obs[f"{name}_tissue"].sum()
+        assert bins.get_clim() == axes[0].collections[0].get_clim()
+        assert ("interpolated" in ax.get_title()) == name.startswith("c2sti")
+        assert ("measured" in ax.get_title()) == name.startswith("slice")
+        assert ax.get_ylim()[0] > ax.get_ylim()[1]  # row 0 is the top
+        assert ax.get_xlim() == axes[0].get_xlim()
+    assert "z = 100" in axes[1].get_title()
+
+
+def test_sections_draws_the_values_of_the_layer_where_they_are(out: AnnData) -> None:
+    bins = c2sti.pl.sections(out, out.var_names[5])[1].collections[0]
+    inside = out.obs["c2sti_1_tissue"].to_numpy()
+    np.testing.assert_allclose(np.asarray(bins.get_array()), out.layers["c2sti_1"][inside, 5], rtol=1e-5)
+    centres = [path.get_extents().get_points().mean(axis=0) for path in bins.get_paths()]
+    np.testing.assert_allclose(centres, out.obsm["spatial"][inside])
+
+
+def test_sections_into_given_axes_and_its_errors(out: AnnData, pair: tuple[AnnData, AnnData]) -> None:
+    figure, axs = plt.subplots(1, 4)
+    assert c2sti.pl.sections(out, out.var_names[0], axs=axs, vmin=0, vmax=2)[0].figure is figure
+    assert axs[0].collections[0].get_clim() == (0, 2)
+    with pytest.raises(ValueError, match="axs holds 3 axes; one for each of slice_a, c2sti_1"):
+        c2sti.pl.sections(out, out.var_names[0], axs=axs[:3])
+    with pytest.raises(KeyError, match="no gene 'xyz'; var_names has 60"):
+        c2sti.pl.sections(out, "xyz")
+    with pytest.raises(KeyError, match="does not hold the result of c2sti.tl.interpolate"):
+        c2sti.pl.sections(pair[0], "gene_001")
+
+
+def test_sections_of_a_stack_are_those_of_the_result(out: AnnData) -> None:
+    gene = out.var_names[5]
+    stack = c2sti.tl.to_slices(out)
+    for from_layers, from_rows in zip(c2sti.pl.sections(out, gene), c2sti.pl.sections(stack, gene), strict=True):
+        assert from_rows.get_title() == from_layers.get_title()
+        one, other = (np.asarray(ax.collections[0].get_array()) for ax in (from_layers, from_rows))
+        np.testing.assert_array_equal(one, other)
+    assert arrows(c2sti.pl.displacement(stack)).U.size == arrows(c2sti.pl.displacement(out)).U.size
+
+
+def test_sections_of_a_long_series_stand_in_several_rows(series: list[AnnData]) -> None:
+    stack = c2sti.tl.interpolate_series(series, spacing=50.0, model="copy", show_progress_bar=False)
+    axes = c2sti.pl.sections(stack, "gene_001")
+    assert len(axes) == 10
+    assert [ax.get_subplotspec().rowspan.start for ax in axes] == [0] * 5 + [1] * 5
+    assert [ax.get_title().startswith("slice") for ax in axes] == [True, False, False] * 3 + [True]
+    nine = c2sti.tl.interpolate_series(series, spacing=56.25, model="copy", show_progress_bar=False)
+    axes = c2sti.pl.sections(nine, "gene_001")
+    assert [ax.get_subplotspec().rowspan.start for ax in axes] == [0] * 5 + [1] * 4
+    assert len(axes[0].figure.axes) == 9 + 1  # the tenth place is empty, and there is the colour bar
+    with pytest.raises(
+        KeyError, match=r"adata\[adata.obs\['section'\] == 'slice_0'\].copy\(\), key_added=.* makes one"
+    ):
+        c2sti.pl.coexpression(stack, "gene_001")
+
+
+def arrows(ax: plt.Axes) -> plt.Quiver:
+    return next(drawn for drawn in ax.collections if hasattr(drawn, "U"))
+
+
+def test_displacement_points_from_slice_a_to_slice_b_and_says_how_far(out: AnnData, tmp_path: Path) -> None:
+    pitch = out.uns["c2sti"]["lattice"]["pitch"]
+    ax = c2sti.pl.displacement(out, scalebar_dx=2.0, img=False, save=tmp_path / "d.png")
+    assert (tmp_path / "d.png").stat().st_size > 5_000
+    assert ax.get_title() == "c2sti_1\ninterpolated, z = 100"
+    drawn = arrows(ax)
+    np.testing.assert_allclose(drawn.U, 0.25 * pitch)
+    np.testing.assert_allclose(drawn.V, 0, atol=1e-9)
+    rows = {tuple(xy) for xy in out.obsm["spatial"][out.obs["c2sti_1_tissue"]].round(3)}
+    assert {tuple(xy) for xy in drawn.XY.round(3)} <= rows
+    label = ax.texts[-1].get_text()
+    assert label == "50 µm (arrows 5 ×)"  # 0.25 bins of 100 units, 2 µm each, magnified to reach over a bin
+    assert drawn.scale == pytest.approx(1 / 5)
+    (bins,) = (drawn for drawn in ax.collections if not hasattr(drawn, "U"))
+    np.testing.assert_allclose(np.asarray(bins.get_array()), 0.25 * pitch * 2)
+
+
+def test_displacement_over_a_picture(out: AnnData) -> None:
+    width, height = out.obsm["spatial"].max(axis=0)
+    picture = np.random.default_rng(0).random((40, 30, 3))
+    ax = c2sti.pl.displacement(out, "c2sti_1", img=picture, scale_factor=0.5)
+    assert ax.images[0].get_extent() == [0, 60, 80, 0]
+    assert ax.texts[-1].get_text().startswith("20 units")
+    assert ax.get_xlim()[1] > width > ax.get_xlim()[0]
+    stained = out.copy()
+    stained.uns["spatial"]["c2sti"] = {
+        "images": {"hires": picture},
+        "scalefactors": {"tissue_hires_scalef": 2.0, "spot_diameter_fullres": 1.0},
+    }
+    assert c2sti.pl.displacement(stained, "c2sti_1").images[0].get_extent() == [0, 15, 20, 0]
+    assert not c2sti.pl.displacement(stained, "c2sti_1", img=False).images
+    shown = c2sti.pl.displacement(out, "c2sti_2").images[0].get_array()
+    np.testing.assert_array_equal(shown, out.uns["spatial"]["c2sti"]["images"]["c2sti_2"])  # the section's own
+    stained.uns["spatial"]["c2sti"]["images"]["hires"] = np.full((40, 30, 3), 255, dtype=np.uint8)
+    assert not c2sti.pl.displacement(stained, "c2sti_1").images  # a blank is no image
+    with pytest.raises(ValueError, match="img is an image; say with scale_factor="):
+        c2sti.pl.displacement(out, img=picture)
+
+
+def test_displacement_on_a_coarser_lattice_is_drawn_where_it_was_found(out: AnnData) -> None:
+    coarse = out.copy()
+    record = coarse.uns["c2sti"]
+    height, width = -(-record["lattice"]["shape"] // 3)
+    record["notes"]["displacement"] = np.ones((2, 2, height, width))
+    xy = arrows(c2sti.pl.displacement(coarse)).XY
+    steps = (xy - record["lattice"]["origin"]) / record["lattice"]["pitch"]
+    np.testing.assert_allclose(steps % 3, 1)  # the middle one of three bins
+
+
+def test_displacement_that_is_zero_is_drawn_as_zero(out: AnnData) -> None:
+    ax = c2sti.pl.displacement(out, "c2sti_2")
+    assert ax.texts[-1].get_text() == "nothing was moved"
+    assert not any(hasattr(drawn, "U") for drawn in ax.collections)
+
+
+def test_displacement_names_what_is_missing(out: AnnData) -> None:
+    with pytest.raises(
+        ValueError, match="slice_a was measured and not moved; the interpolated sections are c2sti_1, c2"
+    ):
+        c2sti.pl.displacement(out, "slice_a")
+    with pytest.raises(KeyError, match=r"no section 'c2sti_9'; uns\['c2sti'\] has slice_a, c2sti_1"):
+        c2sti.pl.displacement(out, "c2sti_9")
+    still = out.copy()
+    del still.uns["c2sti"]["notes"]["displacement"]
+    with pytest.raises(KeyError, match="no displacement: the model 'linear' moves nothing"):
+        c2sti.pl.displacement(still)
+
+
+def test_a_network_that_moves_tissue_is_drawn(pair: tuple[AnnData, AnnData]) -> None:
+    model = c2sti.C2STi(c2sti.C2STiConfig(channels=4, panel=16, n_components=6, n_splits=0))
+    for name, parameter in model.network.named_parameters():
+        if "estimators.offset" in name:
+            parameter.data.normal_(0, 0.3, generator=torch.Generator().manual_seed(0))
+    out = c2sti.tl.interpolate(*pair, model=model, show_progress_bar=False)
+    drawn = arrows(c2sti.pl.displacement(out, scalebar_dx=1.0))
+    assert np.hypot(drawn.U, drawn.V).max() > 1e-3 * out.uns["c2sti"]["lattice"]["pitch"]
+
+
+@pytest.fixture
+def known(out: AnnData) -> AnnData:
+    """A graph of four genes around gene 0, in slice_a; weaker by half in slice_b."""
+    known = out.copy()
+    edges = {(0, 3): 0.8, (0, 7): -0.6, (0, 9): 0.2, (3, 7): -0.5}
+    held = known.uns["c2sti"]["coexpression"]
+    assert list(held["genes"]) == list(out.var_names)
+    for name, factor in {"slice_a": 1.0, "slice_b": 0.5}.items():
+        matrix = np.zeros((out.n_vars, out.n_vars))
+        for (i, j), r in edges.items():
+            matrix[i, j] = matrix[j, i] = factor * r
+        held[name] = sp.csr_matrix(matrix)
+    return known
+
+
+def test_coexpression_network_has_the_edges_of_the_graph(known: AnnData, tmp_path: Path) -> None:
+    gene = known.var_names[0]
+    left, right = c2sti.pl.coexpression(
+        known, gene, sections=["slice_a", "slice_b"], n_genes=2, save=tmp_path / "n.png"
+    )
+    assert (tmp_path / "n.png").stat().st_size > 5_000
+    assert {t.get_text() for t in left.texts} == {gene, known.var_names[3], known.var_names[7]}
+    lines = [c for c in left.collections if hasattr(c, "get_segments")]
+    assert len(lines) == 3  # gene 0 to either neighbour, and one neighbour to the other
+    assert [t.get_position() for t in left.texts] == [t.get_position() for t in right.texts]
+    widest = max(lines, key=lambda line: line.get_linewidth()[0])
+    red, _, blue, _ = widest.get_color()[0]
+    assert red > blue  # the strongest of them is positive
+    width = {
+        ax: max(c.get_linewidth()[0] for c in ax.collections if hasattr(c, "get_segments")) for ax in (left, right)
+    }
+    assert width[right] < width[left]
+
+
+def test_coexpression_heatmap_shows_values_and_leaves_the_unknown_blank(known: AnnData) -> None:
+    (ax,) = c2sti.pl.coexpression(known, known.var_names[0], sections="slice_a", kind="heatmap")
+    names = [t.get_text() for t in ax.get_yticklabels()]
+    shown = pd.DataFrame(np.ma.filled(ax.images[0].get_array(), np.nan), names, names)
+    gene, a, b, c = known.var_names[[0, 3, 7, 9]]
+    assert names[0] == gene
+    assert set(names) == {gene, a, b, c}
+    assert shown.loc[gene, a] == shown.loc[a, gene] == pytest.approx(0.8)
+    assert shown.loc[a, b] == pytest.approx(-0.5)
+    assert np.isnan(shown.loc[b, c])
+    assert ax.images[0].get_clim() == (-0.8, 0.8)
+
+
+def test_coexpression_of_a_result_and_of_a_section(out: AnnData, pair: tuple[AnnData, AnnData]) -> None:
+    axes = c2sti.pl.coexpression(out, "gene_001", n_genes=5)
+    assert ["interpolated" in ax.get_title() for ax in axes] == [False, True, True, False]
+    section = pair[0]
+    with pytest.raises(KeyError, match=r"varp has no 'coexpression' \(it has \[\]\); c2sti.tl.coexpression"):
+        c2sti.pl.coexpression(section, "gene_001")
+    c2sti.tl.coexpression(section)
+    assert len(c2sti.pl.coexpression(section, "gene_001", n_genes=5)) == 1
+    with pytest.raises(KeyError, match="adata is one section"):
+        c2sti.pl.coexpression(section, "gene_001", sections="slice_a")
+
+
+def test_coexpression_names_what_is_missing(known: AnnData) -> None:
+    with pytest.raises(KeyError, match="no gene 'xyz'"):
+        c2sti.pl.coexpression(known, "xyz")
+    with pytest.raises(KeyError, match="no section 'c2sti_9'"):
+        c2sti.pl.coexpression(known, "gene_001", sections="c2sti_9")
+    with pytest.raises(ValueError, match="kind = 'tree' must be"):
+        c2sti.pl.coexpression(known, "gene_001", kind="tree")
+
+
+def test_coexpression_of_a_gene_without_an_edge_is_that_of_the_measured_spots(known: AnnData) -> None:
+    gene = known.var_names[20]
+    (ax,) = c2sti.pl.coexpression(known, gene, sections="slice_a", kind="heatmap", n_genes=4)
+    names = [t.get_text() for t in ax.get_yticklabels()]
+    assert names[0] == gene and len(names) == 5
+    shown = pd.DataFrame(np.ma.filled(ax.images[0].get_array(), np.nan), names, names)
+    c2sti.tl.coexpression(known, genes=gene, n_edges=4)
+    edges = pd.Series(known.varp["coexpression_slice_a"][[20]].toarray()[0], known.var_names)
+    pd.testing.assert_series_equal(shown.loc[gene, names[1:]], edges[names[1:]], check_dtype=False, check_names=False)
+    assert set(names[1:]) == set(edges.index[edges != 0])
+    del known.varp["coexpression_slice_a"]
+    known.layers["slice_a"][:, 20] = known.layers["slice_b"][:, 20] = 1.0
+    with pytest.raises(ValueError, match=f"{gene} has no edge in the graphs of slice_a"):
+        c2sti.pl.coexpression(known, gene, sections="slice_a")
+
+
+@pytest.fixture
+def table() -> pd.DataFrame:
+    rows = [
+        {"section": s, "position": 0.5, "method": m, "pcc": 0.1 * (s + i), "rmse": 1.0, "rv": 0.5, "ceiling": 0.6}
+        for s in (1, 2)
+        for i, m in enumerate(["copy", "gp"])
+    ]
+    return pd.DataFrame(rows)
+
+
+def test_evaluation_shows_sections_means_and_ceiling(table: pd.DataFrame, tmp_path: Path) -> None:
+    ax = c2sti.pl.evaluation(table, save=tmp_path / "e.png")
+    assert (tmp_path / "e.png").exists()
+    texts = [t.get_text() for t in ax.texts]
+    assert texts == ["0.150", "0.250"]
+    assert [t.get_text() for t in ax.get_xticklabels()] == ["copy", "gp"]
+    assert any(np.allclose(line.get_ydata(), 0.6) for line in ax.lines)
+    assert not any(np.allclose(line.get_ydata(), 0.6) for line in c2sti.pl.evaluation(table, metric="rmse").lines)
+    assert not ax.containers  # two sections say nothing of the spread
+    with pytest.raises(KeyError, match="no column 'psnr'"):
+        c2sti.pl.evaluation(table, metric="psnr")
+
+
+def test_evaluation_intervals_compare_methods_within_sections() -> None:
+    """What all methods share of a section's level has no part; what they do differently has."""
+    level, gain = np.array([0.1, 0.3, 0.5, 0.7]), np.array([0.04, 0.06, 0.04, 0.06])
+    rows = [
+        {"section": i, "position": 0.5, "method": m, "rv": level[i] + (gain[i] if m == "mine" else 0)}
+        for i in range(4)
+        for m in ("mine", "linear")
+    ]
+    ax = c2sti.pl.evaluation(pd.DataFrame(rows), metric="rv")
+    assert [t.get_text() for t in ax.get_xticklabels()] == ["linear", "mine"]  # naive ones first
+    half = [np.ptp(c.lines[2][0].get_segments()[0][:, 1]) / 2 for c in ax.containers]
+    # For two methods it is the paired interval of their difference over √2.
+    paired = 3.182446 * gain.std(ddof=1) / np.sqrt(4)
+    np.testing.assert_allclose(half, paired / np.sqrt(2), rtol=1e-5)
+
+
+# ---- how uncertain
+
+
+def test_spread_draws_std_as_colour_and_the_value_as_lines(pair: tuple[AnnData, AnnData], tmp_path: Path) -> None:
+    out = c2sti.tl.interpolate(*pair, n_slices=2, model="linear", std=True, show_progress_bar=False)
+    gene = out.var_names[out.layers["c2sti_2"].std(axis=0).argmax()]
+    ax = c2sti.pl.spread(out, gene, section="c2sti_2", save=tmp_path / "s.png")
+    assert (tmp_path / "s.png").stat().st_size > 5000
+    bins = next(drawn for drawn in ax.collections if isinstance(drawn, PatchCollection))
+    inside = out.obs["c2sti_2_tissue"].to_numpy()
+    np.testing.assert_allclose(bins.get_array(), out[inside].obs_vector(gene, layer="c2sti_2_std"))
+    assert bins.get_clim() == pytest.approx((0, np.percentile(np.asarray(bins.get_array()), 99)))
+    (lines,) = (drawn for drawn in ax.collections if isinstance(drawn, TriContourSet))
+    value = out[inside].obs_vector(gene, layer="c2sti_2")
+    np.testing.assert_allclose(lines.levels, np.quantile(value, [0.2, 0.4, 0.6, 0.8]), rtol=1e-5)
+    assert ax.get_title() == "c2sti_2\ninterpolated, z = 200"
+    _, given = plt.subplots()
+    stack = c2sti.tl.to_slices(out)
+    assert c2sti.pl.spread(stack, gene, section="c2sti_2", contours=0, vmin=0.1, vmax=2, ax=given) is given
+    (alone,) = given.collections
+    assert alone.get_clim() == (0.1, 2)
+    np.testing.assert_allclose(alone.get_array(), bins.get_array())
+
+
+def test_spread_names_what_is_missing(out: AnnData) -> None:
+    with pytest.raises(
+        KeyError, match=r"there is no layer 'c2sti_1_std'; c2sti.tl.interpolate\(…, std=True\) writes it"
+    ):
+        c2sti.pl.spread(out, out.var_names[0])
+    with pytest.raises(
+        ValueError, match="slice_b was measured and has no spread; the interpolated sections are c2sti_1, c"
+    ):
+        c2sti.pl.spread(out, out.var_names[0], section="slice_b")
+    with pytest.raises(KeyError, match="there is no gene 'xyz'"):
+        c2sti.pl.spread(out, "xyz")
+
+
+def test_a_gene_that_does_not_vary_has_no_lines(made: AnnData) -> None:
+    flat = made.copy()
+    gene = flat.var_names[0]
+    flat.layers["c2sti_1_std"] = np.ones(flat.shape, dtype=np.float32)
+    flat.layers["c2sti_1"] = np.full(flat.shape, 2.0, dtype=np.float32)
+    ax = c2sti.pl.spread(flat, gene, section="c2sti_1")
+    assert not [drawn for drawn in ax.collections if isinstance(drawn, TriContourSet)]
+
+
+def test_sections_without_depth_are_called_by_their_position(pair: tuple[AnnData, AnnData]) -> None:
+    for section in pair:
+        del section.obs["z_um"]
+    out = c2sti.tl.interpolate(*pair, positions=[0.25], model="copy", show_progress_bar=False)
+    titles = [ax.get_title() for ax in c2sti.pl.sections(out, out.var_names[0])]
+    assert titles == ["slice_a\nmeasured", "c2sti_1\ninterpolated, at 0.25", "slice_b\nmeasured"]
+
+
+def test_numbers_of_axes_and_genes_are_checked(out: AnnData) -> None:
+    _, axs = plt.subplots(1, 3)
+    with pytest.raises(ValueError, match="axs holds 3 axes; one for each of slice_a, c2sti_1, c2sti_2, slice_b is"):
+        c2sti.pl.sections(out, out.var_names[0], axs=axs)
+    with pytest.raises(ValueError, match="n_genes = 0 must be a whole number of at least 1"):
+        c2sti.pl.coexpression(out, out.var_names[0], n_genes=0)
