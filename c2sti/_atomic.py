@@ -1,8 +1,7 @@
-"""Files and folders that are whole at their place, or not there at all: written aside, moved when they are whole.
+"""Atomic writes: a file or folder is whole at its place, or not there at all.
 
-What is being written lies in a hidden folder beside its place, ``.sections.zarr.part-x1y2``, which holds a lock for as
-long as its process lives. A process that was killed leaves the folder behind; whoever writes to the same place next
-removes it, and puts back what the other may have moved out of the way.
+It is written into a hidden folder beside its place, ``.sections.zarr.part-x1y2``, which holds a lock while its process
+lives. The next write to the same place removes the folder of a killed process, and restores what that had moved away.
 """
 
 from __future__ import annotations
@@ -23,20 +22,14 @@ except ImportError:  # Windows: leftovers of a killed run cannot be told from a 
     fcntl = None  # type: ignore[assignment]
 
 LOCK, OLD = ".lock", ".old"
-REMOVALS, PAUSE = 20, 0.1  # another thread or worker that has not yet heard that all is over may write once more
+REMOVALS, PAUSE = 20, 0.1  # another thread or worker may still write once more
 
 
 @contextmanager
 def aside(path: Path) -> Iterator[Path]:
     """A path to write a file or folder to, which takes the place of `path` when the block ends.
 
-    A file is replaced in one step. A folder is moved away first, and back if the new one cannot take its place. If the
-    block fails, or is interrupted, what was written is removed, and what was there before stays.
-
-    Raises
-    ------
-    PermissionError
-        The folder of `path` is not there, or cannot be written into.
+    If the block fails, or is interrupted, what was written is removed, and what was there before stays.
     """
     _clear_leftovers(path)
     folder, lock = _claim(path)
@@ -50,12 +43,13 @@ def aside(path: Path) -> Iterator[Path]:
 
 
 def put(path: Path, content: bytes) -> None:
-    """A file whole or not at all."""
+    """Write a file atomically."""
     with aside(path) as part:
         part.write_bytes(content)
 
 
 def _into_place(folder: Path, path: Path) -> None:
+    """Replace a file in one step; move a folder away first, and back if the new one cannot take its place."""
     if not path.is_dir() or path.is_symlink():
         (folder / path.name).replace(path)
         return
@@ -72,7 +66,7 @@ def _hidden(path: Path) -> str:
 
 
 def _claim(path: Path) -> tuple[Path, IO[str] | None]:
-    """A folder of our own, and the lock that says so for as long as this process lives."""
+    """A folder of this process, and the lock that marks it while the process lives."""
     try:
         folder = Path(tempfile.mkdtemp(prefix=_hidden(path), dir=path.parent))
     except OSError as error:
@@ -86,7 +80,7 @@ def _claim(path: Path) -> tuple[Path, IO[str] | None]:
 
 
 def _clear_leftovers(path: Path) -> None:
-    """Remove what a killed process has left of the same place: nobody holds its lock any more."""
+    """Remove folders of killed processes, whose locks are free, for the same place."""
     if fcntl is None or not path.parent.is_dir():
         return
     for left in [folder for folder in path.parent.iterdir() if folder.name.startswith(_hidden(path))]:
@@ -97,7 +91,7 @@ def _clear_leftovers(path: Path) -> None:
                     (left / OLD).rename(path)
                     _logging.warning(f"put {path} back, which a run that was killed had moved out of the way")
         except OSError:
-            continue  # a run in progress, or none of ours to judge
+            continue  # a run in progress, or a folder without a lock
         shutil.rmtree(left, ignore_errors=True)
         _logging.info(f"removed {left.name}, which a run that was killed had left")
 

@@ -1,9 +1,4 @@
-"""Expression that stays where it is stored, a backed file or a lazy array, and is read in blocks of rows.
-
-A section of 500,000 bins × 20,000 genes does not fit beside what is made of it. Whatever is needed of it (sums,
-projections, a few genes, a few rows) is gathered block by block; a block is an ordinary CSR matrix. `blocks` goes
-through a matrix in memory in the same way, so that large sections have one path, wherever they lie.
-"""
+"""Expression that stays on disk, a backed file or a lazy array, and is read as CSR in blocks of rows."""
 
 from __future__ import annotations
 
@@ -16,11 +11,12 @@ import scipy.sparse as sp
 from numpy.typing import NDArray
 
 BLOCK = 2**23  # entries of a block, unless one row has more
+READ_AT_ONCE = 256  # rows between two wanted ones that are read along rather than skipped
 
 
 @dataclass(frozen=True)
 class Moments:
-    """Of each of the N genes: mean, mean square, and share of the spots in which it is seen, (N,) float64."""
+    """Of each of the N genes: mean, mean square, and share of the spots above zero, (N,) float64."""
 
     mean: NDArray[np.floating]
     square: NDArray[np.floating]
@@ -29,23 +25,20 @@ class Moments:
 
 @dataclass(frozen=True)
 class Stored:
-    """(n, N) matrix of which only blocks of rows are ever in memory; stands in for a CSR matrix where one is too large.
+    """(n, N) matrix of which only blocks of rows are in memory; it stands in for a CSR matrix that is too large.
 
     Parameters
     ----------
     source
-        What holds the values: it has a shape, and ``source[first:last]`` reads rows. A sparse dataset of a backed
-        AnnData, a dask, zarr or h5py array.
+        A sparse dataset of a backed AnnData, a dask, zarr or h5py array: ``source[first:last]`` reads rows.
     entries
-        About how many entries that are not zero it has, which sets the rows of a block.
-    rows
-        Increasing rows of the source that are wanted, None for all.
-    genes
-        Columns of the source that are wanted, None for all.
+        About how many entries are not zero, which sets the rows of a block.
+    rows, genes
+        Increasing rows, and columns, of the source; None for all.
     factor
-        (n,) what the values of each spot are multiplied by before log1p; None for the values as they are.
+        (n,) factor of each spot's values before log1p; None for the values as they are.
     name
-        What errors call it.
+        Name in error messages.
     """
 
     source: Any
@@ -82,7 +75,7 @@ class Stored:
         return self._rows(np.flatnonzero(index) if index.dtype == bool else index)
 
     def log1p(self, factor: NDArray[np.floating]) -> Stored:
-        """The same as log1p of the values times a factor of each spot."""
+        """log1p of the values times a factor of each spot."""
         return replace(self, factor=factor)
 
     def blocks(self) -> Iterator[tuple[slice, sp.csr_array]]:
@@ -109,7 +102,7 @@ class Stored:
         return sp.csr_array((data, rows.indices, rows.indptr), shape=rows.shape)
 
     def _of_source(self, first: int, last: int) -> sp.csr_array:
-        """Rows as the source has them, all of its genes. Of scattered rows those between are read, and dropped."""
+        """Rows with all genes of the source. Rows between scattered ones are read and dropped."""
         wanted = None if self.rows is None else self.rows[first:last]
         if wanted is not None and len(wanted):
             first, last = int(wanted[0]), int(wanted[-1]) + 1
@@ -118,26 +111,21 @@ class Stored:
         return rows if wanted is None or len(wanted) == rows.shape[0] else rows[wanted - first]
 
     def _rows(self, index: NDArray[np.intp]) -> sp.csr_array:
-        """Some rows: every block that holds one is read once."""
-        order = np.argsort(index, kind="stable")
-        wanted, found = index[order], []
-        for rows in _cuts(self.shape[0], self.entries):
-            inside = wanted[slice(*np.searchsorted(wanted, [rows.start, rows.stop]))]
-            if len(inside):
-                found.append(self._read(rows.start, rows.stop)[inside - rows.start])
-        whole = sp.vstack(found, format="csr") if found else sp.csr_array((0, self.shape[1]), dtype=np.float32)
-        return whole[np.argsort(order, kind="stable")]
+        """Rows in any order; those that lie close together are read at once, and no more than a block."""
+        wanted, place = np.unique(index, return_inverse=True)
+        if len(wanted) == 0:
+            return sp.csr_array((0, self.shape[1]), dtype=np.float32)
+        apart = (np.diff(wanted) > READ_AT_ONCE) | (np.diff(wanted // _step(self.shape[0], self.entries)) > 0)
+        runs = np.split(wanted, np.flatnonzero(apart) + 1)
+        found = [self._read(run[0], run[-1] + 1)[run - run[0]] for run in runs]
+        return sp.vstack(found, format="csr")[place.ravel()]
 
 
 Expression: TypeAlias = sp.csr_array | Stored
 
 
 def some_genes(expression: Expression, genes: NDArray[np.intp]) -> Expression:
-    """(n, m) columns of a matrix, in that order; of one in memory with indices in order.
-
-    scipy puts indices in order in place where it needs them so, and would leave the values of another matrix that
-    shares them in the wrong columns.
-    """
+    """(n, m) columns of a matrix in that order; in memory with sorted indices (scipy would sort shared ones)."""
     chosen = expression[:, genes]
     if not isinstance(chosen, Stored):
         chosen.sort_indices()
@@ -145,15 +133,9 @@ def some_genes(expression: Expression, genes: NDArray[np.intp]) -> Expression:
 
 
 def as_csr(x: Any, name: str) -> sp.csr_array:
-    """A dense or sparse matrix of somebody else as CSR float32: columns in order, each once, and no zeros stored.
+    """A dense or sparse matrix as CSR float32 with sorted, unique indices and no stored zeros.
 
-    What is not so already is copied first. CSR of another number type shares its indices with what it was made from,
-    and putting those in order would leave the values of the other in the wrong columns.
-
-    Raises
-    ------
-    ValueError
-        It is damaged: its indices point outside of it. Code that believes them ends the process.
+    It is copied before indices are sorted: they may be shared with the user's matrix. ValueError if it is damaged.
     """
     if not sp.issparse(x):
         return sp.csr_array(np.asarray(x), dtype=np.float32)
@@ -167,7 +149,7 @@ def as_csr(x: Any, name: str) -> sp.csr_array:
 
 
 def _check_indices(x: Any, name: str) -> None:
-    """Refuse a CSR or CSC matrix whose rows or columns do not follow each other, or hold what lies outside of it."""
+    """Refuse a CSR or CSC matrix whose indices point outside of it: scipy's code would crash the process."""
     if x.format not in ("csr", "csc"):
         return
     n_lines, n_places = x.shape if x.format == "csr" else x.shape[::-1]
@@ -183,7 +165,7 @@ def _check_indices(x: Any, name: str) -> None:
 
 
 def blocks(expression: Expression) -> Iterator[tuple[slice, sp.csr_array]]:
-    """Rows of a matrix, block by block, with their place: wherever it lies."""
+    """Rows of a matrix on disk or in memory, block by block, with their place."""
     if isinstance(expression, Stored):
         yield from expression.blocks()
         return
@@ -194,8 +176,13 @@ def blocks(expression: Expression) -> Iterator[tuple[slice, sp.csr_array]]:
 
 def _cuts(n: int, entries: int) -> Iterator[slice]:
     """Rows of each block of a matrix of n rows."""
-    step = max(1, int(BLOCK * n / max(entries, 1)))
+    step = _step(n, entries)
     return (slice(first, min(first + step, n)) for first in range(0, n, step))
+
+
+def _step(n: int, entries: int) -> int:
+    """Rows of a block."""
+    return max(1, int(BLOCK * n / max(entries, 1)))
 
 
 def moments(expression: Expression) -> Moments:
@@ -215,5 +202,5 @@ def in_memory(expression: Expression) -> sp.csr_array:
 
 
 def per_row(expression: Expression, of: Callable[[sp.csr_array], NDArray[Any]]) -> NDArray[Any]:
-    """(n, …) what a function says of the rows of each block."""
+    """(n, …) values of a function of blocks of rows."""
     return np.concatenate([of(block) for _, block in blocks(expression)])

@@ -1,4 +1,4 @@
-"""What a result has to hold so that it can be taken apart, drawn or described: its record, and the parts it names."""
+"""What a result holds: its record, and the parts and genes that it names."""
 
 from __future__ import annotations
 
@@ -26,24 +26,7 @@ def is_result(adata: AnnData, key: str) -> bool:
 
 
 def record_of(adata: AnnData, key: str, needs: Collection[str] = NAMES) -> Mapping[str, Any]:
-    """The record of a result, ``uns[key]``.
-
-    Parameters
-    ----------
-    adata
-        What was given as one.
-    key
-        The `key_added` that it was made with.
-    needs
-        What the record has to hold.
-
-    Raises
-    ------
-    TypeError
-        It is no AnnData.
-    KeyError
-        There is no record, or it lacks something.
-    """
+    """The record of a result, ``uns[key]``; TypeError or KeyError where there is none, or it lacks what is needed."""
     _validators.a(adata, "adata", AnnData, "the AnnData that c2sti.tl.interpolate gave")
     record = adata.uns.get(_validators.text(key, "key"))
     if not isinstance(record, Mapping) or not record:
@@ -58,37 +41,20 @@ def record_of(adata: AnnData, key: str, needs: Collection[str] = NAMES) -> Mappi
 
 
 def lattice_of(record: Mapping[str, Any], key: str) -> Lattice:
-    """The lattice of a record.
-
-    Raises
-    ------
-    KeyError
-        It is not there, or not whole.
-    """
-    stored = record.get("lattice")
+    """The lattice of a record; KeyError if it is incomplete."""
+    stored, where = record.get("lattice"), f"uns[{key!r}]['lattice']"
     if not isinstance(stored, Mapping) or not {"origin", "pitch", "shape"} <= set(stored):
         held = sorted(stored) if isinstance(stored, Mapping) else "nothing"
-        raise KeyError(f"uns[{key!r}]['lattice'] holds {held}, not origin, pitch and shape; {AGAIN}")
-    where = f"uns[{key!r}]['lattice']"
+        raise KeyError(f"{where} holds {held}, not origin, pitch and shape; {AGAIN}")
     x, y = _validators.reals(stored["origin"], f"{where}['origin']").tolist()
     height, width = (_validators.whole(n, f"{where}['shape']") for n in np.asarray(stored["shape"]).tolist())
     return Lattice((x, y), _validators.number(stored["pitch"], f"{where}['pitch']", above=0), (height, width))
 
 
 def check_parts(
-    adata: AnnData,
-    *,
-    layers: Sequence[str] = (),
-    obs: Sequence[str] = (),
-    obsm: Sequence[str] = (),
+    adata: AnnData, *, layers: Sequence[str] = (), obs: Sequence[str] = (), obsm: Sequence[str] = ()
 ) -> None:
-    """Refuse a result that has lost something.
-
-    Raises
-    ------
-    KeyError
-        A layer, column or array is not there; the message names it, and those that are.
-    """
+    """Refuse a result that lacks a layer, a column of `obs` or an array of `obsm`; KeyError."""
     for where, held, wanted in (("layers", adata.layers, layers), ("obs", adata.obs, obs), ("obsm", adata.obsm, obsm)):
         there = sorted(str(name) for name in held if name is not None)
         for name in wanted:
@@ -100,12 +66,8 @@ def check_parts(
 
 def check_sections(adata: AnnData, names: Sequence[str], *, layers: bool = True) -> None:
     """Refuse a result, of one layer a section, that lacks a section's values or rows."""
-    check_parts(
-        adata,
-        layers=names if layers else (),
-        obs=[_keys.SUPPORT, *map(_keys.tissue, names)],
-        obsm=[_keys.SPATIAL],
-    )
+    columns = [_keys.SUPPORT, *map(_keys.tissue, names)]
+    check_parts(adata, layers=names if layers else (), obs=columns, obsm=[_keys.SPATIAL])
 
 
 def check_stack(adata: AnnData) -> None:
@@ -121,20 +83,14 @@ def free_name(name: str, taken: Iterable[str]) -> str:
 
 
 def log1p_of(record: Mapping[str, Any]) -> dict[str, float] | None:
-    """What ``uns["log1p"]`` says of expression, so that scanpy knows of its logarithm; None where that is not known.
+    """``uns["log1p"]`` of a result, so that scanpy knows of its logarithm; None where that is not known.
 
-    The base of the natural logarithm is written as a number. scanpy's own None means the same, and makes files that
-    anndata before 0.12 cannot read.
-
-    Parameters
-    ----------
-    record
-        Provenance: ``"expression"``, and in ``"log1p"`` what the measured sections said.
+    The base of the natural logarithm is a number: scanpy's own None makes files that anndata before 0.12 cannot read.
     """
-    said = record.get(_keys.LOG1P)
-    if said is None and not str(record.get("expression", "")).startswith("log1p of counts"):
+    given = record.get(_keys.LOG1P)
+    if given is None and not str(record.get("expression", "")).startswith("log1p of counts"):
         return None
-    base = None if said is None else said.get("base")
+    base = None if given is None else given.get("base")
     return {"base": float(math.e if base is None else base)}
 
 
@@ -155,29 +111,10 @@ def picture_of(library: Mapping[str, Any], section: str) -> tuple[NDArray[Any], 
 
 
 def genes_of(wanted: Any, names: pd.Index, var: pd.DataFrame, where: str = "var_names") -> pd.Index:
-    """Names of genes that may be given by a text column of `var`, such as symbols, as well.
+    """Names of genes, in the order given, each by its name or by a text column of `var`, such as symbols.
 
-    Parameters
-    ----------
-    wanted
-        One name, or several.
-    names
-        (N,) of the genes that there are.
-    var
-        (N, columns) what is said of them.
-    where
-        What errors call `names`.
-
-    Returns
-    -------
-    Those of `names` that are meant, in the order given.
-
-    Raises
-    ------
-    TypeError, ValueError
-        No names of genes; or one names several genes, or two the same.
-    KeyError
-        One is not known; the message says how many, and the first.
+    TypeError, ValueError or KeyError where one is unknown, or names several genes, or two name the same; `where` is
+    what the message calls `names`.
     """
     given = _validators.gene_names(wanted)
     called = _called([one for one in given if one not in names], names, var)
@@ -190,13 +127,7 @@ def genes_of(wanted: Any, names: pd.Index, var: pd.DataFrame, where: str = "var_
 
 
 def gene_of(adata: AnnData, gene: str) -> str:
-    """The one of `var_names` that is meant by the name of a gene, or by a text column of `var`.
-
-    Raises
-    ------
-    TypeError, ValueError, KeyError
-        It is no name, or that of no gene, or of several.
-    """
+    """The one of `var_names` that is meant by a name, or by a text column of `var`; an error where that is not one."""
     if _validators.text(gene, "gene") in adata.var_names:
         return gene
     found = _called([gene], adata.var_names, adata.var)
@@ -209,7 +140,7 @@ def gene_of(adata: AnnData, gene: str) -> str:
 
 
 def names_like(adata: AnnData, gene: str) -> pd.Index:
-    """(N,) names of all genes, of the kind that one was named by: `var_names`, or the column of `var` that has it."""
+    """(N,) names of all genes by `var_names`, or by the column of `var` that a gene was named by."""
     columns = [] if gene in adata.var_names else _text_columns(adata.var)
     kind = next((column for column in columns if adata.var[column].isin([gene]).any()), None)
     if kind is None:
@@ -218,13 +149,7 @@ def names_like(adata: AnnData, gene: str) -> pd.Index:
 
 
 def _called(wanted: Sequence[str], names: pd.Index, var: pd.DataFrame) -> dict[str, str]:
-    """Names of genes that text columns of `var` call otherwise.
-
-    Raises
-    ------
-    ValueError
-        Several are called so.
-    """
+    """Genes by what text columns of `var` call them; ValueError where several are called so."""
     found: dict[str, dict[str, str]] = {one: {} for one in wanted}
     for column in _text_columns(var) if wanted else ():
         values = var[column].to_numpy(dtype=object)
@@ -242,7 +167,7 @@ def _called(wanted: Sequence[str], names: pd.Index, var: pd.DataFrame) -> dict[s
 def _text_columns(var: pd.DataFrame) -> list[str]:
     """Columns that hold text, as strings or as categories."""
     found = []
-    for column in var.columns if isinstance(var, pd.DataFrame) else ():
+    for column in var.columns if isinstance(var, pd.DataFrame) else ():  # `var` may be lazy
         kind = var[column].dtype
         kind = kind.categories.dtype if isinstance(kind, pd.CategoricalDtype) else kind
         if pd.api.types.is_object_dtype(kind) or pd.api.types.is_string_dtype(kind):

@@ -1,7 +1,6 @@
-"""Work in many pieces, by dask: threads here, or the caller's cluster where there is a client of `dask.distributed`.
+"""Work in pieces, by dask: on threads, or on the caller's cluster where there is a client of `dask.distributed`.
 
-Results are the same either way: no piece knows of the others, and linear algebra within a piece has one thread. Dask
-makes a piece again that is lost with a worker.
+Results are the same either way, and linear algebra within a piece has one thread.
 """
 
 from __future__ import annotations
@@ -25,19 +24,7 @@ AHEAD = 4  # pieces for each thread whose results are held together
 def each(
     work: Callable[[Shared, Piece], Found], shared: Shared, pieces: Sequence[Piece], *, n_threads: int
 ) -> Iterator[Found]:
-    """``work(shared, piece)`` of each piece, in their order.
-
-    Parameters
-    ----------
-    work
-        A function of a module, so that a cluster finds it.
-    shared
-        What all pieces need.
-    pieces
-        What is worked on.
-    n_threads
-        How many work side by side where there is no cluster.
-    """
+    """``work(shared, piece)`` of each piece, in their order; a cluster needs `work` to be a module's function."""
     common = dask.delayed(shared, pure=False, traverse=False)
     at_once = len(pieces) if on_cluster() else AHEAD * n_threads
     for first in range(0, len(pieces), max(at_once, 1)):
@@ -48,13 +35,13 @@ def each(
 def compute(
     wanted: Sequence[Any], *, n_threads: int, progress: Callable[[float], object] = lambda share: None
 ) -> tuple[Any, ...]:
-    """Values of what dask has been told to do; `progress` is told each share of the work, 1 in all."""
+    """Values of dask collections; `progress` is called with each share of the work, 1 in all."""
     if on_cluster():
         found = dask.compute(*wanted)
         progress(1.0)
         return found
     # Threads of dask, not of the linear algebra in each of them; and new ones, as those dask keeps are lost in a fork.
-    with threadpool_limits(1, user_api="blas"), Told(progress), ThreadPoolExecutor(n_threads) as pool:
+    with threadpool_limits(1, user_api="blas"), _Progress(progress), ThreadPoolExecutor(n_threads) as pool:
         return dask.compute(*wanted, scheduler="threads", pool=pool)
 
 
@@ -67,8 +54,8 @@ def on_cluster() -> bool:
         return False
 
 
-class Told(Callback):
-    """Tells a function each share of a dask computation that has been done, 1 in all."""
+class _Progress(Callback):
+    """Calls a function with each share of a dask computation, 1 in all."""
 
     def __init__(self, progress: Callable[[float], object]) -> None:
         super().__init__()

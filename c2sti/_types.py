@@ -1,4 +1,4 @@
-"""What every interpolator takes and gives: plain arrays, no containers, no gene names.
+"""What interpolators take and return: plain arrays, no containers, no gene names.
 
 Letters, package-wide: n spots of a section, M points of an interpolated section, N genes, K components, H rows and W
 columns of a lattice, S interpolated sections. Row 0 of a lattice is the top: x runs along W, y along H.
@@ -18,8 +18,6 @@ from numpy.typing import NDArray
 from c2sti._backed import Expression, Moments, in_memory, moments, some_genes
 
 FloatArray = NDArray[np.floating]
-DENSE = 2**25  # values of a basis up to which it is made dense
-PIECE = 256  # genes whose values in all spots stay in the processor's cache
 BY_SECTION = frozenset({"displacement"})  # notes of a prediction with an entry for each of its sections
 
 
@@ -31,10 +29,8 @@ class Lattice:
     ----------
     origin
         Centre (x, y) of the top left bin, in the unit of the frame.
-    pitch
-        Side of a bin, in the unit of the frame.
-    shape
-        Rows and columns, (H, W).
+    pitch, shape
+        Side of a bin, in the unit of the frame; rows and columns, (H, W).
     """
 
     origin: tuple[float, float]
@@ -81,12 +77,12 @@ class Section:
     expression
         (n, N) log1p expression per spot, CSR float32; or what reads it in blocks, where it is left on disk.
     position
-        Depth on the scale of the pair: 0 is section a, 1 is section b; context lies beyond.
+        z on the scale of the pair: 0 is section a, 1 is section b; context lies beyond.
     histology
         (3, H, W) mean H&E colour in [0, 1] of each bin of the pair's lattice, NaN where no image covers it; None
         where the section has no image.
     features
-        (C_h, H, W) what an encoder of the user's says of that image, bin by bin; None without one.
+        (C_h, H, W) features of that image by an encoder of the user's; None without one.
     counts
         (n, N) the counts behind the expression, None where they are not known.
     library
@@ -103,7 +99,7 @@ class Section:
 
     @cached_property
     def moments(self) -> Moments:
-        """Mean and mean square of each gene over the spots, and share of them in which it is seen."""
+        """Mean, mean square and share of spots above zero of each gene."""
         return moments(self.expression)
 
     @property
@@ -112,7 +108,7 @@ class Section:
         return self.moments.mean
 
     def each(self, change: Callable[[Expression], Expression]) -> Section:
-        """The same with its expression, and its counts, changed alike."""
+        """The section with expression and counts changed alike."""
         counts = None if self.counts is None else change(self.counts)
         return replace(self, expression=change(self.expression), counts=counts)
 
@@ -126,15 +122,15 @@ class SlicePair:
     a, b
         The sections at positions 0 and 1, with the same genes in the same order.
     spacing
-        Distance between neighbouring spots, mean of the two sections, unit of the frame: the natural unit of widths.
+        Distance between neighbouring spots, mean of the two sections, unit of the frame.
     lattice
-        Where results are wanted by default, and where histology lives.
+        Bins of the result by default, and of histology.
     context
         Sections beyond the pair, any number.
     targets
-        H&E of missing sections that were stained though not sequenced, by position: (3, H, W) as in a section.
+        (3, H, W) H&E of missing sections that were stained though not sequenced, by position.
     gene_keys
-        (N,) hashes of the names of the genes, by which draws depend on a gene and not on its place.
+        (N,) hashes of gene names, which make random draws independent of the order of genes.
     """
 
     a: Section
@@ -147,12 +143,12 @@ class SlicePair:
 
     @property
     def keys(self) -> NDArray[np.uint64]:
-        """(N,) `gene_keys`; where there are no names, the places of the genes."""
+        """(N,) `gene_keys`, or the places of the genes where there are none."""
         return np.arange(self.n_genes, dtype=np.uint64) if self.gene_keys is None else self.gene_keys
 
     @property
     def sections(self) -> tuple[Section, ...]:
-        """The pair first, then its context."""
+        """The pair, then its context."""
         return (self.a, self.b, *self.context)
 
     @property
@@ -161,12 +157,12 @@ class SlicePair:
         return self.a.expression.shape[1]
 
     def subset(self, genes: NDArray[np.intp]) -> SlicePair:
-        """The same pair with some of its genes, by index."""
+        """The pair with some of its genes, by index."""
         a, b, *context = (section.each(lambda x: some_genes(x, genes)) for section in self.sections)
         return replace(self, a=a, b=b, context=tuple(context), gene_keys=self.keys[genes])
 
     def in_memory(self) -> SlicePair:
-        """The same pair with no expression left on disk."""
+        """The pair with no expression left on disk."""
         a, b, *context = (section.each(in_memory) for section in self.sections)
         return replace(self, a=a, b=b, context=tuple(context))
 
@@ -175,9 +171,8 @@ class SlicePair:
 class InterpolatedSection:
     """One section that was never measured, as ``max(weights @ basis + offset, 0)``.
 
-    The one form that every method's answer takes: a sparse operator times the measured spots, or component maps times
-    gene loadings. Another gene costs one more column of `basis`; the dense (M, N) matrix exists only where it is asked
-    for.
+    The factors are a sparse operator and the measured spots, or component maps and gene loadings. The dense (M, N)
+    matrix is computed on request.
 
     Parameters
     ----------
@@ -195,70 +190,55 @@ class InterpolatedSection:
 
     def expression(self, genes: slice | NDArray[np.intp] = slice(None)) -> NDArray[np.float32]:
         """(M, n) log1p expression of the chosen genes, ≥ 0."""
-        weights, basis = self.weights, self.basis[:, genes]
-        sparse = isinstance(weights, sp.sparray) and isinstance(basis, sp.sparray)
-        dense = _blended(weights, basis) if sparse else np.asarray(weights @ basis)
-        dense += self.offset[genes].astype(dense.dtype, copy=False)  # in place: memory is what a gene costs
-        return np.maximum(dense, 0, out=dense).astype(np.float32, copy=False)
+        return self.block(slice(None), genes)
 
-    def block(self, points: slice, genes: slice) -> NDArray[np.float32]:
-        """(m, n) the same of a few points and genes: the spots that they look at are few, and quicker when dense."""
-        weights = self.weights[points]
-        if not (isinstance(weights, sp.sparray) and isinstance(self.basis, sp.sparray)):
-            return self.rows(points).expression(genes)
-        seen = np.zeros(self.basis.shape[0], dtype=bool)
-        seen[weights.indices] = True
-        place = np.cumsum(seen) - 1
-        n_seen = int(seen.sum())
-        data = weights.data.astype(np.float32)
-        few = sp.csr_array((data, place[weights.indices], weights.indptr), shape=(weights.shape[0], n_seen))
-        return InterpolatedSection(few, _dense_rows(self.basis, seen, genes), self.offset[genes]).expression()
+    def block(self, points: slice, genes: slice | NDArray[np.intp]) -> NDArray[np.float32]:
+        """(m, n) log1p expression of the chosen points and genes, ≥ 0."""
+        weights, basis = self.weights[points], self.basis
+        if sp.issparse(weights) and sp.issparse(basis):
+            weights, basis = _of_used_spots(weights.astype(np.float32, copy=False), basis, genes)
+        else:
+            basis = basis[:, genes]
+        values = np.asarray(weights @ basis)
+        values += self.offset[genes].astype(values.dtype, copy=False)  # in place: memory is what a gene costs
+        return np.maximum(values, 0, out=values).astype(np.float32, copy=False)
 
     def rows(self, points: slice | NDArray[np.intp]) -> InterpolatedSection:
-        """The same section at some of its points."""
+        """The section at some of its points."""
         return replace(self, weights=self.weights[points])
 
     def subset(self, genes: NDArray[np.intp]) -> InterpolatedSection:
-        """The same section with some of its genes, by index."""
+        """The section with some of its genes, by index."""
         return replace(self, basis=self.basis[:, genes], offset=self.offset[genes])
 
 
-def _dense_rows(basis: sp.sparray, seen: NDArray[np.bool_], genes: slice) -> NDArray[np.float32]:
-    """(m, n) some rows of a sparse matrix, by mask, and some of its columns, dense."""
+def _of_used_spots(
+    weights: sp.csr_array, basis: sp.sparray, genes: slice | NDArray[np.intp]
+) -> tuple[sp.csr_array, NDArray[np.float32]]:
+    """Weights and basis of the spots that have a weight, the basis dense: quicker than adding sparse rows."""
+    spots, place = np.unique(weights.indices, return_inverse=True)
+    few = sp.csr_array((weights.data, place, weights.indptr), shape=(weights.shape[0], len(spots)))
     if basis.format == "csr":
-        rows = basis[np.flatnonzero(seen)]
-        return (rows if genes == slice(0, basis.shape[1]) else rows[:, genes]).astype(np.float32, copy=False).toarray()
-    part = basis[:, genes].tocoo()
-    row, column = part.coords
-    kept = seen[row]
-    dense = np.zeros((int(seen.sum()), part.shape[1]), dtype=np.float32)
-    dense[(np.cumsum(seen) - 1)[row[kept]], column[kept]] = part.data[kept]
-    return dense
-
-
-def _blended(weights: sp.csr_array, basis: sp.csr_array) -> FloatArray:
-    """(M, n) product of sparse factors by way of dense spots, a few genes at a time: adding sparse rows is slower."""
-    if np.prod(basis.shape) > DENSE:
-        return (weights @ basis).toarray()
-    weights, spots = weights.astype(np.float32, copy=False), basis.astype(np.float32, copy=False).toarray()
-    made = np.empty((weights.shape[0], basis.shape[1]), dtype=np.float32)
-    for first in range(0, made.shape[1], PIECE):
-        genes = slice(first, first + PIECE)
-        made[:, genes] = weights @ spots[:, genes]
-    return made
+        return few, basis[spots][:, genes].astype(np.float32, copy=False).toarray()
+    part = basis[:, genes].tocoo()  # by genes, of which slicing rows is slow
+    row = np.full(basis.shape[0], -1)
+    row[spots] = np.arange(len(spots))
+    kept = row[part.coords[0]] >= 0
+    dense = np.zeros((len(spots), part.shape[1]), dtype=np.float32)
+    dense[row[part.coords[0][kept]], part.coords[1][kept]] = part.data[kept]
+    return few, dense
 
 
 @dataclass(frozen=True)
 class Noise:
-    """What the noise of the measured spots does to the answers: a variance of ``weights @ basis``.
+    """Variance of a prediction that comes from the noise of measured spots: ``weights @ basis``.
 
     Parameters
     ----------
     weights
-        Gives (S, M, R) numbers ≥ 0. A function, as `basis` is, because it costs what only those should pay who ask how
-        sure an answer is.
+        Returns (S, M, R) numbers ≥ 0. A function, as is `basis`: it is called only if standard deviations are wanted.
     basis
-        Gives (R, N) variances, ≥ 0: per unit of the weights, of each gene.
+        Returns (R, N) variances of each gene per unit of the weights, ≥ 0.
     """
 
     weights: Callable[[], FloatArray]
@@ -267,17 +247,17 @@ class Noise:
 
 @dataclass(frozen=True)
 class Prediction:
-    """What an interpolator gives back.
+    """The result of an interpolator.
 
     Parameters
     ----------
     slices
-        S interpolated sections, in the order of the positions asked for.
+        S interpolated sections, in the order of the positions.
     notes
-        What the method found out about the pair (length scale, noise, …): numbers and arrays that go into `uns`. Of
-        those in `BY_SECTION` one a section.
+        Estimates of the method (length scale, noise, …), numbers and arrays for `uns`; those in `BY_SECTION` have one
+        entry for each section.
     noise
-        Variance of the answers, where the method can tell it.
+        Variance that comes from the noise of measured spots, where the method provides it.
     """
 
     slices: tuple[InterpolatedSection, ...]
@@ -285,7 +265,7 @@ class Prediction:
     noise: Noise | None = None
 
     def subset(self, genes: NDArray[np.intp]) -> Prediction:
-        """The same sections with some of their genes, by index."""
+        """The sections with some of their genes, by index."""
         noise = self.noise
         if noise is not None:
             basis = noise.basis
@@ -304,7 +284,7 @@ class Prediction:
 
 
 class ImageEncoder(Protocol):
-    """Describes an image: (3, h, w) colour in [0, 1], NaN where unknown, to (C_h, H, W) features of bins."""
+    """Maps an image, (3, h, w) colour in [0, 1], NaN where unknown, to (C_h, H, W) features of bins."""
 
     def __call__(self, picture: FloatArray, shape: tuple[int, int]) -> FloatArray: ...
 

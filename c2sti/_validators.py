@@ -1,6 +1,7 @@
-"""Arguments that cannot be meant: refused by their name, with what was given and what is needed.
+"""Checks of arguments: an error names the argument, what was given and what is needed.
 
-Each function gives back the value in the form in which it is used on.
+Each function gives back the value in the form in which it is used on. What is of the wrong kind raises a TypeError,
+what is out of range or unknown a ValueError, unless it says otherwise.
 """
 
 from __future__ import annotations
@@ -19,7 +20,7 @@ SHOWN = 60  # letters of a value in a message
 
 
 def shown(value: Any) -> str:
-    """A value as a message shows it: what it is, where it would be long."""
+    """A value as a message shows it: its type, where it would be long."""
     text = repr(value)
     return text if len(text) <= SHOWN and "\n" not in text else f"a {type(value).__name__}"
 
@@ -27,41 +28,22 @@ def shown(value: Any) -> str:
 def number(
     value: Any, name: str, *, above: float | None = None, least: float | None = None, most: float = float("inf")
 ) -> float:
-    """A finite number that is more than `above`, or no less than `least`, and no more than `most`.
-
-    Raises
-    ------
-    TypeError
-        It is none.
-    ValueError
-        It is not finite, or out of range.
-    """
+    """A finite number that is more than `above`, or no less than `least`, and no more than `most`."""
     found = _real(value)
     if found is None:
         raise TypeError(f"{name} = {shown(value)} is no number; one number is needed")
-    low = above if above is not None else -np.inf if least is None else least
-    enough = found > low if above is not None else found >= low
+    enough = found > above if above is not None else least is None or found >= least
     if not (np.isfinite(found) and enough and found <= most):
         raise ValueError(f"{name} = {shown(value)} must be {_range(above, least, most)}")
     return found
 
 
 def whole(value: Any, name: str, *, least: int = 1, most: float = float("inf")) -> int:
-    """A whole number from `least` to `most`; a float of such a value is one.
-
-    Raises
-    ------
-    TypeError
-        It is no number.
-    ValueError
-        It is not whole, or out of range.
-    """
+    """A whole number from `least` to `most`; a float of such a value is one."""
     found = _real(value)
-    wanted = f"a whole number {f'of at least {least}' if most == np.inf else f'from {least} to {most}'}"
-    if found is None:
-        raise TypeError(f"{name} = {shown(value)} must be {wanted}")
-    if not (np.isfinite(found) and found == np.floor(found) and least <= found <= most):
-        raise ValueError(f"{name} = {shown(value)} must be {wanted}")
+    if found is None or not (found.is_integer() and least <= found <= most):
+        wanted = f"a whole number {f'of at least {least}' if most == np.inf else f'from {least} to {most}'}"
+        raise (TypeError if found is None else ValueError)(f"{name} = {shown(value)} must be {wanted}")
     return int(value)
 
 
@@ -71,13 +53,7 @@ def seed(value: Any, name: str = "seed") -> int:
 
 
 def text(value: Any, name: str) -> str:
-    """Text that is not empty.
-
-    Raises
-    ------
-    TypeError, ValueError
-        It is none; or empty.
-    """
+    """Text that is not empty."""
     if not isinstance(value, str):
         raise TypeError(f"{name} = {shown(value)} must be text")
     if not value:
@@ -86,47 +62,23 @@ def text(value: Any, name: str) -> str:
 
 
 def path(value: Any, name: str) -> Path:
-    """A path of the file system.
-
-    Raises
-    ------
-    TypeError
-        It is neither text nor a path.
-    """
+    """A path of the file system."""
     if not isinstance(value, str | Path):
         raise TypeError(f"{name} = {shown(value)} is no path; give text, such as 'some/where', or a pathlib.Path")
     return Path(value)
 
 
 def folder(value: Any, name: str) -> Path:
-    """A folder that is there, or can be made.
-
-    Raises
-    ------
-    TypeError
-        It is no path.
-    NotADirectoryError
-        It is a file, or would lie in one.
-    """
+    """A folder that is there, or can be made; a NotADirectoryError where it is a file, or would lie in one."""
     wanted = path(value, name)
-    for place in (wanted, *wanted.parents):
-        if place.exists():
-            if not place.is_dir():
-                raise NotADirectoryError(
-                    f"{name} = {str(wanted)!r}: {place} is a file and no folder; name another place"
-                )
-            break
+    place = next((place for place in (wanted, *wanted.parents) if place.exists()), None)
+    if place is not None and not place.is_dir():
+        raise NotADirectoryError(f"{name} = {str(wanted)!r}: {place} is a file and no folder; name another place")
     return wanted
 
 
 def new_folder(value: Any, name: str) -> Path:
-    """The same, made where it is not there.
-
-    Raises
-    ------
-    OSError
-        It cannot be made.
-    """
+    """The same, made where it is not there; an OSError where it cannot be made."""
     wanted = folder(value, name)
     try:
         wanted.mkdir(parents=True, exist_ok=True)
@@ -136,39 +88,21 @@ def new_folder(value: Any, name: str) -> Path:
 
 
 def key(value: Any, name: str = "key_added") -> str:
-    """A name under which something is written into a container.
-
-    Raises
-    ------
-    TypeError, ValueError
-        It is no text, is empty, or holds a "/".
-    """
+    """A name under which something is written into a container."""
     if "/" in text(value, name):
         raise ValueError(f"{name}={value!r} holds '/', which files take for a folder; choose another name")
     return str(value)
 
 
 def one_of(value: Any, name: str, known: Sequence[str]) -> str:
-    """One of some words.
-
-    Raises
-    ------
-    ValueError
-        It is none of them; the message lists them.
-    """
+    """One of some words."""
     if not isinstance(value, str) or value not in known:
         raise ValueError(f"{name}={shown(value)} is not known; choose one of {', '.join(known)}")
     return value
 
 
 def names(value: Any, name: str) -> list[str]:
-    """One name, or several, as a list.
-
-    Raises
-    ------
-    TypeError
-        It is neither text nor a list of texts.
-    """
+    """One name, or several, as a list."""
     if isinstance(value, str):
         return [value]
     if not isinstance(value, Iterable) or isinstance(value, Mapping):
@@ -181,15 +115,7 @@ def names(value: Any, name: str) -> list[str]:
 
 
 def gene_names(value: Any) -> list[str]:
-    """Names of genes, one or more.
-
-    Raises
-    ------
-    TypeError
-        It is neither text nor a list of texts.
-    ValueError
-        It is empty.
-    """
+    """Names of genes, one or more."""
     wanted = names(value, "genes")
     if not wanted:
         raise ValueError("genes= is empty; name one gene or more, or leave it out for all that there are")
@@ -197,17 +123,7 @@ def gene_names(value: Any) -> list[str]:
 
 
 def genes(value: Any, known: Collection[str], where: str) -> list[str]:
-    """Names of genes, each once, one or more, all of them known.
-
-    Raises
-    ------
-    TypeError
-        It is neither text nor a list of texts.
-    ValueError
-        It is empty, or names one twice.
-    KeyError
-        One is not known; the message says how many, and the first.
-    """
+    """Names of genes, each once, one or more, all of them known; a KeyError where one is not."""
     wanted = gene_names(value)
     unknown = [one for one in wanted if one not in known]
     if unknown:
@@ -219,38 +135,20 @@ def genes(value: Any, known: Collection[str], where: str) -> list[str]:
 
 
 def several(value: Any, name: str, of: str) -> list[Any]:
-    """Several things in order, as a list.
-
-    Raises
-    ------
-    TypeError
-        It is one thing, or no list.
-    """
+    """Several things in order, as a list."""
     if isinstance(value, str | bytes | Mapping) or not isinstance(value, Iterable):
         raise TypeError(f"{name} is a {type(value).__name__}; give a list of {of}")
     return list(value)
 
 
 def a(value: Any, name: str, kind: type | tuple[type, ...], wanted: str) -> None:
-    """Refuse what is not of a kind.
-
-    Raises
-    ------
-    TypeError
-        It is not.
-    """
+    """Refuse what is not of a kind."""
     if not isinstance(value, kind):
         raise TypeError(f"{name} is a {type(value).__name__}; {wanted} is needed")
 
 
 def reals(values: Any, where: str, *, mend: str = ".astype(float)") -> NDArray[np.float64]:
-    """Real numbers as a dense array of double precision.
-
-    Raises
-    ------
-    TypeError
-        They are text, complex, dates, of unequal lengths, or sparse; the message says what was found.
-    """
+    """Real numbers as a dense array of double precision."""
     if sp.issparse(values):
         raise TypeError(f"{where} is a sparse {type(values).__name__}; a dense array is needed: .toarray()")
     if not (hasattr(values, "__array__") or isinstance(values, Sequence | numbers.Number)):
@@ -273,13 +171,7 @@ def is_real(dtype: Any) -> bool:
 
 
 def device(value: Any) -> str:
-    """Where to compute, if it is there.
-
-    Raises
-    ------
-    TypeError, ValueError
-        It is no device, or there is none such on this machine.
-    """
+    """Where to compute, if this machine has it."""
     kind, _, place = text(value, "device").partition(":")
     there = {"cpu": 1, "cuda": torch.cuda.device_count(), "mps": int(torch.backends.mps.is_available())}
     usable = [name for name, n in there.items() if n]

@@ -1,8 +1,6 @@
-"""How close an interpolated section comes to the measured one: the scores of the benchmark.
+"""How close an interpolated section comes to the measured one: scores of two (n, N) matrices of log1p expression.
 
-Every score is a function of two (n, N) matrices, `predicted` and `measured`, with the same rows (spots or bins) and
-columns (genes), both log1p expression. Nothing is guessed from the data: ranges are arguments, and rows outside of a
-tissue are left out by `mask`.
+Nothing is guessed from the data: ranges are arguments, and rows outside of a tissue are left out by `mask`.
 """
 
 from __future__ import annotations
@@ -22,52 +20,6 @@ WINDOW = 7  # bins a side over which structural similarity is local
 _FLAT = 1e-9  # below this product of lengths a correlation is undefined
 
 
-def _matrix(x: Any, name: str, wanted: str) -> FloatArray:
-    """An array as dense double precision, with as many axes as are wanted and something along each."""
-    dense = _validators.reals(x.toarray() if isinstance(x, sp.sparray | sp.spmatrix) else x, name)
-    if dense.ndim != wanted.count(",") + 1 or 0 in dense.shape:
-        raise ValueError(f"{name} has shape {dense.shape}; {wanted} is needed, with something in it")
-    return dense
-
-
-def _finite(x: FloatArray, name: str) -> FloatArray:
-    if not np.isfinite(x).all():
-        found = "NaN" if np.isnan(x).any() else "infinite"
-        raise ValueError(f"{name} holds {found} values, with which no score is a number; leave their rows out by mask=")
-    return x
-
-
-def _mask(mask: NDArray[np.bool_] | None, shape: tuple[int, ...]) -> NDArray[np.bool_]:
-    """The mask as it is, or one that takes everything."""
-    if mask is None:
-        return np.ones(shape, dtype=bool)
-    found = np.asarray(mask)
-    if found.dtype != bool or found.shape != shape:
-        raise ValueError(
-            f"mask has shape {found.shape} and holds {found.dtype}; True or False of shape {shape} is needed"
-        )
-    if not found.any():
-        raise ValueError("mask is False everywhere, so there is nothing to score; take one that is True somewhere")
-    return found
-
-
-def _two(predicted: FloatArray, measured: FloatArray, mask: NDArray[np.bool_] | None) -> tuple[FloatArray, FloatArray]:
-    """(n, N) the rows to score of both.
-
-    Raises
-    ------
-    TypeError, ValueError
-        They cannot be compared; the message names which, what was found and what is needed.
-    """
-    p, m = (_matrix(x, name, "(n, N)") for x, name in ((predicted, "predicted"), (measured, "measured")))
-    if p.shape != m.shape:
-        raise ValueError(f"predicted has shape {p.shape}, measured {m.shape}; they must be equal")
-    if mask is not None:
-        rows = _mask(mask, p.shape[:1])
-        p, m = p[rows], m[rows]
-    return _finite(p, "predicted"), _finite(m, "measured")
-
-
 def gene_pcc(predicted: FloatArray, measured: FloatArray, *, mask: NDArray[np.bool_] | None = None) -> FloatArray:
     """Pearson correlation over spots, gene by gene.
 
@@ -83,11 +35,6 @@ def gene_pcc(predicted: FloatArray, measured: FloatArray, *, mask: NDArray[np.bo
     (N,) correlations in [-1, 1]. A gene that is constant in either matrix scores 0: an undefined score is never
     dropped, or a method could raise its mean by predicting constants.
 
-    Raises
-    ------
-    ValueError
-        The matrices differ in shape.
-
     Examples
     --------
     >>> import numpy as np
@@ -101,12 +48,7 @@ def gene_pcc(predicted: FloatArray, measured: FloatArray, *, mask: NDArray[np.bo
 
 
 def pcc(predicted: FloatArray, measured: FloatArray, *, mask: NDArray[np.bool_] | None = None) -> float:
-    """Mean over genes of the Pearson correlation over spots.
-
-    Parameters
-    ----------
-    predicted, measured, mask
-        As in :func:`gene_pcc`.
+    """Mean over genes of the Pearson correlation over spots; parameters as of :func:`gene_pcc`.
 
     Returns
     -------
@@ -123,12 +65,7 @@ def pcc(predicted: FloatArray, measured: FloatArray, *, mask: NDArray[np.bool_] 
 
 
 def rmse(predicted: FloatArray, measured: FloatArray, *, mask: NDArray[np.bool_] | None = None) -> float:
-    """Root mean squared error, pooled over spots and genes.
-
-    Parameters
-    ----------
-    predicted, measured, mask
-        As in :func:`gene_pcc`.
+    """Root mean squared error, pooled over spots and genes; parameters as of :func:`gene_pcc`.
 
     Returns
     -------
@@ -147,12 +84,8 @@ def rmse(predicted: FloatArray, measured: FloatArray, *, mask: NDArray[np.bool_]
 def rv(predicted: FloatArray, measured: FloatArray, *, mask: NDArray[np.bool_] | None = None) -> float:
     """Similarity of the two gene × gene correlation matrices: is co-expression preserved?
 
-    The RV coefficient of the matrices with their diagonals left out. It holds two dense (N, N) matrices.
-
-    Parameters
-    ----------
-    predicted, measured, mask
-        As in :func:`gene_pcc`.
+    The RV coefficient of the matrices with their diagonals left out. It holds two dense (N, N) matrices. Parameters are
+    those of :func:`gene_pcc`.
 
     Returns
     -------
@@ -169,14 +102,6 @@ def rv(predicted: FloatArray, measured: FloatArray, *, mask: NDArray[np.bool_] |
     a, b = _correlations(p), _correlations(m)
     size = np.sqrt(np.square(a).sum() * np.square(b).sum())
     return float((a * b).sum() / size) if size > _FLAT else 0.0
-
-
-def _correlations(x: FloatArray) -> FloatArray:
-    z = x - x.mean(axis=0)
-    z = z / np.maximum(np.linalg.norm(z, axis=0), _FLAT)
-    correlations = z.T @ z
-    np.fill_diagonal(correlations, 0)
-    return correlations
 
 
 def psnr(
@@ -235,16 +160,13 @@ def ssim(
     from skimage.metrics import structural_similarity  # noqa: PLC0415 - seldom wanted, and slow to import
 
     data_range = _validators.number(data_range, "data_range", above=0)
-    maps, truth = (_matrix(x, name, "(N, H, W)") for x, name in ((predicted, "predicted"), (measured, "measured")))
-    if maps.shape != truth.shape or min(maps.shape[1:]) < WINDOW:
-        raise ValueError(
-            f"predicted has shape {maps.shape}, measured {truth.shape}; they must be equal, with {WINDOW} "
-            "or more bins a side"
-        )
+    maps, truth = _two(predicted, measured, None, "(N, H, W)")
+    if min(maps.shape[1:]) < WINDOW:
+        raise ValueError(f"predicted and measured have shape {maps.shape}; {WINDOW} or more bins a side are needed")
     inside = _mask(mask, maps.shape[1:])
     local = [
         structural_similarity(p, m, data_range=data_range, full=True)[1][inside].mean()
-        for p, m in zip(_finite(maps, "predicted"), _finite(truth, "measured"), strict=True)
+        for p, m in zip(maps, truth, strict=True)
     ]
     return float(np.mean(local))
 
@@ -252,9 +174,9 @@ def ssim(
 def ceiling(
     counts: FloatArray | sp.csr_array, *, genes: NDArray[np.intp] | slice = slice(None), seed: int = 0
 ) -> float:
-    """The mean PCC that a perfect prediction could reach, given the count noise of the measured section itself.
+    """Noise ceiling: the mean PCC that a perfect prediction could reach, given the section's own count noise.
 
-    The counts are split into two binomial halves, whose correlation gives the reliability of a half; the Spearman–Brown
+    Count splitting gives two binomial halves, whose correlation is the reliability of a half; the Spearman–Brown
     formula turns it into that of the whole, and its square root is the correlation of the whole with the noise-free
     truth. What both halves share counts as truth, a spot's own capture efficiency too, so it is an upper bound.
 
@@ -278,28 +200,73 @@ def ceiling(
     >>> round(ceiling(deep), 2)
     1.0
     """
-    given = _finite(_matrix(counts, "counts", "(n, N)"), "counts")
+    given = _finite(_matrix(counts, "counts"), "counts")
     if given.min() < 0 or (given != np.rint(given)).any():
         kind = "negative values" if given.min() < 0 else "values that are not whole"
-        raise ValueError(f"counts holds {kind}; give what was counted, before it was normalised")
-    whole, chosen = given.astype(np.int64), _columns(genes, given.shape[1])
+        raise ValueError(f"counts holds {kind}; give raw counts, before normalisation")
+    try:
+        chosen = np.atleast_1d(np.arange(given.shape[1])[genes])
+    except IndexError as error:
+        raise ValueError(f"genes = {_validators.shown(genes)} are no columns of counts ({error})") from error
+    if chosen.size == 0:
+        raise ValueError(f"genes = {_validators.shown(genes)} chooses no column of counts; choose one or more")
+    whole = given.astype(np.int64)
     half = np.random.default_rng(_validators.seed(seed)).binomial(whole, 0.5)
     r = np.maximum(gene_pcc(_log_normalise(half)[:, chosen], _log_normalise(whole - half)[:, chosen]), 0)
     return float(np.sqrt(2 * r / (1 + r)).mean())
 
 
-def _columns(genes: NDArray[np.intp] | slice, n_genes: int) -> NDArray[np.intp]:
-    """Places of the genes chosen."""
-    try:
-        chosen = np.arange(n_genes)[genes]
-    except IndexError as error:
-        raise ValueError(f"genes = {_validators.shown(genes)} are no columns of {n_genes} ({error})") from error
-    if np.size(chosen) == 0:
-        raise ValueError(f"genes = {_validators.shown(genes)} chooses none of {n_genes} columns; choose one or more")
-    return np.atleast_1d(chosen)
+# ---- checks and helpers
 
 
-def _log_normalise(counts: FloatArray | NDArray[np.int64] | sp.csr_array) -> FloatArray:
-    """Dense (n, N) counts scaled to 1e4 a spot, then log1p; a spot without counts stays zero."""
-    dense = _matrix(counts, "counts", "(n, N)")
-    return np.log1p(dense / np.maximum(dense.sum(axis=1, keepdims=True), 1) * 1e4)
+def _matrix(x: Any, name: str, wanted: str = "(n, N)") -> FloatArray:
+    """An array as dense double precision, with as many axes as are wanted and something along each."""
+    dense = _validators.reals(x.toarray() if isinstance(x, sp.sparray | sp.spmatrix) else x, name)
+    if dense.ndim != wanted.count(",") + 1 or 0 in dense.shape:
+        raise ValueError(f"{name} has shape {dense.shape}; {wanted} is needed, with something in it")
+    return dense
+
+
+def _finite(x: FloatArray, name: str) -> FloatArray:
+    if not np.isfinite(x).all():
+        found = "NaN" if np.isnan(x).any() else "infinite"
+        raise ValueError(f"{name} holds {found} values, with which no score is a number; leave their rows out by mask=")
+    return x
+
+
+def _mask(mask: NDArray[np.bool_] | None, shape: tuple[int, ...]) -> NDArray[np.bool_]:
+    """The mask as it is, or one that takes everything."""
+    found = np.ones(shape, dtype=bool) if mask is None else np.asarray(mask)
+    if found.dtype != bool or found.shape != shape:
+        raise ValueError(
+            f"mask has shape {found.shape} and holds {found.dtype}; True or False of shape {shape} is needed"
+        )
+    if not found.any():
+        raise ValueError("mask is False everywhere, so there is nothing to score; take one that is True somewhere")
+    return found
+
+
+def _two(
+    predicted: FloatArray, measured: FloatArray, mask: NDArray[np.bool_] | None, wanted: str = "(n, N)"
+) -> tuple[FloatArray, FloatArray]:
+    """Both as matrices of one shape, finite in the rows to score, and these rows alone."""
+    p, m = _matrix(predicted, "predicted", wanted), _matrix(measured, "measured", wanted)
+    if p.shape != m.shape:
+        raise ValueError(f"predicted has shape {p.shape}, measured {m.shape}; they must be equal")
+    if mask is not None:
+        rows = _mask(mask, p.shape[:1])
+        p, m = p[rows], m[rows]
+    return _finite(p, "predicted"), _finite(m, "measured")
+
+
+def _correlations(x: FloatArray) -> FloatArray:
+    z = x - x.mean(axis=0)
+    z = z / np.maximum(np.linalg.norm(z, axis=0), _FLAT)
+    correlations = z.T @ z
+    np.fill_diagonal(correlations, 0)
+    return correlations
+
+
+def _log_normalise(counts: FloatArray | NDArray[np.int64]) -> FloatArray:
+    """(n, N) counts scaled to 1e4 a spot, then log1p; a spot without counts stays zero."""
+    return np.log1p(counts / np.maximum(counts.sum(axis=1, keepdims=True), 1) * 1e4)

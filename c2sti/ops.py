@@ -142,7 +142,7 @@ def centred(values: FloatArray) -> FloatArray:
 
 
 def pearson_graph(
-    values: Sequence[FloatArray], weights: Sequence[float], n_edges: int, chunk: int = 2048
+    values: Sequence[FloatArray], weights: Sequence[float], n_edges: int, chunk: int = 2048, *, power: int = 1
 ) -> sp.csr_array:
     """Gene graph of Pearson correlation (eq. 2, with the norm to the power one) over several sections.
 
@@ -158,28 +158,32 @@ def pearson_graph(
         Share of each section, ≥ 0.
     n_edges
         Strongest correlations, by absolute value, kept for each gene. An edge that either end keeps is kept.
+    power
+        Of the norm that a gene is divided by. The paper prints 2, which does not give a correlation.
 
     Returns
     -------
     (N, N) symmetric CSR float32 with a zero diagonal.
     """
-    return pearson_graphs(values, [weights], n_edges, chunk)[0]
+    return pearson_graphs(values, [weights], n_edges, chunk, power=power)[0]
 
 
 def pearson_graphs(
-    values: Sequence[FloatArray], weights: Sequence[Sequence[float]], n_edges: int, chunk: int = 2048
+    values: Sequence[FloatArray], weights: Sequence[Sequence[float]], n_edges: int, chunk: int = 2048, *, power: int = 1
 ) -> list[sp.csr_array]:
     """The same by several weightings of the sections, each of which is multiplied once: one graph a weighting."""
     n_genes, k = values[0].shape[1], min(n_edges, values[0].shape[1] - 1)
     shape = (len(weights), n_genes, k)
     weight, column = np.empty(shape, dtype=np.float32), np.empty(shape, dtype=np.intp)
     chunks = [slice(first, min(first + chunk, n_genes)) for first in range(0, n_genes, chunk)]
-    for i, genes, block in _pearson_blocks(values, weights, chunks):
+    for i, genes, block in _pearson_blocks(values, weights, chunks, power):
         found = torch.from_numpy(block)
         index = found.abs().topk(k, dim=1).indices
         weight[i, genes], column[i, genes] = found.gather(1, index).numpy(), index.numpy()
     every = np.arange(n_genes)
-    return [symmetric_graph(w.clip(-1, 1), every, c, n_genes) for w, c in zip(weight, column, strict=True)]
+    if power == 1:
+        weight = weight.clip(-1, 1)
+    return [symmetric_graph(w, every, c, n_genes) for w, c in zip(weight, column, strict=True)]
 
 
 def pearson_rows(values: Sequence[FloatArray], weights: Sequence[float], genes: NDArray[np.intp]) -> FloatArray:
@@ -188,14 +192,17 @@ def pearson_rows(values: Sequence[FloatArray], weights: Sequence[float], genes: 
 
 
 def _pearson_blocks(
-    values: Sequence[FloatArray], weights: Sequence[Sequence[float]], chunks: Sequence[slice | NDArray[np.intp]]
+    values: Sequence[FloatArray],
+    weights: Sequence[Sequence[float]],
+    chunks: Sequence[slice | NDArray[np.intp]],
+    power: int = 1,
 ) -> Iterator[tuple[int, slice | NDArray[np.intp], FloatArray]]:
     """Correlations of some genes with all: place of the weighting, genes of a chunk and their (C, N) block."""
     rows = [(centred(v) / np.sqrt(len(v))).astype(np.float32) for v in values]
     variances = np.stack([np.square(r, dtype=np.float64).sum(axis=0) for r in rows])
     shares = np.asarray(weights, dtype=np.float64)
     length = np.sqrt(shares @ variances)
-    scale = np.divide(1, length, out=np.zeros_like(length), where=length > 0).astype(np.float32)
+    scale = np.divide(1, length**power, out=np.zeros_like(length), where=length > 0).astype(np.float32)
     for some in chunks:
         covariances = [r[:, some].T @ r for r in rows]
         for i, share in enumerate(shares.astype(np.float32)):

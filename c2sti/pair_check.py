@@ -1,24 +1,7 @@
 """The pair check: do two sections belong together, so that a section can be interpolated between them?
 
-Five numbers, each with a limit, beyond which sections of one block do not come and others do:
-
-- **overlap**: share of one section's spots that lie in the other's tissue (the larger of the two shares);
-- **spatial concordance**: how well the one section predicts the other's spots, beside how well these predict each
-  other. Each spot is predicted, gene by gene, by the smoothed other section at the same place, and by its own
-  neighbours without itself; it is the mean correlation of the first over that of the second. The noise of the spots is
-  in both, and cancels. 1 where the other section says as much as the next spot does, 0 where it says nothing;
-- **expression similarity**: correlation of the two mean log expressions over the genes that are seen in either. Where
-  spots lie does not matter;
-- **level**: of normalised expression, the ratio of the two scales, 1 where both are normalised alike. A correlation
-  does not see it. Counts are normalised by c2sti and have none;
-- **folded bins**: share of the bins in which a model's displacement has a negative Jacobian.
-
-Spatial concordance notices sections that lie wrong, expression similarity sections of different tissue: a search over
-all placements always finds one in which two unrelated sections agree somewhat. `spatial_concordance_z` says how far the
-concordance stands out from that of the same two sections rotated and mirrored against each other, in standard
-deviations. It has no limit: on tissue that is the same in all directions it is 0, however alike two sections are.
-
-A number that cannot be computed, for too few genes or too little tissue in common, is NaN, and passes.
+:func:`c2sti.pp.check_pair` says what each number is, but for ``folded_bins``: share of the bins in which a model's
+displacement has a negative Jacobian. A number that cannot be computed is NaN, and passes.
 """
 
 from __future__ import annotations
@@ -41,21 +24,32 @@ OnMisfit = Literal["warn", "raise", "ignore"]
 
 # Set on her2st A and B and the developing heart; docs/experiments.md has what they do elsewhere.
 LIMITS = {"overlap": 0.5, "spatial_concordance": 0.4, "expression_similarity": 0.9, "level": 0.9, "folded_bins": 0.05}
+FIXES = {
+    "overlap": "bring them into common coordinates first: c2sti.pp.align(slice_a, slice_b)",
+    "spatial_concordance": "genes are not high in the same places: bring them into common coordinates, "
+    "c2sti.pp.align(slice_a, slice_b), flip=True if one may be mirrored",
+    "expression_similarity": "mean expression differs as between two patients: take sections of one block, measured "
+    "and normalised alike",
+    "level": "give the raw counts of both, or normalise both alike: sc.pp.normalize_total(adata, target_sum=1e4), then "
+    "sc.pp.log1p(adata)",
+    "folded_bins": "the model's displacement folds tissue: align them, c2sti.pp.align(slice_a, slice_b), or take "
+    "sections that are nearer to each other",
+}
 PANEL = 64  # genes whose maps are compared: those that vary most from place to place
 CANDIDATES = 500  # most variable genes among which these are
-SEEN = 0.1  # share of a section's spots in which a gene is seen
-MOST_DOUBT = 0.1  # share of the variance of the means between genes that may be noise
+SEEN = 0.1  # share of a section's spots in which a gene is detected
+MOST_NOISE = 0.1  # share of the variance of the means between genes that may be noise
 LEAST_GENES = 20
 LEAST_SHARED = 20  # spots in the other's tissue
 LEAST_STRUCTURE = 0.1  # correlation of spots with their neighbours: with less there is nothing to agree on
 MOST_SPOTS = 1500  # sections of more are averaged over patches, which also takes their noise
 SAMPLED = 1000  # spots by which genes are chosen and means are taken
-TURNS = np.deg2rad([60, 120, 180, 240, 300])
+ANGLES = np.deg2rad([0, 60, 120, 180, 240, 300])  # by which the sections are rotated against each other
 SEED = 0
 
 
 def measure(a: Section, b: Section, spacing: float, overlap: float, level: float = float("nan")) -> dict[str, float]:
-    """The numbers that need no model: all but ``folded_bins``, and ``spatial_concordance_z``.
+    """The numbers that need no model: all but ``folded_bins``. They do not depend on which section comes first.
 
     Parameters
     ----------
@@ -67,11 +61,6 @@ def measure(a: Section, b: Section, spacing: float, overlap: float, level: float
         Share of the tissue that they have in common.
     level
         Ratio of the scales on which their expression is, see :func:`c2sti.io.level`.
-
-    Notes
-    -----
-    The same whichever section comes first. Nothing is drawn at random but the spots of large sections by which genes
-    are chosen, always the same.
     """
     some = [sampled(section.expression) for section in (a, b)]
     concordance, z = _concordance((a, b), most_variable([moments(x) for x in some], CANDIDATES), spacing)
@@ -88,30 +77,25 @@ def sampled(expression: Expression) -> sp.csr_array:
     return expression[np.sort(np.random.default_rng(SEED).permutation(n)[:SAMPLED])]
 
 
-# ---- expression similarity
-
-
 def _similarity(expressions: Sequence[sp.csr_array]) -> float:
+    """Correlation of the mean expression of both sections, over the genes that are detected in either."""
     seen = np.any([seen_genes(x) for x in expressions], axis=0)
     if seen.sum() < LEAST_GENES:
         return float("nan")
-    (first, doubt), (second, other_doubt) = (_mean(x, seen) for x in expressions)
-    # Genes that were brought to equal means differ by the noise of the means alone.
-    if doubt > MOST_DOUBT * first.var() or other_doubt > MOST_DOUBT * second.var():
-        return float("nan")
-    return _correlation(first[:, None], second[:, None])
+    means = []
+    for x in expressions:
+        mean = np.asarray(x.mean(axis=0), dtype=np.float64).ravel()[seen]
+        square = np.asarray(x.multiply(x).mean(axis=0), dtype=np.float64).ravel()[seen]
+        # Genes that were brought to equal means differ by the noise of the means alone.
+        if float((square - mean**2).mean() / x.shape[0]) > MOST_NOISE * mean.var():
+            return float("nan")
+        means.append(mean[:, None])
+    return _correlation(*means)
 
 
 def seen_genes(x: sp.csr_array) -> NDArray[np.bool_]:
-    """(N,) whether enough spots express a gene."""
+    """(N,) whether a gene is detected in enough spots."""
     return np.asarray((x > 0).mean(axis=0)).ravel() >= SEEN
-
-
-def _mean(x: sp.csr_array, genes: NDArray[np.bool_]) -> tuple[FloatArray, float]:
-    """(N,) mean of some genes over the spots, and the variance of such a mean, averaged over genes."""
-    mean = np.asarray(x.mean(axis=0), dtype=np.float64).ravel()[genes]
-    square = np.asarray(x.multiply(x).mean(axis=0), dtype=np.float64).ravel()[genes]
-    return mean, float((square - mean**2).mean() / x.shape[0])
 
 
 def _correlation(x: FloatArray, y: FloatArray) -> float:
@@ -119,9 +103,6 @@ def _correlation(x: FloatArray, y: FloatArray) -> float:
     x, y = x - x.mean(axis=0), y - y.mean(axis=0)
     length = np.sqrt(np.square(x).sum(axis=0) * np.square(y).sum(axis=0))
     return float(np.where(length > 0, (x * y).sum(axis=0) / np.where(length > 0, length, 1), 0).mean())
-
-
-# ---- spatial concordance
 
 
 def _concordance(sections: tuple[Section, Section], genes: NDArray[np.intp], spacing: float) -> tuple[float, float]:
@@ -132,14 +113,13 @@ def _concordance(sections: tuple[Section, Section], genes: NDArray[np.intp], spa
     (xa, va), (xb, vb) = (_places(s.xy, s.expression[:, genes], side, spacing) for s in sections)
     signal = sum(v.var(axis=0) - local_noise(x, v) for x, v in ((xa, va), (xb, vb)))
     panel = np.argsort(-signal, kind="stable")[:PANEL]
-    ways = (_Way(xa, va[:, panel], xb, vb[:, panel], side), _Way(xb, vb[:, panel], xa, va[:, panel], side))
-    if any(way.inside.sum() < LEAST_SHARED for way in ways):
-        return float("nan"), float("nan")
-    itself = float(np.mean([way.itself() for way in ways]))
-    other = float(np.mean([way.other(np.eye(2)) for way in ways]))
-    turned = np.array([np.mean([way.other(turn) for way in ways]) for turn in _turns()])
-    turned = turned[np.isfinite(turned)]
-    z = (other - turned.mean()) / turned.std() if len(turned) > 2 and turned.std() > 0 else float("nan")
+    found = [
+        _correlations(xa, va[:, panel], xb, vb[:, panel], side),
+        _correlations(xb, vb[:, panel], xa, va[:, panel], side),
+    ]
+    itself, other, *rotated = np.mean(found, axis=0).tolist()
+    known = np.array(rotated)[np.isfinite(rotated)]
+    z = (other - known.mean()) / known.std() if len(known) > 2 and known.std() > 0 else float("nan")
     return min(other / itself, 1.0) if itself >= LEAST_STRUCTURE else float("nan"), float(z)
 
 
@@ -152,53 +132,44 @@ def _places(xy: FloatArray, values: Expression, side: float, spacing: float) -> 
     return centres, patch_means(patch, blocks(values), values.shape[1]).astype(np.float64)
 
 
-def _turns() -> Iterator[FloatArray]:
-    """(2, 2) matrices that turn, and those that mirror and turn."""
-    for angle in (0.0, *TURNS):
+def _rotations() -> Iterator[FloatArray]:
+    """(2, 2) matrices: the identity first, then those that rotate, and those that mirror and rotate."""
+    for angle in ANGLES:
         c, s = np.cos(angle), np.sin(angle)
-        turn = np.array([[c, -s], [s, c]])
-        if angle:
-            yield turn
-        yield turn @ np.diag([1.0, -1.0])
+        yield np.array([[c, -s], [s, c]])
+        yield np.array([[c, s], [s, -c]])
 
 
-class _Way:
-    """Spots of one section told by the other: (n, 2) places x and (n, G) values of either."""
+def _correlations(
+    x: FloatArray, values: FloatArray, x_other: FloatArray, others: FloatArray, side: float
+) -> list[float]:
+    """Of (n, G) values of the spots in both tissues: with the mean of their neighbours, and with the other section.
 
-    def __init__(self, x: FloatArray, values: FloatArray, x_other: FloatArray, others: FloatArray, side: float) -> None:
-        self.x, self.values, self.x_other, self.others, self.side = x, values, x_other, others, side
-        self._tree = KDTree(x_other)
-        self.inside = self._near(x)
-
-    def _near(self, points: FloatArray) -> NDArray[np.bool_]:
-        return self._tree.query(points)[0] <= self.side
-
-    def itself(self) -> float:
-        """Correlation of the spots in both tissues with what their neighbours in their own section say."""
-        smooth = gaussian_operator(self.x, self.x, self.side)
-        without = smooth - sp.diags_array(smooth.diagonal())
-        told = without @ self.values / np.asarray(without.sum(axis=1))[:, None]
-        return _correlation(self.values[self.inside], told[self.inside])
-
-    def other(self, turn: FloatArray) -> float:
-        """Correlation with what the other section says, the spots turned about the middle of those in both tissues."""
-        centre = self.x[self.inside].mean(axis=0)
-        points = (self.x - centre) @ turn.T + centre
-        inside = self._near(points)
-        if inside.sum() < LEAST_SHARED:
-            return float("nan")
-        told = gaussian_operator(self.x_other, points[inside], self.side) @ self.others
-        return _correlation(self.values[inside], told)
-
-
-# ---- folded bins
+    The latter in each way of :func:`_rotations`: the spots are rotated about the middle of those in both tissues.
+    """
+    tree = KDTree(x_other)
+    inside = tree.query(x)[0] <= side
+    if inside.sum() < LEAST_SHARED:
+        return [float("nan")] * (1 + 2 * len(ANGLES))
+    smooth = gaussian_operator(x, x, side)
+    without = smooth - sp.diags_array(smooth.diagonal())
+    predicted = without @ values / np.asarray(without.sum(axis=1))[:, None]
+    found = [_correlation(values[inside], predicted[inside])]
+    centre = x[inside].mean(axis=0)
+    for rotation in _rotations():
+        points = (x - centre) @ rotation.T + centre
+        near = tree.query(points)[0] <= side
+        enough = near.sum() >= LEAST_SHARED
+        predicted = gaussian_operator(x_other, points[near], side) @ others if enough else None
+        found.append(float("nan") if predicted is None else _correlation(values[near], predicted))
+    return found
 
 
 def folded_bins(fields: FloatArray | None, lattice: Lattice, positions: Sequence[float]) -> float:
-    """Share of the bins in which material would be turned inside out on its way from one section to the other.
+    """Share of folded bins: those where the Jacobian of the map to either section has a determinant of 0 or less.
 
-    Where the material of a bin lies in either section, x + d / (2 (1 - p)) and x - d / (2 p), is a map of the plane; it
-    folds where the determinant of its Jacobian is 0 or less. The share over the two maps and the interpolated sections.
+    The maps are x + d / (2 (1 - p)) and x - d / (2 p): where the material of a bin lies in either section. The share is
+    over both maps and the interpolated sections.
 
     Parameters
     ----------
@@ -213,21 +184,12 @@ def folded_bins(fields: FloatArray | None, lattice: Lattice, positions: Sequence
     if fields is None or min(np.shape(fields)[2:]) < 2:
         return float("nan")
     bin_side = lattice.pitch * -(-max(lattice.shape) // max(np.shape(fields)[2:]))
-    shares = [
-        (_jacobian(scale * np.asarray(d, dtype=np.float64) / bin_side) <= 0).mean()
-        for d, p in zip(fields, positions, strict=True)
-        for scale in (0.5 / (1 - p), -0.5 / p)
-    ]
+    shares = []
+    for d, p in zip(fields, positions, strict=True):
+        for scale in (0.5 / (1 - p), -0.5 / p):
+            (x_y, x_x), (y_y, y_x) = (np.gradient(axis) for axis in scale * np.asarray(d, dtype=np.float64) / bin_side)
+            shares.append(((1 + x_x) * (1 + y_y) - x_y * y_x <= 0).mean())
     return float(np.mean(shares))
-
-
-def _jacobian(d: FloatArray) -> FloatArray:
-    """(h, w) determinant of the Jacobian of x + d, of (2, h, w) d in bins."""
-    (x_y, x_x), (y_y, y_x) = (np.gradient(axis) for axis in d)
-    return (1 + x_x) * (1 + y_y) - x_y * y_x
-
-
-# ---- judgement
 
 
 def score(found: Mapping[str, float]) -> float:
@@ -245,48 +207,27 @@ def misfits(found: Mapping[str, float]) -> list[str]:
     return [name for name, value in found.items() if name in LIMITS and score({name: value}) < 0]
 
 
-_FIX = {
-    "overlap": "bring them into common coordinates first: c2sti.pp.align(slice_a, slice_b)",
-    "spatial_concordance": "genes are not high in the same places: bring them into common coordinates, "
-    "c2sti.pp.align(slice_a, slice_b), flip=True if one may be mirrored",
-    "expression_similarity": "mean expression differs as between two patients: take sections of one block, measured "
-    "and normalised alike",
-    "level": "give the raw counts of both, or normalise both alike: sc.pp.normalize_total(adata, target_sum=1e4), then "
-    "sc.pp.log1p(adata)",
-    "folded_bins": "the model had to turn tissue inside out: align them, c2sti.pp.align(slice_a, slice_b), or take "
-    "sections that are nearer to each other",
-}
-
-
-def complaint(found: Mapping[str, float], first: str, second: str, scales: str = "") -> str | None:
-    """What is wrong with two sections, with numbers and what to do; None where nothing is.
-
-    `scales` says how each was normalised, see :func:`c2sti.io.level`.
-    """
-    beyond = misfits(found)
-    if not beyond:
-        return None
-    reasons = "; ".join(
-        f"{name.replace('_', ' ')} {found[name]:.2f}, and {'at most' if name == 'folded_bins' else 'at least'} "
-        f"{LIMITS[name]:.2f} is expected: "
-        f"{f'{scales}: ' if name == 'level' and scales else ''}{_FIX[name]}"
-        for name in beyond
-    )
-    what = "are not normalised alike" if beyond == ["level"] else "do not seem to belong together"
-    return f"{first} and {second} {what}. {reasons}"
-
-
 def complain(
     found: Mapping[str, float], first: str, second: str, on_misfit: OnMisfit, *, scales: str = "", stacklevel: int = 2
 ) -> None:
     """Warn or raise, as `on_misfit` says, where two sections do not seem to belong together.
 
-    `scales` is as in :func:`complaint`, `stacklevel` as :func:`warnings.warn` counts it from here.
+    `scales` says how each was normalised, see :func:`c2sti.io.level`.
     """
-    text = None if on_misfit == "ignore" else complaint(found, first, second, scales)
-    if text is None:
+    beyond = misfits(found)
+    if not beyond or on_misfit == "ignore":
         return
-    text += ". c2sti.pp.check_pair(slice_a, slice_b) has the numbers; on_misfit='ignore' continues without a warning"
+    reasons = "; ".join(
+        f"{name.replace('_', ' ')} {found[name]:.2f}, and {'at most' if name == 'folded_bins' else 'at least'} "
+        f"{LIMITS[name]:.2f} is expected: "
+        f"{f'{scales}: ' if name == 'level' and scales else ''}{FIXES[name]}"
+        for name in beyond
+    )
+    what = "are not normalised alike" if beyond == ["level"] else "do not seem to belong together"
+    text = (
+        f"{first} and {second} {what}. {reasons}. c2sti.pp.check_pair(slice_a, slice_b) has the numbers; "
+        "on_misfit='ignore' continues without a warning"
+    )
     if on_misfit == "raise":
         raise ValueError(text)
     warnings.warn(text, UserWarning, stacklevel=stacklevel)

@@ -37,8 +37,8 @@ ROOT = Path(__file__).parents[1]
 TESTS = {  # a module's own examples are tests too
     "c2sti/ops.py": ["tests/test_ops.py"],
     "c2sti/metrics.py": ["tests/test_metrics.py", "c2sti/metrics.py"],
-    "c2sti/io/_rasterize.py": ["tests/io/test_rasterize.py", "tests/io/test_read_and_write.py"],
-    "c2sti/io/_read.py": ["tests/io/test_read.py", "tests/io/test_read_and_write.py", "tests/test_backed.py"],
+    "c2sti/io/_rasterize.py": ["tests/io/test_rasterize.py"],
+    "c2sti/io/_read.py": ["tests/io/test_read.py", "tests/test_backed.py"],
 }
 THIRD = "pytest pytest_timeout torch pandas skimage.metrics matplotlib.pyplot scanpy spatialdata kornia.filters".split()
 

@@ -111,7 +111,7 @@ def small_chunks(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(_factors, "LEAST_GENES", 13)
 
 
-def simulated_layers(n_rows: int, n_genes: int, n_sections: int = 1) -> tuple[AnnData, io.Layers, SlicePair, io.Rows]:
+def simulated_layers(n_rows: int, n_genes: int, n_sections: int = 1) -> tuple[AnnData, io.Layers, SlicePair]:
     """Layers of any size, what is around them, and a pair of four spots."""
     rng = np.random.default_rng(0)
     basis = rng.standard_normal((5, n_genes))
@@ -128,7 +128,7 @@ def simulated_layers(n_rows: int, n_genes: int, n_sections: int = 1) -> tuple[An
         pair, rows, var=pd.DataFrame(index=genes), positions=positions, graphs=None, notes={}, provenance={}
     )
     names = tuple(f"c2sti_{i + 1}" for i in range(n_sections))
-    return frame, io.Layers(names, slices), pair, rows
+    return frame, io.Layers(names, slices), pair
 
 
 def write_dense(store: Path, made: tuple[Any, ...], *, digits: int | None = None, **more: Any) -> None:

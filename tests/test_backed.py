@@ -33,7 +33,9 @@ def test_blocks_cover_all_rows_in_order_and_hold_no_more_than_asked(matrix: sp.c
 
 
 @pytest.mark.parametrize("source", ["sparse", "dense", "dask"])
-def test_rows_genes_and_products_are_those_of_the_matrix(matrix: sp.csr_array, source: str) -> None:
+def test_rows_genes_and_products_are_those_of_the_matrix(
+    matrix: sp.csr_array, source: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
     dense = matrix.toarray()
     stored = Stored({"sparse": matrix, "dense": dense, "dask": da.from_array(dense, chunks=(7, 9))}[source], matrix.nnz)
     assert stored.shape == (40, 9)
@@ -42,6 +44,12 @@ def test_rows_genes_and_products_are_those_of_the_matrix(matrix: sp.csr_array, s
     np.testing.assert_array_equal(stored[np.array([30, 2, 2, 17])].toarray(), dense[[30, 2, 2, 17]])
     np.testing.assert_array_equal(stored[dense[:, 0] > 0].toarray(), dense[dense[:, 0] > 0])
     assert stored[np.array([], dtype=int)].shape == (0, 9)
+    monkeypatch.setattr(_backed, "READ_AT_ONCE", 1)
+    read: list[tuple[int, int]] = []
+    monkeypatch.setattr(_backed.Stored, "_read", lambda self, *rows: read.append(rows) or matrix[slice(*rows)])
+    np.testing.assert_array_equal(stored[np.array([17, 2, 18, 0, 0])].toarray(), dense[[17, 2, 18, 0, 0]])
+    assert read == [(0, 1), (2, 3), (17, 19)]  # and not what lies between
+    monkeypatch.undo()
     few = stored[:, [4, 1, 8]][:, [2, 0]]
     np.testing.assert_array_equal(in_memory(few).toarray(), dense[:, [8, 4]])
     np.testing.assert_allclose(stored @ np.eye(9)[:, :2], dense[:, :2])

@@ -17,8 +17,7 @@ from scipy.stats import nbinom, poisson
 
 import c2sti
 from c2sti import counts
-from c2sti.counts import _fit
-from c2sti.counts._fit import Moments, Shares, shrunk
+from c2sti.counts import Shares, shrunk
 
 
 def place_of(
@@ -75,12 +74,12 @@ def test_dispersions_are_drawn_to_the_trend_as_far_as_they_are_uncertain() -> No
     squares = np.repeat([1e4, 1.0], n // 2)
     own = np.tile([0.3, 0.5], n // 2)
     powers = np.stack([squares, squares, squares, squares])
-    found = shrunk(Moments(np.ones(n), np.ones(n), own * squares, squares, powers))
+    found = shrunk(np.ones(n), own * squares, squares, powers)
     trend = (own * squares)[: n // 2].sum() / squares[: n // 2].sum()
     assert trend == pytest.approx(0.4)
     np.testing.assert_allclose(found[: n // 2], own[: n // 2], atol=0.02)
     np.testing.assert_allclose(found[n // 2 :], 0.4, atol=0.02)
-    nothing = shrunk(Moments(np.zeros(3), np.zeros(3), np.zeros(3), np.zeros(3), np.zeros((4, 3))))
+    nothing = shrunk(np.zeros(3), np.zeros(3), np.zeros(3), np.zeros((4, 3)))
     np.testing.assert_array_equal(nothing, 0)
 
 
@@ -197,7 +196,7 @@ def test_the_same_for_a_seed_whatever_is_asked_for(
     out: AnnData, drawn: AnnData, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     genes = list(out.var_names[[41, 7]])
-    monkeypatch.setattr(_fit, "GENE_CHUNK", 7)
+    monkeypatch.setattr(counts, "GENE_CHUNK", 7)
     two = c2sti.tl.sample_counts(out, genes=genes, sections="c2sti_2")
     expected = drawn[(drawn.obs["section"] == "c2sti_2").to_numpy(), genes]
     np.testing.assert_array_equal(two.X.toarray(), expected.X.toarray())

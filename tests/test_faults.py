@@ -24,7 +24,7 @@ from anndata import AnnData
 
 import c2sti
 from c2sti import _atomic
-from c2sti.benchmark import _networks, _scores
+from c2sti.benchmark import _networks
 from c2sti.benchmark.__main__ import main as benchmark
 from c2sti.cli import _files, main
 from c2sti.datasets import _real
@@ -163,7 +163,7 @@ def test_a_checkpoint_on_a_full_disk_leaves_the_one_that_was_there(tmp_path: Pat
 
 def test_a_table_on_a_full_disk_is_the_one_of_before(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     path = tmp_path / "table.csv"
-    _scores.write(path, "a\n1\n")
+    _atomic.put(path, b"a\n1\n")
 
     def full(self: Path, content: bytes) -> int:
         with self.open("wb") as file:
@@ -172,7 +172,7 @@ def test_a_table_on_a_full_disk_is_the_one_of_before(tmp_path: Path, monkeypatch
 
     monkeypatch.setattr(Path, "write_bytes", full)
     with pytest.raises(OSError, match="No space left on device"):
-        _scores.write(path, "b\n2\n")
+        _atomic.put(path, b"b\n2\n")
     assert path.read_text() == "a\n1\n"
     assert left(tmp_path) == ["table.csv"]
 

@@ -359,3 +359,12 @@ def test_sobel_magnitude_is_one_at_the_99th_percentile() -> None:
     # the amplitude is 2x but at both ends: of 202 values, number 1 + ceil(0.99 · 201) is the last but two, 396
     torch.testing.assert_close(magnitude[0, 1:199], x[1:199] / 198)
     assert (magnitude[0, 199:201] == 1).all()
+
+
+def test_pearson_graph_as_printed_divides_by_squared_norms() -> None:
+    values = np.random.default_rng(0).random((30, 4))
+    deviation = values - values.mean(axis=0)
+    expected = deviation.T @ deviation / np.outer(*[(deviation**2).sum(axis=0)] * 2) * len(values)
+    np.fill_diagonal(expected, 0)
+    found = ops.pearson_graph([values], [1.0], 3, power=2).toarray()
+    np.testing.assert_allclose(found, expected, rtol=1e-5)

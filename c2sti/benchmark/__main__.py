@@ -13,7 +13,7 @@ import torch
 from threadpoolctl import threadpool_limits
 
 from c2sti.benchmark._networks import ROWS, SLICES, STEPS, TABLES
-from c2sti.benchmark._run import Run, Settings
+from c2sti.benchmark._run import Run
 
 DESCRIPTION = """\
 Train what needs training, score every method on held-out sections of the measured series in a folder, write tables.
@@ -63,38 +63,19 @@ def parser() -> argparse.ArgumentParser:
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run the command; gives back the exit code.
-
-    Parameters
-    ----------
-    arguments
-        Words after ``python -m c2sti.benchmark``; those of the process by default.
-    """
-    given = parser().parse_args(arguments)
+    """Run the command with the words after ``python -m c2sti.benchmark``; gives back the exit code."""
+    options = parser().parse_args(arguments)
+    options.methods = options.methods or TABLES[options.table]
+    options.slices = options.slices or SLICES[options.table]
     try:
-        settings = Settings(
-            data=given.data,
-            table=given.table,
-            out=given.out,
-            seeds=given.seeds,
-            methods=tuple(given.methods or TABLES[given.table]),
-            slices=tuple(given.slices or SLICES[given.table]),
-            context=given.context,
-            n_genes=given.n_genes,
-            steps=given.steps,
-            rival_steps=given.rival_steps,
-            quick=given.quick,
-            device=given.device,
-            force=given.force,
-        )
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", FutureWarning)  # of the libraries below
-            print(Run(settings).table())
+            print(Run(options).table())
     except KeyboardInterrupt:
-        print("c2sti.benchmark: stopped; give the same command to go on", file=sys.stderr)
+        print("c2sti.benchmark: stopped; give the same command to continue", file=sys.stderr)
         return 130
-    except (ValueError, OSError, ImportError, FloatingPointError) as refusal:
-        print(f"c2sti.benchmark: {refusal}", file=sys.stderr)
+    except (ValueError, OSError, ImportError, FloatingPointError) as error:
+        print(f"c2sti.benchmark: {error}", file=sys.stderr)
         return 1
     return 0
 

@@ -1,8 +1,6 @@
-"""Leave-sections-out: hold out measured sections, interpolate them from their neighbours, score at their own spots.
+"""How well is a held-out section interpolated from its neighbours, scored at its own spots?
 
-The rules: the held-out section touches nothing (genes are chosen from the neighbours alone; only the names of its genes
-count); every method sees the same pair; scores are means over genes, an undefined correlation counts as zero; the noise
-noise ceiling is the correlation that the count noise of the held-out section allows.
+The held-out section touches nothing: genes are chosen from the neighbours alone. Every method sees the same pair.
 """
 
 from __future__ import annotations
@@ -12,6 +10,7 @@ import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import pairwise
+from typing import TypeAlias
 
 import numpy as np
 import pandas as pd
@@ -20,21 +19,25 @@ from tqdm.auto import tqdm
 
 from c2sti import _validators, io, metrics, ops, pair_check
 from c2sti._backed import in_memory
-from c2sti._types import FloatArray, ImageEncoder, InterpolatedSection, Interpolator, SlicePair
+from c2sti._types import FloatArray, ImageEncoder, Interpolator, SlicePair
 from c2sti.models.gp import Descriptions
 from c2sti.training import Case
-from c2sti.uncertainty import Calibration, ask
+from c2sti.uncertainty import ask
 
-DETECTED = 0.1  # least share of spots of both neighbours in which a scored gene is seen
+DETECTED = 0.1  # least share of spots of both neighbours in which a scored gene is detected
+
+# A held-out section at its own spots: (n, 2) coordinates, (n, N) log1p expression, and its noise ceiling: the PCC that
+# its own count noise allows a perfect prediction.
+Target: TypeAlias = tuple[FloatArray, FloatArray, float]
 
 
 @dataclass(frozen=True)
 class Window:
-    """A run of held-out sections: indices of its neighbours, of itself, of the sections beyond, and all positions."""
+    """A run of held-out sections: indices of the two around it and of itself, positions, and the sections beyond."""
 
     a: int
     b: int
-    hidden: tuple[int, ...]
+    held_out: tuple[int, ...]
     positions: tuple[float, ...]
     beyond: Mapping[float, int]
 
@@ -61,20 +64,20 @@ def leave_sections_out(
     rows = []
     with tqdm(total=len(todo) * len(methods), desc="held-out sections", disable=not show_progress_bar) as bar:
         for window in todo:
-            around = {q: slices[i] for q, i in window.beyond.items()} if context else {}
-            pair, genes = pair_of(slices[window.a], slices[window.b], around, slices[0].genes, n_genes)
-            for i in window.hidden:
+            for i in window.held_out:
                 check_unseen(slices[i], [slices[j] for j in (window.a, window.b, *window.beyond.values())])
-            targets = [target_of(slices[i], pair, genes) for i in window.hidden]
-            ends = slices[window.a], slices[window.b]
-            places = [io.rows_of(*ends, pair.lattice, target.xy) for target in targets]
+            pair, genes = pair_of(slices, window, n_genes, context=context)
+            a, b = slices[window.a], slices[window.b]
+            targets = [target_of(slices[i], pair, genes) for i in window.held_out]
+            places = [io.rows_of(a, b, pair.lattice, xy) for xy, _, _ in targets]
             known = Descriptions(pair, device=device, seed=seed)
             for name, method in methods.items():
-                rows += _score(name, method, known, window, targets, places, intervals)
+                for i, position, target, points in zip(window.held_out, window.positions, targets, places, strict=True):
+                    scores = _score(method, known, points, position, target, intervals)
+                    row = {"section": i, "name": slices[i].name, "position": position, "method": name}
+                    rows.append(row | scores)
                 bar.update()
-    table = pd.DataFrame(rows)
-    table.insert(1, "name", [slices[i].name for i in table["section"]])
-    return table
+    return pd.DataFrame(rows)
 
 
 def check_neighbours(slices: Sequence[io.SliceGrid], on_misfit: pair_check.OnMisfit) -> None:
@@ -88,21 +91,32 @@ def check_neighbours(slices: Sequence[io.SliceGrid], on_misfit: pair_check.OnMis
         pair_check.complain(found, a.name, b.name, on_misfit, scales=scales, stacklevel=5)
 
 
+def check_unseen(held_out: io.SliceGrid, neighbours: Sequence[io.SliceGrid]) -> None:
+    """Warn where a neighbour holds spots of the held-out section: copying it would then look like a good method."""
+    for neighbour in neighbours:
+        n = io.shared_profiles(held_out, neighbour)
+        if n:
+            warnings.warn(
+                f"{n} of {len(held_out.xy)} spots of {held_out.name} are found in {neighbour.name} with the very same "
+                "expression: the held-out section is not held out. Leave one of the two out",
+                UserWarning,
+                stacklevel=4,
+            )
+
+
 def depths(slices: Sequence[io.SliceGrid], z: Sequence[float] | None) -> FloatArray:
-    """(n_sections,) z: as given, as the sections carry it, or even steps.
-
-    Raises
-    ------
-    ValueError
-        Not one for each section, or not in order.
-
-    Warns
-    -----
-    UserWarning
-        All sections carry the same z.
-    """
+    """(n_sections,) z: as given, as the sections carry it, or even steps, with a warning where all carry the same."""
     if z is None:
-        z = _carried(slices)
+        carried = [s.z for s in slices if s.z is not None]
+        z = carried if len(carried) == len(slices) else range(len(slices))
+        if len(carried) == len(slices) > 1 and len(set(carried)) == 1:
+            z = range(len(slices))
+            warnings.warn(
+                f"all {len(slices)} sections carry z = {carried[0]:g}, which does not say how far apart they are; even "
+                "steps are taken. Put the z of each into obs['z_um'], or give z=[…]",
+                UserWarning,
+                stacklevel=4,
+            )
     found = io.depth_of_each(z, len(slices))
     steps = np.diff(found)
     if not ((steps > 0).all() or (steps < 0).all()):
@@ -110,70 +124,40 @@ def depths(slices: Sequence[io.SliceGrid], z: Sequence[float] | None) -> FloatAr
     return found
 
 
-def _carried(slices: Sequence[io.SliceGrid]) -> Sequence[float]:
-    carried = [s.z for s in slices if s.z is not None]
-    even = [float(i) for i in range(len(slices))]
-    if len(carried) < len(slices):
-        return even
-    if len(slices) > 1 and len(set(carried)) == 1:
-        warnings.warn(
-            f"all {len(slices)} sections carry z = {carried[0]:g}, which does not tell how far apart they are; even "
-            "steps are taken. Put the z of each into obs['z_um'], or give z=[…]",
-            UserWarning,
-            stacklevel=5,
-        )
-        return even
-    return carried
-
-
 def windows(z: FloatArray, n_slices: int) -> Iterator[Window]:
-    """All runs of `n_slices` interior sections.
-
-    Raises
-    ------
-    ValueError
-        The series is too short to hide that many.
-    """
+    """All runs of `n_slices` interior sections; a ValueError where the series is too short for one."""
     if len(z) < n_slices + 2:
         raise ValueError(
-            f"{len(z)} sections are too few to hide {n_slices} between two others (n_slices); give {n_slices + 2} or "
-            "more"
+            f"{len(z)} sections are too few to hold out {n_slices} between two others (n_slices); give {n_slices + 2} "
+            "or more"
         )
     for a in range(len(z) - n_slices - 1):
         b = a + n_slices + 1
         scale = (z - z[a]) / (z[b] - z[a])
-        hidden = tuple(range(a + 1, b))
+        held_out = tuple(range(a + 1, b))
         beyond = {float(scale[i]): i for i in (a - 1, b + 1) if 0 <= i < len(z)}
-        yield Window(a, b, hidden, tuple(scale[list(hidden)].tolist()), beyond)
+        yield Window(a, b, held_out, tuple(scale[list(held_out)].tolist()), beyond)
 
 
 def pair_of(
-    a: io.SliceGrid,
-    b: io.SliceGrid,
-    around: Mapping[float, io.SliceGrid],
-    shared: pd.Index,
+    slices: Sequence[io.SliceGrid],
+    window: Window,
     n_genes: int,
+    *,
+    context: bool,
     encoder: ImageEncoder | None = None,
 ) -> tuple[SlicePair, pd.Index]:
-    """The pair as methods see it, with the genes that are scored, and their names: chosen from the two alone."""
-    whole, names = io.make_pair(a, b, context=around, genes=shared, encoder=encoder)
+    """The pair around a window, with the genes that are scored, and their names: chosen from the two alone.
+
+    All sections have the same genes. `encoder` describes their H&E.
+    """
+    a, b = slices[window.a], slices[window.b]
+    around = {q: slices[i] for q, i in window.beyond.items()} if context else {}
+    whole, names = io.make_pair(a, b, context=around, genes=slices[0].genes, encoder=encoder)
     chosen = ops.most_variable([whole.a.moments, whole.b.moments], n_genes, DETECTED)
     if len(chosen) == 0:
         raise ValueError(f"no gene is detected in {DETECTED:.0%} of the spots of both {a.name} and {b.name}")
     return whole.subset(chosen).in_memory(), names[chosen]
-
-
-def check_unseen(hidden: io.SliceGrid, neighbours: Sequence[io.SliceGrid]) -> None:
-    """Warn where a neighbour holds spots of the held-out section: copying it would then look like a good method."""
-    for neighbour in neighbours:
-        n = io.shared_profiles(hidden, neighbour)
-        if n:
-            warnings.warn(
-                f"{n} of {len(hidden.xy)} spots of {hidden.name} are found in {neighbour.name} with the very same "
-                "expression: the held-out section is not held out. Leave one of the two out",
-                UserWarning,
-                stacklevel=4,
-            )
 
 
 def held_out_cases(
@@ -191,110 +175,70 @@ def held_out_cases(
     found, n_genes = depths(slices, z), _validators.whole(n_genes, "n_genes")
     slices = io.on_shared_genes(slices, stacklevel=4)
     cases = []
-    for n_slices in range(1, most + 1):
-        for window in windows(found, n_slices):
-            for beyond in ({}, window.beyond) if window.beyond else ({},):
-                around = {q: slices[i] for q, i in beyond.items()}
-                pair, genes = pair_of(slices[window.a], slices[window.b], around, slices[0].genes, n_genes, encoder)
-                for i, position in zip(window.hidden, window.positions, strict=True):
-                    xy, stored, library = io.profiles(slices[i], pair.lattice, genes)
-                    values = in_memory(stored)
-                    truth = io.log_normalise(values, library) if slices[i].counts else values
-                    cases.append(Case(pair, xy, position, truth, slices[i].name))
+    for window in (window for n in range(1, most + 1) for window in windows(found, n)):
+        for context in (False, True) if window.beyond else (False,):
+            pair, genes = pair_of(slices, window, n_genes, context=context, encoder=encoder)
+            for i, position in zip(window.held_out, window.positions, strict=True):
+                xy, stored, library = io.profiles(slices[i], pair.lattice, genes)
+                values = in_memory(stored)
+                truth = io.log_normalise(values, library) if slices[i].counts else values
+                cases.append(Case(pair, xy, position, truth, slices[i].name))
     return cases
 
 
-@dataclass(frozen=True)
-class Target:
-    """A held-out section at its own spots: (n, 2) places, (n, N) log1p expression, and the PCC that noise allows."""
-
-    xy: FloatArray
-    expression: FloatArray
-    ceiling: float
-
-
-def target_of(hidden: io.SliceGrid, pair: SlicePair, genes: pd.Index) -> Target:
-    """What a held-out section measured of these genes."""
-    xy, stored, library = io.profiles(hidden, pair.lattice, genes)
+def target_of(held_out: io.SliceGrid, pair: SlicePair, genes: pd.Index) -> Target:
+    """What a held-out section measured of these genes; without counts the noise ceiling is NaN."""
+    xy, stored, library = io.profiles(held_out, pair.lattice, genes)
     values = in_memory(stored)
-    if not hidden.counts:
-        return Target(xy, values.toarray(), float("nan"))
+    if not held_out.counts:
+        return xy, values.toarray(), float("nan")
     # All other genes count towards the library size only: one column stands for them.
     rest = np.rint(np.maximum(library - values.sum(axis=1), 0))
-    noise = metrics.ceiling(sp.hstack([values, rest[:, None]], format="csr"), genes=slice(0, len(genes)))
-    return Target(xy, in_memory(io.log_normalise(values, library)).toarray(), noise)
+    ceiling = metrics.ceiling(sp.hstack([values, rest[:, None]], format="csr"), genes=slice(0, len(genes)))
+    return xy, in_memory(io.log_normalise(values, library)).toarray(), ceiling
 
 
 def _score(
-    name: str,
     method: Interpolator,
     known: Descriptions,
-    window: Window,
-    targets: Sequence[Target],
-    places: Sequence[io.Rows],
+    points: io.Rows,
+    position: float,
+    target: Target,
     intervals: Sequence[float],
-) -> list[dict[str, float | int | str]]:
-    rows: list[dict[str, float | int | str]] = []
-    for index, position, target, here in zip(window.hidden, window.positions, targets, places, strict=True):
-        start = time.perf_counter()
-        answer, calibration = _answer(method, known, here, position, intervals)
-        predicted = answer.expression()
-        rows.append(
-            {
-                "section": index,
-                "position": position,
-                "method": name,
-                **scores_of(predicted, target),
-                **coverages_of(predicted, calibration, target, intervals),
-                "seconds": time.perf_counter() - start,
-            }
-        )
-    return rows
-
-
-def _answer(
-    method: Interpolator, known: Descriptions, rows: io.Rows, position: float, intervals: Sequence[float]
-) -> tuple[InterpolatedSection, Calibration | None]:
-    """The interpolated section, and what intervals around its values are made of, where there are to be any."""
-    wanted, pair = len(intervals) > 0, known.pair
+) -> dict[str, float | int]:
+    """Scores of one method on one held-out section, and the share of measured values in the intervals of each level."""
+    start, wanted, pair = time.perf_counter(), len(intervals) > 0, known.pair
     prediction, spread = ask(
         known.bound(method),
         pair,
-        rows.points,
+        points.points,
         [position],
         device=known.device,
         seed=known.seed,
         std=wanted,
         intervals=wanted,
-        blind=rows.blind,
-        seen=(rows.sees(1, pair.a.xy), rows.sees(0, pair.b.xy)),
+        blind=points.blind,
+        seen=(points.sees(1, pair.a.xy), points.sees(0, pair.b.xy)),
     )
-    return prediction.slices[0], None if spread is None else spread.calibration
-
-
-def coverages_of(
-    predicted: FloatArray, calibration: Calibration | None, target: Target, levels: Sequence[float]
-) -> dict[str, float]:
-    """Share of the measured values that lie in the intervals of each level: ``coverage_90`` of 0.9."""
-    if calibration is None:
-        return {}
-    found = {}
-    for level in levels:
-        lower, upper = calibration.bounds(predicted, level)
-        inside = (lower <= target.expression) & (target.expression <= upper)
-        found[f"coverage_{100 * level:g}"] = float(inside.mean())
-    return found
+    predicted = prediction.slices[0].expression()
+    scores = scores_of(predicted, target)
+    if spread is not None and spread.calibration is not None:
+        for level in intervals:
+            lower, upper = spread.calibration.bounds(predicted, level)
+            scores[f"coverage_{100 * level:g}"] = float(((lower <= target[1]) & (target[1] <= upper)).mean())
+    return scores | {"seconds": time.perf_counter() - start}
 
 
 def scores_of(predicted: FloatArray, target: Target) -> dict[str, float | int]:
     """Scores of (n, N) log1p expression that was predicted for the spots of a held-out section."""
-    pcc = metrics.pcc(predicted, target.expression)
+    _, measured, ceiling = target
+    pcc = metrics.pcc(predicted, measured)
     return {
         "pcc": pcc,
-        "rmse": metrics.rmse(predicted, target.expression),
-        "rv": metrics.rv(predicted, target.expression),
-        "ceiling": target.ceiling,
-        "fraction": pcc / target.ceiling if target.ceiling > 0 else float("nan"),
-        "n_spots": len(target.xy),
+        "rmse": metrics.rmse(predicted, measured),
+        "rv": metrics.rv(predicted, measured),
+        "ceiling": ceiling,
+        "fraction": pcc / ceiling if ceiling > 0 else float("nan"),
+        "n_spots": len(measured),
         "n_genes": predicted.shape[1],
     }

@@ -6,8 +6,8 @@ import os
 import platform
 import shutil
 import time
-from collections.abc import Callable, Iterable, Mapping
-from dataclasses import asdict, dataclass, field, replace
+from collections.abc import Callable, Mapping
+from dataclasses import asdict, dataclass, replace
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any, TypeAlias
@@ -22,48 +22,37 @@ from c2sti.models.compared import FrameInterpolator
 from c2sti.training import Schedule, TrainConfig, compared_schedule, train, train_compared
 
 OURS = KIND.name
-STEPS = 300  # of every network, unless told otherwise
+STEPS = 300  # of every network by default
 SAVE_EVERY = 10  # steps: what a stopped run loses at most
+STATE = "state"  # folder of a training that is not finished
+CARD = ("series", "without", "sections", "version")  # of a recipe, what a checkpoint's card keeps beside the training
 QUICK = C2STiConfig(channels=4, panel=24, n_components=12, n_splits=1)
+
+Trained: TypeAlias = C2STi | FrameInterpolator
 
 
 @dataclass(frozen=True)
 class Method:
-    """A row.
+    """A row of a table: a method that is given as it is (`naive`), or one with a network."""
 
-    Parameters
-    ----------
-    name
-        In folders, and on the command line.
-    label
-        In tables.
-    make
-        Makes what needs no training; None for what has to be trained.
-    model
-        Whose checkpoint a trained one is: ``"c2sti"`` or a key of ``c2sti.models.compared.NETWORKS``.
-    switches
-        Fields of :class:`c2sti.C2STiConfig` that are off.
-    arbitrary
-        Whether it interpolates at any position; else it knows the middle.
-    """
-
-    name: str
-    label: str
-    make: Callable[[C2STiConfig], Interpolator] | None = None
-    model: str = ""
-    switches: tuple[str, ...] = field(default=())
-    arbitrary: bool = True
+    name: str  # in folders, and on the command line
+    label: str  # in tables
+    model: str = ""  # whose checkpoint its network is: "c2sti" or a key of compared.NETWORKS
+    off: str = ""  # the field of C2STiConfig that an ablation switches off
+    naive: Interpolator | None = None
+    arbitrary: bool = True  # whether it interpolates at any position; else it knows the middle
 
     @property
     def trained(self) -> bool:
-        """Whether it has to be trained."""
-        return self.make is None
+        """Whether it has to be trained. A network that may move nothing has nothing to learn."""
+        return self.naive is None and self.off != "displacement"
 
     def config(self, ours: C2STiConfig) -> Any:
         """Settings of its network, where `ours` are those of C2-STi."""
-        if self.model == OURS:
-            return replace(ours, **dict.fromkeys(self.switches, False))
-        return NETWORKS[self.model].Config()
+        if self.model != OURS:
+            return NETWORKS[self.model].Config()
+        switched: dict[str, Any] = {self.off: False} if self.off else {}
+        return replace(ours, **switched)
 
     def schedule(self, steps: int, seed: int) -> Schedule:
         """How its network is trained."""
@@ -71,77 +60,34 @@ class Method:
         return kind(steps=steps, seed=seed, save_every=SAVE_EVERY)
 
 
-def _given(method: Interpolator) -> Callable[[C2STiConfig], Interpolator]:
-    return lambda ours: method
-
-
-def _still(ours: C2STiConfig) -> Interpolator:
-    """The network that may move nothing. It has nothing to learn: what it answers is its base."""
-    return C2STi(replace(ours, displacement=False))
-
-
 _LABELS = {"rbi": "RBI", "unet": "U-Net", "rife": "RIFE", "ifrnet": "IFRNet", "dain": "DAIN-style"}
-_SWITCHES = {
+_ABLATIONS = {
     "no_cross_modal": ("w/o cross-modal", "cross_modal"),
     "no_graph": ("w/o MGC-Graph", "graph"),
     "no_dlsm": ("w/o DLSM", "dlsm"),
+    "no_displacement": ("displacement off", "displacement"),
 }
-
 ROWS: dict[str, Method] = {
     row.name: row
     for row in (
-        *(Method(name, name, make=_given(method)) for name, method in NAIVE.items()),
-        *(Method(name, _LABELS[name], make=_given(method)) for name, method in ON_REQUEST.items()),
-        *(Method(name, _LABELS[name], model=name, arbitrary=NETWORKS[name].arbitrary) for name in NETWORKS),
-        Method(OURS, "C2-STi", model=OURS),
-        *(Method(name, label, model=OURS, switches=(off,)) for name, (label, off) in _SWITCHES.items()),
-        Method("no_displacement", "displacement off", make=_still),
+        *(Method(name, name, naive=method) for name, method in NAIVE.items()),
+        *(Method(name, _LABELS[name], naive=method) for name, method in ON_REQUEST.items()),
+        *(Method(name, _LABELS[name], name, arbitrary=NETWORKS[name].arbitrary) for name in NETWORKS),
+        Method(OURS, "C2-STi", OURS),
+        *(Method(name, label, OURS, off) for name, (label, off) in _ABLATIONS.items()),
     )
 }
-_ABLATED = [OURS, *_SWITCHES, "no_displacement"]
 TABLES = {
     "1": [*NAIVE, *_LABELS, OURS],
     "2": [*NAIVE, *_LABELS, OURS],
-    "ablation": [*NAIVE, *_ABLATED],
+    "ablation": [*NAIVE, OURS, *_ABLATIONS],
 }
 SLICES = {"1": [1], "2": [2, 3, 4], "ablation": [1, 2, 3, 4]}  # sections held out in a row
 
 
-def rows_named(names: Iterable[str]) -> list[Method]:
-    """Methods by their names.
-
-    Raises
-    ------
-    ValueError
-        There is no such method; the message lists those that exist.
-    """
-    for name in names:
-        if name not in ROWS:
-            raise ValueError(f"there is no method {name!r}; those that exist are {', '.join(ROWS)}")
-    return [ROWS[name] for name in dict.fromkeys(names)]
-
-
-Trained: TypeAlias = C2STi | FrameInterpolator
-
-STATE = "state"  # folder of a run that is not finished
-NO_MATTER = ("save_every",)  # settings of the training that do not change what comes of it
-
-
 @dataclass(frozen=True)
 class Network:
-    """One network to be had.
-
-    Parameters
-    ----------
-    method
-        Whose it is.
-    fold
-        Patient that it has not seen.
-    seed
-        Of its training.
-    folder
-        Where its checkpoint is, or will be.
-    """
+    """The network of a method that has not seen a patient (`fold`), by the seed of its training, and its folder."""
 
     method: Method
     fold: str
@@ -151,153 +97,100 @@ class Network:
     def __str__(self) -> str:
         return f"{self.method.name} without {self.fold}, seed {self.seed}"
 
-    @property
-    def finished(self) -> bool:
-        """Whether the folder holds a whole checkpoint."""
-        return all((self.folder / name).is_file() for name in (_checkpoint.SETTINGS, _checkpoint.WEIGHTS))
+    def load(self) -> Trained:
+        """The finished network; a ValueError where the folder holds another model, or what cannot be read."""
+        found = _checkpoint.kind_of(self.folder)
+        if found != self.method.model:
+            raise ValueError(
+                f"{self.folder} holds a checkpoint of {found!r}, where one of {self.method.model!r} belongs; move it "
+                "away, or train anew with --force"
+            )
+        return C2STi.load(self.folder) if found == OURS else load_compared(found, self.folder)
+
+    def finished(self, recipe: Mapping[str, Any]) -> bool:
+        """Whether the folder holds a whole checkpoint; a ValueError where it is of another recipe or another model."""
+        if not all((self.folder / name).is_file() for name in (_checkpoint.SETTINGS, _checkpoint.WEIGHTS)):
+            return False
+        try:
+            differs = difference(self.load(), recipe)
+        except ValueError as error:
+            raise ValueError(f"{error} (another --out leaves {self.folder} as it is)") from error
+        if differs:
+            raise ValueError(
+                f"{self.folder} was trained by another recipe ({differs}); name another --out, or train it anew with "
+                "--force"
+            )
+        return True
+
+    def forget(self) -> None:
+        """Remove its checkpoint, and the state of its training."""
+        for name in (_checkpoint.SETTINGS, _checkpoint.WEIGHTS):
+            (self.folder / name).unlink(missing_ok=True)
+        shutil.rmtree(self.folder / STATE, ignore_errors=True)
 
 
-@dataclass(frozen=True)
-class Recipe:
-    """What a network is trained by, as its checkpoint has to tell it."""
-
-    config: Mapping[str, Any]
-    training: Mapping[str, Any]
-    series: list[str]
-    without: list[str]
-    sections: Mapping[str, str]
-    version: str
-
-    @classmethod
-    def of(cls, network: Network, source: Source, ours: C2STiConfig, how: Schedule) -> Recipe:
-        """The recipe of a network of these sections."""
-        return cls(
-            asdict(network.method.config(ours)),
-            _telling(asdict(how)),
-            [source.taught, MADE],
-            [network.fold],
-            source.known(source.lessons(network.fold)),
-            version("c2sti"),
-        )
-
-    def card(self) -> dict[str, Any]:
-        """What of it goes into a card beside the training."""
-        return {
-            "series": self.series,
-            "without": self.without,
-            "sections": dict(self.sections),
-            "version": self.version,
-        }
-
-    def differs(self, model: Trained) -> str:
-        """In which point a trained network is of another recipe, in words; empty where it agrees.
-
-        A card of before sections and version were kept is believed in these two.
-        """
-        card = model.card
-        wanted: dict[str, Any] = {"config": dict(self.config), "training": dict(self.training), **self.card()}
-        found: dict[str, Any] = {
-            **{key: card[key] for key in ("series", "without", "sections", "version") if key in card},
-            "config": asdict(model.network.config),
-            "training": _telling(card.get("training", {})),
-        }
-        for key, value in wanted.items():
-            if key in ("sections", "version") and key not in found:
-                continue
-            if found.get(key) != value:
-                return f"{key}: {_difference(found.get(key), value)}"
-        return ""
+def recipe_of(network: Network, source: Source, ours: C2STiConfig, how: Schedule) -> dict[str, Any]:
+    """What a network is trained by, as its checkpoint has to say it."""
+    return {
+        "config": asdict(network.method.config(ours)),
+        "training": _without_saving(asdict(how)),
+        "series": [source.taught, MADE],
+        "without": [network.fold],
+        "sections": {name: source.prints[name] for series in source.lessons(network.fold) for name in series.names},
+        "version": version("c2sti"),
+    }
 
 
-def _telling(training: Mapping[str, Any]) -> dict[str, Any]:
-    return {key: value for key, value in training.items() if key not in NO_MATTER}
+def difference(model: Trained, recipe: Mapping[str, Any]) -> str:
+    """In which point a trained network is of another recipe; empty where it agrees.
 
-
-def _difference(found: Any, wanted: Any) -> str:
-    if isinstance(found, dict) and isinstance(wanted, dict):
-        key = next(k for k in [*wanted, *found] if found.get(k) != wanted.get(k))
-        return f"{key} {found.get(key)!r} instead of {wanted.get(key)!r}"
-    return f"{found!r} instead of {wanted!r}"
-
-
-def load(network: Network) -> Trained:
-    """A finished network.
-
-    Raises
-    ------
-    ValueError
-        The folder holds the checkpoint of another model, or one that cannot be read.
+    Cards of before sections and version were kept are believed in these two.
     """
-    found = _checkpoint.kind_of(network.folder)
-    if found != network.method.model:
-        raise ValueError(
-            f"{network.folder} holds a checkpoint of {found!r}, where one of {network.method.model!r} belongs; move it "
-            "away, or train anew with --force"
-        )
-    if found == OURS:
-        return C2STi.load(network.folder)
-    return load_compared(network.method.model, network.folder)
+    training = _without_saving(model.card.get("training", {}))
+    found = {**model.card, "config": asdict(model.network.config), "training": training}
+    for key, wanted in recipe.items():
+        if found.get(key) == wanted or (key in ("sections", "version") and key not in found):
+            continue
+        was = found.get(key)
+        if not (isinstance(was, dict) and isinstance(wanted, dict)):
+            return f"{key}: {was!r} instead of {wanted!r}"
+        field = next(k for k in [*wanted, *was] if was.get(k) != wanted.get(k))
+        return f"{key}: {field} {was.get(field)!r} instead of {wanted.get(field)!r}"
+    return ""
 
 
-def check(network: Network, recipe: Recipe) -> bool:
-    """Whether the network is finished, and by this recipe.
-
-    Raises
-    ------
-    ValueError
-        It is finished, but by another recipe, of another version, or of another model.
-    """
-    if not network.finished:
-        return False
-    try:
-        differs = recipe.differs(load(network))
-    except ValueError as error:
-        raise ValueError(f"{error} (another --out leaves {network.folder} as it is)") from error
-    if differs:
-        raise ValueError(
-            f"{network.folder} was trained by another recipe ({differs}); name another --out, or train it anew with "
-            "--force"
-        )
-    return True
+def _without_saving(training: Mapping[str, Any]) -> dict[str, Any]:
+    """Settings that change the result."""
+    return {key: value for key, value in training.items() if key != "save_every"}
 
 
 def fit(
     network: Network,
-    recipe: Recipe,
+    recipe: Mapping[str, Any],
     material: Material,
     how: Schedule,
     *,
     device: str,
-    progress: Callable[[int, float], object] = lambda step, loss: None,
+    progress: Callable[[int, float], object],
 ) -> None:
-    """Train a network, from where it was stopped if it was, and write its checkpoint.
-
-    Raises
-    ------
-    ValueError
-        Its folder holds the state of a run with other settings.
-    """
-    start, state = time.perf_counter(), network.folder / STATE
-    config = network.method.config(material.config)
+    """Train a network, from where it was stopped if it was, and write its checkpoint."""
+    start, method, fold = time.perf_counter(), network.method, network.fold
+    given: dict[str, Any] = {
+        "config": method.config(material.config),
+        "how": how,
+        "folder": network.folder / STATE,
+        "device": device,
+        "progress": progress,
+        "show_progress_bar": False,  # the bar is the caller's, over all networks
+    }
     model: Trained
-    # Both write their progress to a callback: the bar is the caller's, over all networks.
-    if network.method.model == OURS:
-        given = {"config": config, "how": how, "folder": state, "device": device}
-        model = train(material.examples(network.fold), progress=progress, show_progress_bar=False, **given)
+    if method.model == OURS:
+        model = train(material.examples(fold), **given)
     else:
-        model = train_compared(
-            network.method.model,
-            material.cases(network.fold),
-            config=config,
-            how=how,
-            folder=state,
-            device=device,
-            progress=progress,
-            show_progress_bar=False,
-        )
-    model.card |= {**recipe.card(), **provenance(time.perf_counter() - start, device)}
+        model = train_compared(method.model, material.cases(fold), **given)
+    model.card |= {key: recipe[key] for key in CARD} | provenance(time.perf_counter() - start, device)
     model.save(network.folder)
-    shutil.rmtree(state, ignore_errors=True)
+    shutil.rmtree(network.folder / STATE, ignore_errors=True)
 
 
 def provenance(seconds: float, device: str) -> dict[str, Any]:
@@ -307,10 +200,3 @@ def provenance(seconds: float, device: str) -> dict[str, Any]:
         "machine": f"{platform.machine()}, {os.cpu_count()} cores, {device}",
         "not for": "differences between conditions, replicates, diagnosis; interpolated sections are estimates",
     }
-
-
-def forget(network: Network) -> None:
-    """Remove what a folder holds of a network: its checkpoint, and the state of its training."""
-    for name in (_checkpoint.SETTINGS, _checkpoint.WEIGHTS):
-        (network.folder / name).unlink(missing_ok=True)
-    shutil.rmtree(network.folder / STATE, ignore_errors=True)

@@ -1,14 +1,13 @@
 """Scores of held-out sections, one small file for each method, network and case: what is there is not computed again.
 
-A *case* is a run of held-out sections between two others. Files are written aside and moved into place, so a run that
-was killed has lost the one it was at, and nothing is ever half-written.
+A case is a run of held-out sections between two others.
 """
 
 from __future__ import annotations
 
 import json
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -19,45 +18,34 @@ from scipy.spatial import KDTree
 
 from c2sti import io, metrics
 from c2sti._atomic import put
-from c2sti._types import FloatArray, Interpolator, Lattice, SlicePair
-from c2sti.benchmark._leave_out import Target, Window, depths, pair_of, scores_of, target_of, windows
-from c2sti.benchmark._networks import Method, Network, load
+from c2sti._types import FloatArray, Interpolator, Lattice
+from c2sti.benchmark._leave_out import Target, depths, pair_of, scores_of, target_of, windows
+from c2sti.benchmark._networks import Method, Network
 from c2sti.benchmark._series import Series, Source
 from c2sti.models import _checkpoint
+from c2sti.models.c2sti import C2STi
 from c2sti.models.gp import Descriptions
 from c2sti.nn.c2sti import C2STiConfig
 
 # Of PSNR and SSIM: log1p of the 1e4 to which the counts of a spot are scaled, the most that a value can be. One number
 # for all genes, sections and methods.
 DATA_RANGE = float(np.log1p(io.TARGET_SUM))
-WINDOW = 7  # bins a side of the windows of SSIM
-SEED = 0  # of what is random in an answer; the seeds of a table are those of the training
+SEED = 0  # of what is random in a prediction; the seeds of a table are those of the training
 
 
 @dataclass(frozen=True)
 class Job:
-    """One method, by one network where it is trained, on one case.
+    """One method, by one network where it is trained, on one case, and the file that keeps its scores.
 
-    Parameters
-    ----------
-    method
-        To be scored.
-    network
-        Trained for it; None where nothing is trained.
-    series, n_slices, case
-        Which sections are held out; `case` is the names of the two around them.
-    place
-        Index of the first of the two.
-    file
-        Where the scores are kept.
+    `place` is the index of the section before the held-out ones; `case` names it and the one behind them.
     """
 
     method: Method
     network: Network | None
     series: Series
     n_slices: int
-    case: str
     place: int
+    case: str
     file: Path
 
     @property
@@ -74,16 +62,6 @@ class Job:
         found = json.loads(self.file.read_text())
         return found["rows"] if found["weights"] == self.weights else None
 
-    def keep(self, rows: Sequence[dict[str, Any]]) -> None:
-        """Write the scores, whole or not at all."""
-        self.file.parent.mkdir(parents=True, exist_ok=True)
-        write(self.file, json.dumps({"weights": self.weights, "rows": list(rows)}, indent=1) + "\n")
-
-
-def write(path: Path, text: str) -> None:
-    """A text file, whole or not at all."""
-    put(path, text.encode())
-
 
 def jobs(
     source: Source,
@@ -95,28 +73,19 @@ def jobs(
     context: bool,
 ) -> list[Job]:
     """Everything to be scored, case by case. A section is never scored by a network that has seen its patient."""
+    below = folder / ("context" if context else "pair")
     found = []
     for series in source.series:
-        names = [Path(file).name for file in series.files]
+        names, own = series.names, [n for n in networks if series.patient in ("", n.fold)]
         for s in n_slices:
-            for a in range(len(names) - s - 1):  # none where the series is too short to hide as many
+            for a in range(len(names) - s - 1):  # none where the series is too short to hold out as many
                 case = f"{names[a]}..{names[a + s + 1]}"
                 for method in methods:
-                    for network in _fitting(method, networks, series):
-                        seen = "context" if context else "pair"
+                    for network in [n for n in own if n.method is method] if method.trained else [None]:
                         place = [] if network is None else [network.fold, str(network.seed)]
-                        file = folder.joinpath(seen, method.name, *place, f"{case}.json")
-                        found.append(Job(method, network, series, s, case, a, file))
+                        file = below.joinpath(method.name, *place, f"{case}.json")
+                        found.append(Job(method, network, series, s, a, case, file))
     return found
-
-
-def _fitting(method: Method, networks: Sequence[Network], series: Series) -> Iterator[Network | None]:
-    if not method.trained:
-        yield None
-        return
-    for network in networks:
-        if network.method is method and series.patient in ("", network.fold):
-            yield network
 
 
 def score(
@@ -127,7 +96,7 @@ def score(
     n_genes: int,
     context: bool,
     device: str,
-    progress: Callable[[Job], object] = lambda job: None,
+    progress: Callable[[Job], object],
 ) -> None:
     """Compute the scores of jobs and keep them; jobs of one case that follow each other share its pair."""
     last: tuple[Series, int, int] | None = None
@@ -137,56 +106,46 @@ def score(
             last = (job.series, job.n_slices, job.place)
             slices = source.read(job.series)
             window = list(windows(depths(slices, None), job.n_slices))[job.place]
-            pair, targets = _case(slices, window, n_genes, context)
+            pair, genes = pair_of(slices, window, n_genes, context=context)
+            targets = [target_of(slices[i], pair, genes) for i in window.held_out]
             known = Descriptions(pair, device=device, seed=SEED)
         name = job.method.name if job.network is None else str(job.network)
         if name not in models:
-            models[name] = _model(job, config)
-        rows = []
-        for i, position, target in zip(window.hidden, window.positions, targets, strict=True):
-            row = {"section": Path(job.series.files[i]).name, "position": position}
-            rows.append(row | _scored(models[name], known, target, position))
-        job.keep(rows)
+            untrained = job.method.naive or C2STi(job.method.config(config)) if job.network is None else None
+            models[name] = untrained or job.network.load()  # type: ignore[union-attr]
+        rows = [
+            {"section": job.series.names[i], "position": position} | _scored(models[name], known, target, position)
+            for i, position, target in zip(window.held_out, window.positions, targets, strict=True)
+        ]
+        job.file.parent.mkdir(parents=True, exist_ok=True)
+        put(job.file, (json.dumps({"weights": job.weights, "rows": rows}, indent=1) + "\n").encode())
         progress(job)
 
 
-def _case(
-    slices: Sequence[io.SliceGrid], window: Window, n_genes: int, context: bool
-) -> tuple[SlicePair, list[Target]]:
-    around = {q: slices[i] for q, i in window.beyond.items()} if context else {}
-    pair, genes = pair_of(slices[window.a], slices[window.b], around, io.shared_genes(slices), n_genes)
-    return pair, [target_of(slices[i], pair, genes) for i in window.hidden]
-
-
-def _model(job: Job, config: C2STiConfig) -> Interpolator:
-    return job.method.make(config) if job.method.make is not None else load(job.network)  # type: ignore[arg-type]
-
-
-def _scored(method: Interpolator, known: Descriptions, target: Target, position: float) -> dict[str, float | int]:
-    bound = known.bound(method)
+def _scored(method: Interpolator, known: Descriptions, target: Target, position: float) -> dict[str, Any]:
+    bound, (xy, measured, _) = known.bound(method), target
     start = time.process_time()  # of the processor: other programs do not count
-    answer = bound(known.pair, target.xy, [position], device=known.device, seed=SEED, progress=lambda share: None)
-    predicted = answer.slices[0].expression()
+    prediction = bound(known.pair, xy, [position], device=known.device, seed=SEED, progress=lambda share: None)
+    predicted = prediction.slices[0].expression()
     seconds = time.process_time() - start + known.seconds(method)
-    scores = scores_of(predicted, target)
-    return scores | {
-        "psnr": metrics.psnr(predicted, target.expression, data_range=DATA_RANGE),
-        "ssim": _ssim(predicted, target, known.pair.lattice),
+    return scores_of(predicted, target) | {
+        "psnr": metrics.psnr(predicted, measured, data_range=DATA_RANGE),
+        "ssim": _ssim(predicted, measured, xy, known.pair.lattice),
         "seconds": seconds,
     }
 
 
-def _ssim(predicted: FloatArray, target: Target, lattice: Lattice) -> float:
-    """SSIM of the gene maps, mean over genes and over the bins that hold a spot.
+def _ssim(predicted: FloatArray, measured: FloatArray, xy: FloatArray, lattice: Lattice) -> float:
+    """SSIM of the gene maps, mean over genes and over the bins that hold a spot; NaN on fewer than 7 bins a side.
 
     A bin shows the spot nearest to its centre, on both sides: neither the gaps between irregular spots nor the empty
-    slide around the tissue become structure that every method gets right. NaN on fewer than 7 bins a side.
+    slide around the tissue become structure that every method gets right.
     """
-    if min(lattice.shape) < WINDOW:
+    if min(lattice.shape) < metrics.WINDOW:
         return float("nan")
-    nearest = KDTree(target.xy).query(lattice.centres)[1]
-    maps = [np.asarray(x)[nearest].T.reshape(-1, *lattice.shape) for x in (predicted, target.expression)]
-    index = lattice.bins(target.xy)
+    nearest = KDTree(xy).query(lattice.centres)[1]
+    maps = [np.asarray(x)[nearest].T.reshape(-1, *lattice.shape) for x in (predicted, measured)]
+    index = lattice.bins(xy)
     mask = np.zeros(lattice.shape, dtype=bool)
     mask.flat[index[index >= 0]] = True
     return metrics.ssim(maps[0], maps[1], data_range=DATA_RANGE, mask=mask)
@@ -196,15 +155,14 @@ def collect(done: Sequence[Job]) -> pd.DataFrame:
     """All scores as one table: a row for each method, network and held-out section."""
     rows = []
     for job in done:
-        network = job.network
         head = {
             "series": job.series.group,
             "block": job.series.name,
             "n_slices": job.n_slices,
             "case": job.case,
             "method": job.method.name,
-            "fold": "" if network is None else network.fold,
-            "seed": 0 if network is None else network.seed,
+            "fold": job.network.fold if job.network else "",
+            "seed": job.network.seed if job.network else 0,
         }
         rows += [head | row for row in job.kept() or []]
     return pd.DataFrame(rows)

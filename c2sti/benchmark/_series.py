@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cache, partial
 from itertools import count
 from pathlib import Path
-from typing import TypeVar
 
 import anndata as ad
 import numpy as np
@@ -21,25 +20,18 @@ from c2sti.nn.c2sti import C2STiConfig
 from c2sti.training import Case, Example, elastic, make_examples
 
 PATIENTS = "ABCD"  # of her2st: those with six sections
+MOST = 2  # sections held out in a row
+N_SIMULATED = 32  # pairs of simulated tissue
+MADE = "simulated tissue"
 
 
 @dataclass(frozen=True)
 class Series:
-    """Sections of one block, in the order of cutting.
+    """Sections of one block, in the order of cutting."""
 
-    Parameters
-    ----------
-    name
-        What tables call it: ``"her2st A"``.
-    files
-        Of the sections, below the data folder and without their ending.
-    in_register
-        Whether the authors brought the sections into a common coordinate system, ``obsm["spatial_3d"]`` in µm.
-    """
-
-    name: str
-    files: tuple[str, ...]
-    in_register: bool = False
+    name: str  # in tables: "her2st A"
+    files: tuple[str, ...]  # below the data folder, without their ending
+    in_register: bool = False  # whether its authors brought it into one coordinate system, obsm["spatial_3d"] in µm
 
     @property
     def group(self) -> str:
@@ -50,6 +42,11 @@ class Series:
     def patient(self) -> str:
         """The patient within the study, ``"A"``; empty where the study has one block."""
         return self.name.removeprefix(self.group).strip()
+
+    @property
+    def names(self) -> list[str]:
+        """Names of the sections."""
+        return [Path(file).name for file in self.files]
 
     def paths(self, data: Path) -> list[Path]:
         """Files of the sections."""
@@ -65,13 +62,7 @@ SERIES = (
 
 
 def series_of(groups: Sequence[str], *, without: str = "") -> list[Series]:
-    """Known series of some studies, less some patients of her2st.
-
-    Raises
-    ------
-    ValueError
-        There is no such study.
-    """
+    """Known series of some studies, less some patients of her2st."""
     known = list(dict.fromkeys(s.group for s in SERIES))
     unknown = [group for group in groups if group not in known]
     if unknown:
@@ -80,16 +71,10 @@ def series_of(groups: Sequence[str], *, without: str = "") -> list[Series]:
 
 
 def find_series(data: Path) -> list[Series]:
-    """The series that a folder holds.
-
-    Raises
-    ------
-    FileNotFoundError
-        None; the message says what was looked for.
-    """
+    """The series that a folder holds as a whole; a FileNotFoundError where there is none."""
     found = [s for s in SERIES if all(path.is_file() for path in s.paths(data))]
     if not found:
-        looked = ", ".join(f"{s.files[0]}.h5ad … {Path(s.files[-1]).name}.h5ad" for s in SERIES)
+        looked = ", ".join(f"{s.files[0]}.h5ad … {s.names[-1]}.h5ad" for s in SERIES)
         raise FileNotFoundError(
             f"{data} holds no measured series; looked for {looked}. Name the folder with --data, or see "
             "c2sti.datasets.sections for what can be fetched"
@@ -98,138 +83,97 @@ def find_series(data: Path) -> list[Series]:
 
 
 def read_series(series: Series, data: Path) -> list[io.SliceGrid]:
-    """Sections of a series in order of depth, in a common coordinate system."""
+    """Sections of a series in order of z, in a common coordinate system."""
     sections = [ad.read_h5ad(path) for path in series.paths(data)]
     if series.in_register:
-        sections = [_registered(section) for section in sections]
+        for section in sections:
+            _keep_registration(section)
     else:
         pp.align_series(sections)
-    return io.on_shared_genes(
-        [
-            io.read_slice(section, name=Path(file).name, spatial_key=_keys.ALIGNED)
-            for section, file in zip(sections, series.files, strict=True)
-        ]
-    )
+    named = zip(sections, series.names, strict=True)
+    return io.on_shared_genes([io.read_slice(s, name=name, spatial_key=_keys.ALIGNED) for s, name in named])
 
 
-def _registered(section: AnnData) -> AnnData:
-    """A section in the frame into which its authors registered it, in µm."""
+def _keep_registration(section: AnnData) -> None:
+    """Take the coordinates, in µm, into which the authors registered a section."""
     xyz = section.obsm["spatial_3d"]
     section.obsm[_keys.ALIGNED] = xyz[:, :2]
     section.obs[_keys.Z_UM] = xyz[:, 2].mean()
     section.uns.pop(_keys.SPATIAL, None)
-    return section
 
 
 def fingerprints(series: Sequence[Series], data: Path) -> dict[str, str]:
-    """Hash of each section as it lies in its file, before it is brought into a frame: what a recipe remembers."""
+    """Hash of each section as its file has it, before alignment: what a recipe remembers."""
     return {
-        Path(file).name: io.read_slice(ad.read_h5ad(path), name=Path(file).name).fingerprint()[:16]
+        name: io.read_slice(ad.read_h5ad(path), name=name).fingerprint()[:16]
         for one in series
-        for file, path in zip(one.files, one.paths(data), strict=True)
+        for name, path in zip(one.names, one.paths(data), strict=True)
     }
 
 
-@dataclass(frozen=True)
 class Source:
-    """Where the benchmark has its sections from.
+    """Where the benchmark has its sections from, ``"measured"`` or ``"made"``.
 
-    Parameters
-    ----------
-    name
-        ``"measured"`` or ``"made"``.
-    series
-        What there is.
-    read
-        Sections of a series in a common coordinate system; read once.
-    prints
-        Fingerprints of the sections by name.
+    `read` gives the sections of a series in a common coordinate system, and reads them once; `prints` are fingerprints
+    of the sections by name.
     """
 
-    name: str
-    series: tuple[Series, ...]
-    read: Callable[[Series], list[io.SliceGrid]]
-    prints: dict[str, str]
-
-    @property
-    def taught(self) -> str:
-        """The study that networks are trained on: the one with patients; empty where there is none."""
-        return next((s.group for s in self.series if s.patient), "")
-
-    @property
-    def folds(self) -> list[str]:
-        """Patients, each of which is left out once."""
-        return [s.patient for s in self.series if s.patient]
+    def __init__(
+        self,
+        name: str,
+        series: Sequence[Series],
+        read: Callable[[Series], list[io.SliceGrid]],
+        prints: dict[str, str],
+    ) -> None:
+        self.name, self.series, self.read, self.prints = name, tuple(series), read, prints
+        self.folds = [s.patient for s in self.series if s.patient]  # each patient is left out once
+        # The study that networks are trained on: the one with patients; empty where there is none.
+        self.taught = next((s.group for s in self.series if s.patient), "")
 
     def lessons(self, fold: str) -> list[Series]:
         """What a network is trained on that has not seen a patient."""
         return [s for s in self.series if s.patient and s.patient != fold]
 
-    def known(self, series: Sequence[Series]) -> dict[str, str]:
-        """Fingerprints of the sections of some series."""
-        return {Path(file).name: self.prints[Path(file).name] for s in series for file in s.files}
-
 
 def measured(data: Path) -> Source:
     """The series of a folder."""
-    series = tuple(find_series(data))
+    series = find_series(data)
     return Source("measured", series, cache(partial(read_series, data=data)), fingerprints(series, data))
 
 
 @cache
 def made() -> Source:
     """Two blocks of simulated tissue of four small sections, as if of two patients: to see that all works."""
-    series = tuple(Series(f"made {p}", tuple(f"made_{p}{i}" for i in range(1, 5)), in_register=True) for p in "AB")
+    series = [Series(f"made {p}", tuple(f"made_{p}{i}" for i in range(1, 5)), in_register=True) for p in "AB"]
 
     @cache
     def read(one: Series) -> list[io.SliceGrid]:
         tissue = datasets.phantom(seed=50 + ord(one.patient), size=10, n_genes=60)
         sections = tissue.series([0.0, 150.0, 300.0, 450.0])
-        return [io.read_slice(s, name=file) for s, file in zip(sections, one.files, strict=True)]
+        return [io.read_slice(s, name=name) for s, name in zip(sections, one.names, strict=True)]
 
     return Source("made", series, read, {g.name: g.fingerprint()[:16] for one in series for g in read(one)})
 
 
-MOST = 2  # sections held out in a row
-N_MADE = 32  # simulated tissue
-MADE = "simulated tissue"
-T = TypeVar("T")
-
-
 def training_cases(data: Path, groups: Sequence[str], *, without: str = "") -> list[Case]:
-    """Everything that a network is trained on, from some studies and without some patients of her2st.
-
-    Parameters
-    ----------
-    data
-        Folder with the sections.
-    groups
-        Studies: ``"her2st"``, ``"heart"``, ``"stahl"``.
-    without
-        Patients of her2st to leave out: ``"A"``, ``"AB"``.
-    """
-    return _in_order(
-        [series_cases(read_series(one, data)) for one in series_of(groups, without=without)], simulated_cases()
-    )
-
-
-def _in_order(series: Iterable[list[T]], made: list[T]) -> list[T]:
-    return [*(one for cases in series for one in cases), *made]
+    """Everything that a network is trained on: some studies, ``"her2st"`` say, without some patients, ``"AB"`` say."""
+    measured = [case for one in series_of(groups, without=without) for case in series_cases(read_series(one, data))]
+    return [*measured, *simulated_cases()]
 
 
 def series_cases(grids: Sequence[io.SliceGrid]) -> list[Case]:
     """Held-out sections of a series, then those without context again, their tissue moved in two ways each."""
-    hidden = held_out_cases(grids, most=MOST)
-    alone = [case for case in hidden if not case.pair.context]
-    return [*hidden, *(elastic(case, seed=2 * i + again) for i, case in enumerate(alone) for again in (0, 1))]
+    held_out = held_out_cases(grids, most=MOST)
+    alone = [case for case in held_out if not case.pair.context]
+    return [*held_out, *(elastic(case, seed=2 * i + again) for i, case in enumerate(alone) for again in (0, 1))]
 
 
-def simulated_cases(n: int = N_MADE, *, size: tuple[int, int] = (14, 22), n_genes: int = 200) -> list[Case]:
+def simulated_cases(n: int = N_SIMULATED, *, size: tuple[int, int] = (14, 22), n_genes: int = 200) -> list[Case]:
     """A held-out section in each of n simulated tissues."""
-    return [_made_case(seed, size, n_genes) for seed in range(n)]
+    return [_simulated_case(seed, size, n_genes) for seed in range(n)]
 
 
-def _made_case(seed: int, size: tuple[int, int], n_genes: int) -> Case:
+def _simulated_case(seed: int, size: tuple[int, int], n_genes: int) -> Case:
     """A section of a simulated tissue, whose size, motion and place in the block depend on the seed."""
     rng = np.random.default_rng([7, seed])
     tissue = datasets.phantom(
@@ -241,11 +185,11 @@ def _made_case(seed: int, size: tuple[int, int], n_genes: int) -> Case:
     )
     gap, t = float(rng.uniform(150, 500)), float(rng.choice([1 / 4, 1 / 3, 1 / 2, 2 / 3, 3 / 4]))
     layout = str(rng.choice(["square", "hex"]))
-    a, hidden, b = (tissue.section(z, layout=layout) for z in (0.0, t * gap, gap))
+    a, held_out, b = (tissue.section(z, layout=layout) for z in (0.0, t * gap, gap))
     pair, genes = io.make_pair(io.read_slice(a), io.read_slice(b))
-    xy = hidden.obsm["spatial"]
+    xy = held_out.obsm["spatial"]
     # The truth without noise, which only simulated tissue has.
-    truth = sp.csr_array(tissue.expression(xy, t * gap)[:, hidden.var_names.get_indexer(genes)])
+    truth = sp.csr_array(tissue.expression(xy, t * gap)[:, held_out.var_names.get_indexer(genes)])
 
     def motion(points: FloatArray) -> tuple[FloatArray, FloatArray]:
         return tissue.displacement(points, t * gap, 0.0), tissue.displacement(points, t * gap, gap)
@@ -254,57 +198,40 @@ def _made_case(seed: int, size: tuple[int, int], n_genes: int) -> Case:
 
 
 class Material:
-    """What the folds of a benchmark are trained on; a series that several folds share is made ready once.
+    """Training data of the folds of a benchmark; of a series that several folds share they are made once.
 
-    Parameters
-    ----------
-    source
-        Where the sections come from.
-    config
-        Settings of C2-STi. Its ablations share the examples: the switches are no part of the base.
-    device
-        Where the work is done, and examples live.
-    progress
-        Called with a word on what is being done.
+    Ablations share the examples: the switches of `config` are no part of the baseline prediction. `progress` is called
+    with a word on what is being done.
     """
 
     def __init__(
         self, source: Source, config: C2STiConfig, *, device: str, progress: Callable[[str], object] = lambda word: None
     ) -> None:
-        self.source, self.config, self.device, self.progress = source, config, device, progress
-        self._cases: dict[str, list[Case]] = {}
-        self._examples: dict[str, list[Example]] = {}
+        self.source, self.config = source, config
+        names = {None: MADE} | {series: series.name for series in source.series}
+
+        @cache
+        def cases_of(series: Series | None) -> list[Case]:
+            progress(f"holding out sections of {names[series]}")
+            if series:
+                return series_cases(source.read(series))
+            return simulated_cases(2, size=(8, 11), n_genes=60) if source.name == "made" else simulated_cases()
+
+        @cache
+        def examples_of(series: Series | None) -> list[Example]:
+            cases, done = cases_of(series), count(1)
+
+            def looked(case: Case) -> None:
+                progress(f"looking at {names[series]}: {next(done)} of {len(cases)}")
+
+            return make_examples(cases, config, device=device, progress=looked)
+
+        self._cases_of, self._examples_of = cases_of, examples_of
 
     def cases(self, fold: str) -> list[Case]:
         """Held-out sections that a network of this fold is trained on, in the order of :func:`training_cases`."""
-        return _in_order([self._cases_of(s) for s in self.source.lessons(fold)], self._cases_of(None))
+        return [case for series in (*self.source.lessons(fold), None) for case in self._cases_of(series)]
 
     def examples(self, fold: str) -> list[Example]:
-        """The same made ready for C2-STi."""
-        return _in_order([self._examples_of(s) for s in self.source.lessons(fold)], self._examples_of(None))
-
-    def _cases_of(self, series: Series | None) -> list[Case]:
-        """Of a series, or of simulated tissue."""
-        name = MADE if series is None else series.name
-        if name not in self._cases:
-            self.progress(f"holding out sections of {name}")
-            small = self.source.name == "made"
-            self._cases[name] = (
-                series_cases(self.source.read(series))
-                if series is not None
-                else (simulated_cases(2, size=(8, 11), n_genes=60) if small else simulated_cases())
-            )
-        return self._cases[name]
-
-    def _examples_of(self, series: Series | None) -> list[Example]:
-        name = MADE if series is None else series.name
-        if name not in self._examples:
-            cases = self._cases_of(series)
-            done = count(1)
-            self._examples[name] = make_examples(
-                cases,
-                self.config,
-                device=self.device,
-                progress=lambda case: self.progress(f"looking at {name}: {next(done)} of {len(cases)}"),
-            )
-        return self._examples[name]
+        """The same, made ready for C2-STi."""
+        return [example for series in (*self.source.lessons(fold), None) for example in self._examples_of(series)]

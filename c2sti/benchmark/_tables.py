@@ -1,4 +1,7 @@
-"""From scores to tables in Markdown and their figure: means, intervals over cases, paired differences."""
+"""From scores to tables in Markdown and their figure: means, intervals over cases, paired differences.
+
+Scores (`rows`) are as :func:`c2sti.benchmark._scores.collect` gives them.
+"""
 
 from __future__ import annotations
 
@@ -19,19 +22,42 @@ from c2sti.benchmark._scores import DATA_RANGE
 from c2sti.pl._axes import INSERTED_COLOUR, MEASURED_COLOUR
 
 SCORES = {"psnr": 1, "ssim": 1, "pcc": 1, "rmse": -1, "rv": 1}  # 1: higher is better, -1: lower
+DIGITS = {"psnr": 2, "ssim": 3, "pcc": 4, "rmse": 4, "rv": 3}
 FEWEST = 3  # cases that an interval needs
 RESAMPLES = 10_000
 LEVEL = 0.95
+NAIVE_COLOUR = "0.55"
+FAR = ("copy", "linear")  # so far behind on most tissue that an axis with them shows nothing of the others
+MARGIN = 0.12  # of the axis beyond the outermost case
+LABELS = {name: row.label for name, row in ROWS.items()}
+SERIES = {"stahl": "Ståhl", "made": "simulated tissue"}
+TITLES = {
+    "1": "Table 1: one section held out",
+    "2": "Table 2: several sections held out in a row",
+    "ablation": "Ablations",
+}
+HEADER = [
+    "method",
+    "positions",
+    *(f"{name.upper()} {'↑' if sign > 0 else '↓'}" for name, sign in SCORES.items()),
+    "of noise ceiling",
+    "PCC − reference",
+    "ahead",
+    "seeds",
+    "seconds",
+    "parameters",
+]
+NOTE = f"""\
+Means over cases (a case is a run of held-out sections) of means over genes; the best of a column is bold. The \
+reference is the training-free method with the best mean PCC; differences to it are paired by case, with a 95 % \
+bootstrap interval over cases where there are three or more (those of the scores themselves are in the CSV). *Ahead*: \
+cases in which PCC is higher than that of the reference. *Seeds*: standard deviation of the mean PCC between seeds of \
+the training. *Of noise ceiling*: PCC over what the held-out section's own count noise allows. PSNR and SSIM: \
+data_range = ln(1 + 10⁴) = {DATA_RANGE:.3f} for all genes. *Seconds*: of a processor, for one held-out section."""
 
 
 def by_case(rows: pd.DataFrame) -> pd.DataFrame:
-    """One row a method and case: means over the held-out sections of a case, then over networks of all folds and seeds.
-
-    Parameters
-    ----------
-    rows
-        As :func:`c2sti.benchmark._scores.collect` gives them.
-    """
+    """One row a method and case: means over its held-out sections, then over networks of all folds and seeds."""
     keys = ["series", "n_slices", "method", "case"]
     values = [*SCORES, "ceiling", "fraction", "seconds"]
     networks = rows.groupby([*keys, "fold", "seed"], sort=False)[values].mean()
@@ -59,17 +85,9 @@ def interval(values: FloatArray) -> tuple[float, float]:
 def summarise(rows: pd.DataFrame) -> pd.DataFrame:
     """One row a series, number of held-out sections and method.
 
-    Parameters
-    ----------
-    rows
-        As :func:`c2sti.benchmark._scores.collect` gives them.
-
-    Returns
-    -------
-    Columns ``series``, ``n_slices``, ``method``, ``n_cases``; of every score its mean, ``_low`` and ``_high``;
-    ``ceiling``, ``fraction``, ``seconds``; ``seeds``, the deviation between seeds; ``reference``, the training-free
-    method with the best mean PCC; ``gain``, ``gain_low``, ``gain_high``: PCC less that of the reference, paired by
-    case; ``ahead``: cases in which it is higher.
+    Columns: ``n_cases``; of every score its mean, ``_low`` and ``_high``; ``ceiling``, ``fraction``, ``seconds``;
+    ``seeds``, the deviation between seeds; ``reference``, the training-free method with the best mean PCC; ``gain``,
+    ``gain_low``, ``gain_high``: PCC less that of the reference, paired by case; ``ahead``: cases in which it is higher.
     """
     cases, seeds = by_case(rows), between_seeds(rows)
     found = []
@@ -82,7 +100,12 @@ def summarise(rows: pd.DataFrame) -> pd.DataFrame:
                 low, high = interval(own[name].to_numpy())
                 row |= {name: own[name].mean(), f"{name}_low": low, f"{name}_high": high}
             row |= {name: own[name].mean() for name in ("ceiling", "fraction", "seconds")}
-            row |= {"seeds": seeds[series, n_slices, method], **_against(pcc, str(method), reference)}
+            row |= {"seeds": seeds[series, n_slices, method], "reference": reference}
+            row |= dict.fromkeys(("gain", "gain_low", "gain_high", "ahead"), np.nan)
+            if reference not in ("", method):
+                gain = (pcc[method] - pcc[reference]).to_numpy()
+                low, high = interval(gain)
+                row |= {"gain": gain.mean(), "gain_low": low, "gain_high": high, "ahead": int((gain > 0).sum())}
             found.append(row)
     return pd.DataFrame(found)
 
@@ -93,69 +116,95 @@ def reference_of(pcc: pd.DataFrame) -> str:
     return str(pcc[naive].mean().idxmax()) if naive else ""
 
 
-def _against(pcc: pd.DataFrame, method: str, reference: str) -> dict[str, float | str]:
-    if reference in ("", method):
-        return {"reference": reference, "gain": np.nan, "gain_low": np.nan, "gain_high": np.nan, "ahead": np.nan}
-    gain = (pcc[method] - pcc[reference]).to_numpy()
-    low, high = interval(gain)
-    return {
-        "reference": reference,
-        "gain": gain.mean(),
-        "gain_low": low,
-        "gain_high": high,
-        "ahead": int((gain > 0).sum()),
-    }
-
-
 def best(summary: pd.DataFrame, score: str) -> str:
     """The method with the best mean of a score, in the rows of one series and number of held-out sections."""
     means = summary.set_index("method")[score] * SCORES[score]
     return str(means.idxmax()) if means.notna().any() else ""
 
 
-def verdicts(summary: pd.DataFrame, labels: dict[str, str]) -> list[str]:
-    """What the rows of one series and number of held-out sections say, in plain words."""
-    said = _where_naive_wins(summary, labels)
+def verdicts(summary: pd.DataFrame) -> list[str]:
+    """What the rows of one series and number of held-out sections say, in sentences."""
+    wins: dict[str, list[str]] = {}
+    for score in SCORES:
+        wins.setdefault(best(summary, score), []).append(score.upper())
+    said = [
+        f"**{LABELS[method]}**, which needs no training, has the best {' and '.join(scores)} of all."
+        for method, scores in wins.items()
+        if method in NAIVE
+    ]
     leader = best(summary, "pcc")
     row = summary.set_index("method").loc[leader]
     if leader in NAIVE or not row["reference"]:
         return said
-    lead = f"{labels[leader]} leads {row['reference']}, the best without training, by {row['gain']:+.4f} in PCC"
+    lead = f"{LABELS[leader]} leads {row['reference']}, the best without training, by {row['gain']:+.4f} in PCC"
     if np.isnan(row["gain_low"]):
-        return [f"{lead}; {row['n_cases']} hidden are too few for an interval.", *said]
-    if row["gain_low"] <= 0:
-        return [f"{lead}, but the interval of the difference includes 0: no lead is shown.", *said]
-    return [f"{lead}, and is ahead in {row['ahead']:.0f} of {row['n_cases']}.", *said]
+        lead += f"; {row['n_cases']} held out are too few for an interval."
+    elif row["gain_low"] <= 0:
+        lead += ", but the interval of the difference includes 0: no lead is shown."
+    else:
+        lead += f", and is ahead in {row['ahead']:.0f} of {row['n_cases']}."
+    return [lead, *said]
 
 
-def _where_naive_wins(summary: pd.DataFrame, labels: dict[str, str]) -> list[str]:
-    wins: dict[str, list[str]] = {}
-    for score in SCORES:
-        wins.setdefault(best(summary, score), []).append(score.upper())
-    return [
-        f"**{labels[method]}**, which needs no training, has the best {' and '.join(scores)} of all."
-        for method, scores in wins.items()
-        if method in NAIVE
-    ]
+def markdown(
+    table: str, summary: pd.DataFrame, *, parameters: Mapping[str, int], methods: Sequence[str], about: str
+) -> str:
+    """A page: a table for each series and number of held-out sections, and what it says in words."""
+    parts = [f"## {TITLES[table]}", about, NOTE]
+    for (series, n_slices), group in summary.groupby(["series", "n_slices"], sort=False):
+        rows = group.set_index("method", drop=False).loc[[m for m in methods if m in set(group["method"])]]
+        first = rows.iloc[0]
+        parts += [
+            f"### {title(str(series), int(n_slices))}",
+            f"{first['n_cases']} case{'s' if first['n_cases'] > 1 else ''}, noise ceiling "
+            f"{short(first['ceiling'], 3)}, reference: {LABELS.get(first['reference'], 'none')}.",
+            _grid(rows, parameters),
+            "\n".join(f"- {said}" for said in verdicts(rows)),
+        ]
+    return "\n\n".join(part for part in parts if part) + "\n"
 
 
-NAIVE_COLOUR = "0.55"
-FAR = ("copy", "linear")  # so far behind on most tissue that an axis with them shows nothing of the others
-MARGIN = 0.12  # of the axis beyond the outermost case
+def title(series: str, n_slices: int) -> str:
+    """Of what is said of one series and number of held-out sections."""
+    held_out = "one section held out" if n_slices == 1 else f"{n_slices} sections held out in a row"
+    return f"{SERIES.get(series, series)}, {held_out}"
+
+
+def _grid(rows: pd.DataFrame, parameters: Mapping[str, int]) -> str:
+    first = {score: best(rows, score) for score in SCORES}
+    lines = [HEADER, ["---"] * len(HEADER)]
+    for name, row in rows.iterrows():
+        means = {score: short(row[score], DIGITS[score]) for score in SCORES}
+        gain = "" if np.isnan(row["gain"]) else f"{row['gain']:+.4f}"
+        if not np.isnan(row["gain_low"]):
+            gain += f" ({row['gain_low']:+.4f} to {row['gain_high']:+.4f})"
+        learnt = parameters.get(str(name), 0)
+        lines.append(
+            [
+                LABELS[str(name)],
+                "arbitrary" if ROWS[str(name)].arbitrary else "pre-defined",
+                *(f"**{mean}**" if first[score] == name else mean for score, mean in means.items()),
+                short(row["fraction"], 3),
+                gain,
+                "" if np.isnan(row["ahead"]) else f"{row['ahead']:.0f} of {row['n_cases']}",
+                short(row["seeds"], 4),
+                f"{row['seconds']:.1f}",
+                f"{learnt:,}" if learnt else "none",
+            ]
+        )
+    return "\n".join(f"| {' | '.join(cells)} |" for cells in lines)
+
+
+def short(value: float, digits: int) -> str:
+    """A number without the zero before its point; empty for NaN."""
+    if np.isnan(value):
+        return ""
+    text = f"{value:.{digits}f}"
+    return text.replace("0.", ".", 1) if abs(value) < 1 else text
 
 
 def draw(rows: pd.DataFrame, methods: Sequence[str], path: Path) -> None:
-    """Draw PCC less that of the reference: a panel for each series (down) and number of held-out sections (across).
-
-    Parameters
-    ----------
-    rows
-        As :func:`c2sti.benchmark._scores.collect` gives them.
-    methods
-        Rows, in their order.
-    path
-        Picture to write, whole or not at all.
-    """
+    """Draw PCC less that of the reference: a panel for each series (down) and number of held-out sections (across)."""
     cases = by_case(rows)
     series, numbers = (list(dict.fromkeys(cases[key])) for key in ("series", "n_slices"))
     # Side by side where one number only is held out, else series by series.
@@ -170,7 +219,13 @@ def draw(rows: pd.DataFrame, methods: Sequence[str], path: Path) -> None:
             continue
         pcc = group.pivot(index="case", columns="method", values="pcc")
         _panel(ax, pcc[[m for m in methods if m in pcc]], title(str(name), int(n_slices)))
-    figure.legend(handles=_key(), loc="outside lower center", ncols=4 if columns > 1 else 2, fontsize=8, frameon=False)
+    key = [
+        Line2D([], [], color="0.4", marker="o", markersize=2.5, linestyle="", alpha=0.6, label="a case"),
+        Line2D([], [], color="0.4", marker="D", markersize=5, linewidth=1.8, label="mean, 95 % interval over cases"),
+        Line2D([], [], color="0.4", marker="<", markersize=6, linestyle="", label="mean off the axis"),
+        Line2D([], [], linestyle="", label="beside the names: mean PCC"),
+    ]
+    figure.legend(handles=key, loc="outside lower center", ncols=4 if columns > 1 else 2, fontsize=8, frameon=False)
     with aside(path) as part:
         figure.savefig(part, dpi=150)
 
@@ -179,163 +234,35 @@ def _panel(ax: Axes, pcc: pd.DataFrame, name: str) -> None:
     """One panel of (cases, methods)."""
     reference = reference_of(pcc)
     gains = pcc.sub(pcc[reference], axis=0) if reference else pcc
-    low, high = _limits(gains, reference)
+    near = gains[[m for m in gains if m not in FAR]] if set(gains) - {*FAR, reference} else gains
+    low, high = min(0.0, float(near.min().min())), max(0.0, float(near.max().max()))
+    space = MARGIN * (high - low) or 0.01
+    low, high = low - space, high + space
     edge = low + 0.02 * (high - low)
     ax.axvline(0, color=NAIVE_COLOUR, linewidth=0.8, zorder=0)
     for y, method in enumerate(pcc):
-        _row(ax, y, gains[method].to_numpy(), colour(str(method)), edge, reference=method == reference)
+        values, shade = gains[method].to_numpy(), colour(str(method))
+        if values.mean() < edge:  # off the axis: an arrow says on which side
+            ax.plot(edge, y, "<", color=shade, markersize=6)
+            continue
+        if method != reference:
+            # Cases below the interval, not on it: a dot on a line of its own colour is not seen.
+            ax.plot(interval(values), [y, y], color=shade, linewidth=1.8, solid_capstyle="butt")
+            ax.plot(values, np.full(len(values), y + 0.28), "o", color=shade, markersize=2.5, alpha=0.6)
+        ax.plot(values.mean(), y, "D", color=shade, markersize=5)
     ax.set_xlim(low, high)
     ax.set_yticks(range(len(pcc.columns)), [f"{LABELS[str(m)]}  {short(pcc[m].mean(), 4)}" for m in pcc], fontsize=8)
     ax.set_ylim(len(pcc.columns) - 0.4, -0.6)
     ax.tick_params(axis="x", labelsize=8)
+    ax.tick_params(axis="y", length=0)
     ax.locator_params(axis="x", nbins=5)
     ax.spines[["top", "right", "left"]].set_visible(False)
-    ax.tick_params(axis="y", length=0)
     ax.set_xlabel(f"PCC − PCC of {reference}" if reference else "PCC", fontsize=8)
     ax.set_title(f"{name} ({len(pcc)})", fontsize=9, loc="left")
-
-
-def _row(ax: Axes, y: int, gains: FloatArray, shade: str, edge: float, *, reference: bool) -> None:
-    mean = gains.mean()
-    if mean < edge:  # off the axis: an arrow says on which side
-        ax.plot(edge, y, "<", color=shade, markersize=6)
-        return
-    ends = interval(gains)
-    if not np.isnan(ends[0]) and not reference:
-        ax.plot(ends, [y, y], color=shade, linewidth=1.8, solid_capstyle="butt")
-    if not reference:
-        # Cases below the interval, not on it: a dot on a line of its own colour is not seen.
-        ax.plot(gains, np.full(len(gains), y + 0.28), "o", color=shade, markersize=2.5, alpha=0.6)
-    ax.plot(mean, y, "D", color=shade, markersize=5)
-
-
-def _limits(gains: pd.DataFrame, reference: str) -> tuple[float, float]:
-    near = gains[[m for m in gains if m not in FAR]] if set(gains) - {*FAR, reference} else gains
-    low, high = min(0.0, float(near.min().min())), max(0.0, float(near.max().max()))
-    space = MARGIN * (high - low) or 0.01
-    return low - space, high + space
 
 
 def colour(method: str) -> str:
     """Of a method: grey where nothing is trained, red for C2-STi whole or in parts, else dark."""
     if method in NAIVE:
         return NAIVE_COLOUR
-    ours = ROWS[method].model == OURS or method == "no_displacement"
-    return INSERTED_COLOUR if ours else MEASURED_COLOUR
-
-
-def _key() -> list[Line2D]:
-    return [
-        Line2D([], [], color="0.4", marker="o", markersize=2.5, linestyle="", alpha=0.6, label="a case"),
-        Line2D([], [], color="0.4", marker="D", markersize=5, linewidth=1.8, label="mean, 95 % interval over cases"),
-        Line2D([], [], color="0.4", marker="<", markersize=6, linestyle="", label="mean off the axis"),
-        Line2D([], [], linestyle="", label="beside the names: mean PCC"),
-    ]
-
-
-LABELS = {name: row.label for name, row in ROWS.items()}
-TITLES = {
-    "1": "Table 1: one section held out",
-    "2": "Table 2: several sections held out in a row",
-    "ablation": "Ablations",
-}
-DIGITS = {"psnr": 2, "ssim": 3, "pcc": 4, "rmse": 4, "rv": 3}
-HEADER = [
-    "method",
-    "positions",
-    *(f"{name.upper()} {'↑' if sign > 0 else '↓'}" for name, sign in SCORES.items()),
-    "of ceiling",
-    "PCC − reference",
-    "ahead",
-    "seeds",
-    "seconds",
-    "parameters",
-]
-NOTE = """\
-Means over cases (a case is a run of held-out sections) of means over genes; the best of a column is bold. The \
-reference is the training-free method with the best mean PCC; differences to it are paired by case, with a 95 % \
-bootstrap interval over cases where there are three or more (those of the scores themselves are in the CSV). *Ahead*: \
-cases in which PCC is higher than that of the reference. *Seeds*: standard deviation of the mean PCC between seeds of \
-the training. *Of noise ceiling*: PCC over what the held-out section's own count noise allows. PSNR and SSIM: \
-data_range = ln(1 + 10⁴) = {data_range:.3f} for all genes. *Seconds*: of a processor, for one hidden \
-section."""
-SERIES = {"stahl": "Ståhl", "made": "simulated tissue"}
-
-
-def markdown(
-    table: str, summary: pd.DataFrame, *, parameters: Mapping[str, int], methods: Sequence[str], about: str
-) -> str:
-    """A page: a table for each series and number of held-out sections, and what it says in words.
-
-    Parameters
-    ----------
-    table
-        ``"1"``, ``"2"`` or ``"ablation"``.
-    summary
-        Of :func:`c2sti.benchmark._tables.summarise`.
-    parameters
-        Numbers that each method has learnt.
-    methods
-        Rows, in their order.
-    about
-        Words on what was trained and seen.
-    """
-    parts = [f"## {TITLES[table]}", about, NOTE.format(data_range=DATA_RANGE)]
-    for (series, n_slices), group in summary.groupby(["series", "n_slices"], sort=False):
-        rows = group.set_index("method", drop=False).loc[[m for m in methods if m in set(group["method"])]]
-        first = rows.iloc[0]
-        parts.append(f"### {title(str(series), int(n_slices))}")
-        parts.append(
-            f"{first['n_cases']} case{'s' if first['n_cases'] > 1 else ''}, noise "
-            f"ceiling {short(first['ceiling'], 3)}, reference: {LABELS.get(first['reference'], 'none')}."
-        )
-        parts.append(_grid(rows, parameters))
-        parts += ["\n".join(f"- {said}" for said in verdicts(rows, LABELS))]
-    return "\n\n".join(part for part in parts if part) + "\n"
-
-
-def title(series: str, n_slices: int) -> str:
-    """Of what is said of one series and number of held-out sections."""
-    hidden = "one section held out" if n_slices == 1 else f"{n_slices} sections held out in a row"
-    return f"{SERIES.get(series, series)}, {hidden}"
-
-
-def _grid(rows: pd.DataFrame, parameters: Mapping[str, int]) -> str:
-    first = {score: best(rows, score) for score in SCORES}
-    lines = [HEADER, ["---"] * len(HEADER)]
-    for name, row in rows.iterrows():
-        learnt = parameters.get(str(name), 0)
-        lines.append(
-            [
-                LABELS[str(name)],
-                "arbitrary" if ROWS[str(name)].arbitrary else "pre-defined",
-                *(_score(row, score, bold=first[score] == name) for score in SCORES),
-                short(row["fraction"], 3),
-                _gain(row),
-                "" if np.isnan(row["ahead"]) else f"{row['ahead']:.0f} of {row['n_cases']}",
-                short(row["seeds"], 4),
-                f"{row['seconds']:.1f}",
-                f"{learnt:,}" if learnt else "none",
-            ]
-        )
-    return "\n".join(f"| {' | '.join(cells)} |" for cells in lines)
-
-
-def _score(row: pd.Series, score: str, *, bold: bool) -> str:
-    mean = short(row[score], DIGITS[score])
-    return f"**{mean}**" if bold else mean
-
-
-def _gain(row: pd.Series) -> str:
-    if np.isnan(row["gain"]):
-        return ""
-    known = not np.isnan(row["gain_low"])
-    return f"{row['gain']:+.4f}" + (f" ({row['gain_low']:+.4f} to {row['gain_high']:+.4f})" if known else "")
-
-
-def short(value: float, digits: int) -> str:
-    """A number without the zero before its point; empty for NaN."""
-    if np.isnan(value):
-        return ""
-    text = f"{value:.{digits}f}"
-    return text.replace("0.", ".", 1) if abs(value) < 1 else text
+    return INSERTED_COLOUR if ROWS[method].model == OURS else MEASURED_COLOUR

@@ -1,30 +1,34 @@
 """The command line: the same tools over files.
 
-What is computed is data and goes to stdout or into the file that is named; everything else goes to stderr. Exit codes:
-0 done, 1 refused (a message says what was found and what to do), 2 wrong usage.
+What is computed is data and goes to stdout or into the file that is named; everything else goes to stderr.
 """
 
 from __future__ import annotations
 
 import argparse
+import inspect
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from importlib.metadata import version
 
-from c2sti.cli import _align, _demo, _describe, _evaluate, _interpolate, _sample_counts, _train
+from c2sti.cli import _commands, _demo
 from c2sti.cli._options import talking
 
 __all__ = ["main", "parser"]
 
-COMMANDS = (
-    _align,
-    _interpolate,
-    _describe,
-    _sample_counts,
-    _evaluate,
-    _train,
-    _demo,
-)  # in the order in which a user meets them
+Options = Callable[[argparse.ArgumentParser], None]
+Run = Callable[[argparse.Namespace], None]
+
+# In the order in which a user meets them: what each does, its options, and what it runs, whose docstring is its help.
+COMMANDS: dict[str, tuple[str, Options, Run]] = {
+    "align": ("sections into a common coordinate system", _commands.align_options, _commands.align),
+    "interpolate": ("the missing sections between two", _commands.interpolate_options, _commands.interpolate),
+    "describe": ("how a result was made", _commands.describe_options, _commands.describe),
+    "sample-counts": ("counts for interpolated sections", _commands.counts_options, _commands.sample_counts),
+    "evaluate": ("how well held-out sections are interpolated", _commands.evaluate_options, _commands.evaluate),
+    "train": ("a model from your own series", _commands.train_options, _commands.train),
+    "demo": ("see it work on a simulated tissue", _demo.demo_options, _demo.demo),
+}
 
 # What our own checks, a reader of files or a missing extra say to the user. Anything else is a mistake of ours, and is
 # shown with its traceback.
@@ -56,13 +60,19 @@ exit codes: 0 done; 1 refused, with a message that says what to do; 2 wrong usag
 
 def parser() -> argparse.ArgumentParser:
     """The parser of all commands."""
-    whole = argparse.ArgumentParser(
-        "c2sti", description=DESCRIPTION, epilog=EPILOG, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    raw = argparse.RawDescriptionHelpFormatter
+    whole = argparse.ArgumentParser("c2sti", description=DESCRIPTION, epilog=EPILOG, formatter_class=raw)
     whole.add_argument("--version", action="version", version=version("c2sti"))
     commands = whole.add_subparsers(title="commands", metavar="command", required=True)
-    for command in COMMANDS:
-        command.add(commands)
+    for name, (does, options, run) in COMMANDS.items():
+        text, _, examples = (inspect.getdoc(run) or "").partition("\n\nExamples\n--------\n")
+        one = commands.add_parser(
+            name, help=does, description=text, epilog=f"examples:\n{examples}", formatter_class=raw
+        )
+        one.add_argument("-q", "--quiet", action="store_true", help="no progress on stderr, only warnings and refusals")
+        one.add_argument("--traceback", action="store_true", help="show where in the code a refusal comes from")
+        options(one)
+        one.set_defaults(run=run)
     return whole
 
 
@@ -84,13 +94,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except REFUSALS as refusal:
         if chosen.traceback:
             raise
-        print(f"c2sti: {_said(refusal)}", file=sys.stderr)
+        # str() of a KeyError would show its message in quotes, and a bare MemoryError has none.
+        quoted = isinstance(refusal, KeyError) and refusal.args
+        print(f"c2sti: {refusal.args[0] if quoted else str(refusal) or type(refusal).__name__}", file=sys.stderr)
         return 1
     return 0
-
-
-def _said(refusal: BaseException) -> str:
-    """The message; a KeyError would show it in quotes, and a bare MemoryError has none."""
-    if isinstance(refusal, KeyError) and refusal.args:
-        return str(refusal.args[0])
-    return str(refusal) or type(refusal).__name__

@@ -4,110 +4,95 @@ from __future__ import annotations
 
 import argparse
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 from anndata import AnnData
 
 from c2sti import _keys, metrics, pl, tl
-from c2sti.cli._files import aside, check_free, write
-from c2sti.cli._options import add_force, command, give, give_table, say
+from c2sti.cli._files import check_free, replaced, write
+from c2sti.cli._options import add_force, give, give_table, say
 from c2sti.datasets import Phantom, phantom
 from c2sti.models._registry import METHODS
 
-DESCRIPTION = """\
-The main job on a simulated tissue: hide three sections, make them from their neighbours, compare with the truth.
-
-Needs no data and no network, and takes about a minute. Writes sections.h5ad, sections.zarr (the same result) and
-sections.png into DIR.
-
-stdout: the correlation of every method with the hidden truth, mean over genes, at each depth; then the paths written.
-"""
-
-EPILOG = """\
-examples:
-  c2sti demo
-  c2sti demo -o somewhere --size 20 --genes 100
-"""
-
-DEPTHS = (0.0, 100.0, 200.0, 300.0, 400.0)  # µm; only the first and the last are measured
+Z = (0.0, 100.0, 200.0, 300.0, 400.0)  # µm; only the first and the last are measured
 DEFAULT = "c2sti"
 
 
-def add(commands: Any) -> None:
-    """Add the command."""
-    parser = command(commands, "demo", does="see it work on a simulated tissue", description=DESCRIPTION, epilog=EPILOG)
-    parser.add_argument(
-        "-o",
-        "--output",
-        type=Path,
-        default=Path("demo"),
-        metavar="DIR",
-        help="folder to write into (default: %(default)s)",
-    )
-    parser.add_argument(
-        "--size", type=int, default=28, metavar="N", help="spots along a side of the tissue (default: %(default)s)"
-    )
-    parser.add_argument("--genes", type=int, default=300, metavar="N", help="genes (default: %(default)s)")
+def demo_options(parser: argparse.ArgumentParser) -> None:
+    """Options of `demo`."""
+    add = parser.add_argument
+    text = "folder to write into (default: %(default)s)"
+    add("-o", "--output", type=Path, default=Path("demo"), metavar="DIR", help=text)
+    add("--size", type=int, default=28, metavar="N", help="spots along a side of the tissue (default: %(default)s)")
+    add("--genes", type=int, default=300, metavar="N", help="genes (default: %(default)s)")
     add_force(parser)
-    parser.set_defaults(run=run)
 
 
-def run(chosen: argparse.Namespace) -> None:
-    """Do it."""
+def demo(chosen: argparse.Namespace) -> None:
+    """Hold out three sections of a simulated tissue, interpolate them from their neighbours, compare with the truth.
+
+    Needs no data and no network, and takes about a minute. Writes sections.h5ad, sections.zarr (the same result) and
+    sections.png into DIR.
+
+    stdout: the correlation of every method with the held-out truth, mean over genes, at each z; then the paths written.
+
+    Examples
+    --------
+      c2sti demo
+      c2sti demo -o somewhere --size 20 --genes 100
+    """
     h5ad, zarr, png = (chosen.output / f"sections.{kind}" for kind in ("h5ad", "zarr", "png"))
     check_free([h5ad, zarr, png], [], force=chosen.force)
     tissue = phantom(seed=0, size=chosen.size, n_genes=chosen.genes)
-    first, last = tissue.series([DEPTHS[0], DEPTHS[-1]])
-    say(chosen, f"measured: {first.n_obs} and {last.n_obs} spots, {first.n_vars} genes, {DEPTHS[-1]:.0f} µm apart")
+    first, last = tissue.series([Z[0], Z[-1]])
+    say(chosen, f"measured: {first.n_obs} and {last.n_obs} spots, {first.n_vars} genes, {Z[-1]:.0f} µm apart")
     results = {}
     for method in (*METHODS, DEFAULT):
-        say(chosen, f"inserting three sections by {method}{', the default' if method == DEFAULT else ''}")
+        say(chosen, f"interpolating three sections by {method}{', the default' if method == DEFAULT else ''}")
         results[method] = tl.interpolate(first, last, n_slices=3, model=method, show_progress_bar=not chosen.quiet)
-    columns = ["method", *(f"{z:.0f}_um" for z in DEPTHS[1:-1])]
-    give_table(columns, ([method, *_closeness(result, tissue)] for method, result in results.items()))
+    columns = ["method", *(f"{z:.0f}_um" for z in Z[1:-1])]
+    give_table(columns, ([method, *_scores(result, tissue)] for method, result in results.items()))
     write(results[DEFAULT], h5ad)
     write(results[DEFAULT], zarr)
     _draw(results[DEFAULT], tissue, png)
     say(
         chosen,
         "where a gene is rare an interpolated section is darker than the truth: the mean of noisy logarithms lies "
-        "below the logarithm of the mean. Correlations do not see it",
+        "below the logarithm of the mean. Correlations are blind to it",
     )
     for path in (h5ad, zarr, png):
         give(path)
 
 
-def _closeness(out: AnnData, tissue: Phantom) -> list[float]:
+def _scores(out: AnnData, tissue: Phantom) -> list[float]:
     """Mean correlation over genes of each interpolated section with the noise-free truth."""
     scores = []
-    for name, z in zip(out.uns[_keys.RESULT]["inserted"], DEPTHS[1:-1], strict=True):
-        inside = tissue.inside(out.obsm[_keys.SPATIAL], z)
-        truth = tissue.expression(out.obsm[_keys.SPATIAL], z)
-        scores.append(round(metrics.pcc(out.layers[name], truth, mask=inside), 3))
+    xy = out.obsm[_keys.SPATIAL]
+    for name, z in zip(out.uns[_keys.RESULT]["inserted"], Z[1:-1], strict=True):
+        score = metrics.pcc(out.layers[name], tissue.expression(xy, z), mask=tissue.inside(xy, z))
+        scores.append(round(score, 3))
     return scores
 
 
 def _draw(out: AnnData, tissue: Phantom, path: Path) -> None:
-    """Measured and interpolated sections above, the truth that the method never saw below."""
+    """Measured and interpolated sections above, the truth below."""
     import matplotlib.pyplot as plt  # noqa: PLC0415 - seconds that --help should not cost
 
     gene = str(tissue.programmes["tumour"].idxmax())
     truth = out.copy()
     names = list(out.uns[_keys.RESULT]["sections"])
-    for name, z in zip(names, DEPTHS, strict=True):
+    for name, z in zip(names, Z, strict=True):
         truth.layers[name] = tissue.expression(out.obsm[_keys.SPATIAL], z)
         truth.obs[_keys.tissue(name)] = tissue.inside(out.obsm[_keys.SPATIAL], z)
     top = float(np.quantile(truth.layers[names[2]][:, truth.var_names == gene], 0.99))
-    with plt.ioff():
-        figure, axs = plt.subplots(2, len(DEPTHS), figsize=(13, 6), layout="constrained")
+    with plt.ioff(), replaced(path) as part:
+        figure, axs = plt.subplots(2, len(Z), figsize=(13, 6), layout="constrained")
         pl.sections(out, gene, axs=axs[0], vmax=top)
         pl.sections(truth, gene, axs=axs[1], vmax=top)
-        for ax, z in zip(axs[1], DEPTHS, strict=True):
+        for ax, z in zip(axs[1], Z, strict=True):
             ax.set_title(f"truth without noise\nz = {z:.0f}", fontsize=9, color="#333333")
             for spine in ax.spines.values():
                 spine.set(edgecolor="0.7", linestyle="-")
-        figure.suptitle(f"{gene}: two measured sections, three interpolated, and what was hidden")
-        with aside(path) as part:
-            figure.savefig(part, dpi=110)
+        figure.suptitle(f"{gene}: two measured sections, three interpolated, and the truth")
+        figure.savefig(part, dpi=110)
         plt.close(figure)

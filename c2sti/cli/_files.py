@@ -24,20 +24,12 @@ Section: TypeAlias = Union[AnnData, "SpatialData"]
 
 KINDS = (".h5ad", ".zarr")
 ZARR_MARKS = ("zarr.json", ".zgroup")  # what every zarr group holds, by format
-
 ELEMENTS = {"images", "labels", "points", "shapes", "table", "tables"}  # groups of a SpatialData
-
 CHECKPOINT = {"config.json", "model.safetensors"}  # what C2STi.save writes
 
 
 def read(path: Path) -> Section:
-    """A section from its file.
-
-    Raises
-    ------
-    FileNotFoundError, ValueError
-        There is no such file, or none that can be read; the message names it.
-    """
+    """A section from its file; an error names the file."""
     if not path.exists():
         raise FileNotFoundError(f"there is no {path}")
     if path.suffix not in KINDS:
@@ -53,7 +45,7 @@ def _read_zarr(path: Path) -> Section:
     import zarr  # noqa: PLC0415 - only a zarr needs it
 
     group = zarr.open_group(path, mode="r")
-    attributes, held = dict(group.attrs), set(group.group_keys()) | set(group.array_keys())
+    attributes, held = dict(group.attrs), {*group.group_keys(), *group.array_keys()}
     # Stores of older versions say what they are by what they hold.
     if attributes.get("encoding-type") == "anndata" or {"obs", "var"} <= held:
         return ad.read_zarr(path)
@@ -67,23 +59,19 @@ def _read_zarr(path: Path) -> Section:
 
 
 def write(section: Section, path: Path) -> None:
-    """A section or result into a file, whole or not at all.
-
-    Raises
-    ------
-    OSError
-        The disk is full, say, or the folder may not be written into; the message names the file.
-    """
+    """A section or result into a file, whole or not at all; an OSError names the file."""
     try:
-        with aside(path) as part, warnings.catch_warnings():
-            # Of libraries to their own developers, on formats and shards, at every write.
-            warnings.simplefilter("ignore")
+        with replaced(path) as part, warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # of libraries to their own developers, on formats and shards
             if is_spatialdata(section):
                 section.write(part)
             elif path.suffix == ".zarr":
                 section.write_zarr(part)
             else:
-                _check_space(section, part.parent)
+                # Of a file that the disk has no room for, HDF5 complains by the page.
+                needed, free = section.__sizeof__(), shutil.disk_usage(part.parent).free
+                if needed > free:
+                    raise OSError(f"it needs about {needed / 1e6:.0f} MB, {free / 1e6:.0f} MB are free")
                 section.write_h5ad(part)
     except (OSError, RuntimeError) as error:
         if not _reason(error):
@@ -91,30 +79,15 @@ def write(section: Section, path: Path) -> None:
         raise OSError(f"{path} could not be written ({_reason(error)}); nothing of it was kept") from error
 
 
-def _check_space(section: AnnData, folder: Path) -> None:
-    """Refuse what the disk has no room for: of a file that it cannot finish, HDF5 complains by the page."""
-    needed, free = section.__sizeof__(), shutil.disk_usage(folder).free
-    if needed > free:
-        raise OSError(f"it needs about {needed / 1e6:.0f} MB, {free / 1e6:.0f} MB are free")
-
-
 def _reason(error: Exception) -> str:
     """What the system says of a failed write, without what libraries have put around it; empty if it is no such."""
-    told = re.search(r"errno = (\d+)", str(error))  # HDF5's, which comes as an OSError or as a RuntimeError
-    number = getattr(error, "errno", None) or (told and int(told[1]))
+    found = re.search(r"errno = (\d+)", str(error))  # HDF5's, which comes as an OSError or as a RuntimeError
+    number = getattr(error, "errno", None) or (found and int(found[1]))
     return os.strerror(number) if number else str(error) if isinstance(error, OSError) else ""
 
 
 def check_free(outputs: Sequence[Path], inputs: Sequence[Path], *, force: bool) -> None:
-    """Refuse before any work is done, rather than after it.
-
-    Raises
-    ------
-    FileExistsError
-        An output is there already, and is an input, or nobody said `force`, or it is a folder that is no zarr.
-    NotADirectoryError
-        It would lie in a file.
-    """
+    """Refuse outputs that would overwrite an input, a folder, or without `force` anything, before any work is done."""
     for path in outputs:
         _validators.folder(path.parent, "the output's folder")
         if any(path.resolve() == given.resolve() for given in inputs):
@@ -126,13 +99,7 @@ def check_free(outputs: Sequence[Path], inputs: Sequence[Path], *, force: bool) 
 
 
 def check_free_folder(folder: Path, *, force: bool) -> None:
-    """The same for the folder of a checkpoint, which is replaced as a whole: it may hold nothing else.
-
-    Raises
-    ------
-    FileExistsError
-        There is something, and nobody said `force`; or it holds other files.
-    """
+    """The same for the folder of a checkpoint, which is replaced as a whole: it may hold nothing else."""
     if not folder.exists():
         return
     if not folder.is_dir():
@@ -141,12 +108,13 @@ def check_free_folder(folder: Path, *, force: bool) -> None:
     if held and not force:
         raise FileExistsError(f"{folder} is there already; write elsewhere, or replace it with --force")
     if held - CHECKPOINT:
-        other = sorted(held - CHECKPOINT)[0]
-        raise FileExistsError(f"{folder} holds {other!r}, which is no part of a model; write elsewhere")
+        raise FileExistsError(
+            f"{folder} holds {min(held - CHECKPOINT)!r}, which is no part of a model; write elsewhere"
+        )
 
 
 @contextmanager
-def aside(path: Path) -> Iterator[Path]:
+def replaced(path: Path) -> Iterator[Path]:
     """A path to write to, which takes the place of an output when all has been written; its folder is made."""
     _validators.new_folder(path.parent, "the output's folder")
     with _atomic.aside(path) as part:

@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -23,169 +22,15 @@ BARCODES = ("spatial_manual_fine", "spatial_pairwise_aligned_fine", "spatial_pai
 CENTROIDS = "spatial"  # of segmented cells; of barcodes it is where the sequencer saw them, not on the image
 STACKED = "spatial_3d_aligned"
 CELL, SECTION = "cell_ID_mask", "n_section"
-# Coordinates of older pipelines are those of the image that was turned, which then stands beside the raw one.
-PICTURES = ("spatial_pairwise_aligned/staining_image_transformed", "spatial/staining_image")
-BAND = 256  # rows of pixels that are reduced at a time
-
-
-@contextmanager
-def opened(path: Path) -> Iterator[h5py.File]:
-    """A file to read from.
-
-    Raises
-    ------
-    ValueError
-        It is none that HDF5 wrote, or was damaged.
-    """
-    try:
-        file = h5py.File(path, "r")
-    except OSError as error:
-        raise ValueError(f"{path} cannot be read as an h5ad ({error}); copy or download it again") from error
-    with file:
-        yield file
-
-
-def is_stack(file: h5py.File) -> bool:
-    """Whether the file holds a series of registered sections."""
-    return SECTION in file["obs"]
-
-
-def section_numbers(file: h5py.File) -> NDArray[np.intp]:
-    """(n,) number of the section that each row of a stack belongs to.
-
-    Raises
-    ------
-    ValueError
-        They are no whole numbers.
-    """
-    found = pd.Series(np.asarray(read_elem(file["obs"][SECTION]))).astype(str)
-    number = pd.to_numeric(found, errors="coerce")
-    if number.isna().any() or (number != number.round()).any():
-        odd = found[number.isna() | (number != number.round())].iloc[0]
-        raise ValueError(f"obs[{SECTION!r}] of {file.filename} holds {odd!r}; numbers that count sections are needed")
-    return number.to_numpy(dtype=np.intp)
-
-
-def assigned(file: h5py.File) -> NDArray[np.bool_]:
-    """(n,) rows that are cells: what no cell was found for is pooled by openst in one row, cell 0 at (0, 0)."""
-    columns = file["obs"]
-    if CELL in columns:
-        return np.asarray(read_elem(columns[CELL])) != 0
-    index = columns.attrs.get("_index", "_index")
-    return np.ones(columns[index].shape[0], dtype=bool)
-
-
-def positions(file: h5py.File, key: str | None, name: str) -> FloatArray:
-    """(n, 2) x and y in pixels of the H&E.
-
-    openst keeps (row, column), as its own look-up of segmented cells does: columns are swapped here.
-
-    Raises
-    ------
-    KeyError
-        There are none, or barcodes were not aligned with the H&E.
-    """
-    there = sorted(file.get("obsm", {}))
-    usual = (STACKED,) if is_stack(file) else (CENTROIDS,) if CELL in file["obs"] else BARCODES
-    wanted = (key,) if key is not None else usual
-    found = next((k for k in wanted if k in there), None)
-    if found is None:
-        mend = ""
-        if key is None and CENTROIDS in there:
-            mend = (
-                f"; {CENTROIDS!r} of barcodes is not on the H&E: run `openst pairwise_aligner`, or name the "
-                f"coordinates to take with spatial_key= and their unit with um_per_px="
-            )
-        raise KeyError(
-            f"{name} has no spatial coordinates: looked for obsm {', '.join(map(repr, wanted))}, there is {there}{mend}"
-        )
-    values = read_elem(file["obsm"][found])
-    values = values.toarray() if sparse.issparse(values) else np.asarray(values)
-    return np.ascontiguousarray(values[:, 1::-1], dtype=np.float64)
-
-
-def observations(file: h5py.File) -> pd.DataFrame:
-    """The columns of `obs`, (n, …)."""
-    return read_elem(file["obs"])
-
-
-def counts(file: h5py.File, rows: NDArray[np.bool_], genes: list[str] | None, name: str) -> tuple[Any, pd.Index]:
-    """Counts of some rows, CSR float32, and the names of the genes; rows of one gene name are added up.
-
-    A layer ``"raw"``, which the published stack has, goes before `X`.
-
-    Raises
-    ------
-    KeyError
-        A gene is not there.
-    """
-    where = file["layers"]["raw"] if "raw" in file.get("layers", {}) else file["X"]
-    names = pd.Index(read_elem(file["var"]).index.astype(str))
-    codes, unique = pd.factorize(names)
-    unique = pd.Index(unique)
-    values = _rows(where, np.flatnonzero(rows))
-    if len(unique) < len(names):
-        _logging.info(f"{name}: {len(names) - len(unique)} columns of the same gene names are added up")
-        values = values @ sparse.csr_matrix((np.ones(len(codes), dtype=np.float32), (np.arange(len(codes)), codes)))
-    if genes is not None:
-        missing = [gene for gene in genes if gene not in unique]
-        if missing:
-            raise KeyError(f"{name} lacks {len(missing)} of {len(genes)} genes= (first: {missing[0]!r})")
-        values, unique = values[:, unique.get_indexer(genes)], pd.Index(genes)
-    return sparse.csr_matrix(values, dtype=np.float32), unique
-
-
-def _rows(where: h5py.Group | h5py.Dataset, rows: NDArray[np.intp]) -> sparse.csr_matrix:
-    """Rows of a matrix on disk; where they lie together, as the sections of a stack do, only these are read."""
-    if len(rows) == 0:
-        return sparse.csr_matrix((0, read_elem(where).shape[1]), dtype=np.float32)
-    span = slice(int(rows[0]), int(rows[-1]) + 1)
-    if isinstance(where, h5py.Dataset):
-        return sparse.csr_matrix(where[span])[rows - span.start]
-    if where.attrs["encoding-type"] == "csr_matrix":
-        return sparse.csr_matrix(sparse_dataset(where)[span])[rows - span.start]
-    return sparse.csr_matrix(read_elem(where))[rows]
-
-
-def picture(file: h5py.File, longest: int, name: str) -> tuple[NDArray[np.uint8], int] | None:
-    """H&E with at most `longest` pixels a side, (h, w, 3), and how many pixels of the file make one; None without.
-
-    A mean over square blocks of pixels, read in bands.
-    """
-    if "uns" not in file:
-        return None
-    found = next((file["uns"][key] for key in PICTURES if key in file["uns"]), None)
-    if found is None:
-        return None
-    if found.ndim != 3 or found.shape[2] < 3 or found.dtype != np.uint8:
-        _logging.warning(
-            f"{name}: the image of shape {found.shape} and type {found.dtype} is no H&E, it is passed over"
-        )
-        return None
-    factor = -(-max(found.shape[:2]) // longest)
-    band = max(BAND // factor, 1) * factor
-    bands = [_block_means(found[first : first + band, :, :3], factor) for first in range(0, found.shape[0], band)]
-    return np.concatenate(bands), factor
-
-
-def _block_means(pixels: NDArray[np.uint8], factor: int) -> NDArray[np.uint8]:
-    """Means of blocks of `factor` pixels; the last block of a row or column may hold fewer."""
-    if factor == 1:
-        return pixels
-    total = pixels.astype(np.float32)
-    for axis in (0, 1):
-        starts = np.arange(0, pixels.shape[axis], factor)
-        size = np.diff(np.append(starts, pixels.shape[axis]))
-        total = np.add.reduceat(total, starts, axis=axis) / np.expand_dims(size, (1, 2) if axis == 0 else (0, 2))
-    return np.rint(total).astype(np.uint8)
-
-
+# Coordinates of older pipelines are those of the image that was rotated, which then stands beside the raw one.
+IMAGES = ("spatial_pairwise_aligned/staining_image_transformed", "spatial/staining_image")
+SPACEMAKE = "multimodal/stitched_segmented.h5ad"
+NUMBERED = re.compile(r"(?:^|[^0-9A-Za-z])[Ss]?(\d+)$")
 UM_PER_PX = 0.345  # of the microscope that the authors used, at 20x
 THICKNESS_UM = 10.0  # sections 2 to 36 then span 350 µm, as published
 CELL_UM = 10.0  # drawn size of a cell
 MANY = 1_000_000  # points of a section, from which on they should be gathered
-SPACEMAKE = "multimodal/stitched_segmented.h5ad"
-_NUMBERED = re.compile(r"(?:^|[^0-9A-Za-z])[Ss]?(\d+)$")
+BAND = 256  # rows of pixels that are reduced at a time
 
 
 def openst(
@@ -219,12 +64,11 @@ def openst(
         Which files of a folder: the deposit also holds other specimens.
     spatial_key
         Coordinates in ``obsm``. By default ``"spatial_3d_aligned"`` of a registered series, ``"spatial"`` of segmented
-        cells, and of barcodes the best alignment there is (``"spatial_manual_fine"``,
-        ``"spatial_pairwise_aligned_fine"``, ``"spatial_pairwise_aligned_coarse"``).
+        cells, and of barcodes the best alignment that the pipeline has made.
     um_per_px
         Side of a pixel of the full H&E, in which openst gives coordinates.
     thickness_um
-        Depth of a section per step of its number.
+        Distance in z of sections whose numbers follow each other.
     image_px
         Most pixels a side of the H&E that are kept. 4096 are the paper's eight patches of 512, 50 MB a section.
 
@@ -239,26 +83,15 @@ def openst(
     - ``uns["section"]``: ``section_id``, ``section_index``, ``n_sections``, ``registered``, ``um_per_px_fullres`` (1,
       as coordinates are in µm), ``um_per_px_image``, ``section_thickness_um``, ``has_image``.
 
-    Raises
-    ------
-    FileNotFoundError
-        No such file; the message says what was looked for.
-    KeyError
-        A section without coordinates, or without one of the `genes`.
-    ValueError
-        Names that do not say the order of the sections, a section that is not there, a size that is not positive.
-
     Notes
     -----
-    Facts of the format, from the source of openst (``rajewsky-lab/openst``, ``alignment/pairwise_aligner.py``,
-    ``alignment/transcript_assign.py``, ``preprocessing/merge_modalities.py``, ``utils/spacemake.py``) and its
-    documentation: coordinates are (row, column) of the H&E, here swapped to x and y; the first row of segmented cells
-    pools what belongs to no cell, here left out; H&E is in ``uns/spatial/staining_image``, in older files in
-    ``uns/spatial_pairwise_aligned/staining_image_transformed``. The size of a pixel (0.345 µm, Keyence, 20x) and the
-    thickness (10 µm) are those that others use for these data; no file states them, so check yours.
+    Facts of the format, from the source of openst (``rajewsky-lab/openst``) and its documentation: coordinates are
+    (row, column) of the H&E, here swapped to x and y; the first row of segmented cells pools what belongs to no cell,
+    here left out. The size of a pixel (0.345 µm, Keyence, 20x) and the thickness (10 µm) are those that others use for
+    these data; no file states them, so check yours.
 
     Files of sections are not in register with each other: run :func:`c2sti.pp.align_series`. The registered series is,
-    and is read without H&E. It was never read here from the published files, only from made ones of this layout.
+    and is read without H&E. It was never read here from the published files, only from simulated ones of this layout.
 
     References
     ----------
@@ -283,10 +116,10 @@ def openst(
     for number in _chosen(there, sections):
         name = f"S{number} ({there[number].name})"
         _logging.info(f"reading {name}")
-        with opened(there[number]) as file:
+        with _opened(there[number]) as file:
             adata = _section(file, number, pitch, genes, spatial_key, um_per_px, name)
-            if not is_stack(file):
-                _add_picture(adata, file, number, pitch, um_per_px, image_px, name)
+            if not _is_stack(file):
+                _add_image(adata, file, number, pitch, um_per_px, image_px, name)
         adata.obs[_keys.Z_UM] = number * thickness_um
         adata.uns["section"].update(n_sections=len(there), section_thickness_um=thickness_um)
         slices.append(adata)
@@ -297,10 +130,10 @@ def openst(
 
 
 def _stacked(file: Path) -> dict[int, Path]:
-    with opened(file) as held:
-        if not is_stack(held):
+    with _opened(file) as held:
+        if not _is_stack(held):
             return _by_number([file])
-        return {int(number): file for number in np.unique(section_numbers(held))}
+        return {int(number): file for number in np.unique(_section_numbers(held))}
 
 
 def _numbered(folder: Path, pattern: str) -> dict[int, Path]:
@@ -309,8 +142,8 @@ def _numbered(folder: Path, pattern: str) -> dict[int, Path]:
     files = sorted(folder.glob(pattern)) or sorted(folder.rglob(SPACEMAKE))
     if not files:
         packed = len(list(folder.glob(pattern + ".gz")))
-        mend = f"; {packed} files end in .gz: unpack them (gunzip)" if packed else ""
-        raise FileNotFoundError(f"no section in {folder}: looked for {pattern} and, below it, */{SPACEMAKE}{mend}")
+        fix = f"; {packed} files end in .gz: unpack them (gunzip)" if packed else ""
+        raise FileNotFoundError(f"no section in {folder}: looked for {pattern} and, below it, */{SPACEMAKE}{fix}")
     return _by_number(files)
 
 
@@ -318,18 +151,19 @@ def _by_number(files: Sequence[Path]) -> dict[int, Path]:
     found: dict[int, Path] = {}
     for file in files:
         label = file.parents[1].name if file.match(SPACEMAKE) else file.stem
-        number = _NUMBERED.search(label)
-        if number is None:
+        match = NUMBERED.search(label)
+        if match is None:
             raise ValueError(
-                f"{label!r} does not end in the number of its section (…_S2), so sections cannot be put in the order "
-                "of their depth; rename it, choose files with pattern=, or, if it holds a whole series, give its path"
+                f"{label!r} does not end in the number of its section (…_S2), so the order of the sections is unknown; "
+                "rename it, choose files with pattern=, or, if it holds a whole series, give its path"
             )
-        if int(number[1]) in found:
+        number = int(match[1])
+        if number in found:
             raise ValueError(
-                f"{found[int(number[1])].name} and {file.name} both have the number {int(number[1])}, so sections "
-                "cannot be put in the order of their depth; choose those of one specimen with pattern="
+                f"{found[number].name} and {file.name} both have the number {number}, so the order of the sections is "
+                "unknown; choose those of one specimen with pattern="
             )
-        found[int(number[1])] = file
+        found[number] = file
     return found
 
 
@@ -349,6 +183,30 @@ def _chosen(there: dict[int, Path], sections: Sequence[int] | None) -> list[int]
 # -- one section
 
 
+def _opened(path: Path) -> h5py.File:
+    try:
+        return h5py.File(path, "r")
+    except OSError as error:
+        raise ValueError(f"{path} cannot be read as an h5ad ({error}); copy or download it again") from error
+
+
+def _is_stack(file: h5py.File) -> bool:
+    """Whether the file holds a series of registered sections."""
+    return SECTION in file["obs"]
+
+
+def _section_numbers(file: h5py.File) -> NDArray[np.intp]:
+    """(n,) number of the section that each row of a stack belongs to."""
+    found = pd.Series(np.asarray(read_elem(file["obs"][SECTION]))).astype(str)
+    number = pd.to_numeric(found, errors="coerce")
+    odd = number.isna() | (number != number.round())
+    if odd.any():
+        raise ValueError(
+            f"obs[{SECTION!r}] of {file.filename} holds {found[odd].iloc[0]!r}; numbers that count sections are needed"
+        )
+    return number.to_numpy(dtype=np.intp)
+
+
 def _section(
     file: h5py.File,
     number: int,
@@ -358,13 +216,15 @@ def _section(
     um_per_px: float,
     name: str,
 ) -> ad.AnnData:
-    rows = assigned(file)
-    if is_stack(file):
-        rows &= section_numbers(file) == number
-    xy = positions(file, spatial_key, name)[rows] * um_per_px
-    values, names = counts(file, rows, genes, name)
+    xy = _positions(file, spatial_key, name) * um_per_px
+    # What no cell was found for is pooled by openst in one row, cell 0 at (0, 0).
+    rows = np.asarray(read_elem(file["obs"][CELL])) != 0 if CELL in file["obs"] else np.ones(len(xy), dtype=bool)
+    if _is_stack(file):
+        rows &= _section_numbers(file) == number
+    xy = xy[rows]
+    values, names = _counts(file, rows, genes, name)
     if pitch is None:
-        obs = observations(file).loc[rows]
+        obs = read_elem(file["obs"]).loc[rows]
         if len(xy) > MANY:
             _logging.warning(f"{name} has {len(xy):,} points; pitch=20.0, say, gathers them into bins of 20 µm")
     else:
@@ -375,12 +235,64 @@ def _section(
         "dataset": "openst",
         "section_id": f"S{number}",
         "section_index": number,
-        "registered": is_stack(file),
+        "registered": _is_stack(file),
         "um_per_px_fullres": 1.0,
         "um_per_px_image": um_per_px,
         "has_image": False,
     }
     return adata
+
+
+def _positions(file: h5py.File, key: str | None, name: str) -> FloatArray:
+    """(n, 2) x and y in pixels of the H&E; openst keeps (row, column)."""
+    there = sorted(file.get("obsm", {}))
+    usual = (STACKED,) if _is_stack(file) else (CENTROIDS,) if CELL in file["obs"] else BARCODES
+    wanted = (key,) if key is not None else usual
+    found = next((k for k in wanted if k in there), None)
+    if found is None:
+        fix = ""
+        if key is None and CENTROIDS in there:
+            fix = (
+                f"; {CENTROIDS!r} of barcodes is not on the H&E: run `openst pairwise_aligner`, or name the "
+                f"coordinates to take with spatial_key= and their unit with um_per_px="
+            )
+        raise KeyError(
+            f"{name} has no spatial coordinates: looked for obsm {', '.join(map(repr, wanted))}, there is {there}{fix}"
+        )
+    values = read_elem(file["obsm"][found])
+    values = values.toarray() if sparse.issparse(values) else np.asarray(values)
+    return np.ascontiguousarray(values[:, 1::-1], dtype=np.float64)
+
+
+def _counts(file: h5py.File, rows: NDArray[np.bool_], genes: list[str] | None, name: str) -> tuple[Any, pd.Index]:
+    """Counts of some rows, CSR float32, and the names of the genes; columns of one gene name are added up.
+
+    A layer ``"raw"``, which the published stack has, goes before `X`.
+    """
+    where = file["layers"]["raw"] if "raw" in file.get("layers", {}) else file["X"]
+    names = read_elem(file["var"]).index.astype(str)
+    codes, unique = pd.factorize(names)
+    values = _matrix(where, np.flatnonzero(rows))
+    if len(unique) < len(names):
+        _logging.info(f"{name}: {len(names) - len(unique)} columns of the same gene names are added up")
+        values = values @ sparse.csr_matrix((np.ones(len(codes), dtype=np.float32), (np.arange(len(codes)), codes)))
+    if genes is not None:
+        missing = [gene for gene in genes if gene not in unique]
+        if missing:
+            raise KeyError(f"{name} lacks {len(missing)} of {len(genes)} genes= (first: {missing[0]!r})")
+        values, unique = values[:, unique.get_indexer(genes)], pd.Index(genes)
+    return sparse.csr_matrix(values, dtype=np.float32), unique
+
+
+def _matrix(where: h5py.Group | h5py.Dataset, rows: NDArray[np.intp]) -> sparse.csr_matrix:
+    """Rows of a matrix on disk; where they lie together, as the sections of a stack do, only these are read."""
+    if len(rows) == 0:
+        return sparse.csr_matrix((0, read_elem(where).shape[1]), dtype=np.float32)
+    dense = isinstance(where, h5py.Dataset)
+    if not dense and where.attrs["encoding-type"] != "csr_matrix":
+        return sparse.csr_matrix(read_elem(where))[rows]
+    span = slice(int(rows[0]), int(rows[-1]) + 1)
+    return sparse.csr_matrix((where if dense else sparse_dataset(where))[span])[rows - span.start]
 
 
 def _gather(
@@ -398,22 +310,45 @@ def _gather(
     return obs, centres, sparse.csr_matrix(member @ values)
 
 
-def _add_picture(
+def _add_image(
     adata: ad.AnnData, file: h5py.File, number: int, pitch: float | None, um_per_px: float, longest: int, name: str
 ) -> None:
-    found = picture(file, longest, name)
+    found = _image(file, longest, name)
     if found is None:
         _logging.info(f"{name} has no H&E")
         return
     pixels, factor = found
     diameter = CELL_UM if pitch is None else pitch
-    library: dict[str, Any] = {
-        "images": {"hires": pixels},
-        "scalefactors": {
-            "tissue_hires_scalef": 1 / (um_per_px * factor),
-            "spot_diameter_fullres": diameter,
-            "fiducial_diameter_fullres": diameter,
-        },
-    }
-    adata.uns[_keys.SPATIAL] = {f"S{number}": library}
+    scale = {"tissue_hires_scalef": 1 / (um_per_px * factor)}
+    scale |= {"spot_diameter_fullres": diameter, "fiducial_diameter_fullres": diameter}
+    adata.uns[_keys.SPATIAL] = {f"S{number}": {"images": {"hires": pixels}, "scalefactors": scale}}
     adata.uns["section"]["has_image"] = True
+
+
+def _image(file: h5py.File, longest: int, name: str) -> tuple[NDArray[np.uint8], int] | None:
+    """H&E with at most `longest` pixels a side, (h, w, 3), and how many pixels of the file make one; None without.
+
+    A mean over square blocks of pixels, read in bands.
+    """
+    found = next((file["uns"][key] for key in IMAGES if key in file.get("uns", {})), None)
+    if found is None:
+        return None
+    if found.ndim != 3 or found.shape[2] < 3 or found.dtype != np.uint8:
+        _logging.warning(f"{name}: the image of shape {found.shape} and type {found.dtype} is no H&E and is not used")
+        return None
+    factor = -(-max(found.shape[:2]) // longest)
+    band = max(BAND // factor, 1) * factor
+    bands = [_block_means(found[first : first + band, :, :3], factor) for first in range(0, found.shape[0], band)]
+    return np.concatenate(bands), factor
+
+
+def _block_means(pixels: NDArray[np.uint8], factor: int) -> NDArray[np.uint8]:
+    """Means of blocks of `factor` pixels; the last block of a row or column may hold fewer."""
+    if factor == 1:
+        return pixels
+    total = pixels.astype(np.float32)
+    for axis in (0, 1):
+        starts = np.arange(0, pixels.shape[axis], factor)
+        size = np.diff(np.append(starts, pixels.shape[axis]))
+        total = np.add.reduceat(total, starts, axis=axis) / np.expand_dims(size, (1, 2) if axis == 0 else (0, 2))
+    return np.rint(total).astype(np.uint8)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
 from typing import Literal
 
 import anndata as ad
@@ -18,28 +17,9 @@ PARTS = ("train", "validation", "test")
 PAPER = (852, 100, 264)  # patches of the three parts
 PAPER_SIZE = 512  # pixels a side of its patches
 ACROSS = 8  # patches along the longer side of the frame: 852 + 100 + 264 = 19 sections × 8 × 8
-MARGIN = 2  # pixels around a patch that are averaged with it
 
 Window = list[ad.AnnData]
-
-
-@dataclass(frozen=True)
-class _Frame:
-    """Where patches lie: top left corner, µm; side of a patch, µm; rows and columns of patches."""
-
-    corner: FloatArray
-    side: float
-    shape: tuple[int, int]
-
-    def places(self, xy: FloatArray) -> NDArray[np.intp]:
-        """(n,) index of the patch of each point, row by row."""
-        most = np.array(self.shape[::-1]) - 1  # points on the far border belong to the last patch
-        column, row = np.clip(np.floor((xy - self.corner) / self.side), 0, most).astype(np.intp).T
-        return row * self.shape[1] + column
-
-    def origin(self, place: int) -> FloatArray:
-        """(2,) top left corner of a patch."""
-        return self.corner + self.side * np.array([place % self.shape[1], place // self.shape[1]])
+Frame = tuple[FloatArray, float, tuple[int, int]]  # top left corner; side of a patch; rows and columns of patches
 
 
 def patches(
@@ -59,15 +39,14 @@ def patches(
     Parameters
     ----------
     slices
-        Sections in the order of their depth, in a common coordinate system (:func:`openst`, then
-        :func:`c2sti.pp.align_series`).
+        Sections in order of z, in a common coordinate system (:func:`openst`, then :func:`c2sti.pp.align_series`).
     size
         Pixels a side of a patch.
     pixel_um
         Side of a pixel, in the unit of the coordinates. By default such that 8 patches of 512 pixels lie along the
-        longer side of the frame (see Notes).
+        longer side of the frame.
     window
-        Patches in a window, N + 2: the first and the last are given, the N between them are to be made.
+        Patches in a window, N + 2: the first and the last are given, the N between them are to be interpolated.
     split
         ``"section"`` gives each part sections of its own, in one block. ``"patch"`` is the split of the paper, which
         leaks: every section is in all three parts.
@@ -83,7 +62,7 @@ def patches(
     Returns
     -------
     ``{"train": …, "validation": …, "test": …}``, each a list of windows, each a list of `window` patches of the same
-    place in consecutive sections. A patch is cells (or bins) × genes:
+    place in consecutive sections; windows that overlap hold the very same objects. A patch is cells (or bins) × genes:
 
     - ``X``, ``obs``: of the section's points that lie in the patch.
     - ``obsm["spatial"]``: (n, 2), from the patch's top left corner, which is one for all of its window.
@@ -92,32 +71,15 @@ def patches(
       ``pixel``.
     - ``uns["section"]``: as the section has it.
 
-    Windows that overlap hold the very same objects.
-
-    Raises
-    ------
-    ValueError
-        Too few sections, sections out of order, or a frame that is smaller than a patch.
-
-    Warns
-    -----
-    UserWarning
-        ``split="patch"``, with what leaks.
-
     Notes
     -----
     The paper says that 19 sections give 1,216 patches of 512 × 512, but not how large a pixel is. 1,216 are 19 × 8 × 8,
-    so the frame is read as 4,096 pixels wide: about 1.5 µm a pixel and 0.8 mm a patch where tissue is 6 mm wide. The
-    other reading, 512 pixels of the H&E at full resolution, is ``pixel_um=0.345``: patches of 177 µm, of which the
-    sections hold many times more than 1,216.
+    so the frame is read as 4,096 pixels wide: about 1.5 µm a pixel where tissue is 6 mm wide. The other reading, pixels
+    of the full H&E, is ``pixel_um=0.345``: patches of 177 µm, many times more than 1,216.
 
-    By patch, patches are ordered place by place, places at random, each from first to last section, and this list is
-    cut in the given proportion: 19 sections of 64 patches give the paper's 852, 100 and 264. Windows are those that
-    lie in one part as a whole. At a cut, a place may be in two parts, with different sections. The paper does not tell
-    how it was done.
-
-    By section, each part holds at least one window. Sections at a border of two parts are neighbours in the tissue, so
-    they resemble each other as neighbours do, but no count of one is in the other.
+    By patch, patches are listed place by place, places at random, each from first to last section, and the list is cut
+    in proportion; a window lies in one part as a whole. By section, each part holds at least one window; the sections
+    at a border of two parts resemble each other as neighbours do.
 
     Examples
     --------
@@ -129,11 +91,10 @@ def patches(
     {'train': 1, 'validation': 1, 'test': 1}
     """
     _check_sizes(size, pixel_um, window, shares, least)
-    if split not in ("section", "patch"):
-        raise ValueError(f'split = {split!r}; those that exist are "section" and "patch"')
+    _validators.one_of(split, "split", ("section", "patch"))
     seed = _validators.seed(seed)
     if isinstance(slices, ad.AnnData):
-        raise TypeError("slices is one container; give a list, one AnnData a section")
+        raise TypeError("slices is one AnnData; give a list, one AnnData a section")
     slices = _validators.several(slices, "slices", "sections")
     if len(slices) < window:
         raise ValueError(f"{len(slices)} sections are too few for windows of {window}; give {window} or more")
@@ -145,47 +106,41 @@ def patches(
     if split == "section":
         parts = _by_section(cut, window, shares, rng)
     else:
-        parts = _by_patch(cut, frame.shape[0] * frame.shape[1], shares, rng)
-    if split == "patch":
+        parts = _by_patch(cut, frame[2][0] * frame[2][1], shares, rng)
         warnings.warn(
             'split="patch" leaks: patches of train and test lie beside each other in the very same sections, so scores '
-            'on test are better than on sections that were never seen; split="section" holds out sections',
+            'on test are better than on held-out sections; split="section" holds out sections',
             UserWarning,
             stacklevel=2,
         )
     return {name: list(_windows(cut, own, window)) for name, own in parts.items()}
 
 
-# -- what can be wrong
-
-
 def _check_sizes(size: int, pixel_um: float | None, window: int, shares: Sequence[float], least: float) -> None:
     _validators.whole(size, "size")
     if pixel_um is not None:
         _validators.number(pixel_um, "pixel_um", above=0)
-    if _validators.whole(window, "window") < 3:
-        raise ValueError(f"window = {window}; a window is two sections and one or more between them: 3 at least")
+    _validators.whole(window, "window", least=3)
+    _validators.number(least, "least", least=0, most=1)
     parts = _validators.reals(shares, "shares")
     if parts.shape != (len(PARTS),) or not np.isfinite(parts).all() or parts.min() < 0 or not parts.sum() > 0:
-        told = np.asarray(shares).tolist()
-        raise ValueError(f"shares = {told}; a number, not negative, for each of {', '.join(PARTS)} is needed")
-    if not 0 <= _validators.number(least, "least") <= 1:
-        raise ValueError(f"least = {least} must lie between 0 and 1")
+        given = np.asarray(shares).tolist()
+        raise ValueError(f"shares = {given}; a number, not negative, for each of {', '.join(PARTS)} is needed")
 
 
 def _check_order(grids: Sequence[io.SliceGrid]) -> None:
     z = [g.z for g in grids]
-    if any(depth is None for depth in z):
+    if None in z:
         return
     steps = np.diff(np.array(z, dtype=np.float64))
     if not ((steps > 0).all() or (steps < 0).all()):
-        raise ValueError(f"the depths of the sections, {z}, must run one way; put the slices in their order")
+        raise ValueError(f"the z of the sections, {z}, must run one way; put the slices in their order")
 
 
 # -- patches
 
 
-def _frame(places: Sequence[FloatArray], size: int, pixel_um: float | None) -> _Frame:
+def _frame(places: Sequence[FloatArray], size: int, pixel_um: float | None) -> Frame:
     low, high = np.min([xy.min(axis=0) for xy in places], axis=0), np.max([xy.max(axis=0) for xy in places], axis=0)
     width, height = (high - low).tolist()
     side = size * (max(width, height) / (ACROSS * PAPER_SIZE) if pixel_um is None else pixel_um)
@@ -195,71 +150,44 @@ def _frame(places: Sequence[FloatArray], size: int, pixel_um: float | None) -> _
             "smaller size= or pixel_um="
         )
     columns, rows = (max(int(np.ceil(length / side - 1e-6)), 1) for length in (width, height))
-    return _Frame(low, side, (rows, columns))
+    return low, side, (rows, columns)
 
 
 def _cut(
-    adata: ad.AnnData, section: io.SliceGrid, index: int, frame: _Frame, size: int, least: float
+    adata: ad.AnnData, section: io.SliceGrid, index: int, frame: Frame, size: int, least: float
 ) -> dict[int, ad.AnnData]:
-    """Patches of one section that hold enough of it, by place."""
-    place = frame.places(section.xy)
-    found, n = np.unique(place, return_counts=True)
-    enough = max(least * n.max(), io.LEAST_SPOTS)
-    order = np.argsort(place, kind="stable")
-    members = np.split(order, np.cumsum(n)[:-1])
-    return {
-        int(where): _patch(adata, section, index, frame, size, int(where), rows)
-        for where, rows in zip(found, members, strict=True)
-        if len(rows) >= enough
-    }
+    """Patches of one section that hold enough of it, by place, counted row by row."""
+    corner, side, shape = frame
+    most = np.array(shape[::-1]) - 1  # points on the far border belong to the last patch
+    column, row = np.clip(np.floor((section.xy - corner) / side), 0, most).astype(np.intp).T
+    places = row * shape[1] + column
+    n = np.bincount(places)
+    found = {}
+    for place in np.flatnonzero(n >= max(least * n.max(), io.LEAST_SPOTS)).tolist():
+        rows, (i, j) = np.flatnonzero(places == place), divmod(place, shape[1])
+        origin, pixel = corner + side * np.array([j, i]), side / size
+        patch = ad.AnnData(
+            adata.X[rows],
+            obs=adata.obs.iloc[rows].copy(),
+            var=adata.var.copy(),
+            obsm={_keys.SPATIAL: section.xy[rows] - origin},
+        )
+        about = {"section": index, "row": i, "column": j, "origin": origin, "side": side, "pixel": pixel}
+        patch.uns["patch"] = about
+        if "section" in adata.uns:
+            patch.uns["section"] = dict(adata.uns["section"])
+        if section.image is not None:
+            images = {"hires": _pixels(section.image, origin, pixel, size)}
+            scale = {"tissue_hires_scalef": 1 / pixel, "spot_diameter_fullres": section.pitch}
+            patch.uns[_keys.SPATIAL] = {f"slice_{index}": {"images": images, "scalefactors": scale}}
+        found[place] = patch
+    return found
 
 
-def _patch(
-    adata: ad.AnnData,
-    section: io.SliceGrid,
-    index: int,
-    frame: _Frame,
-    size: int,
-    place: int,
-    rows: NDArray[np.intp],
-) -> ad.AnnData:
-    corner, pixel = frame.origin(place), frame.side / size
-    patch = ad.AnnData(
-        adata.X[rows],
-        obs=adata.obs.iloc[rows].copy(),
-        var=adata.var.copy(),
-        obsm={_keys.SPATIAL: section.xy[rows] - corner},
-    )
-    patch.uns["patch"] = {
-        "section": index,
-        "row": place // frame.shape[1],
-        "column": place % frame.shape[1],
-        "origin": corner,
-        "side": frame.side,
-        "pixel": pixel,
-    }
-    if "section" in adata.uns:
-        patch.uns["section"] = dict(adata.uns["section"])
-    if section.image is not None:
-        colours = _picture(section.image, corner, pixel, size)
-        scale = {"tissue_hires_scalef": 1 / pixel, "spot_diameter_fullres": section.pitch}
-        patch.uns[_keys.SPATIAL] = {f"slice_{index}": {"images": {"hires": colours}, "scalefactors": scale}}
-    return patch
-
-
-def _picture(image: io.Picture, corner: FloatArray, pixel: float, size: int) -> NDArray[np.uint8]:
-    """(size, size, 3) mean colours of the pixels of a patch; white off the picture."""
-    near = image
-    if isinstance(image, io.HEImage):  # only what lies near: the rest of a large image need not be touched
-        low = np.floor(corner * image.scale).astype(int) - MARGIN
-        high = np.ceil((corner + size * pixel) * image.scale).astype(int) + MARGIN
-        (left, top), (right, bottom) = np.maximum(low, 0), np.maximum(high, 0)
-        near = io.HEImage(image.pixels[top:bottom, left:right], image.scale)
-        if near.pixels.size == 0:
-            return np.full((size, size, 3), 255, dtype=np.uint8)
-        corner = corner - np.array([left, top]) / image.scale
+def _pixels(image: io.HEImage, corner: FloatArray, pixel: float, size: int) -> NDArray[np.uint8]:
+    """(size, size, 3) mean colours of the pixels of a patch; white off the image."""
     x, y = (corner + pixel / 2).tolist()
-    colours = io.histology_on(near, Lattice((x, y), pixel, (size, size)))
+    colours = io.histology_on(image, Lattice((x, y), pixel, (size, size)))
     return np.rint(255 * np.nan_to_num(colours, nan=1.0)).astype(np.uint8).transpose(1, 2, 0)
 
 

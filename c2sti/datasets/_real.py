@@ -13,9 +13,10 @@ from pathlib import Path
 
 import anndata as ad
 import numpy as np
-import numpy.typing as npt
 import pandas as pd
 import pooch
+from anndata import AnnData
+from numpy.typing import ArrayLike
 from PIL import Image, JpegImagePlugin
 from scipy import sparse
 
@@ -23,11 +24,17 @@ from c2sti import _logging, _validators
 
 BASE_URL = "https://raw.githubusercontent.com"
 CACHE = Path(pooch.os_cache("c2sti"))
+FOLDER_VARIABLE = "C2STI_DATA"
+
+SPOT_UM, PITCH_UM = 100.0, 200.0  # the legacy Spatial Transcriptomics array, the platform of all three series
+CHEMISTRY = "Spatial Transcriptomics (legacy, 1007 spots)"
+LONGEST_SIDE_PX = {"hires": 1700, "lowres": 600}
+NUMBERED = {"developing_heart": tuple("123456789"), "stahl": tuple("1234")}  # sections of series without tumours
 
 
 @dataclass(frozen=True)
 class Source:
-    """A row of `_sources.csv`: one published file. Of some, only the git hash is known; the rest is empty."""
+    """A row of `_sources.csv`: one published file; of some, only the git hash is known, and the rest is empty."""
 
     repository: str
     commit: str
@@ -44,54 +51,6 @@ def published() -> Mapping[str, Source]:
     return {row["path"]: Source(**row) for row in csv.DictReader(table.splitlines())}
 
 
-def fetch(path: str) -> Path:
-    """Return the cached copy of a published file, downloading it where there is none or where it was altered."""
-    source = published()[path]
-    target = CACHE / source.repository / source.commit / path
-    url = f"{BASE_URL}/{source.repository}/{source.commit}/"
-    known = {path: f"sha256:{source.sha256}" if source.sha256 else None}
-
-    def download(url: str, output: str, store: pooch.Pooch) -> None:
-        pooch.HTTPDownloader(timeout=60)(url, output, store)
-        verify(Path(output), source)  # pooch gives `output` its final name only after this
-
-    if target.exists() and git_blob_sha1(target) != source.git_blob_sha1:
-        target.unlink()  # pooch itself would keep an altered file whose sha256 is not known
-    try:
-        store = pooch.Pooch(CACHE / source.repository / source.commit, url, registry=known)
-        return Path(store.fetch(path, downloader=download))
-    except (OSError, ValueError) as error:  # requests' errors are OSErrors; of a wrong sha256 pooch makes a ValueError
-        raise OSError(
-            f"{path} could not be had from {url}{path}: {error}. Nothing of it was kept. Check the connection and call "
-            f"again, or save that file as {target}."
-        ) from error
-
-
-def git_blob_sha1(file: Path) -> str:
-    """Hash a file as git does: some sources are known by their commit only."""
-    content = file.read_bytes()
-    return hashlib.sha1(b"blob %d\0" % len(content) + content, usedforsecurity=False).hexdigest()
-
-
-def verify(file: Path, source: Source) -> None:
-    """Raise an OSError where a file is not the published one."""
-    found = git_blob_sha1(file)
-    if found != source.git_blob_sha1:
-        size = f"{source.bytes} bytes, " if source.bytes else ""
-        raise OSError(
-            f"the download is corrupted or incomplete: expected {size}git blob {source.git_blob_sha1}, "
-            f"found {file.stat().st_size} bytes, git blob {found}"
-        )
-
-
-_FOLDER_VARIABLE = "C2STI_DATA"
-
-_SPOT_UM, _PITCH_UM = 100.0, 200.0  # the legacy Spatial Transcriptomics array, the platform of all three series
-_LONGEST_SIDE_PX = {"hires": 1700, "lowres": 600}
-_HEART_SECTIONS = tuple("123456789")
-_STAHL_SECTIONS = tuple("1234")
-
-
 def sections(series: str) -> list[str]:
     """Name the sections of a measured series, in the order of cutting.
 
@@ -105,11 +64,6 @@ def sections(series: str) -> list[str]:
     -------
     Names that :func:`her2st`, :func:`developing_heart` and :func:`stahl` take as `section`.
 
-    Raises
-    ------
-    ValueError
-        If there is no such series.
-
     Examples
     --------
     >>> from c2sti.datasets import sections
@@ -122,9 +76,7 @@ def sections(series: str) -> list[str]:
     return list(known[series])
 
 
-def her2st(
-    section: str, *, data_dir: str | Path | None = None, download: bool = True, image: bool = True
-) -> ad.AnnData:
+def her2st(section: str, *, data_dir: str | Path | None = None, download: bool = True, image: bool = True) -> AnnData:
     """Load a section of the HER2-positive breast cancers of Andersson et al. (2021).
 
     Eight tumours, A–H, of six (A–D) or three (E–H) sections. Sections of one tumour are not in register: they differ by
@@ -154,19 +106,10 @@ def her2st(
       ``spot_pitch_um`` (200), ``section_index``, ``section_thickness_um`` (NaN: not published), ``has_image``,
       ``licence``.
 
-    Raises
-    ------
-    ValueError
-        If there is no such section.
-    FileNotFoundError
-        If `data_dir` does not exist, or neither folder nor download gives the section.
-    OSError
-        If a file cannot be downloaded or is not the published one; nothing of it stays in the cache.
-
     Notes
     -----
-    A file found in a folder is returned with the image it has or lacks; a downloaded section has its photograph.
-    Licence: none is stated in the repository; the paper is CC BY 4.0.
+    A file found in a folder is returned with the image it has or lacks. Nothing stays in the cache of a download that
+    fails or is not the published file. Licence: none is stated in the repository; the paper is CC BY 4.0.
 
     References
     ----------
@@ -176,11 +119,8 @@ def her2st(
     --------
     >>> adata = her2st("C3", image=False)  # doctest: +SKIP
     """
-    _check_section("her2st", section)
-    file = f"her2st/her2st_{section}.h5ad"
-    adata = _from_folder(data_dir, file)
-    if adata is None and not download:
-        raise _not_here(data_dir, file, f'Call her2st("{section}", download=True)')
+    file, fix = f"her2st/her2st_{section}.h5ad", f'Call her2st("{section}", download=True)'
+    adata = _from_folder("her2st", section, data_dir, file, None if download else fix)
     if adata is None:
         adata = _build_her2st(section, image=image)
     if not image and adata.uns.pop("spatial", None) is not None:
@@ -188,7 +128,7 @@ def her2st(
     return adata
 
 
-def developing_heart(section: int | str, *, data_dir: str | Path | None = None) -> ad.AnnData:
+def developing_heart(section: int | str, *, data_dir: str | Path | None = None) -> AnnData:
     """Load a section of the developing human heart (6.5 weeks) of Asp et al. (2019).
 
     Nine sections, 18 to 158 µm apart, in register. Read from a folder only: no file per section is published.
@@ -211,19 +151,10 @@ def developing_heart(section: int | str, *, data_dir: str | Path | None = None) 
     - ``uns["spatial"]``: an image drawn from the segmented nuclei, not a photograph.
     - ``uns["section"]``: as in :func:`her2st`, and ``z_um``.
 
-    Raises
-    ------
-    ValueError
-        If there is no such section.
-    FileNotFoundError
-        If no folder is named, or it does not hold the section.
-
     Notes
     -----
     Sections 1 and 2 share 85 of their 90 spots, count for count, at different places: one of them is a copy of the
-    other. Leave one out before you judge a method; :func:`c2sti.tl.evaluate` warns.
-
-    Licence: GPL-3.0 (the repository).
+    other. Leave one out before you judge a method; :func:`c2sti.tl.evaluate` warns. Licence: GPL-3.0 (the repository).
 
     References
     ----------
@@ -233,19 +164,18 @@ def developing_heart(section: int | str, *, data_dir: str | Path | None = None) 
     --------
     >>> adata = developing_heart(5, data_dir="~/sections")  # doctest: +SKIP
     """
-    _check_section("developing_heart", str(section))
     file = f"dev_heart/heart6.5_{section}.h5ad"
-    adata = _from_folder(data_dir, file)
-    if adata is None:
-        origin = "It cannot be downloaded: it was made from github.com/MickanAsp/Developmental_heart (Asp et al. 2019)."
-        raise _not_here(data_dir, file, f'{origin} Call developing_heart({section}, data_dir="<folder>")')
+    origin = "It cannot be downloaded: it was made from github.com/MickanAsp/Developmental_heart (Asp et al. 2019)."
+    fix = f'{origin} Call developing_heart({section}, data_dir="<folder>")'
+    adata = _from_folder("developing_heart", str(section), data_dir, file, fix)
+    assert adata is not None  # with a fix to name, what is not there is an error
     return adata
 
 
-def stahl(section: int | str, *, data_dir: str | Path | None = None, download: bool = True) -> ad.AnnData:
+def stahl(section: int | str, *, data_dir: str | Path | None = None, download: bool = True) -> AnnData:
     """Load a layer of the breast cancer of Ståhl et al. (2016), as published with PASTE.
 
-    Four consecutive layers without H&E, not in register: layer 3 is turned by about −136°.
+    Four consecutive layers without H&E, not in register: layer 3 is rotated by about −136°.
 
     Parameters
     ----------
@@ -265,13 +195,6 @@ def stahl(section: int | str, *, data_dir: str | Path | None = None, download: b
     - ``obsm["spatial"]``: (spots, 2) x and y in µm.
     - ``uns["section"]``: as in :func:`her2st`, with ``um_per_px_fullres`` = 1.
 
-    Raises
-    ------
-    ValueError
-        If there is no such layer.
-    FileNotFoundError, OSError
-        As in :func:`her2st`.
-
     Notes
     -----
     Licence: BSD-3 (the PASTE package).
@@ -285,69 +208,92 @@ def stahl(section: int | str, *, data_dir: str | Path | None = None, download: b
     --------
     >>> adata = stahl(2)  # doctest: +SKIP
     """
-    _check_section("stahl", str(section))
-    file = f"stahl_bc/BC{section}.h5ad"
-    adata = _from_folder(data_dir, file)
-    if adata is None and not download:
-        raise _not_here(data_dir, file, f"Call stahl({section}, download=True)")
+    file, fix = f"stahl_bc/BC{section}.h5ad", f"Call stahl({section}, download=True)"
+    adata = _from_folder("stahl", str(section), data_dir, file, None if download else fix)
     if adata is None:
         adata = _build_stahl(str(section))
-    adata.uns["section"].update(spot_diameter_um=_SPOT_UM, spot_pitch_um=_PITCH_UM)  # files in a folder may lack them
+    adata.uns["section"].update(spot_diameter_um=SPOT_UM, spot_pitch_um=PITCH_UM)  # files in a folder may lack them
     return adata
 
 
-# -- which sections there are
+# -- names and folders
 
 
 def _series() -> dict[str, tuple[str, ...]]:
     names = sorted(Path(path).name.removesuffix(".tsv.gz") for path in published() if path.startswith("data/ST-cnts/"))
     by_tumour = {f"her2st_{t}": tuple(n for n in names if n[0] == t) for t in sorted({n[0] for n in names})}
-    return {"her2st": tuple(names), **by_tumour, "developing_heart": _HEART_SECTIONS, "stahl": _STAHL_SECTIONS}
+    return {"her2st": tuple(names), **by_tumour, **NUMBERED}
 
 
-def _check_section(series: str, section: str) -> None:
+def _from_folder(series: str, section: str, data_dir: str | Path | None, file: str, fix: str | None) -> AnnData | None:
+    """A section from the folder of the user; None, or with a `fix` an error, where it is not there."""
     known = _series()[series]
     if section not in known:
         raise ValueError(f"{series} has no section {section!r}; those that exist are {', '.join(known)}.")
-
-
-# -- the folder
-
-
-def _folder(data_dir: str | Path | None) -> Path | None:
-    named = _validators.path(data_dir, "data_dir") if data_dir is not None else os.environ.get(_FOLDER_VARIABLE)
-    return Path(named).expanduser() if named else None
-
-
-def _from_folder(data_dir: str | Path | None, file: str) -> ad.AnnData | None:
-    folder = _folder(data_dir)
+    argument = FOLDER_VARIABLE if data_dir is None else "data_dir"
+    named = os.environ.get(FOLDER_VARIABLE) if data_dir is None else _validators.path(data_dir, "data_dir")
+    folder = Path(named).expanduser() if named else None
     if data_dir is not None and folder is not None and not folder.is_dir():
         # a mistyped folder must not turn into a silent download
         raise FileNotFoundError(f"data_dir={str(data_dir)!r} is not a folder; name the one that holds {file}.")
-    if folder is None or not (folder / file).is_file():
+    if folder is not None and (folder / file).is_file():
+        _logging.info(f"reading {folder / file}")
+        try:
+            return ad.read_h5ad(folder / file)
+        except OSError as error:
+            raise OSError(f"{folder / file} cannot be read as an h5ad ({error}); copy or download it again") from error
+    if fix is None:
         return None
-    _logging.info(f"reading {folder / file}")
-    try:
-        return ad.read_h5ad(folder / file)
-    except OSError as error:
-        raise OSError(f"{folder / file} cannot be read as an h5ad ({error}); copy or download it again") from error
-
-
-def _not_here(data_dir: str | Path | None, file: str, call: str) -> FileNotFoundError:
-    folder, argument = _folder(data_dir), _FOLDER_VARIABLE if data_dir is None else "data_dir"
-    looked = f"no folder is named: data_dir is None and {_FOLDER_VARIABLE} is not set"
+    looked = f"no folder is named: data_dir is None and {FOLDER_VARIABLE} is not set"
     if folder is not None:
         looked = f"there is no {file} in {folder} ({argument})"
-    return FileNotFoundError(f"{looked}. {call}, or let {_FOLDER_VARIABLE} name the folder that holds {file}.")
+    raise FileNotFoundError(f"{looked}. {fix}, or let {FOLDER_VARIABLE} name the folder that holds {file}.")
+
+
+# -- downloads
+
+
+def fetch(path: str) -> Path:
+    """The cached copy of a published file, downloaded where there is none or where it was altered."""
+    source = published()[path]
+    folder, url = CACHE / source.repository / source.commit, f"{BASE_URL}/{source.repository}/{source.commit}/"
+
+    def download(url: str, output: str, store: pooch.Pooch) -> None:
+        pooch.HTTPDownloader(timeout=60)(url, output, store)
+        found = _git_blob_sha1(Path(output))
+        if found != source.git_blob_sha1:  # pooch gives `output` its final name only after this
+            size = f"{source.bytes} bytes, " if source.bytes else ""
+            raise OSError(
+                f"the download is corrupted or incomplete: expected {size}git blob {source.git_blob_sha1}, "
+                f"found {Path(output).stat().st_size} bytes, git blob {found}"
+            )
+
+    if (folder / path).exists() and _git_blob_sha1(folder / path) != source.git_blob_sha1:
+        (folder / path).unlink()  # pooch itself would keep an altered file whose sha256 is not known
+    try:
+        known = {path: f"sha256:{source.sha256}" if source.sha256 else None}
+        return Path(pooch.Pooch(folder, url, registry=known).fetch(path, downloader=download))
+    except (OSError, ValueError) as error:  # requests' errors are OSErrors; of a wrong sha256 pooch makes a ValueError
+        raise OSError(
+            f"{path} could not be had from {url}{path}: {error}. Nothing of it was kept. Check the connection and call "
+            f"again, or save that file as {folder / path}."
+        ) from error
+
+
+def _git_blob_sha1(file: Path) -> str:
+    """The hash by which git knows a file: of some sources only the commit is known."""
+    content = file.read_bytes()
+    return hashlib.sha1(b"blob %d\0" % len(content) + content, usedforsecurity=False).hexdigest()
 
 
 # -- from published files to sections
 
 
-def _build_her2st(section: str, *, image: bool) -> ad.AnnData:
-    sources = published()
+def _build_her2st(section: str, *, image: bool) -> AnnData:
     counts = pd.read_csv(fetch(f"data/ST-cnts/{section}.tsv.gz"), sep="\t", index_col=0)
-    spots = _her2st_spots(section)
+    spots = pd.read_csv(fetch(f"data/ST-spotfiles/{section}_selection.tsv"), sep="\t")
+    spots = spots[spots["selected"] == 1].drop_duplicates(["x", "y"])  # under tissue
+    spots.index = spots["x"].astype(str) + "x" + spots["y"].astype(str)  # as those of the counts
     counts = counts.loc[counts.index.isin(spots.index)]
     spots = spots.loc[counts.index]
     adata = _section(section, counts, spots[["pixel_x", "pixel_y"]], row=spots["y"], column=spots["x"])
@@ -356,19 +302,12 @@ def _build_her2st(section: str, *, image: bool) -> ad.AnnData:
     adata.obs["patient"] = pd.Categorical([section[0]] * adata.n_obs)
     adata.uns["section"] = _her2st_section(section, spots)
     labels = f"data/ST-pat/lbl/{section}_labeled_coordinates.tsv"
-    if labels in sources:
+    if labels in published():
         adata.obs["pathologist_label"] = _her2st_labels(fetch(labels), spots)
     if image:
-        path = next(path for path in sources if path.startswith(f"data/ST-imgs/{section[0]}/{section}/"))
+        path = next(path for path in published() if path.startswith(f"data/ST-imgs/{section[0]}/{section}/"))
         _add_photograph(adata, section, path)
     return adata
-
-
-def _her2st_spots(section: str) -> pd.DataFrame:
-    """Spots under tissue, one row each, indexed ``"<x>x<y>"`` like the counts."""
-    spots = pd.read_csv(fetch(f"data/ST-spotfiles/{section}_selection.tsv"), sep="\t")
-    spots = spots[spots["selected"] == 1].drop_duplicates(["x", "y"])
-    return spots.set_index(spots["x"].astype(str) + "x" + spots["y"].astype(str))
 
 
 def _her2st_labels(file: Path, spots: pd.DataFrame) -> pd.Categorical:
@@ -388,9 +327,9 @@ def _her2st_section(section: str, spots: pd.DataFrame) -> dict[str, object]:
         "n_sections": len(sections(f"her2st_{section[0]}")),
         "patient": section[0],
         "registered": False,
-        "um_per_px_fullres": float(_PITCH_UM / np.mean(pixels_per_pitch)),
-        "spot_diameter_um": _SPOT_UM,
-        "spot_pitch_um": _PITCH_UM,
+        "um_per_px_fullres": float(PITCH_UM / np.mean(pixels_per_pitch)),
+        "spot_diameter_um": SPOT_UM,
+        "spot_pitch_um": PITCH_UM,
         "section_thickness_um": float("nan"),
         "section_spacing_um": float("nan"),
         "section_spacing_note": "thickness and spacing are not stated in the repository (16 um is usual for this "
@@ -402,19 +341,19 @@ def _her2st_section(section: str, spots: pd.DataFrame) -> dict[str, object]:
     }
 
 
-def _build_stahl(section: str) -> ad.AnnData:
+def _build_stahl(section: str) -> AnnData:
     counts = pd.read_csv(fetch(f"sample_data/slice{section}.csv"), index_col=0)
     position = np.loadtxt(fetch(f"sample_data/slice{section}_coor.csv"), delimiter=",")
-    adata = _section(f"BC{section}", counts, position * _PITCH_UM, row=position[:, 1], column=position[:, 0])
+    adata = _section(f"BC{section}", counts, position * PITCH_UM, row=position[:, 1], column=position[:, 0])
     adata.uns["section"] = {
         "dataset": "stahl_bc",
         "section_id": f"BC{section}",
         "section_index": int(section),
-        "n_sections": len(_STAHL_SECTIONS),
+        "n_sections": len(NUMBERED["stahl"]),
         "patient": "BC",
         "registered": False,
         "um_per_px_fullres": 1.0,
-        "array_step_um": _PITCH_UM,
+        "array_step_um": PITCH_UM,
         "section_thickness_um": float("nan"),
         "section_spacing_note": "consecutive; spacing not stated in the repo",
         "gene_subset": "genes kept by PASTE",
@@ -425,23 +364,15 @@ def _build_stahl(section: str) -> ad.AnnData:
     return adata
 
 
-def _section(
-    name: str, counts: pd.DataFrame, xy: npt.ArrayLike, *, row: npt.ArrayLike, column: npt.ArrayLike
-) -> ad.AnnData:
-    obs = pd.DataFrame(
-        {
-            "in_tissue": 1,
-            "array_row": np.asarray(row),
-            "array_col": np.asarray(column),
-            "section": pd.Categorical([name] * len(counts)),
-        },
-        index=[f"{name}_{spot}" for spot in counts.index],
-    )
+def _section(name: str, counts: pd.DataFrame, xy: ArrayLike, *, row: ArrayLike, column: ArrayLike) -> AnnData:
+    obs = pd.DataFrame({"in_tissue": 1}, index=[f"{name}_{spot}" for spot in counts.index])
+    obs["array_row"], obs["array_col"] = np.asarray(row), np.asarray(column)
+    obs["section"] = pd.Categorical([name] * len(counts))
     x = sparse.csr_matrix(counts.to_numpy(dtype=np.float32))
-    return ad.AnnData(x, obs=obs, var=pd.DataFrame(index=counts.columns), obsm={"spatial": np.asarray(xy, dtype=float)})
+    return AnnData(x, obs=obs, var=pd.DataFrame(index=counts.columns), obsm={"spatial": np.asarray(xy, dtype=float)})
 
 
-def _add_photograph(adata: ad.AnnData, library: str, path: str) -> None:
+def _add_photograph(adata: AnnData, library: str, path: str) -> None:
     file, section = fetch(path), adata.uns["section"]
     images, width, height = _photograph(file)
     scale = {f"tissue_{name}_scalef": pixels.shape[1] / width for name, pixels in images.items()}
@@ -451,10 +382,7 @@ def _add_photograph(adata: ad.AnnData, library: str, path: str) -> None:
             "images": images,
             # the array has no fiducial circles, but readers of Visium expect their key
             "scalefactors": {**scale, "spot_diameter_fullres": diameter, "fiducial_diameter_fullres": diameter},
-            "metadata": {
-                "chemistry_description": "Spatial Transcriptomics (legacy, 1007 spots)",
-                "source_image_path": path,
-            },
+            "metadata": {"chemistry_description": CHEMISTRY, "source_image_path": path},
         }
     }
     section.update(
@@ -472,13 +400,9 @@ def _photograph(file: Path) -> tuple[dict[str, np.ndarray], int, int]:
     # Not Image.open: it warns of, or refuses, images as large as these. The content is known by its hash.
     with JpegImagePlugin.JpegImageFile(file) as full:
         width, height = full.size
-        sizes = {name: _fit(width, height, longest) for name, longest in _LONGEST_SIDE_PX.items()}
+        scales = {name: min(1.0, longest / max(full.size)) for name, longest in LONGEST_SIDE_PX.items()}
+        sizes = {name: (round(width * scale), round(height * scale)) for name, scale in scales.items()}
         full.draft("RGB", sizes["hires"])  # the decoder itself reduces by 2, 4 or 8: less time, less memory
         reduced = full.convert("RGB")
     images = {name: np.asarray(reduced.resize(size, Image.Resampling.LANCZOS)) for name, size in sizes.items()}
     return images, width, height
-
-
-def _fit(width: int, height: int, longest: int) -> tuple[int, int]:
-    scale = min(1.0, longest / max(width, height))
-    return round(width * scale), round(height * scale)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
@@ -15,8 +15,25 @@ from scipy.ndimage import zoom
 from scipy.sparse import csr_matrix
 
 from c2sti import _validators
-from c2sti.datasets._anatomy import DOMAINS, PROGRAMMES, Anatomy, Array, Motion
-from c2sti.datasets._staining import LOOKS, fat_cells, haematoxylin_eosin
+from c2sti.datasets._anatomy import (
+    DOMAINS,
+    LOOKS,
+    PROGRAMMES,
+    Anatomy,
+    Array,
+    Motion,
+    fat_cells,
+    haematoxylin_eosin,
+)
+
+SLIDE = 1.4  # side of the slide in tissue widths: room to move and to lie misaligned
+SPOT_DIAMETER = 0.55  # in pitches, as Visium's
+CELL_SPACING = 0.18  # of neighbouring cell positions, in pitches
+MAX_PIXELS = 512  # a side, unless the pixel size is given
+HOUSEKEEPING = "housekeeping"  # the programme of genes that have none
+TARGET_SUM = 1e4  # the scale of expression
+LIBRARY_SD = 0.5  # standard deviation of the logarithm of a spot's counts
+COUNTS_PER_GENE = {"square": 2.5, "hex": 2.5, "cells": 0.5}  # by layout, where no library size is given
 
 
 def square(side: float, pitch: float) -> Array:
@@ -32,17 +49,14 @@ def honeycomb(side: float, pitch: float) -> Array:
     return np.column_stack([x.ravel(), y.ravel()])
 
 
-LATTICES: dict[str, Callable[[float, float], Array]] = {"square": square, "hex": honeycomb}
-
-
 def placement(side: float, *, angle: float, shift: tuple[float, float], flip: bool) -> Array:
-    """Matrix (3, 3) that mirrors x, turns by `angle` degrees about the middle of the slide, then shifts."""
+    """Matrix (3, 3) that mirrors x, rotates by `angle` degrees about the middle of the slide, then shifts."""
     cos, sin = np.cos(np.deg2rad(angle)), np.sin(np.deg2rad(angle))
-    turn = np.array([[cos, -sin], [sin, cos]]) @ np.diag([-1.0 if flip else 1.0, 1.0])
+    rotation = np.array([[cos, -sin], [sin, cos]]) @ np.diag([-1.0 if flip else 1.0, 1.0])
     middle = np.full(2, side / 2)
     matrix = np.eye(3)
-    matrix[:2, :2] = turn
-    matrix[:2, 2] = middle - turn @ middle + shift
+    matrix[:2, :2] = rotation
+    matrix[:2, 2] = middle - rotation @ middle + shift
     return matrix
 
 
@@ -56,22 +70,12 @@ def move_back(xy: Array, matrix: Array) -> Array:
     return (xy - matrix[:2, 2]) @ np.linalg.inv(matrix[:2, :2]).T
 
 
-SLIDE = 1.4  # side of the slide in tissue widths: room to move and to lie misaligned
-SPOT_DIAMETER = 0.55  # in pitches, as Visium's
-CELL_SPACING = 0.18  # of neighbouring cell positions, in pitches
-MAX_PIXELS = 512  # a side, unless the pixel size is given
-HOUSEKEEPING = "housekeeping"  # the programme of genes that have none
-TARGET_SUM = 1e4  # the scale of expression
-LIBRARY_SPREAD = 0.5  # standard deviation of the logarithm of a spot's counts
-COUNTS_PER_GENE = {"square": 2.5, "hex": 2.5, "cells": 0.5}  # by layout, where no library size is given
-
-
 @dataclass(frozen=True)
 class Phantom:
-    """A simulated tissue; see :func:`phantom`, which makes one, for its parameters.
+    """A simulated tissue; its parameters are those of :func:`phantom`, which makes one.
 
-    It holds parameters only, and draws the rest from its seed when it is needed. Points are (n, 2) as x, y in µm from
-    the corner of the slide, y downwards, in the frame in which sections lie unless misplaced; depths are in µm.
+    It draws everything from its seed when it is needed. Points are (n, 2) as x, y in µm from the corner of the slide,
+    y downwards, in the frame in which sections lie unless misplaced; z is in µm.
 
     Examples
     --------
@@ -116,26 +120,26 @@ class Phantom:
         return pd.DataFrame(self._genes[1], index=self.gene_names, columns=list(PROGRAMMES))
 
     def inside(self, xy: ArrayLike, z: float) -> NDArray[np.bool_]:
-        """Whether there is tissue (n,) at `xy` (n, 2) in µm, at depth `z` in µm."""
+        """Whether there is tissue (n,) at `xy` (n, 2) in µm, at `z` in µm."""
         return self._anatomy.surface(self._pattern(xy, z), self._age(z)) > 0
 
     def domain(self, xy: ArrayLike, z: float) -> pd.Categorical:
-        """Tissue domain (n,) at `xy` (n, 2) in µm, at depth `z` in µm; outside of the tissue, the nearest."""
+        """Tissue domain (n,) at `xy` (n, 2) in µm, at `z` in µm; outside of the tissue, the nearest."""
         codes = self._anatomy.depths(self._pattern(xy, z), self._age(z)).argmax(1)
         return pd.Categorical(np.array(DOMAINS)[codes], categories=DOMAINS)
 
     def expression(self, xy: ArrayLike, z: float) -> NDArray[np.float32]:
-        """Expression without noise (n, N) at `xy` (n, 2) in µm, at depth `z` in µm: log1p of counts per 10,000."""
+        """Expression without noise (n, N) at `xy` (n, 2) in µm, at `z` in µm: log1p of counts per 10,000."""
         return np.log1p(TARGET_SUM * self._fractions(self._pattern(xy, z), z)).astype(np.float32)
 
     def displacement(self, xy: ArrayLike, z0: float, z1: float) -> Array:
-        """How far (n, 2) in µm the material at `xy` (n, 2) at depth `z0` lies from there at depth `z1`."""
+        """How far (n, 2) in µm the material at `xy` (n, 2) at `z0` lies from there at `z1`."""
         points = self._widths(xy)
         material = self._motion.backward(points, z0 / self._width)
         return (self._motion.forward(material, z1 / self._width) - points) * self._width
 
     def coexpression(self, zs: Iterable[float] = (0.0,)) -> Array:
-        """Correlation (N, N) of the genes' expression without noise over the tissue at depths `zs` in µm.
+        """Correlation (N, N) of the genes' expression without noise over the tissue at `zs` in µm.
 
         A gene that does not vary correlates 0 with the others.
         """
@@ -148,8 +152,8 @@ class Phantom:
     # ------------------------------------------------------------- sections
 
     def series(self, zs: Iterable[float], **section: Any) -> list[AnnData]:
-        """Sections at depths `zs` in µm; keywords are those of :meth:`section`."""
-        return [self.section(z, **section) for z in _validators.several(zs, "zs", "depths in µm")]
+        """Sections at `zs` in µm; keywords are those of :meth:`section`."""
+        return [self.section(z, **section) for z in _validators.several(zs, "zs", "z in µm")]
 
     def section(
         self,
@@ -165,16 +169,15 @@ class Phantom:
         flip: bool = False,
         seed: int | None = None,
     ) -> AnnData:
-        """Cut, lay on a slide and measure the section at one depth.
+        """Cut, lay on a slide and measure the section at one z.
 
-        The array of spots belongs to the slide: it stays upright when the tissue is laid misaligned, and tissue that
-        hangs over the edge is lost. A depth gives the same counts with the image and without; depths differ in their
-        noise.
+        The array of spots belongs to the slide: it stays upright when the tissue is misaligned, and tissue beyond the
+        edge is lost. One z gives the same counts with the image and without; sections differ in their noise.
 
         Parameters
         ----------
         z
-            Depth in µm.
+            In µm.
         layout
             ``"square"`` array, ``"hex"`` honeycomb, or ``"cells"``: one row for each of the cells that the image shows.
         library_size
@@ -190,9 +193,9 @@ class Phantom:
         shift
             Move of the tissue in µm, after the rotation.
         flip
-            Lay the tissue down on its other face: x is mirrored before the rotation.
+            Mirror x before the rotation.
         seed
-            Draw other noise for the same depth: other cells, counts and texture.
+            Draw other noise for the same z: other cells, counts and texture.
 
         Returns
         -------
@@ -223,7 +226,7 @@ class Phantom:
         if layout == "cells":
             slide = move(self._cells(z, seed=seed), matrix)
         else:
-            slide = LATTICES[layout](self.side, self.pitch)
+            slide = (square if layout == "square" else honeycomb)(self.side, self.pitch)
         xy = move_back(slide, matrix)
         held = self.inside(xy, z) & ((slide >= 0) & (slide < self.side)).all(1)
         if not held.any():
@@ -257,8 +260,8 @@ class Phantom:
     def _count(self, xy: Array, z: float, *, library_size: float, rng: np.random.Generator) -> csr_matrix:
         """Counts (n, N): gamma-Poisson, with fewer molecules where there are fewer cells."""
         pattern = self._pattern(xy, z)
-        depth = rng.lognormal(0, LIBRARY_SPREAD, len(xy)) * np.sqrt(self._cellularity(pattern, z))
-        rates = self._fractions(pattern, z) * (library_size * depth / np.median(depth))[:, None]
+        size = rng.lognormal(0, LIBRARY_SD, len(xy)) * np.sqrt(self._cellularity(pattern, z))
+        rates = self._fractions(pattern, z) * (library_size * size / np.median(size))[:, None]
         if self.overdispersion:
             rates *= rng.gamma(1 / self.overdispersion, self.overdispersion, rates.shape)
         return csr_matrix(rng.poisson(rates).astype(np.float32))
@@ -326,11 +329,11 @@ class Phantom:
 
     @cached_property
     def _motion(self) -> Motion:
-        return Motion.draw(self._rng("motion"), speed=self.motion)
+        return Motion(self._rng("motion"), speed=self.motion)
 
     @cached_property
     def _anatomy(self) -> Anatomy:
-        return Anatomy.draw(self._rng("anatomy"), grain=self.pitch / self._width)
+        return Anatomy(self._rng("anatomy"), grain=self.pitch / self._width)
 
     @cached_property
     def _genes(self) -> tuple[Array, Array]:
@@ -347,10 +350,10 @@ class Phantom:
         return rng.normal(0, 1.1, n) - 2.0 * rare, loadings
 
     def _rng(self, purpose: str, z: float | None = None, seed: int | None = None) -> np.random.Generator:
-        """Independent noise for each purpose, depth and seed: what one draws does not move the others."""
-        depth = [] if z is None else [int(np.float64(z + 0.0).view(np.uint64))]
+        """Independent noise for each purpose, z and seed: what one draws does not move the others."""
+        at = [] if z is None else [int(np.float64(z + 0.0).view(np.uint64))]
         again = [] if seed is None else [seed]
-        return np.random.default_rng(np.random.SeedSequence([self.seed, *purpose.encode(), *depth, *again]))
+        return np.random.default_rng(np.random.SeedSequence([self.seed, *purpose.encode(), *at, *again]))
 
     # ---------------------------------------------- µm to widths, and material
 
@@ -362,11 +365,11 @@ class Phantom:
         return (np.asarray(xy, dtype=np.float64) - self.side / 2) / self._width
 
     def _age(self, z: float) -> float:
-        """Depth as biology sees it, in widths."""
+        """Z of the biology, in widths."""
         return self.change * z / self._width
 
     def _pattern(self, xy: ArrayLike, z: float) -> Array:
-        """Where (n, 2) in the anatomy the points `xy` in µm at depth `z` lie."""
+        """Where (n, 2) in the anatomy the points `xy` in µm at `z` lie."""
         return self._anatomy.wrinkle(self._motion.backward(self._widths(xy), z / self._width))
 
 
@@ -380,16 +383,16 @@ def phantom(
     change: float = 1.0,
     overdispersion: float = 0.05,
 ) -> Phantom:
-    """Make a tissue from which sections can be cut at any depth, and whose truth is known there.
+    """Make a tissue from which sections can be cut at any z, and whose truth is known there.
 
     Six domains (stroma, fat, muscle, ducts, a tumour, lymphoid follicles) and nine gene programmes: one a domain, that
-    of muscle in bands, a hypoxic core, cells that mix like salt and pepper, and zones across the tissue. With depth
-    the material is displaced, and beyond that changes: the tumour divides, its core fades, other cells take over.
+    of muscle in bands, a hypoxic core, mixed cells, and zones across the tissue. Along z the material is displaced, and
+    beyond that changes: the tumour divides, its core fades, other cells take over.
 
     Parameters
     ----------
     seed
-        Decides everything: the same seed gives the same tissue and, at the same depth, the same section.
+        Decides everything: the same seed gives the same tissue and, at the same z, the same section.
     n_genes
         Number of genes N, a fifth of them housekeeping.
     size
@@ -397,7 +400,7 @@ def phantom(
     pitch
         Distance between spots in µm.
     motion
-        Displacement between sections that are close, in µm (root mean square) a µm of depth. 0 holds it still.
+        Displacement between sections that are close, in µm (root mean square) a µm of z. 0 holds it still.
     change
         Pace of the biology that is not displacement. 0 makes the sections images of one another.
     overdispersion
@@ -423,4 +426,4 @@ def phantom(
 
 def _looks(*fields: str) -> Array:
     """Values (k, 6) of `fields` of the looks of `DOMAINS`."""
-    return np.array([[getattr(LOOKS[name], field) for name in DOMAINS] for field in fields])
+    return np.array([[LOOKS[name][field] for name in DOMAINS] for field in fields])

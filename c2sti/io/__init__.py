@@ -6,18 +6,13 @@ into an AnnData, with `write_store` into a store on disk. No other file knows wh
 """
 
 from c2sti.io._annotations import Annotations, is_labels
-from c2sti.io._factors import Layers, without_factors
+from c2sti.io._factors import Layers, StackPart, without_factors
 from c2sti.io._genes import level, on_shared_genes, shared_genes, shared_profiles, values_of
-from c2sti.io._histology import HEImage, Picture, SlideImage, histology_on, image_of
-from c2sti.io._memory import DENSE, Extent, check_work, is_dense, memory_of, n_tasks, said, tell
+from c2sti.io._histology import HEImage, histology_on
+from c2sti.io._images import image_of
+from c2sti.io._memory import is_dense, memory_of, n_tasks, said
 from c2sti.io._open import completed, read_zarr, with_layers
-from c2sti.io._places import (
-    LEAST_SPOTS,
-    check_writable,
-    copied,
-    is_spatialdata,
-    read_places,
-)
+from c2sti.io._places import LEAST_SPOTS, check_writable, copied, is_spatialdata
 from c2sti.io._rasterize import (
     Rows,
     common_lattice,
@@ -35,15 +30,14 @@ from c2sti.io._read import (
     SliceGrid,
     check_layer,
     is_counts,
-    layer_names,
     log_normalise,
+    read_places,
     read_slice,
     shared_var,
 )
 from c2sti.io._sections import (
     Container,
     Key,
-    Keys,
     Source,
     Windows,
     check_unit,
@@ -52,19 +46,17 @@ from c2sti.io._sections import (
     position_of,
     sources,
     window_for_each,
-    with_told_z,
+    with_distinct_z,
 )
 from c2sti.io._spatialdata import frame_of, table_of
-from c2sti.io._stack import Block, add_values, write_stack
-from c2sti.io._store import check_digits, new_store, write_store
-from c2sti.io._virtual_histology import library_of_section, section_image, section_images, source_places
+from c2sti.io._store import check_digits, new_store, write_stack, write_store
+from c2sti.io._virtual_histology import library_of_sections, section_image, section_images, source_places
 from c2sti.io._window import window_of
 from c2sti.io._write import (
     N_EDGES,
-    Graph,
     MeasuredPair,
-    add_confidence,
     add_layers,
+    add_values,
     frame_slices,
     graphs_of,
     held_graph,
@@ -73,27 +65,20 @@ from c2sti.io._write import (
 
 __all__ = [
     "Annotations",
-    "Block",
     "Layers",
     "Container",
-    "DENSE",
-    "Extent",
-    "Graph",
     "HEImage",
     "Key",
-    "Keys",
     "LEAST_SPOTS",
     "MeasuredPair",
     "N_EDGES",
-    "Picture",
     "Rows",
     "SliceGrid",
-    "SlideImage",
     "Source",
+    "StackPart",
     "TARGET_SUM",
     "Windows",
     "is_dense",
-    "check_work",
     "check_digits",
     "check_unit",
     "check_writable",
@@ -112,11 +97,10 @@ __all__ = [
     "is_labels",
     "is_spatialdata",
     "lattice_as_dict",
-    "layer_names",
     "level",
     "log_normalise",
     "make_pair",
-    "library_of_section",
+    "library_of_sections",
     "library_sizes",
     "source_places",
     "memory_of",
@@ -142,12 +126,10 @@ __all__ = [
     "write_stack",
     "write_store",
     "table_of",
-    "tell",
     "values_of",
     "window_for_each",
     "window_of",
-    "with_told_z",
-    "add_confidence",
+    "with_distinct_z",
     "add_layers",
     "add_values",
     "said",

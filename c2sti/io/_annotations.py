@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from c2sti import _keys, _logging, _validators
 from c2sti._types import FloatArray
-from c2sti.io._rows import obs_column
+from c2sti.io._places import obs_column
 
 R_NAMES = """
 antiquewhite2:eedfcc azure3:c1cdcd chartreuse3:66cd00 darkolivegreen2:bcee68 firebrick3:cd2626 gold2:eec900
@@ -25,72 +25,6 @@ mediumpurple3:8968cd olivedrab3:9acd32 orchid3:b452cd palegreen3:7ccd7c paleviol
 purple4:551a8b seagreen4:2e8b57 slategray3:9fb6cd snow4:8b8989 tomato2:ee5c42 violetred:d02090 wheat4:8b7e66
 yellow4:8b8b00
 """  # names of R that scanpy reads beside those of matplotlib
-
-
-def read_colours(adata: AnnData, name: str, key: str, categories: list[str]) -> dict[str, str]:
-    """Colours of the categories of a column of `obs` as hex text; the log says which cannot be read.
-
-    Parameters
-    ----------
-    adata, name
-        An object, and what messages call it.
-    key
-        The column.
-    categories
-        All of its categories, in their order.
-    """
-    palette = adata.uns.get(_keys.colours(key))
-    if palette is None:
-        return {}
-    where = f"uns[{_keys.colours(key)!r}] of {name}"
-    given = _by_category(palette, categories)
-    if not given:
-        found = _validators.shown(palette)
-        _logging.warning(
-            f"{where} holds {found}, which is not a colour for each of {len(categories)} categories; left out"
-        )
-        return {}
-    colours = {category: _hex(colour) for category, colour in given.items()}
-    wrong = [f"{_validators.shown(given[category])} for {category!r}" for category, c in colours.items() if c is None]
-    if wrong:
-        _logging.warning(f"{where} holds {', '.join(wrong)}, which cannot be read as a colour; left out")
-    return {category: colour for category, colour in colours.items() if colour is not None}
-
-
-def label_text(value: Any) -> str:
-    """A label as text, the same for 1, 1.0 (whole numbers beside NaN) and "1"."""
-    if isinstance(value, float | np.floating) and float(value).is_integer():
-        return str(int(value))
-    return value.decode() if isinstance(value, bytes) else str(value)
-
-
-def _by_category(palette: Any, categories: list[str]) -> dict[str, Any]:
-    """What a palette gives each category: by name, or in their order; nothing where it gives fewer."""
-    palette = palette.compute() if hasattr(palette, "compute") else palette  # of a lazy object
-    palette = palette.to_numpy() if hasattr(palette, "to_numpy") else palette
-    if isinstance(palette, np.ndarray):  # of one: a view of anndata puts a dict, or one text, into an array
-        palette = palette.item() if palette.size == 1 else list(palette)
-    if isinstance(palette, Mapping):
-        by_name = {label_text(category): colour for category, colour in palette.items()}
-        return {category: by_name[category] for category in categories if category in by_name}
-    colours = [palette] if isinstance(palette, str | bytes) else list(palette) if isinstance(palette, Iterable) else []
-    if colours and isinstance(colours[0], Real):  # the channels of one colour
-        colours = [tuple(colours)]
-    return dict(zip(categories, colours, strict=False)) if len(colours) >= len(categories) else {}
-
-
-def _hex(colour: Any) -> str | None:
-    """A colour as hex text, with alpha where it is not opaque; None if it is none."""
-    from matplotlib.colors import to_hex, to_rgba  # noqa: PLC0415 - loaded where colours are carried only
-
-    colour = colour.decode() if isinstance(colour, bytes) else colour
-    if isinstance(colour, str):
-        of_r = dict(pair.split(":") for pair in R_NAMES.split())
-        colour = f"#{of_r[short]}" if (short := colour.replace(" ", "")) in of_r else colour
-    try:
-        return str(to_hex(colour, keep_alpha=to_rgba(colour)[3] < 1))
-    except (ValueError, TypeError):
-        return None
 
 
 @dataclass(frozen=True)
@@ -129,39 +63,34 @@ def read_annotations(
 ) -> Annotations:
     """Read columns of `obs` with their colours, ``uns["<key>_colors"]``, and tables of `obsm`.
 
-    Parameters
-    ----------
-    adata
-        The object that holds it.
-    rows
-        (n,) those of the section.
-    name
-        What errors call the section.
-    obs_keys, obsm_keys
-        Columns and tables wanted. What is not there, or NaN throughout, is noted in `absent`.
-
-    Raises
-    ------
-    TypeError, ValueError
-        A column holds neither labels nor numbers, a table something other than numbers, or a name is taken in a result.
+    What is not there, or NaN throughout, is noted in `absent`. ValueError where a column holds neither labels nor
+    numbers, a table something other than numbers, or a name is taken in a result.
     """
-    for argument, keys, elsewhere in (("obs_keys", obs_keys, obsm_keys), ("obsm_keys", obsm_keys, obs_keys)):
-        for key in keys:
-            _check_name(key, argument, key in elsewhere)
+    for key in obs_keys:
+        _check_name(key, "obs_keys", key in obsm_keys, "adata.obs = adata.obs.rename(columns={{{0!r}: {1!r}}})")
+    for key in obsm_keys:
+        _check_name(key, "obsm_keys", key in obs_keys, "adata.obsm[{1!r}] = adata.obsm.pop({0!r})")
     index, absent = adata.obs_names[rows], {}
     columns, colours, tables = {}, {}, {}
     for key in obs_keys:
-        column = _column(adata, name, key)
-        columns[key] = _unknown(index) if column is None else _typed(column, f"obs[{key!r}] of {name}").iloc[rows]
-        if column is None or not columns[key].notna().any():
-            columns[key], absent[key] = _unknown(index), _reason(adata, name, key, "obs", column is not None)
-        elif is_labels(columns[key]) and (found := read_colours(adata, name, key, _declared(column, key))):
-            colours[key] = found
+        columns[key] = pd.Series(np.nan, index=index)
+        if key in adata.obs:
+            column = obs_column(adata, key)  # of all rows, by whose categories colours go
+            if column.ndim != 1:
+                raise ValueError(f"{name} has {column.shape[1]} columns obs[{key!r}]; rename or drop all but one")
+            typed = _typed(column, f"obs[{key!r}] of {name}")
+            if typed.iloc[rows].notna().any():
+                columns[key] = typed.iloc[rows]
+                if is_labels(typed):
+                    categories = (column if is_labels(column) else typed).cat.categories
+                    colours[key] = _colours(adata, name, key, [label_text(category) for category in categories])
+                continue
+        absent[key] = _reason(adata.obs, name, "obs", key)
     for key in obsm_keys:
         tables[key] = _table(adata, rows, name, key) if key in adata.obsm else pd.DataFrame(index=index)
         if not tables[key].notna().any(axis=None):
             tables[key] = pd.DataFrame(index=index)
-            absent[key] = _reason(adata, name, key, "obsm", key in adata.obsm)
+            absent[key] = _reason(adata.obsm, name, "obsm", key)
     return Annotations(pd.DataFrame(columns, index=index), colours, tables, absent)
 
 
@@ -170,45 +99,80 @@ def is_labels(column: pd.Series) -> bool:
     return isinstance(column.dtype, pd.CategoricalDtype)
 
 
-def _check_name(key: str, argument: str, twice: bool) -> None:
-    new = "my_" + key.replace("/", "_")
-    fix = f"adata.obs = adata.obs.rename(columns={{{key!r}: {new!r}}})"
-    fix = fix if argument == "obs_keys" else f"adata.obsm[{new!r}] = adata.obsm.pop({key!r})"
+def label_text(value: Any) -> str:
+    """A label as text, the same for 1, 1.0 (whole numbers beside NaN) and "1"."""
+    if isinstance(value, float | np.floating) and float(value).is_integer():
+        return str(int(value))
+    return value.decode() if isinstance(value, bytes) else str(value)
+
+
+def _check_name(key: str, argument: str, twice: bool, rename: str) -> None:
+    fix = rename.format(key, "my_" + key.replace("/", "_"))
     if twice:
         raise ValueError(f"obs_keys= and obsm_keys= both name {key!r}; rename one of the two: {fix}")
     if key in _keys.TAKEN or "/" in key:
-        reason = 'holds a "/", which files take for a folder' if "/" in key else "is a name that results use"
-        raise ValueError(f"{argument}= names {key!r}, which {reason}; rename it first: {fix}")
+        raise ValueError(f"{argument}= names {key!r}; results use that name, or files cannot hold it: rename it, {fix}")
 
 
-def _unknown(index: pd.Index) -> pd.Series:
-    return pd.Series(np.nan, index=index)
-
-
-def _reason(adata: AnnData, name: str, key: str, where: str, there: bool) -> KeyError | ValueError:
+def _reason(held: Any, name: str, where: str, key: str) -> KeyError | ValueError:
     """Why a section has nothing under a key."""
-    if there:
+    if key in held:
         return ValueError(
             f"{where}[{key!r}] of {name} holds nothing but NaN; leave it out of {where}_keys=, or fill it in"
         )
-    known = {"obs": sorted(map(str, adata.obs)), "obsm": sorted(map(str, adata.obsm))}
-    listed = "its columns are" if where == "obs" else "it has"
-    other = "obsm" if where == "obs" else "obs"
-    hint = f"; there is {other}[{key!r}], which {other}_keys= carries" if key in known[other] else ""
-    return KeyError(f"{name} has no {where}[{key!r}] ({where}_keys=); {listed} {known[where]}{hint}")
+    return KeyError(f"{name} has no {where}[{key!r}] ({where}_keys=); it has {sorted(map(str, held))}")
+
+
+# ---- colours
+
+
+def _colours(adata: AnnData, name: str, key: str, categories: list[str]) -> dict[str, str]:
+    """Colours of all categories of a column of `obs` as hex text; the log says which cannot be read."""
+    palette = adata.uns.get(_keys.colours(key))
+    if palette is None:
+        return {}
+    where = f"uns[{_keys.colours(key)!r}] of {name}"
+    given = _by_category(palette, categories)
+    if not given:
+        found = _validators.shown(palette)
+        _logging.warning(f"{where} holds {found}, not a colour for each of {len(categories)} categories; left out")
+    colours = {category: _hex(colour) for category, colour in given.items()}
+    wrong = [f"{_validators.shown(given[category])} for {category!r}" for category, c in colours.items() if c is None]
+    if wrong:
+        _logging.warning(f"{where} holds {', '.join(wrong)}, which cannot be read as a colour; left out")
+    return {category: colour for category, colour in colours.items() if colour is not None}
+
+
+def _by_category(palette: Any, categories: list[str]) -> dict[str, Any]:
+    """What a palette gives each category: by name, or in their order; nothing where it gives fewer."""
+    palette = palette.compute() if hasattr(palette, "compute") else palette  # of a lazy object
+    palette = palette.to_numpy() if hasattr(palette, "to_numpy") else palette
+    if isinstance(palette, np.ndarray):  # of one: a view of anndata puts a dict, or one text, into an array
+        palette = palette.item() if palette.size == 1 else list(palette)
+    if isinstance(palette, Mapping):
+        by_name = {label_text(category): colour for category, colour in palette.items()}
+        return {category: by_name[category] for category in categories if category in by_name}
+    colours = [palette] if isinstance(palette, str | bytes) else list(palette) if isinstance(palette, Iterable) else []
+    if colours and isinstance(colours[0], Real):  # the channels of one colour
+        colours = [tuple(colours)]
+    return dict(zip(categories, colours, strict=False)) if len(colours) >= len(categories) else {}
+
+
+def _hex(colour: Any) -> str | None:
+    """A colour as hex text, with alpha where it is not opaque; None if it is none."""
+    from matplotlib.colors import to_hex, to_rgba  # noqa: PLC0415 - loaded where colours are carried only
+
+    colour = colour.decode() if isinstance(colour, bytes) else colour
+    if isinstance(colour, str):
+        of_r = dict(pair.split(":") for pair in R_NAMES.split())
+        colour = f"#{of_r[short]}" if (short := colour.replace(" ", "")) in of_r else colour
+    try:
+        return str(to_hex(colour, keep_alpha=to_rgba(colour)[3] < 1))
+    except (ValueError, TypeError):
+        return None
 
 
 # ---- columns
-
-
-def _column(adata: AnnData, name: str, key: str) -> pd.Series | None:
-    """A column of `obs`, of all rows: colours go by the categories of all of them."""
-    if key not in adata.obs:
-        return None
-    column = obs_column(adata, key)
-    if column.ndim != 1:
-        raise ValueError(f"{name} has {column.shape[1]} columns obs[{key!r}]; rename or drop all but one")
-    return column
 
 
 def _typed(column: pd.Series, where: str) -> pd.Series:
@@ -253,11 +217,6 @@ def _as_labels(column: pd.Series) -> pd.Series:
     return pd.Series(labels, index=column.index)
 
 
-def _declared(column: pd.Series, key: str) -> list[str]:
-    """All categories of a column as text, in the order of its colours."""
-    return [label_text(category) for category in (column if is_labels(column) else _typed(column, key)).cat.categories]
-
-
 # ---- tables
 
 
@@ -265,22 +224,22 @@ def _table(adata: AnnData, rows: NDArray[np.intp], name: str, key: str) -> pd.Da
     """(n, C) a table of `obsm` as float64, with names of columns as text."""
     where = f"obsm[{key!r}] of {name}"
     held = _rows_in_memory(adata.obsm[key], rows)
-    if not hasattr(held, "shape") or len(held.shape) > 2:
-        found = f"has shape {held.shape}" if hasattr(held, "shape") else f"is a {type(held).__name__}"
-        raise ValueError(f"{where} {found}; a DataFrame or an (n, C) array of numbers can be carried")
-    frame = held if isinstance(held, pd.DataFrame) else pd.DataFrame(held)
+    if np.ndim(held) > 2:
+        raise ValueError(f"{where} has shape {held.shape}; a DataFrame or an (n, C) array of numbers can be carried")
+    frame = pd.DataFrame(held)
     frame = frame.set_axis([label_text(column) for column in frame.columns], axis=1).set_axis(adata.obs_names[rows])
     twice = frame.columns[frame.columns.duplicated()]
     if len(twice):
         raise ValueError(f"{where} has more than one column {twice[0]!r}; rename or drop all but one")
-    typed = {column: _typed(frame[column], f"column {column!r} of {where}") for column in frame}
-    labels = [column for column, values in typed.items() if is_labels(values)]
-    if labels:
-        raise ValueError(
-            f"{where} holds labels in {labels}; tables of numbers can be carried, and labels from obs: "
-            f"adata.obs[{labels[0]!r}] = adata.obsm[{key!r}][{labels[0]!r}], obs_keys={labels[0]!r}"
-        )
-    columns = {column: values.to_numpy(dtype=np.float64, na_value=np.nan) for column, values in typed.items()}
+    columns = {}
+    for column in frame:
+        values = _typed(frame[column], f"column {column!r} of {where}")
+        if is_labels(values):
+            raise ValueError(
+                f"{where} holds labels in {column!r}; tables of numbers can be carried, and labels from obs: "
+                f"adata.obs[{column!r}] = adata.obsm[{key!r}][{column!r}], obs_keys={column!r}"
+            )
+        columns[column] = values.to_numpy(dtype=np.float64, na_value=np.nan)
     return pd.DataFrame(columns, index=frame.index)
 
 
@@ -289,8 +248,6 @@ def _rows_in_memory(held: Any, rows: NDArray[np.intp]) -> Any:
     if hasattr(held, "iloc"):  # a DataFrame, or the one that anndata.experimental.read_lazy leaves on disk
         held = held.iloc[rows]
         return held.to_memory() if hasattr(held, "to_memory") else held
-    if not hasattr(held, "shape"):
-        return held
     held = held.tocsr() if sp.issparse(held) else held
     some = held[rows]
     some = some.compute() if hasattr(some, "compute") else some

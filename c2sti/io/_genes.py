@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import warnings
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from itertools import combinations
 
 import numpy as np
@@ -24,11 +24,24 @@ FEW_COUNTS = 0.25  # of a section's counts: with fewer in the shared genes, valu
 SHOWN = 3  # names of genes in a message
 LEAST_TELLING = 20  # genes that a spot expresses, below which two may be equal by chance
 AT_ONCE = 1024  # rows that are compared at a time
+LOGARITHMS = {
+    math.e: "natural logarithm",
+    2.0: "logarithm to base 2",
+    10.0: "logarithm to base 10",
+    1.0: "no logarithm",
+}
+MOST_LOG = 20.0  # logarithm of a million to base 2: larger values are not logarithms
+MOST_SHARE = 100.0  # total of shares in per cent, which need no logarithm
+CONSTANT = 0.01  # of the total of a spot: totals that vary by less were normalised
+DISTINCT = 4.0  # times as constant as by any other logarithm, totals tell the logarithm
+ALIKE = 1.25  # factor by which genes of neighbours differ (median): 1.15 at most on real ones, 1.34 among 100 genes
 # What names of one kind often differ by: versions of Ensembl ids, and capitals.
 SPELLINGS: dict[str, Callable[[pd.Index], pd.Index]] = {
     '.str.split(".").str[0]': lambda names: names.str.split(".").str[0],
     ".str.upper()": lambda names: names.str.upper(),
 }
+
+Scale = tuple[float, float, float]  # base of the logarithm (1: none), total of a spot, largest value; NaN: not known
 
 
 # ---- genes
@@ -39,32 +52,15 @@ def shared_genes(
 ) -> pd.Index:
     """Names of the genes that all sections have, in the order of the first; or those asked for, in their order.
 
-    Parameters
-    ----------
-    grids
-        The sections.
-    genes
-        Names asked for.
-    stacklevel
-        Of the warning, as :func:`warnings.warn` counts it from here.
-
-    Raises
-    ------
-    ValueError
-        No gene in common.
-    KeyError
-        A gene that was asked for is missing from a section.
-
-    Warns
-    -----
-    UserWarning
-        Fewer than half of the smaller panel are shared; the message shows both kinds of names.
+    ValueError where there is none in common, KeyError where one that was asked for is missing. A warning, whose
+    `stacklevel` counts from here, says where fewer than half of the smaller panel are shared.
     """
     common = _common(grids)
     if genes is not None:
         return pd.Index(_validators.genes(genes, common, "all sections"))
     if _are_few(grids, common):
-        warnings.warn(_few(grids, common), UserWarning, stacklevel=stacklevel)
+        found = f"only {len(common)} genes are in all sections ({_panels(grids)})"
+        warnings.warn(f"{found}: {_names_that_differ(grids)}", UserWarning, stacklevel=stacklevel)
     elif len(common) < max(len(g.genes) for g in grids):
         _logging.info(f"{len(common)} genes are in all sections ({_panels(grids)})")
     return common
@@ -73,24 +69,9 @@ def shared_genes(
 def on_shared_genes(grids: Sequence[SliceGrid], *, stacklevel: int = 3) -> list[SliceGrid]:
     """The sections with the genes that all of them have, in the order of the first; library sizes count these alone.
 
-    A section that has no others is returned as it is. Normalised expression keeps its values.
-
-    Parameters
-    ----------
-    grids
-        The sections of one call: pair, context, series.
-    stacklevel
-        Of a warning, as :func:`warnings.warn` counts it from here; by default the line that calls the caller.
-
-    Raises
-    ------
-    ValueError
-        No gene in common, or a section has no expression in those that are.
-
-    Warns
-    -----
-    UserWarning
-        As :func:`shared_genes`; or fewer than a quarter of the counts of a section are in the shared genes.
+    A section that has no others is returned as it is. Normalised expression keeps its values. Errors and warnings are
+    those of :func:`shared_genes`; a warning also says where a section has few of its counts in the shared genes. By
+    default warnings point to the line that calls the caller.
     """
     genes = shared_genes(grids, stacklevel=stacklevel + 1)
     cut = [_with_genes(grid, genes) for grid in grids]
@@ -116,7 +97,12 @@ def on_shared_genes(grids: Sequence[SliceGrid], *, stacklevel: int = 3) -> list[
     return cut
 
 
-def values_of_both(a: SliceGrid, b: SliceGrid) -> tuple[Expression, Expression]:
+def values_of(grid: SliceGrid, genes: pd.Index) -> Expression:
+    """(n, N) values of some genes of a section."""
+    return grid.values if genes.equals(grid.genes) else some_genes(grid.values, grid.genes.get_indexer(genes))
+
+
+def _values_of_both(a: SliceGrid, b: SliceGrid) -> tuple[Expression, Expression]:
     """(n, N) values of two sections for the genes that they share."""
     genes = _common([a, b])
     return values_of(a, genes), values_of(b, genes)
@@ -127,23 +113,17 @@ def _common(grids: Sequence[SliceGrid]) -> pd.Index:
     for grid in grids[1:]:
         common = common[common.isin(grid.genes)]
     if len(common) == 0:
-        a, b = _least_alike(grids)
-        examples = "; ".join(f"{g.name}: {', '.join(g.genes[:SHOWN])}" for g in (a, b))
-        raise ValueError(f"the sections have no gene in common ({examples}); {_same_names(a, b)}")
+        raise ValueError(f"the sections have no gene in common: {_names_that_differ(grids)}")
     return common
-
-
-def values_of(grid: SliceGrid, genes: pd.Index) -> Expression:
-    """(n, N) values of some genes of a section."""
-    return grid.values if genes.equals(grid.genes) else some_genes(grid.values, grid.genes.get_indexer(genes))
 
 
 def _with_genes(grid: SliceGrid, genes: pd.Index) -> SliceGrid:
     if genes.equals(grid.genes):
         return grid
-    values = values_of(grid, genes)
-    var = grid.var.iloc[grid.genes.get_indexer(genes)] if len(grid.var) else grid.var
-    beside = None if grid.beside is None else some_genes(grid.beside, grid.genes.get_indexer(genes))
+    index = grid.genes.get_indexer(genes)
+    values = some_genes(grid.values, index)
+    var = grid.var.iloc[index] if len(grid.var) else grid.var
+    beside = None if grid.beside is None else some_genes(grid.beside, index)
     cut = replace(grid, values=values, genes=genes, var=var, beside=beside, uncut=grid.uncut or grid)
     if len(genes) == len(grid.genes):
         return cut
@@ -160,33 +140,22 @@ def _are_few(grids: Sequence[SliceGrid], common: pd.Index) -> bool:
     return len(common) < FEW_GENES * min(len(g.genes) for g in grids)
 
 
-def _few(grids: Sequence[SliceGrid], common: pd.Index) -> str:
-    a, b = _least_alike(grids)
-    alone = [(g.name, g.genes[~g.genes.isin(other.genes)]) for g, other in ((a, b), (b, a))]
-    shown = "; ".join(
-        f"only {name} has {', '.join(names[:SHOWN])}{', …' if len(names) > SHOWN else ''}"
-        for name, names in alone
-        if len(names)
-    )
-    return f"only {len(common)} genes are in all sections ({_panels(grids)}): {shown}; {_same_names(a, b)}"
-
-
 def _panels(grids: Sequence[SliceGrid]) -> str:
     return ", ".join(f"{g.name}: {len(g.genes)}" for g in grids)
 
 
-def _least_alike(grids: Sequence[SliceGrid]) -> tuple[SliceGrid, SliceGrid]:
-    """The two sections that share the fewest genes."""
-    return min(combinations(grids, 2), key=lambda pair: int(pair[0].genes.isin(pair[1].genes).sum()))
-
-
-def _same_names(a: SliceGrid, b: SliceGrid) -> str:
-    """What to do about the names of two sections: as code, where a column of `var` or a spelling makes them alike."""
-    shared = int(a.genes.isin(b.genes).sum())
-    enough = max(shared + 1, FEW_GENES * min(len(a.genes), len(b.genes)))
-    n, fix = max(_renamings(a, b), default=(0, ""))
-    words = "give both the same kind of names in var_names"
-    return f"{words}: {fix}" if n >= enough else words
+def _names_that_differ(grids: Sequence[SliceGrid]) -> str:
+    """Genes of the two sections that share the fewest, and the fix: as code, where other names make them alike."""
+    a, b = min(combinations(grids, 2), key=lambda pair: int(pair[0].genes.isin(pair[1].genes).sum()))
+    parts = []
+    for g, other in ((a, b), (b, a)):
+        alone = g.genes[~g.genes.isin(other.genes)]
+        if len(alone):
+            parts.append(f"only {g.name} has {', '.join(alone[:SHOWN])}{', …' if len(alone) > SHOWN else ''}")
+    enough = max(int(a.genes.isin(b.genes).sum()) + 1, FEW_GENES * min(len(a.genes), len(b.genes)))
+    n, code = max(_renamings(a, b), default=(0, ""))
+    fix = "give both the same kind of names in var_names"
+    return "; ".join([*parts, f"{fix}: {code}" if n >= enough else fix])
 
 
 def _renamings(a: SliceGrid, b: SliceGrid) -> Iterator[tuple[int, str]]:
@@ -214,7 +183,7 @@ def shared_profiles(a: SliceGrid, b: SliceGrid) -> int:
     spots, which agree by chance, are left out, and a spot that a section holds twice counts once. They are looked up by
     a hash of their genes and values, and those that are found are compared value by value.
     """
-    one, other = values_of_both(a, b)
+    one, other = _values_of_both(a, b)
     (wanted, rows), (known, twins) = (np.unique(per_row(x, _hashes), return_index=True) for x in (one, other))
     wanted, first, second = np.intersect1d(wanted, known, assume_unique=True, return_indices=True)
     first, second = rows[first[wanted != 0]], twins[second[wanted != 0]]
@@ -228,47 +197,7 @@ def _hashes(values: sp.csr_array) -> NDArray[np.uint64]:
     return np.where(np.diff(values.indptr) >= LEAST_TELLING, row_hashes(values), np.uint64(0))
 
 
-LOGARITHMS = {
-    math.e: "natural logarithm",
-    2.0: "logarithm to base 2",
-    10.0: "logarithm to base 10",
-    1.0: "no logarithm",
-}
-MOST_LOG = 20.0  # logarithm of a million to base 2: larger values are not logarithms
-MOST_SHARE = 100.0  # total of shares in per cent, which need no logarithm
-CONSTANT = 0.01  # of the total of a spot: totals that vary by less were normalised
-DISTINCT = 4.0  # times as constant as by any other logarithm, totals tell the logarithm
-ALIKE = 1.25  # factor by which genes of neighbours differ (median): 1.15 at most on real ones, 1.34 among 100 genes
-
-
-@dataclass(frozen=True)
-class Scale:
-    """How expression was normalised, as far as its values tell.
-
-    Parameters
-    ----------
-    base
-        Of the logarithm, 1 for none, NaN where it is not known.
-    total
-        Of a spot before the logarithm, NaN where it is not known.
-    most
-        Largest value.
-    """
-
-    base: float
-    total: float
-    most: float
-
-    @property
-    def is_raw(self) -> bool:
-        """Whether there is no logarithm where one is expected: shares and percentages may come without."""
-        return self.most > MOST_LOG or (self.base == 1 and self.total > (1 + CONSTANT) * MOST_SHARE)
-
-    def __str__(self) -> str:
-        if np.isnan(self.base):
-            return f"values up to {self.most:.4g}, no logarithm" if self.is_raw else "totals of spots differ"
-        total = f"{self.total:,.0f}" if self.total >= MOST_SHARE else f"{self.total:.4g}"
-        return f"normalised to {total} a spot, {LOGARITHMS[self.base]}"
+# ---- scale of expression
 
 
 def level(a: SliceGrid, b: SliceGrid) -> tuple[float, str]:
@@ -277,33 +206,38 @@ def level(a: SliceGrid, b: SliceGrid) -> tuple[float, str]:
     Where the values tell both scales: the ratio of the totals, times that of the logarithms' units. 0 where one has a
     logarithm and the other has none, or neither has. Else the median over genes of the ratio of mean expression, as if
     the logarithm were natural; as neighbours differ, too, a factor of `ALIKE` is taken off. NaN for counts, which are
-    normalised by c2sti, and where too few genes are seen in both.
+    normalised by c2sti, and where too few genes are found in both.
     """
     if a.counts or b.counts:
         return float("nan"), "counts"
-    first, second = (sampled(values) for values in values_of_both(a, b))
-    one, other = scale_of(first), scale_of(second)
-    words = f"{a.name}: {one}; {b.name}: {other}"
-    logarithms = {one.base, other.base} & {math.e, 2.0, 10.0}
-    if one.is_raw or other.is_raw or (1.0 in (one.base, other.base) and logarithms):
+    first, second = (sampled(values) for values in _values_of_both(a, b))
+    scales = _scale_of(first), _scale_of(second)
+    words = f"{a.name}: {_in_words(scales[0])}; {b.name}: {_in_words(scales[1])}"
+    (base, total, _), (other_base, other_total, _) = scales
+    mixed = 1.0 in (base, other_base) and {base, other_base} & {math.e, 2.0, 10.0}
+    if mixed or any(_lacks_logarithm(scale) for scale in scales):
         return 0.0, words
-    if np.isfinite([one.base, other.base]).all():
-        units = 1.0 if one.base == other.base else _ratio(np.log(one.base), np.log(other.base))
-        return units * _ratio(one.total, other.total), words
-    factor, n_genes = _factor(first, second)
-    words = f"over {n_genes} genes, expression of {b.name} is {factor:.3g} times that of {a.name} (median)"
+    if np.isfinite([base, other_base]).all():
+        units = 1.0 if base == other_base else _ratio(np.log(base), np.log(other_base))
+        return units * _ratio(total, other_total), words
+    both = seen_genes(first) & seen_genes(second)
+    if both.sum() < LEAST_GENES:
+        factor = float("nan")
+    else:
+        means = [np.asarray(x[:, both].astype(np.float64).expm1().mean(axis=0)).ravel() for x in (first, second)]
+        factor = float(np.median(means[1] / means[0]))
+    words = f"over {both.sum()} genes, expression of {b.name} is {factor:.3g} times that of {a.name} (median)"
     return float(np.minimum(ALIKE * _ratio(factor, 1.0), 1.0)), words
 
 
-def scale_of(expression: sp.csr_array) -> Scale:
+def _scale_of(expression: sp.csr_array) -> Scale:
     """The scale of some spots: (n, N) normalised expression."""
     most = float(expression.data.max(initial=0))
-    bases = [base for base in LOGARITHMS if base == 1 or most <= MOST_LOG]
-    totals = {base: _total(expression, base) for base in bases}
+    totals = {base: _total(expression, base) for base in LOGARITHMS if base == 1 or most <= MOST_LOG}
     (varies, base), *others = sorted((varies, base) for base, (_, varies) in totals.items())
     if varies > CONSTANT or (others and others[0][0] <= DISTINCT * varies):
-        return Scale(float("nan"), float("nan"), most)
-    return Scale(base, totals[base][0], most)
+        return float("nan"), float("nan"), most
+    return base, totals[base][0], most
 
 
 def _total(expression: sp.csr_array, base: float) -> tuple[float, float]:
@@ -316,13 +250,17 @@ def _total(expression: sp.csr_array, base: float) -> tuple[float, float]:
     return float(middle), float((high - low) / middle)
 
 
-def _factor(first: sp.csr_array, second: sp.csr_array) -> tuple[float, int]:
-    """Median ratio of mean expression, second over first, and over how many genes: those that are seen in both."""
-    seen = seen_genes(first) & seen_genes(second)
-    if seen.sum() < LEAST_GENES:
-        return float("nan"), int(seen.sum())
-    means = [np.asarray(x[:, seen].astype(np.float64).expm1().mean(axis=0)).ravel() for x in (first, second)]
-    return float(np.median(means[1] / means[0])), int(seen.sum())
+def _lacks_logarithm(scale: Scale) -> bool:
+    """Whether there is no logarithm where one is expected: shares and percentages may come without."""
+    base, total, most = scale
+    return most > MOST_LOG or (base == 1 and total > (1 + CONSTANT) * MOST_SHARE)
+
+
+def _in_words(scale: Scale) -> str:
+    base, total, most = scale
+    if np.isnan(base):
+        return f"values up to {most:.4g}, no logarithm" if _lacks_logarithm(scale) else "totals of spots differ"
+    return f"normalised to {total:{',.0f' if total >= MOST_SHARE else '.4g'}} a spot, {LOGARITHMS[base]}"
 
 
 def _ratio(one: float, other: float) -> float:

@@ -1,277 +1,114 @@
-"""H&E of a section: an image in memory or one that stays on disk, averaged over the bins of a lattice."""
+"""An H&E image in the coordinate system of its section, in memory or lazy, and its mean colours in bins."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
-from anndata import AnnData
-from numpy.typing import NDArray
+import scipy.sparse as sp
+from scipy.ndimage import affine_transform
 
-from c2sti import _keys, _logging, _validators
 from c2sti._types import FloatArray, ImageEncoder, Lattice
-from c2sti.io._images import Library, UnusableImage, ends, mean_colours, scale_key, section_library, stretch, unusable
-
-if TYPE_CHECKING:
-    from xarray import DataArray
 
 LEAST_ON_IMAGE = 0.5  # share of the spots that lie on the image of their section
 FINER = 4  # pixels along a bin that a level of a pyramid needs at least to be read
 BRIGHTEST = 1.01  # of numbers that are colours in [0, 1], with what interpolation adds
-BAND = 1024  # rows of pixels that are held at a time
+MOST_POINTS = 2**22  # at which an oblique image is sampled at a time
+MOST_PIXELS = 1024  # a side of an image that an encoder is given
+
+
+class UnusableImage(ValueError):
+    """An image that is there and cannot be used; the message says why, and what the fix is."""
 
 
 @dataclass(frozen=True)
 class HEImage:
-    """An image in the frame of its section: pixel (row, column) covers [column, column + 1) / scale in x.
-
-    Parameters
-    ----------
-    pixels
-        (h, w, 3) uint8, or float in [0, 1].
-    scale
-        Pixels per unit of the frame.
-    """
-
-    pixels: np.ndarray
-    scale: float
-
-    @property
-    def to_pixel(self) -> FloatArray:
-        """(3, 3) from homogeneous (x, y, 1) of the frame to (column, row, 1)."""
-        return np.diag([self.scale, self.scale, 1.0])
-
-
-@dataclass(frozen=True)
-class SlideImage:
-    """An image that may be larger than memory and lie anyhow in the frame: only what is asked for is read.
+    """An H&E image in the coordinate system of its section; of a lazy one only the part that is needed is read.
 
     Parameters
     ----------
     levels
-        (3, h, w) uint8, or float in [0, 1], at falling resolutions; all show the same rectangle.
+        (h, w, 3) uint8, or float in [0, 1]: one array in memory, or dask arrays at falling resolutions, which all show
+        the same rectangle.
     to_pixel
-        (3, 3) from homogeneous (x, y, 1) of the frame to (column, row, 1) of the first level, in which pixel (row,
-        column) covers [column, column + 1) × [row, row + 1).
+        (3, 3) from homogeneous (x, y, 1) to (column, row, 1) of the first level, in which pixel (row, column) covers
+        [column, column + 1) × [row, row + 1).
     name
         What errors call it.
     """
 
-    levels: tuple[DataArray, ...]
+    levels: tuple[Any, ...]
     to_pixel: FloatArray
-    name: str
+    name: str = "image"
 
     @property
     def scale(self) -> float:
-        """Pixels of the first level per unit of the frame."""
+        """Pixels of the first level per unit of the coordinates."""
         return stretch(self.to_pixel)
 
-    def near(self, lattice: Lattice) -> tuple[np.ndarray, FloatArray] | None:
-        """What of the image lies under a lattice, at about a quarter of its pitch; None where nothing does.
+    def near(self, lattice: Lattice) -> tuple[np.ndarray, FloatArray]:
+        """What of the image lies under a lattice, and the (3, 3) matrix to its pixels.
 
-        Returns
-        -------
-        (h, w, 3) pixels, uint8 or float32 in [0, 1], and the (3, 3) matrix from the frame to them.
+        A lazy image is averaged over blocks of pixels, of about a quarter of a bin, while it is read. Its uint8 become
+        float32 in [0, 255] by that.
         """
-        level, to_level = self._level(lattice.pitch)
-        corners = np.array([[x, y, 1.0] for x in ends(lattice, 0) for y in ends(lattice, 1)]) @ to_level.T
-        factor = max(int(lattice.pitch * stretch(to_level) / FINER), 1)
-        columns, rows = (_cut(corners[:, axis], level.sizes[dim], factor) for axis, dim in enumerate(("x", "y")))
-        if columns.stop <= columns.start or rows.stop <= rows.start:
-            return None
-        pixels = _means(level.isel(x=columns, y=rows).transpose("y", "x", "c"), factor)
-        if level.dtype == np.uint8 and factor > 1:
-            pixels /= 255
-        elif level.dtype != np.uint8 and pixels.max(initial=0) > BRIGHTEST:
-            raise UnusableImage(
-                f"{self.name} holds {level.dtype} values up to {pixels.max():.4g}; colours are uint8, or numbers in "
-                "[0, 1]"
-            )
+        level, matrix = self.levels[0], self.to_pixel
+        for coarser in self.levels[1:]:
+            shrink = np.diag([*np.divide(coarser.shape[1::-1], self.levels[0].shape[1::-1]), 1.0])
+            if lattice.pitch * stretch(shrink @ self.to_pixel) >= FINER:
+                level, matrix = coarser, shrink @ self.to_pixel
+        lazy = not isinstance(level, np.ndarray)
+        factor = max(int(lattice.pitch * stretch(matrix) / FINER), 1) if lazy else 1
+        x, y = (_borders(lattice, axis)[[0, -1]] for axis in (0, 1))
+        corners = np.array([[column, row, 1.0] for column in x for row in y]) @ matrix.T
+        columns, rows = (_cut(corners[:, axis], level.shape[1 - axis], factor) for axis in (0, 1))
+        part = level[rows, columns]
+        if factor > 1 and part.size:
+            import dask.array as da  # noqa: PLC0415 - only lazy images need it
+
+            # What is left over at the far borders is less than half a bin.
+            part = da.coarsen(np.mean, part, {0: factor, 1: factor}, trim_excess=True, dtype=np.float32)
+        pixels = np.asarray(part)
+        if level.dtype != np.uint8 and pixels.max(initial=0) > BRIGHTEST:
+            check_colours(pixels, self.name)
         move = np.array([[1, 0, -columns.start], [0, 1, -rows.start], [0, 0, factor]]) / factor
-        return pixels, move @ to_level
-
-    def _level(self, pitch: float) -> tuple[DataArray, FloatArray]:
-        """The coarsest level with pixels of a quarter of a pitch or less (else the finest), and the matrix to it."""
-        first = self.levels[0]
-        found = first, self.to_pixel
-        for level in self.levels[1:]:
-            shrink = np.diag([level.sizes["x"] / first.sizes["x"], level.sizes["y"] / first.sizes["y"], 1.0])
-            if pitch * stretch(shrink @ self.to_pixel) >= FINER:
-                found = level, shrink @ self.to_pixel
-        return found
+        return pixels, move @ matrix
 
 
-Picture = HEImage | SlideImage
+def on_image(xy: FloatArray, shape: tuple[int, ...], to_pixel: FloatArray) -> FloatArray:
+    """(m, 2) column and row of those of (n, 2) spots that lie on an image of (h, w, …) pixels."""
+    pixel = xy @ to_pixel[:2, :2].T + to_pixel[:2, 2]
+    return pixel[((pixel >= 0) & (pixel < shape[1::-1])).all(axis=1)]
 
 
-def _means(image: DataArray, factor: int) -> np.ndarray:
-    """(h, w, 3) means of blocks of pixels, computed in bands of rows so that few are held at a time."""
-    if factor == 1:
-        return np.asarray(image.data)
-    band = max(BAND // factor, 1) * factor
-    parts = [image.isel(y=slice(first, first + band)) for first in range(0, image.sizes["y"], band)]
-    # What is left over at the far borders is less than half a bin.
-    blocks = [p.coarsen(x=factor, y=factor, boundary="trim") for p in parts if p.sizes["y"] >= factor]
-    return np.concatenate([np.asarray(b.reduce(np.mean, dtype=np.float32).data) for b in blocks])
-
-
-def _cut(at: FloatArray, n_pixels: int, factor: int) -> slice:
-    """Pixels from the least to the greatest coordinate, with one to spare, in whole blocks of `factor`."""
-    start = max(int(np.floor(at.min())) - factor, 0)
-    stop = min(int(np.ceil(at.max())) + factor, n_pixels)
-    return slice(start, min(start + -(-(stop - start) // factor) * factor, n_pixels))
-
-
-def read_image(
-    adata: AnnData,
-    xy: FloatArray,
-    name: str,
-    spatial_key: str,
-    image_key: str | None,
-    library: str | None = None,
-    rows: NDArray[np.intp] | None = None,
-) -> tuple[HEImage | None, str]:
-    """H&E of a section in ``uns[spatial_key]`` (squidpy's convention), and why there is one that is not used.
-
-    Parameters
-    ----------
-    adata
-        That holds the section.
-    xy
-        (n, 2) spots of the section.
-    name, spatial_key, image_key, library, rows
-        As in :func:`c2sti.io._images.section_library`.
-
-    Returns
-    -------
-    The image, or None; and the reason, empty where the image is used or where there is none.
-
-    Raises
-    ------
-    KeyError, ValueError
-        There is no such library; several and nothing tells which is meant; or the one named cannot be used.
-
-    Warns
-    -----
-    UserWarning
-        An image that was not named cannot be used.
-    """
-    try:
-        found = section_library(adata, name, spatial_key, image_key, library, rows)
-        if found is None or not found.foreign:
-            return (None if found is None else _usable(found, xy)), ""
-        _usable(found, np.asarray(adata.obsm[_keys.SPATIAL])[slice(None) if rows is None else rows])
+def check_under(image: HEImage, xy: FloatArray) -> None:
+    """Raise UnusableImage where less than half of (n, 2) spots lie on the image."""
+    height, width = image.levels[0].shape[:2]
+    share = len(on_image(xy, (height, width), image.to_pixel)) / len(xy)
+    if share < LEAST_ON_IMAGE:
+        pixel = np.rint(xy @ image.to_pixel[:2, :2].T + image.to_pixel[:2, 2]).astype(int)
         raise UnusableImage(
-            f"{found.where} lies in the frame of obsm[{_keys.SPATIAL!r}], and the coordinates read are "
-            f"obsm[{spatial_key!r}]; c2sti.pp.align moves an image along, or put one that lies there into "
-            f"uns[{spatial_key!r}]"
+            f"{image.name} lies under {share:.0%} of the spots: it has {width} x {height} pixels, and the spots reach "
+            f"from pixel {pixel.min(axis=0).tolist()} to {pixel.max(axis=0).tolist()}; correct its scale factor or "
+            "transformation, or leave the image out"
         )
-    except UnusableImage as fault:
-        return None, unusable(fault, name, named=image_key is not None)
 
 
-def image_of(library: Mapping[str, Any], name: str) -> HEImage:
-    """H&E of one library, ``{"images": {"hires": …}, "scalefactors": {"tissue_hires_scalef": …}}``.
-
-    Raises
-    ------
-    ValueError
-        It holds none, or none that can be used.
-    """
-    whole = isinstance(library, Mapping) and {"images", "scalefactors"} <= set(library)
-    found = _usable(Library("", name, library), None) if whole else None
-    if found is None:
-        raise ValueError(
-            f'{name} is no H&E image; give a library of uns["spatial"], {{"images": {{"hires": array}}, '
-            '"scalefactors": {"tissue_hires_scalef": pixels per unit}}'
-        )
-    return found
-
-
-def _usable(library: Library, xy: FloatArray | None) -> HEImage | None:
-    """The first image of a library that can be used, under (n, 2) spots if these are given; None where it has none.
-
-    Raises
-    ------
-    UnusableImage
-        There are some, and none can be used.
-    """
-    faults = []
-    for resolution, pixels in library.images.items():
-        try:
-            image = _image(library, resolution, pixels)
-            if xy is not None:
-                _check_on_image(image, xy, library.where, resolution)
-        except UnusableImage as fault:
-            faults.append(str(fault))
-            continue
-        if faults:
-            _logging.warning(
-                f"the image {resolution!r} of {library.where} is used, others are not: {'; '.join(faults)}"
-            )
-        return image
-    if faults:
-        raise UnusableImage("; ".join(faults))
-    return None
-
-
-def _image(library: Library, resolution: str, pixels: Any) -> HEImage:
-    scale, key = library.scale(resolution), scale_key(resolution)
-    if scale is None:
-        found = library.factors.get(key)
-        held = f"an image {resolution!r}, and no {key!r} in its scalefactors ({sorted(map(str, library.factors))})"
-        if found is not None:
-            held = f"{key} = {_validators.shown(found)}, which is no positive number"
+def check_colours(values: np.ndarray, where: str) -> None:
+    """Raise UnusableImage unless values are uint8, or floats in [0, 1]."""
+    if values.dtype == np.uint8:
+        return
+    low, high = (float(values.min()), float(values.max())) if values.dtype.kind in "biuf" else (np.nan, np.nan)
+    if not (np.issubdtype(values.dtype, np.floating) and low >= 1 - BRIGHTEST and high <= BRIGHTEST):
         raise UnusableImage(
-            f"{library.where} holds {held}; correct it: {library.where}['scalefactors'][{key!r}] = pixels of the image "
-            "per unit of the coordinates"
+            f"{where} holds {values.dtype} from {low:.4g} to {high:.4g}; colours are uint8, or floats in [0, 1]: "
+            "image.astype('uint8') where it reaches to 255, (image // 256).astype('uint8') where it uses 16 bits"
         )
-    return HEImage(_pixels(pixels, f"{library.where}['images'][{resolution!r}]"), scale)
-
-
-def _pixels(image: Any, where: str) -> np.ndarray:
-    """(h, w, 3) colours of an H&E, its alpha laid on white.
-
-    Raises
-    ------
-    UnusableImage
-        Shape or numbers are not those of a photograph.
-    """
-    pixels = np.asarray(image)
-    if pixels.ndim != 3 or pixels.shape[2] not in (3, 4) or 0 in pixels.shape:
-        fix = ""
-        if pixels.ndim == 3 and pixels.shape[0] in (3, 4):
-            fix = ": np.moveaxis(image, 0, -1)"
-        elif pixels.ndim == 2 and pixels.size:
-            fix = ": np.dstack([image] * 3), if it is a grey one"
-        raise UnusableImage(f"{where} has shape {pixels.shape}; H&E has (height, width, 3), colours last{fix}")
-    if pixels.dtype != np.uint8 and not np.issubdtype(pixels.dtype, np.floating):
-        fix = _to_8_bits(pixels)
-        raise UnusableImage(f"{where} holds {pixels.dtype}; colours are uint8, or numbers in [0, 1]{fix}")
-    if pixels.dtype != np.uint8 and not (pixels.min() >= 1 - BRIGHTEST and pixels.max() <= BRIGHTEST):
-        raise UnusableImage(
-            f"{where} holds {pixels.dtype} from {pixels.min():.4g} to {pixels.max():.4g}; colours are uint8, or "
-            "numbers in [0, 1]: image.astype('uint8') where they reach from 0 to 255"
-        )
-    return on_white(pixels)
-
-
-def _to_8_bits(pixels: np.ndarray) -> str:
-    """How integers of more than 8 bits become colours."""
-    if pixels.dtype.kind not in "iu" or pixels.min() < 0:
-        return ""
-    if pixels.max() <= 255:
-        return ": image.astype('uint8')"
-    return ": (image // 256).astype('uint8'), where they use 16 bits"
 
 
 def on_white(pixels: np.ndarray) -> np.ndarray:
-    """(..., 3) colours of (..., 4), white as far as alpha, the last, is low; of the same type, floats or integers.
-
-    Three channels stay as they are.
-    """
+    """(..., 3) colours of (..., 4), laid on white by their alpha, in the same type; three channels stay as they are."""
     if pixels.shape[-1] != 4:
         return pixels
     colours, alpha = pixels[..., :3], pixels[..., 3:]
@@ -279,55 +116,115 @@ def on_white(pixels: np.ndarray) -> np.ndarray:
     white = 1.0 if floats else float(np.iinfo(pixels.dtype).max)
     if (alpha == white).all():
         return colours
-    laid = np.empty(colours.shape, dtype=pixels.dtype)
-    for first in range(0, len(pixels), BAND):
-        band = slice(first, first + BAND)
-        share = alpha[band] / np.float32(white)
-        mixed = white + (colours[band].astype(np.float32) - white) * share
-        laid[band] = mixed if floats else np.rint(mixed)
-    return laid
+    mixed = white + (colours.astype(np.float32) - white) * (alpha / np.float32(white))
+    return (mixed if floats else np.rint(mixed)).astype(pixels.dtype)
 
 
-def share_on_image(xy: FloatArray, shape: tuple[int, ...], scale: float) -> float:
-    """Share of (n, 2) spots that lie on an image of (h, w, …) pixels, `scale` of them per unit."""
-    pixel = xy[:, :2] * scale
-    return float(((pixel >= 0) & (pixel < shape[1::-1])).all(axis=1).mean())
-
-
-def _check_on_image(image: HEImage, xy: FloatArray, where: str, resolution: str) -> None:
-    inside = share_on_image(xy, image.pixels.shape, image.scale)
-    if inside < LEAST_ON_IMAGE:
-        height, width = image.pixels.shape[:2]
-        raise UnusableImage(
-            f"{where}: {scale_key(resolution)} = {image.scale:.4g} sends {1 - inside:.0%} of the spots off the image "
-            f"{resolution!r} (they reach pixel {(xy[:, :2] * image.scale).max(axis=0).round().astype(int).tolist()}, "
-            f"the image is {width} x {height}); correct the scale factor, or delete the image from uns"
-        )
-
-
-def histology_on(image: Picture, lattice: Lattice) -> FloatArray:
-    """(3, H, W) mean colour in [0, 1] of every bin; NaN where less than half a bin is on the image.
-
-    See :func:`c2sti.io._images.mean_colours`.
-    """
-    if isinstance(image, SlideImage):
-        near = image.near(lattice)
-        if near is None:
-            return np.full((3, *lattice.shape), np.nan, dtype=np.float32)
-        pixels, matrix = near
-    else:
-        pixels, matrix = image.pixels, image.to_pixel
-    return mean_colours(pixels, matrix, lattice)
-
-
-MOST_PIXELS = 1024  # a side of an image that an encoder is given
-
-
-def features_on(image: Picture, lattice: Lattice, encoder: ImageEncoder) -> FloatArray:
-    """(C_h, H, W) what an encoder says of every bin; it sees the lattice edge to edge, pixel by pixel or so."""
+def features_on(image: HEImage, lattice: Lattice, encoder: ImageEncoder) -> FloatArray:
+    """(C_h, H, W) features of every bin by an encoder, which gets the lattice edge to edge at about full resolution."""
     most = max(MOST_PIXELS // max(lattice.shape), 1)
     n = int(np.clip(round(lattice.pitch * image.scale), 1, most))
     shift = lattice.pitch * (n - 1) / (2 * n)
     origin = (lattice.origin[0] - shift, lattice.origin[1] - shift)
     fine = Lattice(origin, lattice.pitch / n, (lattice.shape[0] * n, lattice.shape[1] * n))
     return np.asarray(encoder(histology_on(image, fine), lattice.shape), dtype=np.float32)
+
+
+def histology_on(image: HEImage, lattice: Lattice) -> FloatArray:
+    """(3, H, W) mean colour in [0, 1] of every bin; NaN where less than half a bin is on the image.
+
+    It is an area mean, with pixels split between bins where a border runs through them. For an oblique image it is the
+    mean over points that lie less than a pixel apart.
+    """
+    pixels, matrix = image.near(lattice)
+    if pixels.size == 0:
+        return np.full((3, *lattice.shape), np.nan, dtype=np.float32)
+    upright = _upright(pixels, matrix)
+    white = np.float32(255 if image.levels[0].dtype == np.uint8 else 1)
+    if upright is None:
+        total, area = _oblique_means(pixels, matrix, lattice, white)
+    else:
+        total, area = _area_means(*upright, lattice, white)
+    return np.where(area > 0.5, total / np.maximum(area, 1e-6), np.nan).astype(np.float32)
+
+
+def stretch(matrix: FloatArray) -> float:
+    """Length of a unit after a (3, 3) matrix."""
+    (a, b), (c, d) = matrix[:2, :2]
+    return float(np.sqrt(abs(a * d - b * c)))
+
+
+def _borders(lattice: Lattice, axis: int) -> FloatArray:
+    """(n + 1,) borders of the bins along x (0) or y (1)."""
+    return lattice.origin[axis] + lattice.pitch * (np.arange(lattice.shape[1 - axis] + 1) - 0.5)
+
+
+def _cut(at: FloatArray, n_pixels: int, factor: int) -> slice:
+    """Pixels from the least to the greatest coordinate, with one to spare, in whole blocks of `factor`."""
+    start = max(int(np.floor(at.min())) - factor, 0)
+    stop = max(min(int(np.ceil(at.max())) + factor, n_pixels), start)
+    return slice(start, min(start + -(-(stop - start) // factor) * factor, n_pixels))
+
+
+def _upright(pixels: np.ndarray, matrix: FloatArray) -> tuple[np.ndarray, FloatArray] | None:
+    """The image with x along its columns and y down its rows, and the matrix to it; None where it lies aslant."""
+    slant = 1e-9 * np.abs(matrix[:2, :2]).max()
+    if np.abs(np.diag(matrix)[:2]).max() <= slant:
+        pixels, matrix = pixels.swapaxes(0, 1), matrix[[1, 0, 2]]
+    if max(abs(matrix[0, 1]), abs(matrix[1, 0])) > slant:
+        return None
+    for axis, array_axis in ((0, 1), (1, 0)):
+        if matrix[axis, axis] < 0:
+            mirror = np.eye(3)
+            mirror[axis, axis], mirror[axis, 2] = -1, pixels.shape[array_axis]
+            pixels, matrix = np.flip(pixels, array_axis), mirror @ matrix
+    return pixels, matrix
+
+
+def _area_means(
+    pixels: np.ndarray, matrix: FloatArray, lattice: Lattice, white: np.float32
+) -> tuple[FloatArray, FloatArray]:
+    """(3, H, W) colours summed by the share of a bin that each pixel covers, and (H, W) sums of these shares."""
+    across, down = (
+        _overlap(_borders(lattice, axis) * matrix[axis, axis] + matrix[axis, 2], pixels.shape[1 - axis])
+        for axis in (0, 1)
+    )
+    total = np.stack([down @ (np.asarray(pixels[..., c], dtype=np.float32) / white) @ across.T for c in range(3)])
+    return total, np.outer(down.sum(axis=1), across.sum(axis=1))
+
+
+def _overlap(edges: FloatArray, n_pixels: int) -> sp.csr_array:
+    """(n_bins, n_pixels) share of each bin's side, between edges in pixels, that each pixel covers."""
+    low, high = edges[:-1], edges[1:]
+    first = np.clip(np.floor(low), 0, n_pixels).astype(np.intp)
+    count = np.clip(np.ceil(high), 0, n_pixels).astype(np.intp) - first
+    row = np.repeat(np.arange(len(low)), count)
+    pixel = np.arange(len(row)) - np.repeat(np.cumsum(count) - count, count) + first[row]
+    shared = np.minimum(high[row], pixel + 1) - np.maximum(low[row], pixel)
+    return sp.csr_array((np.maximum(shared, 0) / np.diff(edges)[row], (row, pixel)), shape=(len(low), n_pixels))
+
+
+def _oblique_means(
+    pixels: np.ndarray, matrix: FloatArray, lattice: Lattice, white: np.float32
+) -> tuple[FloatArray, FloatArray]:
+    """The same by linear interpolation at n × n points of each bin, in bands of rows so that few are held at a time."""
+    n = max(int(np.ceil(lattice.pitch * stretch(matrix))), 2)
+    height, width = lattice.shape
+    step, band = lattice.pitch / n, max(MOST_POINTS // (n * n * width), 1)
+    turn = matrix[:2, :2][::-1, ::-1] * step  # from (row, column) of the points to (row, column) of the pixels
+    bands = []
+    for first in range(0, height, band):
+        shape = (min(band, height - first) * n, width * n)
+        start = [_borders(lattice, 0)[0] + step / 2, _borders(lattice, 1)[first] + step / 2]
+        offset = (matrix[:2, :2] @ start + matrix[:2, 2])[::-1] - 0.5  # the centre of a pixel lies half a pixel in
+        row, column = np.indices(shape, sparse=True)
+        at = [turn[axis, 0] * row + turn[axis, 1] * column + offset[axis] for axis in (0, 1)]
+        inside = np.all([(at[axis] >= -0.5) & (at[axis] < pixels.shape[axis] - 0.5) for axis in (0, 1)], axis=0)
+        layers = [inside.astype(np.float32)]
+        for c in range(3):
+            channel = np.asarray(pixels[..., c], dtype=np.float32) / white
+            values = affine_transform(channel, turn, offset, output_shape=shape, order=1, mode="nearest")
+            layers.append(values * inside)
+        bands.append(np.stack([layer.reshape(-1, n, width, n).mean(axis=(1, 3)) for layer in layers]))
+    share, *total = np.concatenate(bands, axis=1)
+    return np.stack(total), share

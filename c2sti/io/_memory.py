@@ -1,9 +1,8 @@
-"""How much memory a result takes, and how many blocks of it are worked on at a time so that a limit is kept."""
+"""How much memory a result takes, and how many blocks of it are computed at a time within a limit."""
 
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass
 
 from c2sti import _logging
 from c2sti.io._factors import chunks_of
@@ -12,81 +11,13 @@ UNITS = {"": 0, "k": 1, "m": 2, "g": 3, "t": 4}
 PER_ROW = 300  # bytes of a row's name, coordinates, columns of obs and tree of neighbours
 PER_VALUE = 24  # bytes of a measured value: as it was read, with shared genes, and normalised
 COMPONENTS = 60  # of the default model's descriptions of a pair, and of "gp"
-MADE, MADE_BESIDE = 32, 24  # bytes per value of a block while it is made and written; more for what is beside it
+PER_BLOCK_VALUE, MORE_WITH_STD = 32, 24  # bytes per value of a block while it is computed and written
 MEASURED = 100_000_000  # bytes of a piece of a measured section while it is written
 DENSE = 10**9  # bytes of a result up to which its layers are dense in memory, where no other limit is given
 
 
-@dataclass(frozen=True)
-class Extent:
-    """What the memory for a result depends on.
-
-    Parameters
-    ----------
-    n_rows, n_genes, n_sections
-        M, N, S.
-    n_components
-        K: numbers by which an interpolated value is weighted, of dense weights the number of components, of sparse ones
-        one and a half times the number of spots that a row looks at. Known when the method has answered.
-    n_values
-        Measured values that are not zero, of all sections.
-    working
-        Bytes that the method takes while it works, before anything is written; 0 where it does not say.
-    std, interval
-        Whether these are wanted.
-    """
-
-    n_rows: int
-    n_genes: int
-    n_sections: int
-    n_components: int = COMPONENTS
-    n_values: int = 0
-    working: int = 0
-    std: bool = False
-    interval: bool = False
-
-    @property
-    def layers(self) -> int:
-        """Interpolated layers of a section: itself, its standard deviations, both ends of its intervals."""
-        return 1 + self.std + 2 * self.interval
-
-    @property
-    def dense(self) -> int:
-        """Bytes of a result in memory: 4 M N a layer, of which the two measured sections and X are three."""
-        return 4 * self.n_rows * self.n_genes * (self.n_sections * self.layers + 3)
-
-    @property
-    def held(self) -> int:
-        """Bytes that are held all the time when a result is streamed.
-
-        8 K (S M + N) of the factors, 8 S N of the means, 24 for each measured value and 300 for each row; with `std`,
-        the factors right beside either section and those of the noise as well.
-        """
-        sections = self.n_sections * (1 + self.std) + (2 if self.std or self.interval else 0)
-        factors = 8 * self.n_components * (sections * self.n_rows + (1 + self.std) * self.n_genes)
-        means = 8 * sections * self.n_genes
-        return factors + means + PER_VALUE * self.n_values + PER_ROW * self.n_rows + MEASURED
-
-    @property
-    def worked(self) -> int:
-        """Bytes at the peak of the method's work, with what is there all the time; 0 where it does not say."""
-        return self.working and self.working + PER_VALUE * self.n_values + PER_ROW * self.n_rows
-
-    @property
-    def block(self) -> int:
-        """Bytes of one task: 32 for each value of its chunk, 24 more with standard deviations or intervals."""
-        rows, genes = chunks_of((self.n_rows, self.n_genes))
-        return rows * genes * (MADE + MADE_BESIDE * (self.std or self.interval))
-
-
 def memory_of(limit: int | str | None) -> int | None:
-    """Bytes of a limit: ``8e9``, ``"8GB"`` (powers of 1000), ``"7.5 GiB"`` (of 1024).
-
-    Raises
-    ------
-    ValueError
-        It is none.
-    """
+    """Bytes of a limit: ``8e9``, ``"8GB"`` (powers of 1000), ``"7.5 GiB"`` (of 1024); ValueError for other text."""
     if limit is None:
         return None
     found = re.fullmatch(r"\s*([0-9.]+(?:e[0-9]+)?)\s*([kmgt]?)(i?)b?\s*", str(limit), re.IGNORECASE)
@@ -100,61 +31,71 @@ def memory_of(limit: int | str | None) -> int | None:
     return size
 
 
-def is_dense(extent: Extent, limit: int | None) -> bool:
-    """Whether layers are made dense in memory, or left to be made when somebody looks at them."""
-    return extent.dense <= (DENSE if limit is None else limit)
+def is_dense(shape: tuple[int, int], n_layers: int, limit: int | None) -> bool:
+    """Whether a result of that many layers, `X` included, is dense in memory; it is lazy otherwise."""
+    return 4 * shape[0] * shape[1] * n_layers <= (DENSE if limit is None else limit)
 
 
-def check_work(extent: Extent, limit: int | None) -> None:
-    """Refuse a pair that the method cannot describe in so little, whether the result is streamed or not.
+def n_tasks(
+    shape: tuple[int, int],
+    n_sections: int,
+    *,
+    n_values: int,
+    working: int,
+    std: bool,
+    interval: bool,
+    limit: int | None,
+    stored: bool,
+    most: int,
+) -> int:
+    """How many blocks are computed at a time, at most `most`; fewer where a stored result has a limit.
 
-    Raises
-    ------
-    ValueError
-        It cannot.
+    `n_values` measured values are not zero, and the method takes `working` bytes before anything is written, 0 if
+    unknown. ValueError where the limit is too low for the method, or for one block of a stored result.
     """
-    if limit is not None and extent.worked > limit:
+    worked = working and working + PER_VALUE * n_values + PER_ROW * shape[0]
+    if limit is not None and worked > limit:
         raise ValueError(
-            f"max_memory = {said(limit)} is too little for the method to work on these sections; about "
-            f"{said(extent.worked)} are needed before anything is written. Give more, or sections with fewer genes, "
-            "slice_a[:, names]"
+            f"max_memory = {said(limit)} is too little for the method to work on these sections; about {said(worked)} "
+            "are needed before anything is written. Give more, or sections with fewer genes, slice_a[:, names]"
         )
-
-
-def n_tasks(extent: Extent, limit: int | None, most: int) -> int:
-    """As many blocks at a time as the limit allows, and no more than `most`.
-
-    Raises
-    ------
-    ValueError
-        Not even one fits.
-    """
-    if limit is None:
+    if not stored:
         return most
-    fit = (limit - extent.held) // extent.block
-    if fit < 1:
+    constant, block = held(shape, n_sections, n_values, std, interval), block_size(shape, std or interval)
+    fit = most if limit is None else min((limit - constant) // block, most)
+    if limit is not None and fit < 1:
         raise ValueError(
-            f"max_memory = {said(limit)} is too little for {extent.n_rows} bins x {extent.n_genes} genes; at least "
-            f"{said(extent.held + extent.block)} are needed, of which {said(extent.held)} for the sections and what "
-            "the result is made of"
+            f"max_memory = {said(limit)} is too little for {shape[0]} bins x {shape[1]} genes; at least "
+            f"{said(constant + block)} are needed, of which {said(constant)} for the sections and their factors"
         )
-    return min(fit, most)
-
-
-def tell(extent: Extent, n_tasks: int) -> None:
-    """Say in the log what is going to be needed."""
-    writing = extent.held + n_tasks * extent.block
+    writing = constant + fit * block
     _logging.info(
-        f"about {said(max(extent.worked, writing))} of memory for a result of {said(extent.dense)}: "
-        f"{said(extent.worked)} while sections are described, {said(writing)} while they are written, "
-        f"{n_tasks} block(s) at a time"
+        f"about {said(max(worked, writing))} of memory are needed: {said(worked)} while sections are described, "
+        f"{said(writing)} while they are written, {fit} block(s) at a time"
     )
+    return fit
+
+
+def held(shape: tuple[int, int], n_sections: int, n_values: int, std: bool, interval: bool) -> int:
+    """Bytes that are held while a result is written: factors, means, measured values and rows.
+
+    With `std` there are also the factors right beside either section and those of the noise.
+    """
+    n_rows, n_genes = shape
+    sections = n_sections * (1 + std) + (2 if std or interval else 0)
+    factors = 8 * COMPONENTS * (sections * n_rows + (1 + std) * n_genes)
+    return factors + 8 * sections * n_genes + PER_VALUE * n_values + PER_ROW * n_rows + MEASURED
+
+
+def block_size(shape: tuple[int, int], more: bool) -> int:
+    """Bytes of one task; more with standard deviations or intervals."""
+    rows, genes = chunks_of(shape)
+    return rows * genes * (PER_BLOCK_VALUE + MORE_WITH_STD * more)
 
 
 def said(size: int) -> str:
-    """Bytes for people, rounded up, so that what is called enough is enough."""
+    """Bytes as text, rounded up."""
     for unit, name in ((10**9, "GB"), (10**6, "MB")):
         if size >= unit:
-            tenths = -(-size * 10 // unit)
-            return f"{tenths / 10:g} {name}"
+            return f"{-(-size * 10 // unit) / 10:g} {name}"
     return f"{-(-size // 1000)} kB"

@@ -1,4 +1,4 @@
-"""A result that was stored, opened: its layers, and `X`, are made when somebody looks at them."""
+"""Results with factors, opened: their layers, and `X`, are lazy."""
 
 from __future__ import annotations
 
@@ -12,8 +12,8 @@ import scipy.sparse as sp
 from anndata import AnnData
 
 from c2sti import _keys, _result, _validators
-from c2sti.io._factors import FACTORS, densely, take
-from c2sti.io._stack import with_values
+from c2sti.io._factors import FACTORS, VALUES, StackPart, check_version, densely, layers_of, take, values_lazily
+from c2sti.io._store import MEASURED, MEASURED_ROWS
 
 ENTRIES = 2**22  # of a sparse layer that are read together
 
@@ -27,59 +27,84 @@ def completed(adata: AnnData) -> AnnData:
 
 
 def with_layers(adata: AnnData, key: str) -> AnnData:
-    """The same result with its layers, made from its factors when somebody looks at them; a stack with `X`."""
+    """A result with lazy layers from its factors; a stack with lazy `X` as well."""
     record = _result.record_of(adata, key)
-    held = FACTORS in record
+    has_factors = FACTORS in record
     if _keys.SECTION in adata.obs:
-        return with_values(adata, key) if held and adata.X is None else adata
-    layers: dict[str, Any] = dict(adata.layers) | (take(adata, key).lazily() if held else {})
+        return _stack_with_values(adata, record, key) if has_factors and adata.X is None else adata
+    layers: dict[str, Any] = dict(adata.layers) | (take(adata, key).lazily() if has_factors else {})
     names = [str(name) for name in record["sections"]]
     for name in (names[0], names[-1]):
         if name in layers:
-            layers[name] = dense_measured(layers[name], adata.obs[_keys.tissue(name)].to_numpy(dtype=bool))
+            layers[name] = _dense_measured(layers[name], adata.obs[_keys.tissue(name)].to_numpy(dtype=bool))
     order = [*(name for name in names if name in layers), *(name for name in layers if name not in names)]
     inserted = [str(name) for name in record["inserted"]]
+    return _with(adata, layers[inserted[(len(inserted) - 1) // 2]], {name: layers[name] for name in order})
+
+
+def _with(adata: AnnData, values: Any, layers: dict[str, Any]) -> AnnData:
+    """An AnnData with other values and layers."""
     rest = {part: dict(getattr(adata, part)) for part in ("obsm", "varm", "obsp", "varp", "uns")}
-    return AnnData(
-        X=layers[inserted[(len(inserted) - 1) // 2]],
-        obs=adata.obs.copy(),
-        var=adata.var.copy(),
-        layers={name: layers[name] for name in order},
-        **rest,
-    )
+    return AnnData(X=values, obs=adata.obs.copy(), var=adata.var.copy(), layers=layers, **rest)
 
 
-def dense_measured(values: Any, tissue: Any) -> Any:
-    """(M, N) dense, lazily: rows of a CSR matrix, NaN where there is no tissue; what is dense already as it is."""
+def _dense_measured(values: Any, tissue: Any) -> Any:
+    """(M, N) dense, lazily: rows of a CSR matrix, NaN outside of the tissue; what is dense already as it is."""
     if sp.issparse(values):
-        values = da.from_array(values, chunks=(2048, values.shape[1]), asarray=False, name=False)
+        values = da.from_array(values, chunks=(MEASURED_ROWS, values.shape[1]), asarray=False, name=False)
     if not sp.issparse(getattr(values, "_meta", None)):
         return values
     inside = da.from_array(tissue[:, None], chunks=(values.chunks[0], 1))
     return da.where(inside, densely(values), np.float32(np.nan))
 
 
+def _stack_with_values(adata: AnnData, record: Mapping[str, Any], key: str) -> AnnData:
+    """A stack as it was stored, with lazy values."""
+    check_version(record[FACTORS], key)
+    if MEASURED not in adata.layers:
+        raise KeyError(f"layers[{MEASURED!r}] is missing from the stack; {_result.AGAIN}")
+    section, neighbours = adata.obs[_keys.SECTION].astype(str).to_numpy(), record["neighbours"]
+    kinds: list[str] = []
+    stack: list[StackPart] = []
+    places = []
+    for name in dict.fromkeys(section):
+        rows = np.flatnonzero(section == name)
+        places.append(rows)
+        if name not in neighbours.index:
+            together = slice(rows[0], rows[-1] + 1) if rows[-1] - rows[0] == len(rows) - 1 else rows
+            stack.append(adata.layers[MEASURED][together])
+            continue
+        gap, position = int(neighbours.loc[name, "a"]), float(neighbours.loc[name, "position"])
+        of_gap = record[FACTORS]["gaps"][str(gap)]
+        own = layers_of(adata, key, of_gap, [name], [position], prefixes=[key], rows=rows, suffix=f"_{gap}")
+        stack.append(own)
+        kinds = own.kinds()
+    values: dict[Any, da.Array] = values_lazily(stack, adata.n_vars, kinds)
+    back = np.argsort(np.concatenate(places), kind="stable")  # rows of one section are together, unless they were moved
+    if (np.diff(back) != 1).any():
+        values = {kind: layer[back] for kind, layer in values.items()}
+    return _with(adata, values.pop(VALUES), values)
+
+
 def read_zarr(path: str | Path, *, key: str = _keys.RESULT) -> AnnData:
-    """A result that :func:`c2sti.tl.interpolate` wrote with ``out=``, its layers made when somebody looks at them.
+    """A result that was written with ``out=``, with lazy layers.
 
     Parameters
     ----------
     path
         The store.
     key
-        The `key_added` that it was made with.
+        Its `key_added`.
 
     Returns
     -------
-    AnnData as :func:`c2sti.tl.interpolate` returns it. Layers, and `X`, are arrays of dask; all the rest is in memory.
-    :func:`c2sti.tl.materialize` brings layers, or some of their genes, into memory.
+    AnnData as :func:`c2sti.tl.interpolate` or :func:`c2sti.tl.interpolate_series` returns it. Layers, and `X`, are
+    arrays of dask; the rest is in memory. :func:`c2sti.tl.materialize` computes layers, or some of their genes.
 
     Raises
     ------
-    FileNotFoundError, ValueError
-        There is no zarr store at the path, or it cannot be read.
-    KeyError
-        It is no result, or parts of it are missing.
+    FileNotFoundError, ValueError, KeyError
+        There is no zarr store at the path, or it is no result, or parts of it are missing.
 
     Examples
     --------

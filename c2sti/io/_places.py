@@ -1,9 +1,10 @@
-"""Where a section lies: its rows of a container, their coordinates and layout, its z, and the H&E under it."""
+"""Which rows of a container are a section, and where they lie: coordinates, layout and z."""
 
 from __future__ import annotations
 
+import re
 import sys
-from dataclasses import dataclass
+import warnings
 from typing import TYPE_CHECKING, Any, Literal, TypeGuard
 
 import numpy as np
@@ -14,16 +15,14 @@ from scipy.spatial import KDTree
 
 from c2sti import _keys, _logging, _validators
 from c2sti._types import FloatArray
-from c2sti.io._histology import Picture, read_image
-from c2sti.io._rows import as_numbers, library_rows, obs_column, tissue_rows
-from c2sti.io._spatialdata import read_slide, read_table, region_of
 
 if TYPE_CHECKING:
     from spatialdata import SpatialData
 
+OUTSIDE = frozenset({"0", "0.0", "false", "no"})  # how text says that a spot is not in tissue
 LEAST_SPOTS = 20
 MOST_PLANES, PLANE = 100, 4  # different values of z that are sections, not cells of a thick one; spots of each at least
-NEIGHBOURS = 6  # of a spot, by which the layout is told
+NEIGHBOURS = 6  # of a spot, that tell the layout
 CELLS_PER_BIN = 4
 LEAST_CELLS = 1000  # irregular points fewer than this are too few to be gathered into bins
 AXES = (  # names of columns with x, y and z
@@ -38,19 +37,16 @@ ARRAY = ("array_row", "array_col")
 Layout = Literal["square", "hex", "cells", "scattered"]
 
 
+# ---- containers
+
+
 def is_spatialdata(slice_: Any) -> TypeGuard[SpatialData]:
-    """Whether a section is a SpatialData, without importing that library: who holds one has imported it."""
+    """Whether a section is a SpatialData; does not import that library, which the owner of one has imported."""
     return "spatialdata" in sys.modules and isinstance(slice_, sys.modules["spatialdata"].SpatialData)
 
 
 def check_writable(container: AnnData | SpatialData, name: str) -> None:
-    """Refuse a container that nothing can be written into.
-
-    Raises
-    ------
-    ValueError
-        It is a view of a backed AnnData.
-    """
+    """Refuse a view of a backed AnnData, into which nothing can be written."""
     if isinstance(container, AnnData) and container.is_view and container.isbacked:
         raise ValueError(
             f"{name} is a view of a backed AnnData, into which nothing can be written; read it into memory first, "
@@ -67,91 +63,98 @@ def copied(container: AnnData | SpatialData) -> AnnData | SpatialData:
     return container.to_memory(copy=True) if container.isbacked else container.copy()
 
 
-@dataclass(frozen=True)
-class Place:
-    """Where a section is kept and where it lies.
+def obs_column(adata: AnnData, key: str) -> pd.Series:
+    """A column of `obs` in memory; ``anndata.experimental.read_lazy`` leaves it on disk."""
+    return adata.obs[key] if isinstance(adata.obs, pd.DataFrame) else adata.obs[[key]].to_memory()[key]
 
-    Parameters
-    ----------
-    adata
-        Its AnnData, or the table of its SpatialData.
-    rows
-        (n,) those of the section that lie in tissue.
-    xy
-        (n, 2) coordinates, or (n, 3).
-    all_xy
-        (m, 2) those of all of its rows, where some lie outside of the tissue; else None.
-    image, no_image
-        H&E under the spots; why there is one that is not used.
+
+def as_numbers(column: pd.Series, where: str) -> NDArray[np.float64]:
+    """(n,) a column as float64, NaN where it is missing; TypeError where it holds something other than numbers."""
+    known = column.notna().to_numpy()
+    numbers = np.full(len(column), np.nan)
+    numbers[known] = _validators.reals(column[known].to_numpy(), where)
+    return numbers
+
+
+# ---- rows
+
+
+def library_names(adata: AnnData, library_key: str, name: str) -> list[str]:
+    """Names of the sections that one object holds, in order of z where every section has one, else of the categories.
+
+    `name` is what errors call the object. A warning says where the order is that of text, "s10" before "s2".
     """
-
-    adata: AnnData
-    rows: NDArray[np.intp]
-    xy: FloatArray
-    all_xy: FloatArray | None
-    image: Picture | None
-    no_image: str
-
-
-def place_of(
-    slice_: AnnData | SpatialData,
-    name: str,
-    spatial_key: str = _keys.SPATIAL,
-    table_key: str | None = None,
-    image_key: str | None = None,
-    coordinate_system: str | None = None,
-    library_key: str | None = None,
-    library: str | None = None,
-) -> Place:
-    """Find a section in its container; parameters and errors as in :func:`c2sti.io.read_slice`."""
-    if is_spatialdata(slice_):
-        adata, every, xy, frame = read_table(slice_, name, table_key, coordinate_system, library_key, library)
-        where, fix = f"the region of {name} in {frame!r}", ""
-    elif isinstance(slice_, AnnData):
-        adata, frame = slice_, _validators.text(spatial_key, "spatial_key")
-        every = np.arange(adata.n_obs)
-        if library_key is not None and library is not None:
-            every = library_rows(adata, library_key, library)
-        xy = _coordinates(adata, name, spatial_key)[every]
-        where = f"obsm[{spatial_key!r}] of {name}"
-        fix = f": adata[np.isfinite(adata.obsm[{spatial_key!r}]).all(1)]"
-    else:
-        raise TypeError(f"{name} is a {type(slice_).__name__}; an AnnData or SpatialData is needed")
-    rows = tissue_rows(adata, every, name)
-    kept = np.isin(every, rows)
-    all_xy, xy = xy, xy[kept]
-    _check_points(xy, adata.obs_names[rows], where, name, fix)
-    image: Picture | None
-    if is_spatialdata(slice_):
-        region = region_of(slice_, name, table_key, library_key, library)
-        image, why = read_slide(slice_, xy, name, frame, image_key, library, region)
-    else:
-        image, why = read_image(adata, xy[:, :2], name, spatial_key, image_key, library, rows)
-    return Place(adata, rows, xy, None if kept.all() else all_xy[:, :2], image, why)
+    if _validators.text(library_key, "library_key") not in adata.obs:
+        raise KeyError(
+            f"{name} has no obs[{library_key!r}] (library_key=); its columns are {sorted(map(str, adata.obs))}"
+        )
+    column = obs_column(adata, library_key)
+    if column.isna().any():
+        raise ValueError(
+            f"obs[{library_key!r}] of {name} is missing for {int(column.isna().sum())} of {len(column)} rows; name the "
+            "section of each row, or drop them"
+        )
+    is_categorical = isinstance(column.dtype, pd.CategoricalDtype)
+    found = column.cat.remove_unused_categories().cat.categories if is_categorical else column.unique()
+    names = [str(value) for value in found]
+    if not names:
+        raise ValueError(f"{name} has no rows")
+    z = [np.unique(_known_z(adata, library_rows(adata, library_key, one), name)[1]) for one in names]
+    if all(len(values) == 1 for values in z) and len({float(values[0]) for values in z}) == len(names):
+        names = [names[i] for i in np.argsort(np.concatenate(z))]
+        _logging.info(f"sections of {name} in order of z: {', '.join(names)}")
+        return names
+    natural = sorted(names, key=_natural)
+    if names == sorted(names) and names != natural:
+        where = f"adata.obs[{library_key!r}]"
+        warnings.warn(
+            f"the sections of {name} are taken in the order of text, {', '.join(names)}; if {', '.join(natural)} is "
+            f"the order of the series, say so: {where} = {where}.astype('category').cat.reorder_categories("
+            f"{natural}), or give each section its z in obs['z_um']",
+            UserWarning,
+            stacklevel=5,
+        )
+    _logging.info(f"sections of {name} in order of obs[{library_key!r}]: {', '.join(names)}")
+    return names
 
 
-def read_places(
-    slice_: AnnData, *, name: str, spatial_key: str = _keys.SPATIAL
-) -> tuple[NDArray[np.intp], FloatArray, float, Picture | None]:
-    """Of a section in AnnData only where its spots lie: their rows, (n, 2) coordinates, pitch, and the H&E under them.
-
-    Raises
-    ------
-    KeyError, ValueError
-        Coordinates cannot be used, as in :func:`read_slice`.
-    """
-    place = place_of(slice_, name, spatial_key)
-    return place.rows, place.xy[:, :2], layout_of(place.xy[:, :2], name)[1], place.image
+def _natural(name: str) -> list[tuple[int, str]]:
+    """A key by which "s2" comes before "s10"."""
+    return [(int(part), "") if part.isdecimal() else (-1, part) for part in re.split(r"(\d+)", name) if part]
 
 
-def _coordinates(adata: AnnData, name: str, spatial_key: str) -> FloatArray:
+def library_rows(adata: AnnData, library_key: str, library: str) -> NDArray[np.intp]:
+    """(n,) rows that belong to one section."""
+    return np.flatnonzero((obs_column(adata, library_key).astype(str) == library).to_numpy())
+
+
+def tissue_rows(adata: AnnData, rows: NDArray[np.intp], name: str) -> NDArray[np.intp]:
+    """The rows less those that ``obs["in_tissue"]`` puts outside of the tissue; a missing value leaves a row in."""
+    if _keys.IN_TISSUE not in adata.obs:
+        return rows
+    codes, values = pd.factorize(obs_column(adata, _keys.IN_TISSUE).iloc[rows])  # -1 where a value is missing
+    outside = np.array([*(str(value).strip().lower() in OUTSIDE for value in values), False])[codes]
+    if outside.all():
+        raise ValueError(
+            f"obs[{_keys.IN_TISSUE!r}] of {name} says that none of its {len(rows)} rows lies in tissue; correct the "
+            "column, or delete it"
+        )
+    if outside.any():
+        _logging.info(f"{name}: {int(outside.sum())} of {len(rows)} rows lie outside of the tissue (obs['in_tissue'])")
+    return rows[~outside]
+
+
+# ---- coordinates
+
+
+def coordinates(adata: AnnData, name: str, spatial_key: str) -> FloatArray:
+    """(n_obs, 2) or (n_obs, 3) coordinates of an AnnData; KeyError, TypeError or ValueError where there are none."""
     if spatial_key not in adata.obsm:
         raise KeyError(
             f"{name} has no coordinates in obsm[{spatial_key!r}]; it has {sorted(adata.obsm)}. Put an (n, 2) array "
             "there, or name another one with spatial_key="
         )
-    held = adata.obsm[spatial_key]
-    xy = _validators.reals(named_axes(held), f"obsm[{spatial_key!r}] of {name}")
+    xy = _validators.reals(named_axes(adata.obsm[spatial_key]), f"obsm[{spatial_key!r}] of {name}")
     if xy.ndim != 2 or xy.shape[1] < 2:
         raise ValueError(f"obsm[{spatial_key!r}] of {name} has shape {xy.shape}; columns x and y are needed")
     return xy
@@ -168,50 +171,8 @@ def named_axes(held: Any) -> Any:
     return held.to_numpy()
 
 
-def _check_points(xy: FloatArray, names: pd.Index, where: str, name: str, fix: str) -> None:
-    bad = ~np.isfinite(xy[:, :2]).all(axis=1)
-    if bad.any():
-        raise ValueError(
-            f"{where} is not finite for {bad.sum()} of {len(xy)} spots (first: {names[bad][0]!r}); drop them{fix}"
-        )
-    if len(xy) < LEAST_SPOTS:
-        raise ValueError(f"{name} has {len(xy)} spots; at least {LEAST_SPOTS} are needed to tell tissue from noise")
-
-
-def z_of(adata: AnnData, rows: NDArray[np.intp], xy: FloatArray, name: str) -> float | None:
-    """The z of a section: of its ``obs["z_um"]`` or ``obs["z"]``, or of a third coordinate that does not vary.
-
-    Where each cell has a z of its own, as in thick sections, it is their median. Spots without one say nothing.
-
-    Raises
-    ------
-    ValueError
-        A few values, each of many spots: several sections in one object.
-    """
-    for key in (_keys.Z_UM, _keys.Z):
-        if key in adata.obs:
-            found = as_numbers(obs_column(adata, key).iloc[rows], f"obs[{key!r}] of {name}")
-            found = found[np.isfinite(found)]
-            values = np.unique(found)
-            if 1 < len(values) <= min(MOST_PLANES, len(found) / PLANE):
-                raise ValueError(
-                    f"obs[{key!r}] of {name} holds {len(values)} values of z ({values[0]:g} to {values[-1]:g}), each "
-                    "of many spots; a section has one: name the column that parts the sections with library_key="
-                    f"{key!r}; if they are planes of one section, give their mean: adata.obs['z_um'] = …"
-                )
-            if len(values) > 1:
-                _logging.warning(
-                    f"obs[{key!r}] of {name} differs from spot to spot ({values[0]:g} to {values[-1]:g}); the median, "
-                    f"{np.median(found):g}, is taken for the z of the section"
-                )
-            return float(np.median(found)) if len(found) else None
-    if xy.shape[1] > 2 and np.isfinite(xy[:, 2]).all() and np.ptp(xy[:, 2]) == 0:
-        return float(xy[0, 2])
-    return None
-
-
 def array_of(adata: AnnData, rows: NDArray[np.intp]) -> NDArray[np.float64] | None:
-    """(n, 2) row and column of each spot on its array, by 10x's convention; None where they are not told."""
+    """(n, 2) row and column of each spot on its array, by 10x's convention; None where `obs` has no such numbers."""
     if not set(ARRAY) <= set(adata.obs):
         return None
     columns = [obs_column(adata, key).iloc[rows] for key in ARRAY]
@@ -223,9 +184,9 @@ def array_of(adata: AnnData, rows: NDArray[np.intp]) -> NDArray[np.float64] | No
 def layout_of(xy: FloatArray, name: str) -> tuple[Layout, float]:
     """Layout of the points and their pitch.
 
-    In an array the distance to the nearest neighbour hardly varies (in random points its spread is half its mean), and
-    four or six neighbours are about as near as the nearest. The pitch is the median over all of these: printed spots
-    scatter, which makes the nearest of them lie 6 % too near on real arrays.
+    In an array the distance to the nearest neighbour hardly varies (in random points its standard deviation is half its
+    mean), and four or six neighbours are about as near as the nearest. The pitch is the median over all of these:
+    printed spots scatter, which makes the nearest of them lie 6 % too near on real arrays.
     """
     points = np.unique(xy, axis=0)
     if len(points) <= NEIGHBOURS:
@@ -243,3 +204,40 @@ def layout_of(xy: FloatArray, name: str) -> tuple[Layout, float]:
         return "cells", float(np.sqrt(CELLS_PER_BIN / density))
     layout: Layout = "hex" if np.median((distance < 1.25 * nearest).sum(axis=1)) > 4 else "square"
     return layout, float(np.median(distance[:, : 6 if layout == "hex" else 4]))
+
+
+# ---- z
+
+
+def z_of(adata: AnnData, rows: NDArray[np.intp], xy: FloatArray, name: str) -> float | None:
+    """The z of a section: of its ``obs["z_um"]`` or ``obs["z"]``, or of a third coordinate that does not vary.
+
+    Where each cell has a z of its own, as in thick sections, it is their median. ValueError where `obs` holds a few
+    values, each of many spots: several sections in one object.
+    """
+    key, found = _known_z(adata, rows, name)
+    if not key:
+        is_flat = xy.shape[1] > 2 and np.isfinite(xy[:, 2]).all() and np.ptp(xy[:, 2]) == 0
+        return float(xy[0, 2]) if is_flat else None
+    values = np.unique(found)
+    if 1 < len(values) <= min(MOST_PLANES, len(found) / PLANE):
+        raise ValueError(
+            f"obs[{key!r}] of {name} holds {len(values)} values of z ({values[0]:g} to {values[-1]:g}), each "
+            "of many spots; a section has one: name the column that parts the sections with library_key="
+            f"{key!r}; if they are planes of one section, give their mean: adata.obs['z_um'] = …"
+        )
+    if len(values) > 1:
+        _logging.warning(
+            f"obs[{key!r}] of {name} differs from spot to spot ({values[0]:g} to {values[-1]:g}); the median, "
+            f"{np.median(found):g}, is taken for the z of the section"
+        )
+    return float(np.median(found)) if len(found) else None
+
+
+def _known_z(adata: AnnData, rows: NDArray[np.intp], name: str) -> tuple[str, NDArray[np.float64]]:
+    """The column of `obs` that holds z, and what it holds of some rows; empty where there is none."""
+    for key in (_keys.Z_UM, _keys.Z):
+        if key in adata.obs:
+            found = as_numbers(obs_column(adata, key).iloc[rows], f"obs[{key!r}] of {name}")
+            return key, found[np.isfinite(found)]
+    return "", np.empty(0)

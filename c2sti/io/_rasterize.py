@@ -17,38 +17,28 @@ from c2sti import _validators
 from c2sti._backed import Expression, blocks
 from c2sti._types import FloatArray, ImageEncoder, Lattice, Section, SlicePair
 from c2sti.io._genes import shared_genes, values_of
-from c2sti.io._histology import Picture, features_on, histology_on
+from c2sti.io._histology import HEImage, features_on, histology_on
 from c2sti.io._read import SliceGrid, log_normalise
 from c2sti.io._window import within
 from c2sti.ops import nearest
 
 POOR_OVERLAP, NO_OVERLAP = 0.5, 0.02
 SHARED = 1.5  # points a bin from which on they are taken together
+FINER = 1.5  # times the distance of spots is a bin into which they are gathered
 MOST_BINS = 20_000_000
 
 
 def common_lattice(*grids: SliceGrid, pitch: float | None = None) -> Lattice:
     """The lattice over the union of some sections, its bins centred on the spots of the most regular one.
 
-    Parameters
-    ----------
-    grids
-        Sections in a common coordinate system, two or more.
-    pitch
-        Side of a bin; by default the mean of the sections' pitches.
-
-    Raises
-    ------
-    ValueError
-        The pitch is not positive, or so small that the lattice would not fit into memory.
+    `pitch` is the side of a bin, by default the mean of the sections' pitches. ValueError where it is not positive, or
+    so small that the lattice would not fit into memory.
     """
-    side = (
-        float(np.mean([grid.pitch for grid in grids])) if pitch is None else _validators.number(pitch, "pitch", above=0)
-    )
+    own = float(np.mean([grid.pitch for grid in grids]))
+    side = own if pitch is None else _validators.number(pitch, "pitch", above=0)
     phase = _phase(grids, side)
     every = np.concatenate([grid.xy for grid in grids])
-    first = np.floor((every.min(axis=0) - phase) / side + 0.5)
-    last = np.floor((every.max(axis=0) - phase) / side + 0.5)
+    first, last = (np.floor((end - phase) / side + 0.5) for end in (every.min(axis=0), every.max(axis=0)))
     width, height = (last - first + 1).tolist()  # not whole numbers yet: they may be beyond what those hold
     if width * height > MOST_BINS:
         for other in grids[1:]:
@@ -62,10 +52,9 @@ def common_lattice(*grids: SliceGrid, pitch: float | None = None) -> Lattice:
 
 
 def _phase(grids: Sequence[SliceGrid], side: float) -> FloatArray:
-    """Offset (x, y) in [0, side) that puts bin centres on spots.
+    """Offset (x, y) in [0, side) that puts bin centres on spots, whatever the order of the sections.
 
-    The circular mean of the coordinates modulo the pitch, of the section whose spots agree best on it: a section that
-    was turned agrees on nothing. The choice does not depend on which section comes first, so neither does the lattice.
+    It is the circular mean of the coordinates modulo the pitch, of the section whose spots scatter least around it.
     """
     votes = []
     for grid in grids:
@@ -81,24 +70,15 @@ def overlap(a: SliceGrid, b: SliceGrid) -> float:
 
 
 def check_overlap(a: SliceGrid, b: SliceGrid, warn: bool = True) -> None:
-    """Refuse two sections that lie beside each other; warn, if asked to, when they barely meet.
-
-    Raises
-    ------
-    ValueError
-        No tissue in common.
-    """
+    """Refuse two sections without tissue in common; warn, if asked to, when they barely overlap."""
     share = overlap(a, b)
     fix = "bring them into common coordinates first: c2sti.pp.align(slice_a, slice_b)"
     if share < NO_OVERLAP:
-        raise ValueError(f"{a.name} and {b.name} do not overlap ({_extent(a)} and {_extent(b)}); {fix}")
+        ends = [(g.name, *g.xy.min(axis=0), *g.xy.max(axis=0)) for g in (a, b)]
+        extents = " and ".join(f"{name}: x {x0:.0f}..{x1:.0f}, y {y0:.0f}..{y1:.0f}" for name, x0, y0, x1, y1 in ends)
+        raise ValueError(f"{a.name} and {b.name} do not overlap ({extents}); {fix}")
     if warn and share < POOR_OVERLAP:
         warnings.warn(f"only {share:.0%} of {a.name} and {b.name} overlap; {fix}", UserWarning, stacklevel=4)
-
-
-def _extent(grid: SliceGrid) -> str:
-    (x0, y0), (x1, y1) = grid.xy.min(axis=0), grid.xy.max(axis=0)
-    return f"{grid.name}: x {x0:.0f}..{x1:.0f}, y {y0:.0f}..{y1:.0f}"
 
 
 def make_pair(
@@ -109,36 +89,14 @@ def make_pair(
     lattice: Lattice | None = None,
     genes: Sequence[str] | pd.Index | None = None,
     encoder: ImageEncoder | None = None,
-    targets: Mapping[float, Picture] | None = None,
+    targets: Mapping[float, HEImage] | None = None,
     judged: bool = False,
 ) -> tuple[SlicePair, pd.Index]:
-    """Lay two sections and their context on one lattice, as plain arrays.
+    """Lay two sections, at positions 0 and 1, and their context on one lattice, as plain arrays; and name their genes.
 
-    Parameters
-    ----------
-    a, b
-        The sections at positions 0 and 1.
-    context
-        Further sections by position (below 0 or above 1).
-    lattice
-        Made by :func:`common_lattice` by default.
-    genes
-        Names to keep; by default all that the sections share.
-    encoder
-        Describes the images of the sections, beside their colour.
-    targets
-        Images of missing sections, by position.
-    judged
-        Whether the caller judges how the two fit; if not, a warning says where they barely overlap.
-
-    Returns
-    -------
-    The pair, and the names of its genes.
-
-    Raises
-    ------
-    ValueError
-        No overlap, no common gene, counts mixed with normalised expression, or a context position between the two.
+    `context` holds further sections by position, below 0 or above 1, and `targets` images of missing sections. `genes`
+    are those to keep. `encoder` describes the images of the sections, beside their colour. A warning says where the two
+    barely overlap, unless the caller checks the pair (`judged`). ValueError where the sections do not belong together.
     """
     around = dict(context or {})
     between = [q for q in around if 0 <= q <= 1]
@@ -153,27 +111,19 @@ def make_pair(
         check_overlap(a, other, warn=not (judged and other is b))
     lattice = common_lattice(a, b) if lattice is None else lattice
     names = shared_genes(grids, genes)
-    sections = [
-        _section(grid, position, lattice, names, encoder)
-        for grid, position in zip(grids, [0.0, 1.0, *around], strict=True)
-    ]
+    positions = [0.0, 1.0, *around]
+    sections = [_section(grid, p, lattice, names, encoder) for grid, p in zip(grids, positions, strict=True)]
     stained = {position: histology_on(image, lattice) for position, image in (targets or {}).items()}
-    spacing = float(np.mean([_spot_spacing(g, lattice) for g in (a, b)]))
-    context_sections = tuple(sections[2:])
-    return SlicePair(sections[0], sections[1], spacing, lattice, context_sections, stained, _keys_of(names)), names
+    spacing, keys = _spacing([a, b], lattice), _keys_of(names)
+    return SlicePair(sections[0], sections[1], spacing, lattice, tuple(sections[2:]), stained, keys), names
 
 
 def make_sections(grids: Sequence[SliceGrid], lattice: Lattice) -> tuple[list[Section], float, NDArray[np.uint64]]:
-    """Sections of a series on one lattice, at their z: as :func:`make_pair` makes them, without their H&E.
-
-    Returns
-    -------
-    The sections; the mean of their spot spacings; and the hashes of the names of the genes that all share.
-    """
+    """Sections of a series on one lattice, at their z and without H&E; mean spot spacing; hashes of the genes."""
     _check_scale(grids)
-    names = shared_genes(grids, None)
+    names = shared_genes(grids)
     sections = [_section(replace(g, image=None), float(g.z or 0.0), lattice, names, None) for g in grids]
-    return sections, float(np.mean([_spot_spacing(g, lattice) for g in grids])), _keys_of(names)
+    return sections, _spacing(grids, lattice), _keys_of(names)
 
 
 def _keys_of(names: pd.Index) -> NDArray[np.uint64]:
@@ -193,11 +143,12 @@ def _check_scale(grids: Sequence[SliceGrid]) -> None:
 
 def is_gathered(grid: SliceGrid, lattice: Lattice) -> bool:
     """Whether several points of the section share a bin: single cells, or an array finer than the lattice."""
-    return grid.layout == "cells" or lattice.pitch > 1.5 * grid.pitch
+    return grid.layout == "cells" or lattice.pitch > FINER * grid.pitch
 
 
-def _spot_spacing(grid: SliceGrid, lattice: Lattice) -> float:
-    return lattice.pitch if is_gathered(grid, lattice) else grid.pitch
+def _spacing(grids: Sequence[SliceGrid], lattice: Lattice) -> float:
+    """Mean distance of the points of some sections as they enter an interpolator."""
+    return float(np.mean([lattice.pitch if is_gathered(g, lattice) else g.pitch for g in grids]))
 
 
 def _section(
@@ -209,8 +160,11 @@ def _section(
             f"pitch = {lattice.pitch:.4g} gathers all {len(grid.xy)} points of {grid.name} into one bin, which has no "
             f"neighbours; they are about {grid.pitch:.4g} apart: choose pitch= nearer to that"
         )
-    expression = log_normalise(values, library) if grid.counts else values
-    counts = values if grid.counts else _counts_beside(grid, lattice, genes)
+    expression, counts = values, None
+    if grid.counts:
+        expression, counts = log_normalise(values, library), values
+    elif grid.beside is not None:
+        counts = profiles(replace(grid, values=grid.beside, counts=True), lattice, genes)[1]
     section = Section(xy, expression, position, counts=counts, library=None if counts is None else library)
     if grid.image is None:
         return section
@@ -218,27 +172,17 @@ def _section(
     return replace(section, histology=histology_on(grid.image, lattice), features=features)
 
 
-def _counts_beside(grid: SliceGrid, lattice: Lattice, genes: pd.Index) -> Expression | None:
-    """Counts that a container holds beside normalised expression, gathered as that is."""
-    if grid.beside is None:
-        return None
-    return profiles(replace(grid, values=grid.beside, counts=True), lattice, genes)[1]
-
-
 def profiles(grid: SliceGrid, lattice: Lattice, genes: pd.Index) -> tuple[FloatArray, Expression, FloatArray]:
     """A section as it enters an interpolator: spots as they are, cells and fine bins gathered into the lattice's bins.
 
     Counts of one bin are summed, normalised expression is averaged, and the profile lies at the bin's centre. Bins run
-    on beyond the lattice where the section (a context section, say) does.
-
-    Returns
-    -------
-    (n, 2) coordinates, (n, N) CSR values on the scale of the input, (n,) library sizes as the section has them.
+    on beyond the lattice where the section (a context section, say) does. (n, 2) coordinates, (n, N) CSR values on the
+    scale of the input, (n,) library sizes.
     """
     values = values_of(grid, genes)
     if not is_gathered(grid, lattice):
         return grid.xy, values, grid.library
-    places, index = _gathered(grid, lattice)
+    places, index = _places(grid, lattice)
     member = sp.csr_array((np.ones(len(index), dtype=np.float32), (index, np.arange(len(index)))))
     parts = [member[:, rows] @ block for rows, block in blocks(values)]
     total = sum(parts[1:], start=parts[0]).tocsr()
@@ -247,8 +191,10 @@ def profiles(grid: SliceGrid, lattice: Lattice, genes: pd.Index) -> tuple[FloatA
     return places, total, member @ grid.library
 
 
-def _gathered(grid: SliceGrid, lattice: Lattice) -> tuple[FloatArray, NDArray[np.intp]]:
-    """(m, 2) centres of the bins that hold points of a section, and the (n,) number of each point's bin among them."""
+def _places(grid: SliceGrid, lattice: Lattice) -> tuple[FloatArray, NDArray[np.intp]]:
+    """(m, 2) places of a section's profiles, its spots or the centres of gathered bins; (n,) place of each point."""
+    if not is_gathered(grid, lattice):
+        return grid.xy, np.arange(len(grid.xy))
     cell = np.floor((grid.xy - np.asarray(lattice.origin)) / lattice.pitch + 0.5)
     cells, index = np.unique(cell, axis=0, return_inverse=True)
     return cells * lattice.pitch + np.asarray(lattice.origin), index.ravel()
@@ -256,20 +202,15 @@ def _gathered(grid: SliceGrid, lattice: Lattice) -> tuple[FloatArray, NDArray[np
 
 def library_sizes(grid: SliceGrid, lattice: Lattice, points: FloatArray) -> FloatArray:
     """(M,) library size of the spot (or the gathered bin) nearest to each point."""
-    xy, library = grid.xy, grid.library
-    if is_gathered(grid, lattice):
-        xy, index = _gathered(grid, lattice)
-        library = np.bincount(index, weights=grid.library).astype(np.float64)
-    return library[nearest(xy, points)]
+    xy, index = _places(grid, lattice)
+    return np.bincount(index, weights=grid.library).astype(np.float64)[nearest(xy, points)]
 
 
 def spots_at(grid: SliceGrid, lattice: Lattice, points: FloatArray) -> NDArray[np.object_]:
     """(M,) name of the spot (or, of a gathered bin, of its first point) nearest to each point."""
-    xy, names = grid.xy, grid.names.to_numpy(dtype=object)
-    if is_gathered(grid, lattice):
-        xy, index = _gathered(grid, lattice)
-        names = names[np.unique(index, return_index=True)[1]]
-    return names[nearest(xy, points)]
+    xy, index = _places(grid, lattice)
+    first = np.unique(index, return_index=True)[1]
+    return grid.names.to_numpy(dtype=object)[first[nearest(xy, points)]]
 
 
 def on_bins(xy: FloatArray, bins: FloatArray, lattice: Lattice) -> sp.csr_array:
@@ -280,46 +221,32 @@ def on_bins(xy: FloatArray, bins: FloatArray, lattice: Lattice) -> sp.csr_array:
     """
     held = lattice.bins(xy)
     inside = held >= 0
-    if inside.any() and inside.sum() > SHARED * len(np.unique(held[inside])):
-        place = {int(bin_): row for row, bin_ in enumerate(lattice.bins(bins))}
-        pairs = [(place[int(bin_)], point) for point, bin_ in enumerate(held) if int(bin_) in place]
-        row, column = np.array(pairs, dtype=np.intp).reshape(-1, 2).T
+    if inside.sum() > SHARED * len(np.unique(held[inside])):
+        rows = pd.Series(np.arange(len(bins)), index=lattice.bins(bins))
+        row = rows[~rows.index.duplicated(keep="last")].reindex(held, fill_value=-1).to_numpy()
+        column = np.flatnonzero(row >= 0)
+        row = row[column]
     else:
-        distance, column = KDTree(xy).query(bins)
-        row = np.flatnonzero(distance <= lattice.pitch)
+        row = np.flatnonzero(KDTree(xy).query(bins)[0] <= lattice.pitch)
         column = nearest(xy, bins)[row]
     return sp.csr_array((np.ones(len(row)), (row, column)), shape=(len(bins), len(xy)))
 
 
 @dataclass(frozen=True)
 class Rows:
-    """The points at which sections are wanted, what tissue there is, and where each section could be measured.
+    """The M points at which sections are wanted, what tissue there is, and where each section could be measured."""
 
-    Parameters
-    ----------
-    points
-        (M, 2) unit of the frame.
-    bins
-        (M,) index of the lattice bin that holds each point, -1 off the lattice.
-    tissue
-        (2, H, W) masks of the two sections on the lattice.
-    windows
-        Capture windows of the two sections as half-planes, see :func:`c2sti.io.window_of`; None where not known.
-    seen
-        (2, H, W) masks of the bins whose centres lie in these windows; None for all.
-    """
-
-    points: FloatArray
-    bins: NDArray[np.intp]
-    tissue: NDArray[np.bool_]
-    windows: tuple[FloatArray | None, FloatArray | None] = (None, None)
-    seen: NDArray[np.bool_] | None = None
+    points: FloatArray  # (M, 2) unit of the frame
+    bins: NDArray[np.intp]  # (M,) index of the lattice bin that holds each point, -1 off the lattice
+    tissue: NDArray[np.bool_]  # (2, H, W) masks of the two sections on the lattice
+    windows: tuple[FloatArray | None, FloatArray | None] = (None, None)  # their capture windows, where they are known
+    seen: NDArray[np.bool_] | None = None  # (2, H, W) masks of the bins whose centres lie in these; None for all
 
     def inside(self, position: float) -> NDArray[np.bool_]:
         """(M,) whether each row lies in the tissue of the section at this position.
 
-        At 0 and 1 that is the measured tissue. Between them, what one section could not see is as in the other; what
-        neither could see is no tissue.
+        At 0 and 1 that is the measured tissue. Between them, beyond the window of one section the other's tissue is
+        taken for it; beyond both windows there is none.
         """
         first, second = self.tissue
         if self.seen is not None and 0 < position < 1:
@@ -344,13 +271,7 @@ class Rows:
 
 
 def rows_of(a: SliceGrid, b: SliceGrid, lattice: Lattice, at: FloatArray | None = None) -> Rows:
-    """Bins of the lattice inside the union of two tissues, row by row; or the points of `at`, in order.
-
-    Raises
-    ------
-    ValueError
-        `at` is not an (M, 2) array of finite numbers; or the centre of no bin lies in tissue.
-    """
+    """Bins of the lattice inside the union of two tissues, row by row; or the points of `at`, in order."""
     centres = lattice.centres
     tissue = np.stack([a.covers(centres), b.covers(centres)])
     if at is None:
@@ -374,17 +295,10 @@ def rows_of(a: SliceGrid, b: SliceGrid, lattice: Lattice, at: FloatArray | None 
 
 
 def outline(tissue_a: NDArray[np.bool_], tissue_b: NDArray[np.bool_], position: float) -> NDArray[np.bool_]:
-    """Tissue of a section between two others, by shape-based interpolation.
+    """Tissue of a section between two others, from their (H, W) masks, by shape-based interpolation.
 
     The signed distance to the border is blended linearly and the result cut at zero (Raya and Udupa, IEEE TMI 1990):
     the outline moves evenly from one section to the other, and equals theirs at both ends.
-
-    Parameters
-    ----------
-    tissue_a, tissue_b
-        (H, W) masks.
-    position
-        In [0, 1].
     """
     blended = (1 - position) * _signed_distance(tissue_a) + position * _signed_distance(tissue_b)
     return blended > 0

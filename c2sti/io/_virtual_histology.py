@@ -1,4 +1,4 @@
-"""H&E of sections that were never cut: that of the two neighbours, moved and blended as expression is."""
+"""Virtual H&E of interpolated sections: that of the two neighbours, displaced and blended as expression is."""
 
 from __future__ import annotations
 
@@ -10,8 +10,16 @@ from numpy.typing import NDArray
 
 from c2sti import _logging
 from c2sti._types import FloatArray, Lattice
-from c2sti.io._histology import HEImage, Picture, histology_on
+from c2sti.io._histology import HEImage, histology_on
 from c2sti.ops import linear_at
+
+MOST_PIXELS = 1024  # along the longer side of the tissue
+MOST_CANVAS = 4096  # from the origin of the frame, where by squidpy's convention an image begins
+MARGIN = 1.0  # bins around the lattice that are shown too: tissue does not end with its last spot
+BLANK_PIXELS = 100  # along the longer side of a white image
+WHITE = 255
+
+Canvas = tuple[NDArray[np.uint8], float]  # (H, W, 3) pixels that begin at the origin of the frame, and pixels per unit
 
 
 def source_places(
@@ -25,18 +33,12 @@ def source_places(
     Parameters
     ----------
     points
-        (M, 2) unit of the frame.
+        (M, 2), as the two arrays that are returned.
     displacement
-        (2, H, W) d = (dx, dy) of each bin, unit of the frame; beyond the border that of the border. None where the
-        method moves nothing.
-    lattice
-        What `displacement` is given on: on its bins, or on bins several times as wide.
+        (2, H, W) d = (dx, dy) of each bin of the lattice, or of bins several times as wide; beyond the border that of
+        the border. None where the method moves nothing.
     position
         p, strictly between 0 and 1.
-
-    Returns
-    -------
-    Two (M, 2) arrays.
     """
     if displacement is None:
         return points, points
@@ -44,22 +46,15 @@ def source_places(
     return points + d / (2 * (1 - position)), points - d / (2 * position)
 
 
-MOST_PIXELS = 1024  # along the longer side of the tissue
-MOST_CANVAS = 4096  # from the origin of the frame, where by squidpy's convention an image begins
-MARGIN = 1.0  # bins around the lattice that are shown too: tissue does not end with its last spot
-BLANK_PIXELS = 100  # along the longer side of a white image
-WHITE = 255
-
-
 def section_images(
-    a: Picture | None,
-    b: Picture | None,
+    a: HEImage | None,
+    b: HEImage | None,
     lattice: Lattice,
     positions: Sequence[float] | FloatArray,
     *,
     displacement: Sequence[FloatArray] | None = None,
-    targets: Mapping[float, Picture] | None = None,
-) -> list[HEImage] | None:
+    targets: Mapping[float, HEImage] | None = None,
+) -> list[Canvas] | None:
     """H&E of both measured sections and of those interpolated between them, on one canvas.
 
     The material of an interpolated section is looked up in either neighbour where it lies there, and the two colours
@@ -67,20 +62,16 @@ def section_images(
 
     Parameters
     ----------
-    a, b
-        H&E of the sections at positions 0 and 1; None where there is none.
-    lattice
-        Of the pair: what is shown.
-    positions
-        (S,) of the interpolated sections.
-    displacement
-        (2, h, w) of each interpolated section, see :func:`c2sti.io.source_places`; None where nothing moves.
+    a, b, lattice
+        H&E of the sections at positions 0 and 1; and the lattice of the pair, which is shown.
+    positions, displacement
+        (S,) of the interpolated sections; (2, h, w) of each, see :func:`source_places`, or None where nothing moves.
     targets
         H&E of missing sections that were stained, by position: these are shown as they are.
 
     Returns
     -------
-    S + 2 images, uint8, of a, the interpolated sections, b; or None, if one of the two has none or if nothing of the
+    Pixels and scale of a, the S interpolated sections, and b; or None, if one of the two has none or if nothing of the
     tissue lies at positive coordinates.
     """
     if a is None or b is None:
@@ -94,20 +85,46 @@ def section_images(
     fields: Sequence[FloatArray | None] = [None] * len(positions) if displacement is None else displacement
     shown = [ends[0]]
     for p, field in zip(map(float, positions), fields, strict=True):
-        if targets and p in targets:
-            shown.append(histology_on(targets[p], fine))
-        else:
-            shown.append(_between(ends, fine, field, lattice, p))
-    return [HEImage(_placed(colours, corner), 1 / fine.pitch) for colours in (*shown, ends[1])]
+        measured = targets.get(p) if targets else None
+        shown.append(_between(ends, fine, field, lattice, p) if measured is None else histology_on(measured, fine))
+    return [(_placed(colours, corner), 1 / fine.pitch) for colours in (*shown, ends[1])]
 
 
-def section_image(picture: Picture | None, lattice: Lattice) -> HEImage | None:
-    """H&E of one measured section over the lattice, uint8; None if there is none at positive coordinates."""
-    canvas = None if picture is None else _canvas(lattice, picture.scale)
-    if picture is None or canvas is None:
+def section_image(image: HEImage | None, lattice: Lattice) -> Canvas | None:
+    """H&E of one measured section over the lattice; None if there is none at positive coordinates."""
+    canvas = None if image is None else _canvas(lattice, image.scale)
+    if image is None or canvas is None:
         return None
     fine, corner = canvas
-    return HEImage(_placed(histology_on(picture, fine), corner), 1 / fine.pitch)
+    return _placed(histology_on(image, fine), corner), 1 / fine.pitch
+
+
+def library_of_sections(
+    images: Mapping[str, Canvas | None], shown: str, pitch: float, points: FloatArray
+) -> dict[str, Any]:
+    """One library of ``uns["spatial"]`` for all sections of a result: squidpy draws the image that `img_res_key` names.
+
+    Parameters
+    ----------
+    images
+        H&E by section, all of one scale; None where there is none.
+    shown
+        The section whose H&E is drawn by default, as ``"hires"``. Where it does not reach under all bins, or where
+        there is none, that is a white image, and the H&E is drawn by its own name.
+    pitch
+        Side of a bin.
+    points
+        (M, 2) centres of the bins.
+    """
+    written = {name: image for name, image in images.items() if image is not None}
+    own = written.get(shown)
+    under = own if own is not None and _reaches(*own, points) else _blank(points, pitch)
+    written = {"hires": under, **({} if under is own and len(written) == 1 else written)}  # an only one is written once
+    factors = {f"tissue_{name}_scalef": scale for name, (_, scale) in written.items()}
+    return {
+        "images": {name: pixels for name, (pixels, _) in written.items()},
+        "scalefactors": {**factors, "spot_diameter_fullres": float(pitch)},
+    }
 
 
 def _canvas(lattice: Lattice, scale: float) -> tuple[Lattice, tuple[int, int]] | None:
@@ -130,11 +147,10 @@ def _between(
     ends: tuple[FloatArray, FloatArray], fine: Lattice, field: FloatArray | None, lattice: Lattice, p: float
 ) -> FloatArray:
     """(3, h, w) colours of the section at p, NaN where neither neighbour is known."""
+    first, second = ends
     if field is not None and np.any(field):
         places = source_places(fine.centres, field, lattice, p)
         first, second = (_colours_at(end, fine, at) for end, at in zip(ends, places, strict=True))
-    else:
-        first, second = ends
     weights = np.stack([(1 - p) * np.isfinite(first[0]), p * np.isfinite(second[0])])
     total = weights.sum(axis=0)
     blended = weights[0] * np.nan_to_num(first) + weights[1] * np.nan_to_num(second)
@@ -150,59 +166,19 @@ def _colours_at(colours: FloatArray, fine: Lattice, places: FloatArray) -> Float
 
 def _placed(colours: FloatArray, corner: tuple[int, int]) -> NDArray[np.uint8]:
     """(H, W, 3) the colours on a white canvas that begins at the origin of the frame."""
-    row, column = corner
-    _, height, width = colours.shape
-    canvas = np.full((row + height, column + width, 3), WHITE, dtype=np.uint8)
     known = np.nan_to_num(np.moveaxis(colours, 0, -1), nan=1.0)
-    canvas[row:, column:] = np.rint(np.clip(known, 0, 1) * WHITE)
-    return canvas
+    pixels = np.rint(np.clip(known, 0, 1) * WHITE).astype(np.uint8)
+    return np.pad(pixels, ((corner[0], 0), (corner[1], 0), (0, 0)), constant_values=WHITE)
 
 
-# ---------------------------------------------------------------- as libraries of uns["spatial"]
-
-
-def library_of_sections(
-    pictures: Mapping[str, HEImage], shown: str, pitch: float, points: FloatArray
-) -> dict[str, Any]:
-    """One library for all sections of a result: squidpy draws a layer over the image that `img_res_key` names.
-
-    Parameters
-    ----------
-    images
-        H&E by section, all of one scale; those that there are.
-    shown
-        The section whose H&E is drawn by default, as ``"hires"``. Where it does not reach under all bins, or where
-        there is none, that is :func:`blank`, and the H&E is drawn by its own name.
-    pitch
-        Side of a bin.
-    points
-        (M, 2) centres of the bins.
-    """
-    own = pictures.get(shown)
-    under = own if own is not None and reaches(own, points) else blank(points, pitch)
-    named = {} if under is own and len(pictures) == 1 else pictures  # an only one is not written twice
-    images = {"hires": under, **named}
-    factors = {f"tissue_{name}_scalef": image.scale for name, image in images.items()}
-    return {
-        "images": {name: image.pixels for name, image in images.items()},
-        "scalefactors": {**factors, "spot_diameter_fullres": float(pitch)},
-    }
-
-
-def library_of_section(picture: HEImage | None, pitch: float, points: FloatArray, name: str) -> dict[str, Any]:
-    """A library for one section: its H&E under bins of that pitch, or white where there is none."""
-    return library_of_sections({} if picture is None else {name: picture}, name, pitch, points)
-
-
-def reaches(image: HEImage, points: FloatArray) -> bool:
+def _reaches(pixels: NDArray[np.uint8], scale: float, points: FloatArray) -> bool:
     """Whether squidpy shows all points over an image: its axes reach from -0.5 to the number of pixels less 0.5."""
-    places = points * image.scale
-    height, width = image.pixels.shape[:2]
-    return bool((places >= -0.5).all() and (places <= np.array([width, height]) - 0.5).all())
+    places = points * scale
+    return bool((places >= -0.5).all() and (places <= np.array(pixels.shape[1::-1]) - 0.5).all())
 
 
-def blank(points: FloatArray, pitch: float) -> HEImage:
-    """A white image, under all bins: squidpy's default plot fails without one, and its axes end with the image.
+def _blank(points: FloatArray, pitch: float) -> Canvas:
+    """A white image under all bins: squidpy's default plot fails without one, and its axes end with the image.
 
     They reach from half a pixel before the origin of the frame to half a one before the image's end. So pixels are
     large where tissue lies at negative coordinates.
@@ -212,4 +188,4 @@ def blank(points: FloatArray, pitch: float) -> HEImage:
     if low.min() < 0:
         scale = min(scale, -0.5 / float(low.min()))
     width, height = np.maximum(np.ceil(high * scale + 0.5), 1).astype(int)
-    return HEImage(np.full((height, width, 3), WHITE, dtype=np.uint8), scale)
+    return np.full((height, width, 3), WHITE, dtype=np.uint8), scale

@@ -27,7 +27,7 @@ GAP, DENSE = 2.5, 0.8  # pitches without a spot that end a border, and share of 
 LONGER, LEAST_RUN = 2.5, 12  # times what a round tissue has by chance, and pitches, that a straight border is long
 OBLIQUE, SAME_SIDE = np.deg2rad(3), np.deg2rad(20)  # of a border to the array, and of two borders that are one
 SIMILAR = 0.9  # of the longest border's length that another one of the same side has
-ENOUGH = 2000  # spots by which the direction of an array is told
+ENOUGH = 2000  # spots from which the direction of an array is found
 ROUND_OFF = 1e-9
 
 
@@ -41,36 +41,17 @@ def window_of(
     given: Any = None,
     name: str = "slice",
 ) -> FloatArray | None:
-    """The capture window of a section: as it is given, or else as its array and its straight borders tell.
+    """The capture window of a section, (k, 3) half-planes: as `given` by the user, or from its array and its borders.
 
-    Parameters
-    ----------
-    xy, pitch, layout
-        (n, 2) points of the section's tissue, and what :class:`c2sti.io.SliceGrid` says of them.
-    all_xy
-        Coordinates of all rows of the container, where some of them lie outside of the tissue.
-    array
-        (n, 2) ``array_row`` and ``array_col`` of the points.
-    given
-        Of the user: (x0, y0, x1, y1), or the (k, 2) corners of a polygon, of which the convex hull is taken.
-    name
-        What errors call the section.
-
-    Returns
-    -------
-    (k, 3) half-planes; None where the section ends at no window, as far as can be told.
-
-    Raises
-    ------
-    TypeError, ValueError
-        `given` is no window, or not the one in which these points were measured.
+    `all_xy` are coordinates of all rows of the container, where some lie outside of the tissue, and `array` the (n, 2)
+    ``array_row`` and ``array_col`` of the points. None where the section ends at no window, as far as is known.
     """
     if given is not None:
         return _given(given, xy, pitch, name)
     array_window = _of_array(xy, pitch, layout, array, all_xy)
     if array_window is None and all_xy is not None:
         array_window = _of_rows(all_xy, pitch, layout)
-    sides = [] if array_window is None else list(array_window)
+    sides = list(() if array_window is None else array_window)
     # A section that ends in a straight border within the window of its array was cut to a region.
     sides += [side for side in _borders(xy, pitch, layout) if all_xy is None or within(side[None], all_xy).all()]
     return np.stack(sides) if sides else None
@@ -82,9 +63,6 @@ def within(window: FloatArray | None, points: FloatArray) -> NDArray[np.bool_]:
     for x, y, c in () if window is None else window:
         inside &= points[:, 0] * x + points[:, 1] * y <= c + ROUND_OFF * max(abs(c), 1.0)
     return inside
-
-
-# ---- convex polygons
 
 
 def _half_planes(corners: FloatArray, margin: float = 0.0) -> FloatArray:
@@ -114,32 +92,24 @@ def _sides(corners: FloatArray, bent: float = 0.0) -> Iterator[tuple[FloatArray,
             yield normal, float(np.hypot(x, y)), bulge
 
 
-# ---- of the user
-
-
 def _given(given: Any, xy: FloatArray, pitch: float, name: str) -> FloatArray:
     corners = _validators.reals(given, f"window of {name}")
     if corners.shape == (4,):
         x0, y0, x1, y1 = corners
         corners = np.array([[x0, y0], [x1, y0], [x1, y1], [x0, y1]])
-    if corners.ndim != 2 or corners.shape[1] != 2 or not np.isfinite(corners).all():
+    finite = corners.ndim == 2 and corners.shape[1] == 2 and np.isfinite(corners).all()
+    if not finite or len(corners) < 3 or len(_corners(corners)) == 0:
         raise ValueError(
-            f"the window of {name} is {_validators.shown(given)}; four finite numbers (x0, y0, x1, y1) are needed, "
-            "or the corners of a polygon, (k, 2)"
-        )
-    if len(corners) < 3 or len(_corners(corners)) == 0:
-        raise ValueError(
-            f"the window of {name} has no area: {_validators.shown(given)}; give x0 < x1 and y0 < y1, or three corners "
-            "that do not lie on one line"
+            f"the window of {name} is {_validators.shown(given)}; four finite numbers (x0, y0, x1, y1) are needed, or "
+            "the corners of a polygon, (k, 2), that enclose an area"
         )
     window = _half_planes(corners)
     outside = 1 - within(window + [0, 0, pitch], xy).mean()
     if outside > OUTSIDE:
         (x0, y0), (x1, y1) = xy.min(axis=0), xy.max(axis=0)
         raise ValueError(
-            f"{outside:.0%} of the spots of {name} (x {x0:.4g}..{x1:.4g}, y {y0:.4g}..{y1:.4g}) lie outside of the "
-            f"window {_validators.shown(given)} that is given for it; give it in the unit and the frame of these "
-            "coordinates"
+            f"{outside:.0%} of the spots of {name} (x {x0:.4g}..{x1:.4g}, y {y0:.4g}..{y1:.4g}) lie outside of its "
+            f"window= {_validators.shown(given)}; give it in the unit and the frame of these coordinates"
         )
     return window
 
@@ -174,21 +144,14 @@ def _of_rows(all_xy: FloatArray, pitch: float, layout: str) -> FloatArray | None
     """
     if layout not in CELL or len(corners := _corners(all_xy)) == 0:
         return None
-    rectangle = min((_rectangle(corners, normal) for normal, _, _ in _sides(corners)), key=_area)
+    area, sides = np.inf, np.empty((0, 3))
+    for (x, y), _, _ in _sides(corners):
+        normals = np.array([[x, y], [-y, x], [-x, -y], [y, -x]])
+        right, top, left, bottom = ends = (corners @ normals.T).max(axis=0)
+        if (right + left) * (top + bottom) < area:
+            area, sides = (right + left) * (top + bottom), np.column_stack([normals, ends])
     filled = min(ConvexHull(corners).volume, len(all_xy) * CELL[layout] * pitch**2)
-    return rectangle + [0, 0, pitch / 2] if filled >= FULL * _area(rectangle) else None
-
-
-def _rectangle(points: FloatArray, normal: FloatArray) -> FloatArray:
-    """(4, 3) sides of the rectangle around points that has one side with this normal."""
-    x, y = normal
-    normals = np.array([[x, y], [-y, x], [-x, -y], [y, -x]])
-    return np.column_stack([normals, (points @ normals.T).max(axis=0)])
-
-
-def _area(rectangle: FloatArray) -> float:
-    right, top, left, bottom = rectangle[:, 2]
-    return float((right + left) * (top + bottom))
+    return sides + [0, 0, pitch / 2] if filled >= FULL * area else None
 
 
 # ---- of the spots alone
@@ -197,9 +160,8 @@ def _area(rectangle: FloatArray) -> float:
 def _borders(xy: FloatArray, pitch: float, layout: str) -> list[FloatArray]:
     """Straight borders along which spots lie side by side, each as (3,) half-plane; in an array, along the array.
 
-    They are half as long as the tissue is wide, and far longer than a round tissue has them by chance: an ellipse that
-    is `wide` along a border and `deep` across it, both in pitches, lies within one pitch of its outermost point over a
-    length of ``2 wide / √deep``.
+    They are half as long as the tissue is wide, and far longer than those of a round tissue: an ellipse that is `wide`
+    along a border and `deep` across it, in pitches, lies within one pitch of its outermost point over 2 wide / √deep.
     """
     points = np.unique(xy, axis=0) / pitch
     if layout == "scattered" or len(corners := _corners(points)) == 0:
@@ -226,9 +188,10 @@ def _one_a_side(found: list[tuple[float, float, FloatArray]]) -> list[FloatArray
     kept = []
     while found:
         longest, _, first = max(found, key=lambda one: one[0])
-        same = [one for one in found if one[2][:2] @ first[:2] > np.cos(SAME_SIDE)]
-        kept.append(min((one for one in same if one[0] >= SIMILAR * longest), key=lambda one: one[1])[2])
-        found = [one for one in found if one[2][:2] @ first[:2] <= np.cos(SAME_SIDE)]
+        same = [bool(plane[:2] @ first[:2] > np.cos(SAME_SIDE)) for _, _, plane in found]
+        long = (one for one, is_same in zip(found, same, strict=True) if is_same and one[0] >= SIMILAR * longest)
+        kept.append(min(long, key=lambda one: one[1])[2])
+        found = [one for one, is_same in zip(found, same, strict=True) if not is_same]
     return kept
 
 

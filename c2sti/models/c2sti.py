@@ -1,7 +1,7 @@
 """C2-STi as an interpolator: the network on its lattice, and the baseline prediction that it changes.
 
-Of all genes the network looks at a panel; the components carry what it finds to the rest. Untrained, it gives the
-baseline prediction; what it adds is what training gave.
+Of all genes the network looks at a panel; the components carry what it finds to the rest. Unless it starts from zero,
+an untrained network gives the baseline prediction; what it adds is what training gave.
 """
 
 from __future__ import annotations
@@ -17,18 +17,20 @@ import torch
 from scipy.spatial import KDTree
 from torch import Tensor
 
-from c2sti import _validators
+from c2sti import _logging, _validators
 from c2sti._types import FloatArray, InterpolatedSection, Lattice, Prediction, Section, SlicePair
 from c2sti.models import _checkpoint
 from c2sti.models.components import Description, Settings
 from c2sti.models.gp import Baseline, BaselineTensors
-from c2sti.nn.c2sti import C2STiConfig, ModelInputs, Network, fresh
+from c2sti.nn.c2sti import C2STiConfig, ModelInputs, Network, enlarge, fresh
+from c2sti.nn.resnet import load_resnet50
 from c2sti.ops import gaussian_operator, graph_values, most_variable, pearson_graph, propagation, sample
 
 WIDTH = 0.6  # of the Gaussian that brings spots to bins and comes before correlating, in spot spacings
 N_EDGES = 30  # co-expression edges of a gene
-MOST_BINS = 128  # a side of the network's lattice: motion is smooth, and finer bins would cost what they do not tell
 REACH = 1.0  # tissue ends this far from the last spot, in spot spacings
+
+SHRINK = 1e-2  # of the loadings of a panel, as a share of their mean square, where components are fitted to its genes
 
 KIND = _checkpoint.Kind("c2sti", 3, C2STiConfig)
 
@@ -80,31 +82,54 @@ class C2STi:
         else:
             progress(0.5)  # was done before
         inputs, base = prepare(
-            pair,
-            description,
-            at,
-            positions,
-            n_panel=self.config.panel,
-            device=device,
-            progress=lambda share: progress(0.3 * share),
+            pair, description, at, positions, self.config, device=device, progress=lambda share: progress(0.3 * share)
         )
         network = on_device(self.network, device)
+        slices, fields = [], []
         with torch.no_grad():
-            slices, fields_ = [], []
-            motion, share = network.motion(inputs), network.reliability(inputs)
-            basis = base.basis.cpu().numpy()
+            moves = self.config.deforms == "maps"
+            motion = None if self.config.deforms == "motion" else network.motion(inputs)
+            share = network.reliability(inputs) if moves else 1.0
+            whole = base.basis if moves else with_panel(base.basis, inputs.chosen)
+            basis = whole.cpu().numpy()  # one for all sections
             for i, p in enumerate(positions):
-                change, deformation = network(inputs, p, motion, share)
-                maps = base.maps[i].add_(sample(change, inputs.lattice, at))  # in place: they may be large
-                slices.append(InterpolatedSection(maps.cpu().numpy(), basis, base.means[i].cpu().numpy()))
-                fields_.append(deformation.displacement.cpu().numpy())
+                found, deformation = network(inputs, p, motion, share)
+                found = sample(found, inputs.lattice, at)
+                # In place: maps may be large.
+                weights = base.maps[i].add_(found) if moves else panel_weights(base, i, found, inputs, self.config)
+                slices.append(InterpolatedSection(weights.cpu().numpy(), basis, base.means[i].cpu().numpy()))
+                fields.append(on_bins(deformation.displacement, inputs.lattice.shape).cpu().numpy())
                 progress(0.2 / len(positions))
         notes = {
-            "displacement": np.stack(fields_) * inputs.lattice.pitch,
+            "displacement": np.stack(fields) * inputs.lattice.pitch,
             "displacement_reliability": share,
             "weights": self.fingerprint(),
         }
         return Prediction(tuple(slices), notes, description.noise(at, positions))
+
+    @classmethod
+    def paper(cls, resnet: str | Path | None = None, **settings: Any) -> C2STi:
+        """An untrained network as the paper has it, see :meth:`C2STiConfig.paper`.
+
+        Parameters
+        ----------
+        resnet
+            Weights of the ResNet-50 of H&E: a file, or the name of a repository on the Hugging Face hub. By default
+            they stay random, which is logged.
+        **settings
+            Of :class:`C2STiConfig`.
+        """
+        model = cls(C2STiConfig.paper(**settings), card={"resnet": "random" if resnet is None else str(resnet)})
+        if model.network.resnet is None:
+            return model
+        if resnet is None:
+            _logging.warning(
+                "the ResNet-50 of H&E has random weights; give trained ones as resnet=, a file or the name of a "
+                "repository on the Hugging Face hub"
+            )
+        else:
+            model.network.resnet.load_state_dict(load_resnet50(resnet).state_dict())
+        return model
 
     def describe(
         self, pair: SlicePair, *, device: str, seed: int, progress: Callable[[float], object] = lambda share: None
@@ -159,13 +184,74 @@ def settings_of(config: C2STiConfig) -> Settings:
     return Settings(config.n_components, config.n_splits, config.counts, config.matern)
 
 
+def on_bins(displacement: Tensor, shape: tuple[int, int]) -> Tensor:
+    """(2, H, W) in bins of a lattice, from (2, h, w) in bins of a level that has as many or half of them."""
+    if displacement.shape[1:] == shape:
+        return displacement
+    return 2 * enlarge(displacement[None], shape)[0]
+
+
+def values_at(found: Tensor, base: BaselineTensors, inputs: ModelInputs, config: C2STiConfig, genes: Tensor) -> Tensor:
+    """(M, G) log expression of the first section at its points, from what the network says there.
+
+    Parameters
+    ----------
+    found
+        (M, D·K) change of the maps, or (M, N_p) of the panel's genes.
+    base
+        The baseline prediction at the points.
+    inputs
+        Of the network.
+    config
+        Its settings.
+    genes
+        (G,) which genes; with ``deforms`` other than ``"maps"`` those of the panel.
+    """
+    if config.deforms == "maps":
+        return (base.maps[0] + found) @ base.basis[:, genes] + base.means[0, genes]
+    values = found * inputs.scale + base.means[0, genes]
+    return values if config.start == "zero" else values + base.maps[0] @ base.basis[:, genes]
+
+
+def with_panel(basis: Tensor, chosen: Tensor) -> Tensor:
+    """(D·K + N_p, N) loadings of the components, and below them one row for each gene of the panel."""
+    own = torch.zeros(len(chosen), basis.shape[1]).to(basis)
+    own[torch.arange(len(own)), chosen] = 1
+    return torch.cat([basis, own])
+
+
+def panel_weights(base: BaselineTensors, i: int, found: Tensor, inputs: ModelInputs, config: C2STiConfig) -> Tensor:
+    """(M, D·K + N_p) weights of section i: panel genes as the network gives them, the others by the components.
+
+    Parameters
+    ----------
+    base
+        The baseline prediction.
+    i
+        Which of its sections.
+    found
+        (M, N_p) standardised expression of the panel's genes, or what is added to that of the baseline prediction.
+    inputs
+        Whose panel it is.
+    config
+        Settings of the network.
+    """
+    change = found * inputs.scale
+    loadings = base.basis[:, inputs.chosen]
+    square = loadings @ loadings.T
+    square = square + SHRINK * square.diagonal().mean().clamp(min=1e-12) * torch.eye(len(square)).to(square)
+    fitted = torch.linalg.solve(square, loadings @ change.T).T  # (M, D·K)
+    maps = fitted if config.start == "zero" else base.maps[i] + fitted
+    return torch.cat([maps, change - fitted @ loadings], dim=1)
+
+
 def prepare(
     pair: SlicePair,
     description: Description,
     at: FloatArray,
     positions: Sequence[float],
+    config: C2STiConfig,
     *,
-    n_panel: int,
     device: str,
     progress: Callable[[float], object] = lambda share: None,
 ) -> tuple[ModelInputs, BaselineTensors]:
@@ -177,18 +263,18 @@ def prepare(
         As every interpolator takes them.
     description
         Of the pair.
-    n_panel
-        Genes that the network looks at, the most variable ones.
+    config
+        Settings of the network.
     device
         Where the network is.
     progress
         Is told each share of the work that has been done, 1 in all.
     """
-    lattice = pair.lattice.coarsened(MOST_BINS)
+    lattice = pair.lattice.coarsened(config.bins)
     wanted = [(lattice.centres, [0.0, 1.0]), (at, positions)]
     ends, maps = description.at_each(wanted, lambda share: progress(0.8 * share))
     first, second = (_on_lattice(torch.as_tensor(end), lattice) for end in ends)
-    inputs = _inputs(pair, lattice, n_panel, (first, second))
+    inputs = _inputs(pair, lattice, config, (first, second))
     prediction = BaselineTensors.of(maps, description, pair.sections, positions)
     progress(0.2)
     return inputs.to(device), prediction.to(device)
@@ -199,19 +285,20 @@ def _on_lattice(values: Tensor, lattice: Lattice) -> Tensor:
     return values.T.reshape(-1, *lattice.shape).contiguous()
 
 
-def _inputs(pair: SlicePair, lattice: Lattice, n_panel: int, ends: tuple[Tensor, Tensor]) -> ModelInputs:
-    genes = np.sort(most_variable([pair.a.moments, pair.b.moments], n_panel))
+def _inputs(pair: SlicePair, lattice: Lattice, config: C2STiConfig, ends: tuple[Tensor, Tensor]) -> ModelInputs:
+    genes = np.sort(most_variable([pair.a.moments, pair.b.moments], config.panel))
     small = pair.subset(genes).in_memory()
     values = [graph_values(s.xy, s.expression, WIDTH * pair.spacing) for s in small.sections]
     shares = _shares([s.position for s in small.sections])
-    graph = (
-        pearson_graph(values, shares, min(N_EDGES, max(len(genes) - 1, 0))) if len(genes) > 1 else sp.csr_array((1, 1))
-    )
+    n_edges, power = min(N_EDGES, len(genes) - 1), 2 if "graph" in config.printed else 1
+    graph = pearson_graph(values, shares, n_edges, power=power) if n_edges > 0 else sp.csr_array((1, 1))
     scale = np.sqrt(np.mean([v.var(axis=0) for v in values[:2]], axis=0))
     return ModelInputs(
         lattice,
         tuple(s.position for s in pair.sections),
         tuple(_panel(s, lattice, pair.spacing, scale) for s in small.sections),
+        torch.as_tensor(genes),
+        torch.as_tensor(scale.astype(np.float32)),
         tuple(_image(s.histology, pair.lattice, lattice) for s in pair.sections),
         torch.as_tensor(propagation(graph).toarray()),
         ends,

@@ -43,13 +43,13 @@ class HistologyEncoder(nn.Module):
     n_layers
         3 × 3 convolutions; each lets a bin see one more bin on every side.
     n_given
-        Channels of what it looks at: the 3 of a image, or those of an encoder that has described it.
+        Channels of what it looks at: the 3 of an image, or those of an encoder that has described it.
     """
 
     def __init__(self, channels: int, n_layers: int = 3, n_given: int = 3) -> None:
         super().__init__()
         self.middle = 0.5 if n_given == 3 else 0.0  # of a colour
-        # Red, green, blue and whether there is a image.
+        # Red, green, blue and whether there is an image.
         self.layers = nn.Sequential(*(convolution(channels if i else n_given + 1, channels) for i in range(n_layers)))
 
     def forward(self, image: Tensor) -> Tensor:

@@ -39,6 +39,16 @@ def position_map(t: float, gradient_0: Tensor, gradient_1: Tensor, alpha: float)
     return t + t * (1 - t) * (g0 - g1) / (t * g0 + (1 - t) * g1)
 
 
+def printed_position_map(t: float, gradient: Tensor, alpha: float) -> Tensor:
+    """(H, W) positions as printed: p = t · Norm(1 + α·gradient), divided by the largest weight, so that p is in (0, 1].
+
+    The printed gradient is that of the missing section; the mean of the observed ones stands for it where there is
+    none. Neither exact at the second end nor symmetric in the sections, unlike :func:`position_map`.
+    """
+    weight = 1 + alpha * gradient
+    return t * weight / weight.max()
+
+
 def differences(target: Tensor, image_0: Tensor, image_1: Tensor) -> tuple[Tensor, Tensor]:
     """How far the H&E of either section is from that of the missing one: what :func:`position_map` takes for gradients.
 
@@ -182,13 +192,17 @@ class Deformation(NamedTuple):
     p: Tensor
 
     @property
+    def sides(self) -> tuple[tuple[Tensor, Tensor], tuple[Tensor, Tensor]]:
+        """Offsets and weights in the first section, and in the second."""
+        return (self.offsets_0, self.weights_0), (self.offsets_1, self.weights_1)
+
+    @property
     def shifts(self) -> Tensor:
         """(4, h, w) where the material of a bin lies in the first section, then in the second: (dx, dy) in bins.
 
         Means over the taps by their weights: what a tap that counts for nothing does is not motion.
         """
-        sides = ((self.offsets_0, self.weights_0), (self.offsets_1, self.weights_1))
-        return torch.cat([(offsets * weights[:, None]).sum(dim=0) for offsets, weights in sides])
+        return torch.cat([(offsets * weights[:, None]).sum(dim=0) for offsets, weights in self.sides])
 
     @property
     def displacement(self) -> Tensor:
@@ -215,6 +229,8 @@ class DLSM(nn.Module):
         Length of the embeddings of a position.
     reach
         The farthest that a tap is shifted, in bins.
+    beta, gamma
+        Weights of the channel branch and of the spatial branch of the modulation.
     modulated
         Whether the motion is adapted to the position; off is the paper's "w/o DLSM".
 
@@ -226,10 +242,18 @@ class DLSM(nn.Module):
     """
 
     def __init__(
-        self, channels: int, kernel_size: int = 3, embedding: int = 16, reach: float = 2.0, modulated: bool = True
+        self,
+        channels: int,
+        kernel_size: int = 3,
+        embedding: int = 16,
+        reach: float = 2.0,
+        *,
+        beta: float = 0.5,
+        gamma: float = 0.5,
+        modulated: bool = True,
     ) -> None:
         super().__init__()
-        self.modulation = Modulation(channels, embedding) if modulated else None
+        self.modulation = Modulation(channels, embedding, beta, gamma) if modulated else None
         self.estimators = Estimators(channels, kernel_size)
         self.reach = reach
 

@@ -1,13 +1,14 @@
 """Pyramid gene co-expression correlation (section 2.2, eq. 3).
 
-A pyramid of features for every gene, one graph convolution that lets co-expressed genes speak to each other, a pool
-and an agreement that forget which genes there were, and a decoder that reads from two sections how the tissue moves
-between them. No weight depends on which genes there are or how many: permuting them permutes the nodes and leaves the
-motion as it is.
+A pyramid of features for every gene, one graph convolution that mixes co-expressed genes, a pool and a local
+correlation over all genes, and decoders: one gives how tissue moves between two sections, one gives the section at a
+position from the features there. No weight depends on which genes there are or how many: permuting them permutes the
+nodes, and leaves the motion as it is.
 """
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from math import log
 
 import torch
@@ -25,19 +26,21 @@ class PyramidEncoder(nn.Module):
     channels
         C, the same at every level.
     n_levels
-        Scales. The first keeps the size of the lattice, each further one halves it, an odd size rounded up.
+        Scales. The first keeps the size of the lattice unless `halved`, each further one halves it, rounding up.
     n_layers
         3 × 3 convolutions a level; the first of them halves.
+    halved
+        Whether the first level halves, too.
     """
 
-    def __init__(self, channels: int, n_levels: int = 3, n_layers: int = 4) -> None:
+    def __init__(self, channels: int, n_levels: int = 3, n_layers: int = 4, *, halved: bool = False) -> None:
         super().__init__()
 
         def level(stride: int) -> nn.Sequential:
             strides = [stride] + [1] * (n_layers - 1)
             return nn.Sequential(*(convolution(channels, channels, s) for s in strides))
 
-        self.levels = nn.ModuleList(level(2 if i else 1) for i in range(n_levels))
+        self.levels = nn.ModuleList(level(2 if i or halved else 1) for i in range(n_levels))
 
     def forward(self, aligned: Tensor) -> list[Tensor]:
         """Take (N, C, H, W) features X to one (N, C, h, w) per level, fine to coarse."""
@@ -116,7 +119,7 @@ N_SHIFTS = (2 * AROUND + 1) ** 2
 
 
 def profiles(nodes: Tensor) -> Tensor:
-    """What :func:`agreement` compares: the genes of each bin as one direction.
+    """What :func:`local_correlation` compares: the genes of each bin as one direction.
 
     Parameters
     ----------
@@ -130,7 +133,7 @@ def profiles(nodes: Tensor) -> Tensor:
     return functional.normalize((nodes - nodes.mean(dim=0)).flatten(0, 1), dim=0, eps=1e-6)
 
 
-def agreement(one: Tensor, other: Tensor) -> Tensor:
+def local_correlation(one: Tensor, other: Tensor) -> Tensor:
     """How alike the genes of each bin of one section are to those of the bins around it in the other.
 
     Parameters
@@ -172,32 +175,40 @@ class ResidualBlock(nn.Module):
         return x + self.change(x)
 
 
-class DecoderLevel(nn.Module):
-    """One level of the decoder: both sections and the coarser motion in, motion out.
+class Level(nn.Module):
+    """One level of a decoder: features and what the coarser level gave, joined.
 
     Parameters
     ----------
+    n_given
+        Channels of the features.
     channels
-        C, of every input and of the output.
+        C, of the coarser level and of the output.
     coarsest
         Whether there is no coarser level.
     """
 
-    def __init__(self, channels: int, coarsest: bool) -> None:
+    def __init__(self, n_given: int, channels: int, coarsest: bool) -> None:
         super().__init__()
-        self.enlarge = None
-        if not coarsest:
-            self.enlarge = nn.Sequential(nn.Conv2d(channels, 4 * channels, 3, padding=1), nn.PixelShuffle(2))
-        self.join = convolution((2 if coarsest else 3) * channels + N_SHIFTS, channels)
+        self.enlarge = None if coarsest else pixel_shuffle(channels)
+        self.join = convolution(n_given if coarsest else n_given + channels, channels)
         self.refine = nn.Sequential(ResidualBlock(channels), ResidualBlock(channels))
 
-    def forward(self, f0: Tensor, f1: Tensor, alike: Tensor, coarser: Tensor | None) -> Tensor:
-        """Take two (C, h, w), their (9, h, w) agreement and the coarser level's (C, ⌈h/2⌉, ⌈w/2⌉) to (C, h, w)."""
-        given = [f0, f1, alike]
+    def forward(self, given: Tensor, coarser: Tensor | None) -> Tensor:
+        """Take (B, n_given, h, w), and the coarser level's (B, C, ⌈h/2⌉, ⌈w/2⌉), to (B, C, h, w)."""
         if self.enlarge is not None and coarser is not None:
-            # Halving rounded up, so doubling may give a row or column too many.
-            given.append(self.enlarge(coarser[None])[0][:, : f0.shape[1], : f0.shape[2]])
-        return self.refine(self.join(torch.cat(given)[None]))[0]
+            given = torch.cat([given, enlarged(self.enlarge, coarser, given.shape[2:])], dim=1)
+        return self.refine(self.join(given))
+
+
+def pixel_shuffle(channels: int) -> nn.Sequential:
+    """A 3 × 3 convolution and a pixel shuffle: (B, C, h, w) → (B, C, 2h, 2w)."""
+    return nn.Sequential(nn.Conv2d(channels, 4 * channels, 3, padding=1), nn.PixelShuffle(2))
+
+
+def enlarged(enlarge: nn.Module, coarser: Tensor, shape: Sequence[int]) -> Tensor:
+    """(B, C, H, W) by a pixel shuffle; halving rounded up, so doubling may give a row or column too many."""
+    return enlarge(coarser)[:, :, : shape[0], : shape[1]]
 
 
 class MotionDecoder(nn.Module):
@@ -218,7 +229,9 @@ class MotionDecoder(nn.Module):
 
     def __init__(self, channels: int, n_levels: int = 3) -> None:
         super().__init__()
-        self.levels = nn.ModuleList(DecoderLevel(channels, coarsest=i == n_levels - 1) for i in range(n_levels))
+        self.levels = nn.ModuleList(
+            Level(2 * channels + N_SHIFTS, channels, coarsest=i == n_levels - 1) for i in range(n_levels)
+        )
 
     def forward(self, f0: list[Tensor], f1: list[Tensor], alike: list[Tensor]) -> list[Tensor]:
         """Decode one direction.
@@ -228,14 +241,51 @@ class MotionDecoder(nn.Module):
         f0, f1
             (C, h, w) pooled features of the two sections at each level, fine to coarse.
         alike
-            (9, h, w) :func:`agreement` of the first with the second at each level.
+            (9, h, w) :func:`local_correlation` of the first with the second at each level.
 
         Returns
         -------
         F₀→₁, (C, h, w) at each level, fine to coarse. F₁→₀ comes from the arguments swapped.
         """
-        motion: list[Tensor] = []
-        levels = zip(reversed(self.levels), reversed(f0), reversed(f1), reversed(alike), strict=True)
-        for level, one, other, shifted in levels:
-            motion.append(level(one, other, shifted, motion[-1] if motion else None))
-        return motion[::-1]
+        given = [torch.cat(maps)[None] for maps in zip(f0, f1, alike, strict=True)]
+        return [motion[0] for motion in coarse_to_fine(self.levels, given)]
+
+
+class SectionDecoder(nn.Module):
+    """The section itself from features at its position, gene by gene: upsampling by pixel shuffle, and a head (§2.3).
+
+    Parameters
+    ----------
+    channels
+        C, features of a gene at every level.
+    n_levels
+        Scales, as in :class:`PyramidEncoder`.
+    halved
+        Whether the finest level has half the bins of the lattice; a last pixel shuffle then leads back to it.
+    zero
+        Whether the head starts at zero: for a section that is added to another prediction.
+    """
+
+    def __init__(self, channels: int, n_levels: int, *, halved: bool, zero: bool) -> None:
+        super().__init__()
+        self.levels = nn.ModuleList(Level(channels, channels, coarsest=i == n_levels - 1) for i in range(n_levels))
+        self.enlarge = pixel_shuffle(channels) if halved else None
+        self.head = nn.Conv2d(channels, 1, 3, padding=1)
+        if zero:
+            for parameter in self.head.parameters():
+                nn.init.zeros_(parameter)
+
+    def forward(self, features: list[Tensor], shape: Sequence[int]) -> Tensor:
+        """Take (N, C, h, w) at each level, fine to coarse, to (N, H, W) on a lattice of that shape."""
+        finest = coarse_to_fine(self.levels, features)[0]
+        if self.enlarge is not None:
+            finest = enlarged(self.enlarge, finest, shape)
+        return self.head(finest)[:, 0]
+
+
+def coarse_to_fine(levels: nn.ModuleList, given: Sequence[Tensor]) -> list[Tensor]:
+    """(B, C, h, w) of each level, fine to coarse; each level sees what the coarser one gave."""
+    found: list[Tensor] = []
+    for level, features in zip(reversed(levels), reversed(given), strict=True):
+        found.append(level(features, found[-1] if found else None))
+    return found[::-1]

@@ -54,8 +54,8 @@ class ResNet50Features(nn.Module):
 
     Notes
     -----
-    The paper does not say which stage it takes. The first is the default: bins are small beside a image's cells.
-    A image costs about 0.3 kB of memory per pixel while it is looked at, 1.2 GB at 2000 × 2000.
+    The paper does not say which stage it takes. The first is the default: bins are small beside an image's cells.
+    An image costs about 0.3 kB of memory per pixel while it is looked at, 1.2 GB at 2000 × 2000.
     """
 
     mean: Tensor
@@ -81,7 +81,7 @@ class ResNet50Features(nn.Module):
 
     @torch.no_grad()
     def forward(self, image: Tensor, shape: tuple[int, int]) -> Tensor:
-        """Describe a image, bin by bin.
+        """Describe an image, bin by bin.
 
         Parameters
         ----------

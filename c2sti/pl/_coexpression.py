@@ -19,7 +19,7 @@ from scipy.spatial.distance import squareform
 
 from c2sti import _keys, _result, _validators, io
 from c2sti._types import FloatArray
-from c2sti.pl._axes import HALO, Record, check_look, figure_of, is_stack, mark, panels, record_of, save_figure
+from c2sti.pl._axes import HALO, Result, check_look, figure_of, panels, save_figure
 
 SIZE = 3.1  # inches of a panel
 UNKNOWN, SELF = "0.93", "0.6"  # where no edge was kept, and a gene with itself
@@ -40,8 +40,8 @@ def coexpression(
 ) -> list[Axes]:
     """The co-expression graph around one gene: its strongest neighbours, and what joins them.
 
-    All panels show the same genes in the same places and colours, so that sections can be compared. The graphs of
-    interpolated sections are made from their measured neighbours, and marked as computed.
+    All panels show the same genes in the same places and colours. The graphs of interpolated sections are made from
+    their measured neighbours.
 
     Parameters
     ----------
@@ -50,20 +50,16 @@ def coexpression(
     gene
         Name of the gene in the middle, or what a text column of `var` calls it, which then names all genes.
     sections
-        One or several sections of the result; all by default. Has no meaning for a section of its own.
+        One or several sections of a result; all by default.
     kind
-        ``"network"``: the gene in the middle of its neighbours, red lines for genes that rise together, blue ones for
-        those of which one rises where the other falls, wider the stronger. ``"heatmap"``: the same genes as a matrix.
+        ``"network"``: the gene in the middle of its neighbours, red lines for positive correlations, blue ones for
+        negative, wider the stronger. ``"heatmap"``: the same genes as a matrix.
     n_genes
         Neighbours shown: those with the largest absolute correlation with the gene in any of the sections.
-    key
-        The `key_added` that the result was made with.
-    cmap
-        Diverging colour map of the Pearson correlation.
-    axs
-        One axes a section to draw into.
-    save
-        File to write the figure to.
+    key, cmap
+        The `key_added` that the result was made with; diverging colour map of the Pearson correlation.
+    axs, save
+        One axes a section to draw into; file to write the figure to.
 
     Returns
     -------
@@ -74,13 +70,13 @@ def coexpression(
     KeyError
         There is no such gene, section or graph.
     ValueError
-        The gene has no edge, as one that does not vary has none, or an argument makes no sense.
+        The gene has no edge, as one that does not vary, or an argument makes no sense.
 
     Notes
     -----
-    A result holds the graphs of its 2,000 most variable genes. Of another gene, correlations are computed from the
-    measured sections in the result. A graph keeps the strongest edges of each gene. Grey in the heatmap is a
-    correlation that neither gene kept: weaker than those shown, and not known to be zero.
+    A result holds the graphs of its 2,000 most variable genes; correlations of another gene are computed from the
+    measured sections. A graph keeps the strongest edges of each gene: grey in the heatmap is a weaker correlation than
+    those shown, which may differ from zero.
 
     Examples
     --------
@@ -97,8 +93,8 @@ def coexpression(
     n_genes = _validators.whole(n_genes, "n_genes")
     check_look(save, cmap)
     place = adata.var_names.get_loc(_result.gene_of(adata, gene))
-    record = record_of(adata, key) if _result.is_result(adata, key) else None
-    graphs = _graphs(adata, record, sections, place, n_genes)
+    result = Result(adata, key) if _result.is_result(adata, key) else None
+    graphs = _of_section(adata, sections) if result is None else _of_result(result, sections, place, n_genes)
     chosen = _neighbours(graphs, gene, place, n_genes)
     names = _result.names_like(adata, gene)[chosen].tolist()
     matrices = {name: graph[chosen][:, chosen].toarray() for name, graph in graphs.items()}
@@ -107,8 +103,8 @@ def coexpression(
     colours = ScalarMappable(scale, colormaps[cmap])
     axes = panels(list(graphs), axs, size=(SIZE, SIZE + 0.5))
     for (name, matrix), ax in zip(matrices.items(), axes, strict=True):
-        if record is not None:
-            mark(ax, record, name)
+        if result is not None:
+            result.mark(ax, name)
         if kind == "network":
             _draw_network(ax, matrix, names, colours, top)
         else:
@@ -119,65 +115,50 @@ def coexpression(
     return axes
 
 
-def _graphs(
-    adata: AnnData, record: Record | None, sections: str | Sequence[str] | None, place: int, n_genes: int
+def _of_section(adata: AnnData, sections: str | Sequence[str] | None) -> dict[str, sp.csr_matrix]:
+    """(N, N) graph of a section of its own."""
+    if _keys.COEXPRESSION not in adata.varp:
+        raise KeyError(
+            f"varp has no {_keys.COEXPRESSION!r} (it has {sorted(adata.varp)}); c2sti.tl.coexpression(adata) makes one"
+        )
+    if sections is not None:
+        raise KeyError(f"sections = {sections!r}, but adata is one section and no result of c2sti.tl.interpolate")
+    return {_keys.COEXPRESSION: sp.csr_matrix(adata.varp[_keys.COEXPRESSION])}
+
+
+def _of_result(
+    result: Result, sections: str | Sequence[str] | None, place: int, n_genes: int
 ) -> dict[str, sp.csr_matrix]:
-    """Graph of each section asked for, (N, N)."""
-    if record is None:
-        if _keys.COEXPRESSION not in adata.varp:
-            raise KeyError(
-                f"varp has no {_keys.COEXPRESSION!r} (it has {sorted(adata.varp)}); "
-                "c2sti.tl.coexpression(adata) makes one"
-            )
-        if sections is not None:
-            raise KeyError(f"sections = {sections!r}, but adata is one section and no result of c2sti.tl.interpolate")
-        return {_keys.COEXPRESSION: sp.csr_matrix(adata.varp[_keys.COEXPRESSION])}
-    wanted = list(record.names) if sections is None else _validators.names(sections, "sections")
+    """(N, N) graph of each section wanted: that which a result holds, or else of the gene's strongest neighbours."""
+    wanted = result.names if sections is None else _validators.names(sections, "sections")
     if not wanted:
-        raise ValueError(f"sections= is empty; name one or more of {', '.join(record.names)}")
-    found = {name: _held(adata, record, record.check(name)) for name in wanted}
-    if all(graph is not None and graph[[place]].nnz for graph in found.values()) or is_stack(adata):
-        lacking = [name for name, graph in found.items() if graph is None]
-        if lacking:
-            raise KeyError(
-                f"the result holds no graph of {lacking[0]}; "
-                f"c2sti.tl.coexpression({_part(lacking[0])}key_added={_keys.graph(lacking[0])!r}) makes one"
-            )
-        return {name: graph for name, graph in found.items() if graph is not None}
-    return _from_measured(io.MeasuredPair(adata, record.key), wanted, place, n_genes)
-
-
-def _held(adata: AnnData, record: Record, name: str) -> sp.csr_matrix | None:
-    """The (N, N) graph of a section that a result has in `varp` or came with; None without one."""
-    if _keys.graph(name) in adata.varp:
-        return sp.csr_matrix(adata.varp[_keys.graph(name)])
-    held = io.held_graph(record.content, name)
-    return None if held is None else sp.csr_matrix(held.among(adata.var_names))
-
-
-def _from_measured(
-    pair: io.MeasuredPair, sections: Sequence[str], place: int, n_genes: int
-) -> dict[str, sp.csr_matrix]:
-    """(N, N) graph of each section between a gene and its strongest neighbours in any of them, by the spots."""
-    rows = {name: pair.correlations(name, np.array([place]))[0] for name in sections}
-    strength = np.max([np.abs(row) for row in rows.values()], axis=0)
-    chosen = np.unique([place, *np.argsort(-strength, kind="stable")[:n_genes]])
-    found = {}
-    for name in sections:
-        among = pair.correlations(name, chosen)[:, chosen]
-        coo = sp.coo_array(among)
-        shape = (len(strength), len(strength))
-        found[name] = sp.csr_matrix((coo.data, tuple(chosen[index] for index in coo.coords)), shape=shape)
-    return found
-
-
-def _part(name: str) -> str:
-    """The argument of tl.coexpression that means one section of a stack."""
-    return f"adata[adata.obs['section'] == {name!r}].copy(), "
+        raise ValueError(f"sections= is empty; name one or more of {', '.join(result.names)}")
+    adata = result.adata
+    found: dict[str, sp.csr_matrix] = {}
+    for name in wanted:
+        held = io.held_graph(result.record, result.section(name), adata.var_names)
+        graph = adata.varp.get(_keys.graph(name), held)
+        if graph is not None:
+            found[name] = sp.csr_matrix(graph)
+    lacking = [name for name in wanted if name not in found]
+    if result.is_stack and lacking:
+        raise KeyError(
+            f"the result holds no graph of {lacking[0]}; c2sti.tl.coexpression(adata[adata.obs['section'] == "
+            f"{lacking[0]!r}].copy(), key_added={_keys.graph(lacking[0])!r}) makes one"
+        )
+    if result.is_stack or (not lacking and all(graph[[place]].nnz for graph in found.values())):
+        return found
+    pair = io.MeasuredPair(adata, result.key)
+    strength = np.max([np.abs(pair.correlations(name, np.array([place]))[0]) for name in wanted], axis=0)
+    chosen, shape = np.unique([place, *np.argsort(-strength, kind="stable")[:n_genes]]), (adata.n_vars, adata.n_vars)
+    for name in wanted:
+        among = sp.coo_array(pair.correlations(name, chosen)[:, chosen])
+        found[name] = sp.csr_matrix((among.data, tuple(chosen[index] for index in among.coords)), shape=shape)
+    return {name: found[name] for name in wanted}
 
 
 def _neighbours(graphs: dict[str, sp.csr_matrix], gene: str, place: int, n_genes: int) -> list[int]:
-    """Places of the gene and of its strongest neighbours, those that are alike beside each other."""
+    """Places of the gene and of its strongest neighbours, similar ones beside each other."""
     strength = np.max([np.abs(graph[[place]].toarray()[0]) for graph in graphs.values()], axis=0)
     strength[place] = 0
     if strength.max() == 0:
@@ -189,43 +170,30 @@ def _neighbours(graphs: dict[str, sp.csr_matrix], gene: str, place: int, n_genes
     chosen = order[strength[order] > 0]
     if len(chosen) > 2:
         mean = np.mean([graph[chosen][:, chosen].toarray() for graph in graphs.values()], axis=0)
-        chosen = chosen[_by_likeness(mean)]
+        distance = 1 - np.clip(mean, -1, 1)
+        np.fill_diagonal(distance, 0)
+        tree = linkage(squareform(distance, checks=False), "average", optimal_ordering=True)
+        chosen = chosen[leaves_list(tree)]
     return [place, *chosen.tolist()]
-
-
-def _by_likeness(correlations: FloatArray) -> FloatArray:
-    distance = 1 - np.clip(correlations, -1, 1)
-    np.fill_diagonal(distance, 0)
-    return leaves_list(linkage(squareform(distance, checks=False), "average", optimal_ordering=True))
 
 
 def _draw_network(ax: Axes, matrix: FloatArray, names: Sequence[str], colours: ScalarMappable, top: float) -> None:
     angle = 2 * np.pi * np.arange(len(names) - 1) / max(len(names) - 1, 1) + np.pi / 2
     places = np.concatenate([[[0.0, 0.0]], np.column_stack([np.cos(angle), np.sin(angle)])])
     for i, j in sorted(zip(*np.nonzero(np.triu(matrix, 1)), strict=True), key=lambda e: (e[0] == 0, abs(matrix[e]))):
-        strength = abs(matrix[i, j]) / top
-        ax.add_collection(
-            LineCollection(
-                [places[[i, j]]],
-                colors=[colours.to_rgba(matrix[i, j], alpha=1.0 if i == 0 else 0.3)],
-                linewidths=(0.3 + 2.7 * strength) * (1.0 if i == 0 else 0.4),
-                capstyle="round",
-                zorder=2 if i == 0 else 1,
-            )
+        central = i == 0
+        line = LineCollection(
+            [places[[i, j]]],
+            colors=[colours.to_rgba(matrix[i, j], alpha=1.0 if central else 0.3)],
+            linewidths=(0.3 + 2.7 * abs(matrix[i, j]) / top) * (1.0 if central else 0.4),
+            capstyle="round",
+            zorder=2 if central else 1,
         )
+        ax.add_collection(line)
     n = len(names) - 1
     ax.scatter(places[:, 0], places[:, 1], s=[90] + n * [45], c=["0.15"] + n * ["0.95"], edgecolors="0.15", zorder=3)
-    ax.annotate(
-        names[0],
-        (0, 0),
-        xytext=(0, -9),
-        textcoords="offset points",
-        ha="center",
-        va="top",
-        weight="bold",
-        fontsize=8,
-        path_effects=HALO,
-    )
+    centre = ax.annotate(names[0], (0, 0), (0, -9), textcoords="offset points", ha="center", va="top", fontsize=8)
+    centre.set(weight="bold", path_effects=HALO)
     for name, (x, y), turn in zip(names[1:], places[1:], np.rad2deg(angle), strict=True):
         left = x < -1e-6
         ax.annotate(

@@ -7,31 +7,14 @@ from pathlib import Path
 import numpy as np
 from anndata import AnnData
 from matplotlib.axes import Axes
-from numpy.typing import NDArray
 from scipy.spatial import KDTree
 
 from c2sti import _keys, _result, _validators
 from c2sti._types import FloatArray
-from c2sti.pl._axes import (
-    HALO,
-    Record,
-    check_drawn,
-    check_look,
-    draw_bins,
-    figure_of,
-    fit,
-    mark,
-    one_panel,
-    panel_size,
-    record_of,
-    rows_of,
-    save_figure,
-)
+from c2sti.pl._axes import HALO, INK, LARGE_PANEL, Result, check_look, figure_of, one_panel, save_figure
 
-PANEL = 4.6  # inches
 ARROWS = 20  # about as many along the longer side
-STILL = 1e-3  # bins; a field that nowhere moves tissue further moves nothing
-INK = "#12203a"
+STILL = 1e-3  # bins: tissue that moves less is drawn as still
 
 
 def displacement(
@@ -50,8 +33,8 @@ def displacement(
 ) -> Axes:
     """Where the tissue of an interpolated section was moved, as arrows over its H&E or over the distance.
 
-    The arrows point the way that the tissue takes from slice_a to slice_b. They are magnified so that they can be seen;
-    the arrow below the map says by how much. A model whose displacement is zero is drawn as what it is, without arrows.
+    The arrows point the way that the tissue takes from slice_a to slice_b, magnified as the legend says. A displacement
+    of zero has none.
 
     Parameters
     ----------
@@ -62,23 +45,17 @@ def displacement(
     key
         The `key_added` that the result was made with.
     img
-        Whether to draw the H&E in ``uns["spatial"]``, that of the section or of the result, where it is more than a
-        blank; or an image of one's own, (h, w, 3), in the frame of the result.
+        Whether to draw the H&E in ``uns["spatial"]``, of the section or of the result; or another image, (h, w, 3), in
+        the coordinates of the result.
     scale_factor
-        Pixels of `img` in one unit of the frame, if it is an image of one's own.
-    img_alpha
-        Opacity of the image.
-    cmap
-        Colours of the distance, which is drawn by ``squidpy.pl.spatial_scatter`` where there is no image.
-    scalebar_dx
-        `scalebar_units` in one unit of the coordinates: 1 where they are in µm, µm per pixel where they are pixels.
-        Left out, lengths are given in units of the coordinates.
-    scalebar_units
-        Name of that unit.
-    ax
-        Axes to draw into.
-    save
-        File to write the figure to.
+        Pixels of such an image in one unit of the coordinates.
+    img_alpha, cmap
+        Opacity of the image; colour map of the distance, which is drawn where there is no image.
+    scalebar_dx, scalebar_units
+        How many units of that name are one unit of the coordinates: 1 where they are in µm, µm per pixel where they are
+        pixels. By default lengths are in units of the coordinates.
+    ax, save
+        Axes to draw into; file to write the figure to.
 
     Returns
     -------
@@ -103,147 +80,99 @@ def displacement(
     >>> out = c2sti.tl.interpolate(a, b, show_progress_bar=False)
     >>> ax = c2sti.pl.displacement(out, scalebar_dx=1.0)
     """
-    record = record_of(adata, key)
-    section = _inserted(record, section)
+    result = Result(adata, key)
+    section = result.interpolated(section, "displacement")
     check_look(save, cmap)
     _validators.number(img_alpha, "img_alpha", least=0, most=1)
     if scalebar_dx is not None:
         _validators.number(scalebar_dx, "scalebar_dx", above=0)
-    check_drawn(adata, record, [section])
-    field = _field(record, section)
-    centres = _centres(record, field)
-    inside = _inside(adata, record, section, centres)
-    picture = _picture(adata, record, section, img, scale_factor)
-    ax = one_panel(section, ax, size=panel_size(adata, record, PANEL))
+    result.check_drawn([section])
+    field = _field(result, section)
+    centres = _centres(result, field)
+    image = _image(result, section, img, scale_factor)
+    ax = one_panel(ax, size=result.panel_size(LARGE_PANEL))
     unit = (1.0, "units") if scalebar_dx is None else (scalebar_dx, scalebar_units)
-    if picture is not None:
-        pixels, scale = picture
+    if image is not None:
+        pixels, scale = image
         height, width = pixels.shape[:2]
         ax.imshow(pixels, extent=(0, width / scale, height / scale, 0), alpha=img_alpha)
     else:
-        _draw_distance(ax, adata, record, section, field, centres, cmap, unit)
-    _draw_arrows(ax, -field, centres, inside, record, unit)
-    mark(ax, record, section)
-    fit(ax, adata, record)
+        nearest = KDTree(centres.reshape(2, -1).T).query(result.xy)[1]
+        distance = np.hypot(*field).ravel()[nearest] * unit[0]
+        top = max(float(distance.max()), STILL * result.pitch * unit[0])
+        look = {"cmap": cmap, "alpha": 0.6, "edgecolor": "none", "linewidth": 0}
+        bins = result.draw_bins(ax, section, distance, vmin=0, vmax=top, **look)
+        figure_of(ax).colorbar(bins, ax=ax, shrink=0.7, pad=0.02, label=f"distance moved ({unit[1]})")
+    _draw_arrows(ax, result, section, -field, centres, unit)
+    result.mark(ax, section)
+    result.fit(ax)
     save_figure(ax, save)
     return ax
 
 
-def _inserted(record: Record, section: str | None) -> str:
-    if section is None:
-        return record.middle
-    if record.check(section) not in record.inserted:
-        raise ValueError(
-            f"{section} was measured and not moved; the interpolated sections are {', '.join(sorted(record.inserted))}"
-        )
-    return section
-
-
-def _field(record: Record, section: str) -> FloatArray:
+def _field(result: Result, section: str) -> FloatArray:
     """(2, H, W) displacement of the section, unit of the coordinates."""
-    notes = record.content.get("notes", {})
+    where, notes = f"uns[{result.key!r}]['notes']", result.record.get("notes", {})
     if "displacement" not in notes:
         raise KeyError(
-            f"uns[{record.key!r}]['notes'] has no displacement: the model {record.content['model']['name']!r} moves "
-            "nothing. Only networks do: interpolate with model='c2sti', or with one from c2sti.tl.train"
+            f"{where} has no displacement: the model {result.record['model']['name']!r} moves nothing. Only networks "
+            "do: interpolate with model='c2sti', or with one from c2sti.tl.train"
         )
-    order = [name for name in record.names if name in record.inserted]
-    where = f"uns[{record.key!r}]['notes']['displacement']"
-    fields = _validators.reals(notes["displacement"], where)
-    if fields.ndim != 4 or fields.shape[:2] != (len(order), 2) or 0 in fields.shape:
+    n, fields = len(result.inserted), _validators.reals(notes["displacement"], f"{where}['displacement']")
+    if fields.ndim != 4 or fields.shape[:2] != (n, 2) or 0 in fields.shape:
         raise ValueError(
-            f"{where} has shape {fields.shape}; (dx, dy) on a lattice for each of {len(order)} interpolated sections, "
-            f"({len(order)}, 2, H, W), is needed: {_result.AGAIN}"
+            f"{where}['displacement'] has shape {fields.shape}; (dx, dy) on a lattice for each of {n} interpolated "
+            f"sections, ({n}, 2, H, W), is needed: {_result.AGAIN}"
         )
-    return fields[order.index(section)]
+    return fields[result.inserted.index(section)]
 
 
-def _centres(record: Record, field: FloatArray) -> FloatArray:
+def _centres(result: Result, field: FloatArray) -> FloatArray:
     """(2, H, W) centres of the field's bins. On large lattices these are blocks of the result's bins."""
-    lattice = record.content["lattice"]
-    factor = -(-int(max(lattice["shape"])) // max(field.shape[1:]))
-    start = np.asarray(lattice["origin"], dtype=np.float64) + (factor - 1) / 2 * record.pitch
+    lattice = _result.lattice_of(result.record, result.key)
+    factor = -(-max(lattice.shape) // max(field.shape[1:]))
+    start = np.asarray(lattice.origin, dtype=np.float64) + (factor - 1) / 2 * lattice.pitch
     rows, columns = np.indices(field.shape[1:])
-    return np.stack([columns, rows]) * record.pitch * factor + start[:, None, None]
+    return np.stack([columns, rows]) * lattice.pitch * factor + start[:, None, None]
 
 
-def _inside(adata: AnnData, record: Record, section: str, centres: FloatArray) -> NDArray[np.bool_]:
-    """(H, W) bins of the field that lie in the tissue of the section."""
-    rows = np.asarray(adata.obsm[_keys.SPATIAL])[rows_of(adata, section)]
-    reach = 0.75 * max(record.pitch, float(centres[0, 0, 1] - centres[0, 0, 0]))
-    return (KDTree(rows).query(centres.reshape(2, -1).T)[0] <= reach).reshape(centres.shape[1:])
-
-
-def _picture(
-    adata: AnnData, record: Record, section: str, img: bool | np.ndarray, scale_factor: float | None
+def _image(
+    result: Result, section: str, img: bool | np.ndarray, scale_factor: float | None
 ) -> tuple[np.ndarray, float] | None:
-    if not isinstance(img, bool):
-        if scale_factor is None:
-            raise ValueError("img is an image; say with scale_factor= how many of its pixels are one unit of the frame")
-        pixels = np.asarray(img)
-        if (
-            pixels.ndim not in (2, 3)
-            or pixels.shape[2:] not in ((), (3,), (4,))
-            or not _validators.is_real(pixels.dtype)
-        ):
-            raise ValueError(
-                f"img holds {pixels.dtype} of shape {pixels.shape}; True, False or an image, (h, w, 3), is needed"
-            )
-        return pixels, _validators.number(scale_factor, "scale_factor", above=0)
-    libraries = adata.uns.get(_keys.SPATIAL, {})
-    found = (_result.picture_of(libraries.get(name, {}), section) for name in (section, record.key) if img)
-    return next((picture for picture in found if picture is not None), None)
-
-
-def _draw_distance(
-    ax: Axes,
-    adata: AnnData,
-    record: Record,
-    section: str,
-    field: FloatArray,
-    centres: FloatArray,
-    cmap: str,
-    unit: tuple[float, str],
-) -> None:
-    nearest = KDTree(centres.reshape(2, -1).T).query(np.asarray(adata.obsm[_keys.SPATIAL]))[1]
-    distance = np.hypot(*field).ravel()[nearest] * unit[0]
-    top = max(float(distance.max()), STILL * record.pitch * unit[0])
-    bins = draw_bins(
-        ax, adata, record, section, distance, cmap=cmap, vmin=0, vmax=top, alpha=0.6, edgecolor="none", linewidth=0
-    )
-    figure_of(ax).colorbar(bins, ax=ax, shrink=0.7, pad=0.02, label=f"distance moved ({unit[1]})")
+    """Pixels to draw under the arrows, and how many of them are one unit of the coordinates."""
+    if isinstance(img, bool):
+        libraries = result.adata.uns.get(_keys.SPATIAL, {})
+        found = (_result.picture_of(libraries.get(name, {}), section) for name in (section, result.key) if img)
+        return next((image for image in found if image is not None), None)
+    if scale_factor is None:
+        raise ValueError("img is an image; say with scale_factor= how many of its pixels are one unit of coordinates")
+    pixels = np.asarray(img)
+    if pixels.ndim not in (2, 3) or pixels.shape[2:] not in ((), (3,), (4,)) or not _validators.is_real(pixels.dtype):
+        raise ValueError(
+            f"img holds {pixels.dtype} of shape {pixels.shape}; True, False or an image, (h, w, 3), is needed"
+        )
+    return pixels, _validators.number(scale_factor, "scale_factor", above=0)
 
 
 def _draw_arrows(
-    ax: Axes,
-    moves: FloatArray,
-    centres: FloatArray,
-    inside: NDArray[np.bool_],
-    record: Record,
-    unit: tuple[float, str],
+    ax: Axes, result: Result, section: str, moves: FloatArray, centres: FloatArray, unit: tuple[float, str]
 ) -> None:
+    """Arrows of (2, H, W) moves from the centres that lie in the tissue, and a legend of their length."""
+    side = float(centres[0, 0, 1] - centres[0, 0, 0])
+    distance = KDTree(result.xy[result.rows(section)]).query(centres.reshape(2, -1).T)[0]
+    inside = (distance <= 0.75 * max(result.pitch, side)).reshape(centres.shape[1:])
     length = np.hypot(*moves)[inside]
-    if length.size == 0 or length.max() < STILL * record.pitch:
+    if length.size == 0 or length.max() < STILL * result.pitch:
         ax.text(0.5, -0.02, "nothing was moved", transform=ax.transAxes, ha="center", va="top", fontsize=9)
         return
     step = max(round(max(inside.shape) / ARROWS), 1)
     every = (slice(step // 2, None, step),) * 2
     shown = inside[every]
     (x, y), (dx, dy) = centres[(slice(None), *every)][:, shown], moves[(slice(None), *every)][:, shown]
-    spacing = step * float(centres[0, 0, 1] - centres[0, 0, 0])
-    magnified = _round(1.5 * spacing / np.percentile(length, 98))
+    magnified = _round(1.5 * step * side / np.percentile(length, 98))
+    scale = 1 / magnified
     arrows = ax.quiver(
-        x,
-        y,
-        dx,
-        dy,
-        angles="xy",
-        scale_units="xy",
-        scale=1 / magnified,
-        color=INK,
-        width=0.0035,
-        headwidth=3.5,
-        zorder=3,
+        x, y, dx, dy, angles="xy", scale_units="xy", scale=scale, color=INK, width=0.0035, headwidth=3.5, zorder=3
     )
     arrows.set_path_effects(HALO)
     ruler = _round(float(np.percentile(length, 98)) * unit[0])

@@ -8,7 +8,6 @@ import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
-from matplotlib.container import ErrorbarContainer
 from matplotlib.lines import Line2D
 
 from c2sti import _validators
@@ -22,29 +21,27 @@ LABELS = {
     "rv": "RV (higher is better)",
     "fraction": "PCC / noise ceiling (higher is better)",
 }
-LEAST_CASES = 3  # held-out sections that an interval needs: two would give one that says nothing
+LEAST_CASES = 3  # held-out sections that an interval needs; two would give one without meaning
 CONFIDENCE = 0.95
 
 
 def evaluation(
     table: pd.DataFrame, *, metric: str = "pcc", ax: Axes | None = None, save: str | Path | None = None
 ) -> Axes:
-    """Every method on every held-out section, their mean with its interval, and what count noise allows.
+    """Every method on every held-out section, their mean with its interval, and the noise ceiling.
 
-    A line is one held-out section under all methods. The naive methods that :func:`c2sti.tl.evaluate` always adds stand
-    on the left in grey, those that were asked for in colour; for PCC a dotted line is the noise ceiling.
+    A line is one held-out section under all methods. The naive methods that :func:`c2sti.tl.evaluate` always adds are
+    on the left in grey, the others in colour; for PCC a dotted line is the noise ceiling, which count noise sets.
 
     Parameters
     ----------
     table
         Result of :func:`c2sti.tl.evaluate`.
     metric
-        ``"pcc"``, ``"rmse"``, ``"rv"`` or ``"fraction"``. Look at more than one: smoothing raises PCC, lowers RMSE and
-        can cost RV.
-    ax
-        Axes to draw into.
-    save
-        File to write the figure to.
+        ``"pcc"``, ``"rmse"``, ``"rv"`` or ``"fraction"``. Use more than one: smoothing raises PCC, lowers RMSE and can
+        lower RV.
+    ax, save
+        Axes to draw into; file to write the figure to.
 
     Returns
     -------
@@ -59,7 +56,7 @@ def evaluation(
     -----
     Intervals are for comparing methods: 95 % by Student's t, after the level of each section has been taken out, since
     sections differ more from each other than methods do (Cousineau–Morey). They are drawn for three held-out sections
-    or more. Sections of one block resemble each other, so the interval says little of other blocks.
+    or more. Sections of one block resemble each other: the interval does not extend to other blocks.
 
     Examples
     --------
@@ -68,27 +65,22 @@ def evaluation(
     >>> ax = c2sti.pl.evaluation(c2sti.tl.evaluate(series, show_progress_bar=False))
     """
     _validators.a(table, "table", pd.DataFrame, "the DataFrame that c2sti.tl.evaluate gave")
-    if ax is not None:
-        _validators.a(ax, "ax", Axes, "a matplotlib Axes")
+    _validators.a(ax, "ax", (Axes, type(None)), "a matplotlib Axes")
     check_look(save)
     needed = {_validators.text(metric, "metric"), "method", "section", "position"}
     if not needed <= set(table):
         missing = sorted(needed - set(table))
-        raise KeyError(
-            f"the table has no column {', '.join(map(repr, missing))}; its columns are {list(table.columns)}"
-        )
+        raise KeyError(f"the table has no column {', '.join(map(repr, missing))}; it has {list(table.columns)}")
     if not pd.api.types.is_numeric_dtype(table[metric]) or not table[metric].notna().any():
         raise ValueError(f"column {metric!r} of the table (metric=) holds no numbers; c2sti.tl.evaluate writes some")
     methods = sorted(dict.fromkeys(table["method"]), key=lambda name: name not in NAIVE)
     scores = table.pivot_table(index=["section", "position"], columns="method", values=metric)[methods]
     if ax is None:
         _, ax = plt.subplots(figsize=(0.95 * len(methods) + 1.2, 3.6), layout="constrained")
-    handles = [_draw_cases(ax, scores), *_draw_means(ax, scores)]
+    handles = [_draw_cases(ax, scores), _draw_means(ax, scores)]
     if metric == "pcc" and "ceiling" in table and table["ceiling"].notna().any():
-        ceiling = table.drop_duplicates("section")["ceiling"].mean()
-        handles.append(
-            ax.axhline(ceiling, color=MEASURED_COLOUR, linestyle=":", label="noise ceiling set by count noise")
-        )
+        ceiling, label = table.drop_duplicates("section")["ceiling"].mean(), "noise ceiling set by count noise"
+        handles.append(ax.axhline(ceiling, color=MEASURED_COLOUR, linestyle=":", label=label))
     ax.set_xticks(range(len(methods)), methods)
     ax.set_xlim(-0.5, len(methods) - 0.4)
     low, high = ax.get_ylim()
@@ -101,32 +93,23 @@ def evaluation(
 
 
 def _draw_cases(ax: Axes, scores: pd.DataFrame) -> Line2D:
-    place = np.arange(scores.shape[1])
-    for row in scores.to_numpy():
-        ax.plot(place, row, color="0.8", linewidth=0.8, zorder=1)
+    ax.plot(np.arange(scores.shape[1]), scores.to_numpy().T, color="0.8", linewidth=0.8, zorder=1)
     for x, method in enumerate(scores):
         ax.plot(np.full(len(scores), x), scores[method], "o", color=_colour(scores, method), markersize=3, alpha=0.6)
     return Line2D([], [], color="0.8", marker="o", markersize=3, markerfacecolor="0.5", label="a held-out section")
 
 
-def _draw_means(ax: Axes, scores: pd.DataFrame) -> list[Line2D | ErrorbarContainer]:
+def _draw_means(ax: Axes, scores: pd.DataFrame) -> Line2D:
     half = _interval(scores.to_numpy())
     for x, method in enumerate(scores):
         colour, mean = _colour(scores, method), scores[method].mean()
         ax.plot(x + 0.18, mean, "D", color=colour, markersize=6, zorder=3)
         if half is not None:
             ax.errorbar(x + 0.18, mean, half[x], color=colour, capsize=3, linewidth=1.6, zorder=3)
-        ax.annotate(
-            f"{mean:.3f}",
-            (x + 0.18, mean),
-            textcoords="offset points",
-            xytext=(0, 9),
-            ha="center",
-            fontsize=8,
-            path_effects=HALO,
-        )
+        place, text = (x + 0.18, mean), f"{mean:.3f}"
+        ax.annotate(text, place, (0, 9), textcoords="offset points", ha="center", fontsize=8, path_effects=HALO)
     label = "mean" if half is None else "mean, with 95 % interval for comparing methods"
-    return [Line2D([], [], color="0.3", marker="D", linestyle="" if half is None else "-", markersize=6, label=label)]
+    return Line2D([], [], color="0.3", marker="D", linestyle="" if half is None else "-", markersize=6, label=label)
 
 
 def _colour(scores: pd.DataFrame, method: str) -> str:
@@ -145,6 +128,6 @@ def _interval(scores: FloatArray) -> FloatArray | None:
     n_cases, n_methods = scores.shape
     if n_cases < LEAST_CASES or n_methods < 2:
         return None
-    level = scores - scores.mean(axis=1, keepdims=True)
-    spread = level.std(axis=0, ddof=1) * np.sqrt(n_methods / (n_methods - 1))  # Morey's correction
-    return stats.t.ppf((1 + CONFIDENCE) / 2, n_cases - 1) * spread / np.sqrt(n_cases)
+    centred = scores - scores.mean(axis=1, keepdims=True)
+    sd = centred.std(axis=0, ddof=1) * np.sqrt(n_methods / (n_methods - 1))  # Morey's correction
+    return stats.t.ppf((1 + CONFIDENCE) / 2, n_cases - 1) * sd / np.sqrt(n_cases)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -12,26 +12,11 @@ from matplotlib.tri import Triangulation
 
 from c2sti import _keys, _result, _validators
 from c2sti._types import FloatArray
-from c2sti.pl._axes import (
-    HALO,
-    Record,
-    check_drawn,
-    check_look,
-    draw_bins,
-    figure_of,
-    fit,
-    is_stack,
-    mark,
-    one_panel,
-    panel_size,
-    panels,
-    record_of,
-    rows_of,
-    save_figure,
-    values_of,
-)
+from c2sti.pl._axes import HALO, INK, LARGE_PANEL, Result, check_look, figure_of, one_panel, panels, save_figure
 
 PANEL = 2.6  # inches
+FEWEST_BINS = 4  # through which contours are drawn
+LONGEST = 1.8  # pitches: longer edges of a triangle would join tissue across a gap
 
 
 def sections(
@@ -47,8 +32,7 @@ def sections(
 ) -> list[Axes]:
     """One gene through a series: the measured and the interpolated sections in order of z, on one colour scale.
 
-    Interpolated sections are framed and labelled as such. Each is drawn inside its own outline by squidpy's
-    ``spatial_scatter``.
+    Each section is drawn inside its own outline by squidpy's ``spatial_scatter``; interpolated ones are marked.
 
     Parameters
     ----------
@@ -57,18 +41,13 @@ def sections(
         :func:`c2sti.tl.interpolate_series`.
     gene
         Name of the gene, or what a text column of `var` calls it; the figure has the name given.
-    key
-        The `key_added` that the result was made with.
-    cmap
-        Colour map.
+    key, cmap
+        The `key_added` that the result was made with; colour map.
     vmin, vmax
-        Ends of the colour scale, log1p expression. By default 0 and the 99th percentile over the interpolated sections
-        and the 95th over the measured ones, whichever is larger: single noisy spots would otherwise darken everything
-        else.
-    axs
-        One axes a section to draw into, in order of z. By default eight in a row.
-    save
-        File to write the figure to.
+        Ends of the colour scale, log1p expression. By default 0 and the larger of the 99th percentiles of interpolated
+        sections and the 95th of measured ones, so that single noisy spots do not darken everything else.
+    axs, save
+        One axes a section to draw into, in order of z, by default eight in a row; file to write the figure to.
 
     Returns
     -------
@@ -88,42 +67,26 @@ def sections(
     >>> out = c2sti.tl.interpolate(a, b, n_slices=2, show_progress_bar=False)
     >>> axes = c2sti.pl.sections(out, out.var_names[0])
     """
-    record = record_of(adata, key)
+    result = Result(adata, key)
     check_look(save, cmap, vmin=vmin, vmax=vmax)
     name_of_gene = _result.gene_of(adata, gene)
-    check_drawn(adata, record, record.names)
-    values = _values(adata, record, name_of_gene)
-    axes = panels(record.names, axs, size=panel_size(adata, record, PANEL))
-    low = 0 if vmin is None else vmin
-    high = vmax if vmax is not None else _top(adata, record, values)
-    for name, ax in zip(record.names, axes, strict=True):
-        bins = draw_bins(ax, adata, record, name, values[name], cmap=cmap, vmin=low, vmax=high)
-        mark(ax, record, name)
-        fit(ax, adata, record)
+    result.check_drawn(result.names)
+    layers = {name: result.layer(name) for name in result.names}
+    values = {layer: result.values(name_of_gene, layer) for layer in dict.fromkeys(layers.values())}
+    axes = panels(result.names, axs, size=result.panel_size(PANEL))
+    if vmax is None:
+        shown = {name: values[layer][result.rows(name)] for name, layer in layers.items()}
+        tops = [np.percentile(v, 99 if name in result.inserted else 95) for name, v in shown.items() if v.size]
+        vmax = max(float(max(tops)), 1e-3)
+    for name, ax in zip(result.names, axes, strict=True):
+        bins = result.draw_bins(ax, name, values[layers[name]], cmap=cmap, vmin=vmin or 0, vmax=vmax)
+        result.mark(ax, name)
+        result.fit(ax)
     axes[0].set_ylabel(gene, fontsize=11, fontweight="bold")
-    kind = str(record.content.get("expression", "")).partition(" ")[0]
+    kind = str(result.record.get("expression", "")).partition(" ")[0]
     figure_of(axes[0]).colorbar(bins, ax=axes, shrink=0.8, pad=0.01, label=f"{kind} expression")
     save_figure(axes[0], save)
     return axes
-
-
-def _values(adata: AnnData, record: Record, gene: str) -> dict[str, FloatArray]:
-    """(M,) expression of the gene in every section."""
-    if is_stack(adata):
-        return dict.fromkeys(record.names, values_of(adata, gene))
-    return {name: values_of(adata, gene, name) for name in record.names}
-
-
-def _top(adata: AnnData, record: Record, values: Mapping[str, FloatArray]) -> float:
-    shown = {name: v[rows_of(adata, name)] for name, v in values.items()}
-    tops = [np.percentile(v, 99 if name in record.inserted else 95) for name, v in shown.items() if v.size]
-    return max(float(max(tops)), 1e-3)
-
-
-LARGE_PANEL = 4.6  # inches
-INK = "#12203a"
-FEWEST_BINS = 4  # through which contours are drawn
-LONGEST = 1.8  # pitches: longer edges of a triangle would join tissue across a gap
 
 
 def spread(
@@ -153,14 +116,11 @@ def spread(
         The `key_added` that the result was made with.
     contours
         Lines of equal interpolated value, labelled with it; 0 for none.
-    cmap
-        Colour map of the standard deviation.
-    vmin, vmax
-        Ends of the colour scale; by default 0 and the 99th percentile over the section. Set both to compare sections.
-    ax
-        Axes to draw into.
-    save
-        File to write the figure to.
+    cmap, vmin, vmax
+        Colour map of the standard deviation, and its ends; by default 0 and the 99th percentile over the section. Set
+        both to compare sections.
+    ax, save
+        Axes to draw into; file to write the figure to.
 
     Returns
     -------
@@ -180,21 +140,25 @@ def spread(
     >>> out = c2sti.tl.interpolate(a, b, std=True, show_progress_bar=False)
     >>> ax = c2sti.pl.spread(out, out.var_names[0])
     """
-    record = record_of(adata, key)
-    section = record.middle if section is None else record.check(section)
+    result = Result(adata, key)
+    section = result.interpolated(section, "standard deviation")
     contours = _validators.whole(contours, "contours", least=0)
     check_look(save, cmap, vmin=vmin, vmax=vmax)
     name_of_gene = _result.gene_of(adata, gene)
-    check_drawn(adata, record, [section])
-    value, std = _value_and_std(adata, record, name_of_gene, section)
-    ax = one_panel(section, ax, size=panel_size(adata, record, LARGE_PANEL))
-    shown = std[rows_of(adata, section)]
-    top = vmax if vmax is not None else max(float(np.percentile(shown, 99)), 1e-3) if shown.size else 1.0
-    bins = draw_bins(ax, adata, record, section, std, cmap=cmap, vmin=0 if vmin is None else vmin, vmax=top)
+    result.check_drawn([section])
+    layer = result.layer(section, _keys.STD)
+    if layer not in adata.layers:
+        raise KeyError(f"there is no layer {layer!r}; c2sti.tl.interpolate(…, std=True) writes it")
+    std = result.values(name_of_gene, layer)
+    ax = one_panel(ax, size=result.panel_size(LARGE_PANEL))
+    if vmax is None:
+        shown = std[result.rows(section)]
+        vmax = max(float(np.percentile(shown, 99)), 1e-3) if shown.size else 1.0
+    bins = result.draw_bins(ax, section, std, cmap=cmap, vmin=vmin or 0, vmax=vmax)
     if contours:
-        _draw_contours(ax, adata, record, section, value, contours)
-    mark(ax, record, section)
-    fit(ax, adata, record)
+        _draw_contours(ax, result, section, result.values(name_of_gene, result.layer(section)), contours)
+    result.mark(ax, section)
+    result.fit(ax)
     ax.set_ylabel(gene, fontsize=11, fontweight="bold")
     label = "standard deviation; lines: the interpolated value" if contours else "standard deviation"
     figure_of(ax).colorbar(bins, ax=ax, shrink=0.8, pad=0.02, label=label)
@@ -202,27 +166,16 @@ def spread(
     return ax
 
 
-def _value_and_std(adata: AnnData, record: Record, gene: str, section: str) -> tuple[FloatArray, FloatArray]:
-    """(M,) interpolated values of the gene, and their standard deviations."""
-    if section not in record.inserted:
-        others = ", ".join(name for name in record.names if name in record.inserted)
-        raise ValueError(f"{section} was measured and has no spread; the interpolated sections are {others}")
-    value, std = (None, _keys.STD) if is_stack(adata) else (section, _keys.doubt(section, _keys.STD))
-    if std not in adata.layers:
-        raise KeyError(f"there is no layer {std!r}; c2sti.tl.interpolate(…, std=True) writes it")
-    return values_of(adata, gene, value), values_of(adata, gene, std)
-
-
-def _draw_contours(ax: Axes, adata: AnnData, record: Record, section: str, values: FloatArray, n: int) -> None:
+def _draw_contours(ax: Axes, result: Result, section: str, values: FloatArray, n: int) -> None:
     """Lines of equal value between bins that lie side by side."""
-    inside = rows_of(adata, section)
-    xy, shown = np.asarray(adata.obsm[_keys.SPATIAL])[inside], values[inside]
+    inside = result.rows(section)
+    xy, shown = result.xy[inside], values[inside]
     if len(xy) < FEWEST_BINS or np.ptp(shown) == 0 or (np.ptp(xy, axis=0) == 0).any():
         return
     mesh = Triangulation(*xy.T)
     corners = xy[mesh.triangles]
     longest = np.linalg.norm(corners - np.roll(corners, 1, axis=1), axis=2).max(axis=1)
-    mesh.set_mask(longest > LONGEST * record.pitch)
+    mesh.set_mask(longest > LONGEST * result.pitch)
     levels = np.unique(np.quantile(shown, np.linspace(0, 1, n + 2)[1:-1]))
     lines = ax.tricontour(mesh, shown, levels=levels, colors=INK, linewidths=0.9)
     lines.set_path_effects(HALO)

@@ -49,25 +49,16 @@ def check_pair(
     One row each:
 
     - ``overlap``, 0 to 1: share of one section's spots that lie in the other's tissue, the larger of the two shares.
-    - ``spatial_concordance``, up to 1: how well the one section predicts the other's spots, beside how well these
-      predict each other. Of the 64 genes that vary most from place to place, each spot is predicted by the smoothed
-      other section at the same place, and by its own neighbours without itself; the mean correlation of the first over
-      that of the second. Low where a section lies wrong: rotated, mirrored, shifted, shuffled.
+    - ``spatial_concordance``, up to 1: how well the one section predicts the other's spots, relative to how well these
+      predict each other: mean correlations over the 64 genes that vary most from place to place. Low where a section is
+      rotated, mirrored, shifted or shuffled.
     - ``spatial_concordance_z``: by how many standard deviations the first correlation exceeds that of the two sections
-      rotated and mirrored against each other (11 ways). It has no limit: of tissue that is round it is small in any
-      case.
+      rotated and mirrored against each other (11 ways). It has no limit: it is small in any tissue that is round.
     - ``expression_similarity``, -1 to 1: correlation of the two mean log expressions over the genes that a tenth of the
-      spots of either section express. Low for two patients, two tissues or two platforms; where spots lie does not
-      matter.
-    - ``level``, 0 to 1: of normalised expression, whether both sections are on one scale. Where the spots of either
-      have one total, the ratio of the two totals, times that of the units of their logarithms (.69 for natural beside
-      base 2), and 0 where a logarithm is missing. Else the median over genes of the ratio of mean expression, less a
-      factor of 1.25 that neighbours may differ by. NaN for counts, which c2sti normalises.
-
-    Raises
-    ------
-    KeyError, ValueError
-        A section cannot be used, or the two have no gene in common; the message says what to do.
+      spots of either section express. Low for two patients, tissues or platforms, wherever the spots lie.
+    - ``level``, 0 to 1: whether normalised expression is on one scale, from the ratio of the totals of the spots and
+      the unit of the logarithms, 0 where a logarithm is missing; or, where the spots have no common total, the median
+      over genes of the ratio of mean expression, less a factor of 1.25. NaN for counts, which c2sti normalises.
 
     Notes
     -----

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
 from types import ModuleType
 from typing import Any, Literal
 
@@ -24,47 +23,119 @@ CANDIDATES = 5  # that are refined
 APART = 3.0  # steps that distinct candidates lie apart, on average over the spots
 PROMISING = 0.7  # share of the best score below which a candidate is not worth refining
 
+# Of the parameters of a 3-D transform those that act within the plane of a section.
+IN_PLANE = {"rigid": [0, 0, 1, 1, 1, 0], "affine": [1, 1, 0, 1, 1, 0, 0, 0, 0, 1, 1, 0]}
+FIRST_STEP, LAST_STEP, MOST_ITERATIONS = 0.25, 1e-3, 200  # in distances between spots
+COARSE_STEP = 0.05  # the last one where placements are only compared
+LEAST_KEPT = 0.9  # share of the fit that refinement may cost before it counts as gone astray
 
-@dataclass(frozen=True)
-class Candidate:
-    """A placement: the (3, 3) matrix from the scaled frame of `moving` to the reference, and its score."""
+SAME_UNIT = 0.03  # pitches that differ by less are one: so far the estimates of real arrays scatter
+LIKELY_RATIO = 1.5  # between arrays up to here the pitch tells the unit; beyond, the platforms may differ
 
-    score: float
-    matrix: FloatArray
+Method = Literal["rigid", "affine"]
+Candidate = tuple[float, FloatArray]  # score, and (3, 3) matrix from the scaled frame of `moving` to the reference
 
 
-def search(reference: Maps, moving: Maps, flip: bool) -> list[Candidate]:
+def simpleitk() -> ModuleType:
+    """The library, or an error that names the extra which brings it."""
+    try:
+        import SimpleITK  # noqa: PLC0415  an extra, and a second to import
+    except ImportError as error:
+        raise ImportError(
+            'align estimates a placement with SimpleITK: pip install "c2sti[registration]"; or give one with matrix='
+        ) from error
+    return SimpleITK
+
+
+def estimate(
+    reference: SliceGrid, moving: SliceGrid, method: Method, use: Use, scale: float | None, flip: bool
+) -> tuple[FloatArray, float]:
+    """The (3, 3) placement that fits best, and its fit: search, then refine the most promising."""
+    ratio = unit_ratio(reference, moving) if scale is None else _validators.number(scale, "scale", above=0)
+    fixed, moved = make_maps(reference, moving, ratio, use)
+    small = fixed.halved(), moved.halved()  # a quarter of the pixels are enough to choose by
+    found = _search(*small, flip)
+    found += [_refine(*small, m, "rigid", COARSE_STEP) for m in found]
+    best = max(found, key=lambda m: fit(fixed, moved, m))
+    # The refined placement is nearer to the truth even where the fit, which jumps from spot to spot, is a little less.
+    refined = _refine(fixed, moved, best, "rigid")
+    best = refined if fit(fixed, moved, refined) > LEAST_KEPT * fit(fixed, moved, best) else best
+    if method == "affine":
+        best = max(best, _refine(fixed, moved, best, "affine"), key=lambda m: fit(fixed, moved, m))
+    return best @ np.diag([ratio, ratio, 1.0]), fit(fixed, moved, best)
+
+
+def given(reference: SliceGrid, moving: SliceGrid, use: Use, matrix: FloatArray) -> tuple[FloatArray, float]:
+    """A matrix of the user as (3, 3), and its fit."""
+    full = _validators.reals(matrix, "matrix")
+    if full.shape == (2, 3):
+        full = np.vstack([full, [0, 0, 1]])
+    if full.shape != (3, 3) or not np.isfinite(full).all() or not np.array_equal(full[2], [0, 0, 1]):
+        raise ValueError(
+            f"matrix has shape {np.shape(matrix)}; a finite (2, 3), or (3, 3) with last row 0 0 1, is needed, that "
+            "takes (x, y, 1) of moving to the frame of the reference"
+        )
+    ratio = float(np.sqrt(abs(np.linalg.det(full[:2, :2]))))
+    if ratio < 1e-6:
+        raise ValueError("matrix has no inverse: it would press the section flat")
+    fixed, moved = make_maps(reference, moving, ratio, use)
+    return full, fit(fixed, moved, full @ np.diag([1 / ratio, 1 / ratio, 1.0]))
+
+
+def described(matrix: FloatArray) -> dict[str, Any]:
+    """A placement as a rotation after mirroring x, and a scale.
+
+    The rotation is in degrees from x towards y, in (-180, 180]: of an affine matrix the nearest; its scale is the mean
+    over directions.
+    """
+    area = np.linalg.det(matrix[:2, :2])
+    linear = matrix[:2, :2] @ np.diag([-1.0 if area < 0 else 1.0, 1.0])
+    angle = np.degrees(np.arctan2(linear[1, 0] - linear[0, 1], linear[0, 0] + linear[1, 1]))
+    return {"angle_deg": float(angle), "scale": float(np.sqrt(abs(area))), "flipped": bool(area < 0)}
+
+
+def unit_ratio(reference: SliceGrid, moving: SliceGrid) -> float:
+    """Units of the reference in one unit of `moving`, from the distances between spots.
+
+    Two arrays of one kind differ in the unit if their pitches differ. A ratio far from 1 may also come from two
+    kinds of array in one unit: then the sizes of the tissues decide, which serial sections share. The pitch of cells
+    and scattered spots is that of their density and says little about the unit unless it is far off.
+    """
+    ratio = reference.pitch / moving.pitch
+    if abs(ratio - 1) <= SAME_UNIT:
+        return 1.0
+    if 1 / LIKELY_RATIO < ratio < LIKELY_RATIO:
+        return ratio if {reference.layout, moving.layout} <= {"square", "hex"} else 1.0
+    # Areas of the tissue in the section's unit, up to the shape of its bins.
+    area, other = (len(g.xy) * g.pitch**2 / (4 if g.layout == "cells" else 1) for g in (reference, moving))
+    size = np.sqrt(area / other)
+    return ratio if abs(np.log(size / ratio)) < abs(np.log(size)) else 1.0
+
+
+# -- search among all rotations and translations
+
+
+def _search(reference: Maps, moving: Maps, flip: bool) -> list[FloatArray]:
     """Distinct placements that score best, best first; at least one.
 
-    The score is that of :func:`c2sti.pp._maps.fit`, with pixels in the place of spots: channels are centred within
-    each overlap, because a part of a section has another mean than the whole of it.
-
-    Parameters
-    ----------
-    reference, moving
-        The two sections, with about one pixel a spot.
-    flip
-        Whether to try the mirror image of `moving` too.
+    The score is that of :func:`c2sti.pp._maps.fit`, with pixels (about one a spot) in the place of spots: channels are
+    centred within each overlap, because a part of a section has another mean than the whole of it.
     """
     transformed = _Transformed(reference, moving)
-    found = [c for rotation in _rotations(flip) for c in transformed.best(rotation)]
+    found = [candidate for rotation in _rotations(flip) for candidate in transformed.best(rotation)]
     kept: list[Candidate] = []
-    for candidate in sorted(found, key=lambda c: -c.score):
-        far = all(distance(candidate.matrix, k.matrix, moving.points) > APART * moving.step for k in kept)
-        if far and (not kept or candidate.score > PROMISING * kept[0].score):
-            kept.append(candidate)
+    for score, matrix in sorted(found, key=lambda candidate: -candidate[0]):
+        places = apply(matrix, moving.points)
+        distances = [np.linalg.norm(places - apply(m, moving.points), axis=1).mean() for _, m in kept]
+        if not kept or (min(distances) > APART * moving.step and score > PROMISING * kept[0][0]):
+            kept.append((score, matrix))
         if len(kept) == CANDIDATES:
             break
-    return kept
-
-
-def distance(one: FloatArray, other: FloatArray, points: FloatArray) -> float:
-    """Mean distance between points moved by two matrices."""
-    return float(np.linalg.norm(apply(one, points) - apply(other, points), axis=1).mean())
+    return [matrix for _, matrix in kept]
 
 
 def _rotations(flip: bool) -> Iterator[FloatArray]:
-    """(2, 2) rotations of the full circle; if asked for, also after mirroring x."""
+    """(2, 2) rotations of the full circle; with `flip` also after mirroring x."""
     for angle in np.radians(np.arange(0, 360, ANGLE_STEP)):
         rotation = np.array([[np.cos(angle), -np.sin(angle)], [np.sin(angle), np.cos(angle)]])
         yield rotation
@@ -94,12 +165,12 @@ class _Transformed:
     def best(self, rotation: FloatArray) -> Iterator[Candidate]:
         """The highest peaks among all translations of one rotation."""
         back = self.pixels @ rotation + self.centre  # the inverse rotation, on rows
-        images = linear_at([*self.moved.channels, self.moved.tissue], self.moved.lattice, back, beyond=0.0)
-        *channels, tissue = images.reshape(-1, self.side, self.side)
+        maps = linear_at([*self.moved.channels, self.moved.tissue], self.moved.lattice, back, beyond=0.0)
+        *channels, tissue = maps.reshape(-1, self.side, self.side)
         scores = self._scores(np.asarray(channels, dtype=np.float32), tissue.astype(np.float32))
         for _ in range(PEAKS):
             row, column = np.unravel_index(scores.argmax(), scores.shape)
-            yield Candidate(float(scores[row, column]), self._matrix(rotation, int(row), int(column)))
+            yield float(scores[row, column]), self._matrix(rotation, int(row), int(column))
             around = np.arange(-APART, APART + 1).astype(int)
             scores[np.ix_((row + around) % scores.shape[0], (column + around) % scores.shape[1])] = -np.inf
 
@@ -137,26 +208,10 @@ class _Transformed:
         return matrix
 
 
-Method = Literal["rigid", "affine"]
-
-# Of the parameters of a 3-D transform those that act within the plane of a section.
-IN_PLANE = {"rigid": [0, 0, 1, 1, 1, 0], "affine": [1, 1, 0, 1, 1, 0, 0, 0, 0, 1, 1, 0]}
-FIRST_STEP, LAST_STEP, MOST_ITERATIONS = 0.25, 1e-3, 200  # in distances between spots
-COARSE_STEP = 0.05  # the last one where placements are only to be told apart
+# -- refinement by SimpleITK
 
 
-def simpleitk() -> ModuleType:
-    """The library, or an error that names the extra which brings it."""
-    try:
-        import SimpleITK  # noqa: PLC0415  an extra, and a second to import
-    except ImportError as error:
-        raise ImportError(
-            'align estimates a placement with SimpleITK: pip install "c2sti[registration]"; or give one with matrix='
-        ) from error
-    return SimpleITK
-
-
-def refine(
+def _refine(
     reference: Maps, moving: Maps, matrix: FloatArray, method: Method, last_step: float = LAST_STEP
 ) -> FloatArray:
     """The (3, 3) placement near `matrix` in which the two sections' maps correlate best.
@@ -173,6 +228,8 @@ def refine(
     centre = apply(start, moving.points / reference.step).mean(axis=0)
     correction = sitk.AffineTransform(3) if method == "affine" else sitk.Euler3DTransform()
     correction.SetCenter((*centre.tolist(), 0.0))
+    (a, b, x), (c, d, y) = np.linalg.inv(start)[:2].tolist()
+    to_moving = sitk.AffineTransform([a, b, 0, c, d, 0, 0, 0, 1], [x, y, 0])
 
     registration = sitk.ImageRegistrationMethod()
     registration.SetNumberOfThreads(1)
@@ -182,16 +239,19 @@ def refine(
     registration.MetricUseFixedImageGradientFilterOff()
     registration.MetricUseMovingImageGradientFilterOff()
     registration.SetInterpolator(sitk.sitkLinear)
-    registration.SetMovingInitialTransform(_transform(sitk, np.linalg.inv(start)))
+    registration.SetMovingInitialTransform(to_moving)
     registration.SetInitialTransform(correction, inPlace=True)
     registration.SetOptimizerAsRegularStepGradientDescent(
         learningRate=FIRST_STEP, minStep=last_step, numberOfIterations=MOST_ITERATIONS, gradientMagnitudeTolerance=1e-8
     )
     registration.SetOptimizerScalesFromPhysicalShift()
     registration.SetOptimizerWeights(IN_PLANE[method])
-    registration.Execute(_image(sitk, reference, reference.step), _image(sitk, moving, reference.step))
+    registration.Execute(*(_image(sitk, maps, reference.step) for maps in (reference, moving)))
     # A correction acts on points of the reference, before the inverse of the start brings them to `moving`.
-    return np.linalg.inv(unit) @ np.linalg.inv(_matrix(correction)) @ start @ unit
+    corners = [(0.0, 0.0, 0.0), (1.0, 0.0, 0.0), (0.0, 1.0, 0.0)]
+    origin, right, down = (np.array(correction.TransformPoint(corner)[:2]) for corner in corners)
+    corrected = np.vstack([np.column_stack([right - origin, down - origin, origin]), [0, 0, 1]])
+    return np.linalg.inv(unit) @ np.linalg.inv(corrected) @ start @ unit
 
 
 def _image(sitk: ModuleType, maps: Maps, unit: float) -> Any:
@@ -200,121 +260,3 @@ def _image(sitk: ModuleType, maps: Maps, unit: float) -> Any:
     image.SetSpacing((pixel, pixel, 1.0))
     image.SetOrigin((maps.lattice.origin[0] / unit, maps.lattice.origin[1] / unit, 0.0))
     return image
-
-
-def _transform(sitk: ModuleType, matrix: FloatArray) -> Any:
-    linear = np.eye(3)
-    linear[:2, :2] = matrix[:2, :2]
-    transform = sitk.AffineTransform(3)
-    transform.SetMatrix(linear.ravel().tolist())
-    transform.SetTranslation((*matrix[:2, 2].tolist(), 0.0))
-    return transform
-
-
-def _matrix(transform: Any) -> FloatArray:
-    """(3, 3) matrix of a transform, read off three points."""
-    corners = [(0.0, 0.0, 0.0), (1.0, 0.0, 0.0), (0.0, 1.0, 0.0)]
-    origin, right, down = (np.array(transform.TransformPoint(c)[:2]) for c in corners)
-    matrix = np.eye(3)
-    matrix[:2] = np.column_stack([right - origin, down - origin, origin])
-    return matrix
-
-
-SAME_UNIT = 0.03  # pitches that differ by less are one: so far the estimates of real arrays scatter
-LIKELY_RATIO = 1.5  # between arrays up to here the pitch tells the unit; beyond, the platforms may differ
-LEAST_KEPT = 0.9  # share of the fit that refinement may cost before it counts as gone astray
-
-
-@dataclass(frozen=True)
-class Placement:
-    """Where a section belongs: (3, 3) matrix from its frame to that of the reference, how well it fits, and whence."""
-
-    matrix: FloatArray
-    fit: float
-    method: str
-
-    @property
-    def flipped(self) -> bool:
-        """Whether x is mirrored before the rotation."""
-        return bool(np.linalg.det(self.matrix[:2, :2]) < 0)
-
-    @property
-    def scale(self) -> float:
-        """Units of the reference in one unit of the section; for an affine matrix the mean over directions."""
-        return float(np.sqrt(abs(np.linalg.det(self.matrix[:2, :2]))))
-
-    @property
-    def angle_deg(self) -> float:
-        """Rotation in degrees from x towards y, in (-180, 180]; of an affine matrix the nearest rotation's."""
-        linear = self.matrix[:2, :2] @ np.diag([-1.0 if self.flipped else 1.0, 1.0])
-        return float(np.degrees(np.arctan2(linear[1, 0] - linear[0, 1], linear[0, 0] + linear[1, 1])))
-
-    def record(self, xy: FloatArray, reference: str) -> dict[str, Any]:
-        """What goes into ``uns["alignment"]``."""
-        centre = xy.mean(axis=0)
-        return {
-            "matrix": self.matrix,
-            "fit": self.fit,
-            "method": self.method,
-            "angle_deg": self.angle_deg,
-            "shift": apply(self.matrix, centre[None])[0] - self.scale * centre,
-            "scale": self.scale,
-            "flipped": self.flipped,
-            "reference": reference,
-        }
-
-
-def estimate(
-    reference: SliceGrid, moving: SliceGrid, method: Method, use: Use, scale: float | None, flip: bool
-) -> Placement:
-    """Search, refine the most promising, and keep the one that fits best."""
-    ratio = unit_ratio(reference, moving) if scale is None else _validators.number(scale, "scale", above=0)
-    fixed, moved = make_maps(reference, moving, ratio, use)
-    small = fixed.halved(), moved.halved()  # a quarter of the pixels are enough to choose by
-    found = [c.matrix for c in search(*small, flip)]
-    found += [refine(*small, m, "rigid", COARSE_STEP) for m in found]
-    best = max(found, key=lambda m: fit(fixed, moved, m))
-    # The refined placement is nearer to the truth even where the fit, which jumps from spot to spot, is a little less.
-    refined = refine(fixed, moved, best, "rigid")
-    best = refined if fit(fixed, moved, refined) > LEAST_KEPT * fit(fixed, moved, best) else best
-    if method == "affine":
-        best = max(best, refine(fixed, moved, best, "affine"), key=lambda m: fit(fixed, moved, m))
-    return Placement(best @ np.diag([ratio, ratio, 1.0]), fit(fixed, moved, best), method)
-
-
-def given(reference: SliceGrid, moving: SliceGrid, use: Use, matrix: FloatArray) -> Placement:
-    """Take a matrix as it is, and measure how well it fits."""
-    full = _validators.reals(matrix, "matrix")
-    if full.shape == (2, 3):
-        full = np.vstack([full, [0, 0, 1]])
-    if full.shape != (3, 3) or not np.isfinite(full).all() or not np.array_equal(full[2], [0, 0, 1]):
-        raise ValueError(
-            f"matrix has shape {np.shape(matrix)}; a finite (2, 3), or (3, 3) with last row 0 0 1, is needed, that "
-            "takes (x, y, 1) of moving to the frame of the reference"
-        )
-    if abs(np.linalg.det(full[:2, :2])) < 1e-12:
-        raise ValueError("matrix has no inverse: it would press the section flat")
-    ratio = float(np.sqrt(abs(np.linalg.det(full[:2, :2]))))
-    fixed, moved = make_maps(reference, moving, ratio, use)
-    return Placement(full, fit(fixed, moved, full @ np.diag([1 / ratio, 1 / ratio, 1.0])), "given")
-
-
-def unit_ratio(reference: SliceGrid, moving: SliceGrid) -> float:
-    """Units of the reference in one unit of `moving`, from the distances between spots.
-
-    Two arrays of one kind differ in the unit if their pitches differ. A ratio far from 1 may also come from two
-    kinds of array in one unit: then the sizes of the tissues decide, which serial sections share. The pitch of cells
-    and scattered spots is that of their density and says little about the unit unless it is far off.
-    """
-    ratio = reference.pitch / moving.pitch
-    if abs(ratio - 1) <= SAME_UNIT:
-        return 1.0
-    if 1 / LIKELY_RATIO < ratio < LIKELY_RATIO:
-        return ratio if {reference.layout, moving.layout} <= {"square", "hex"} else 1.0
-    size = np.sqrt(_area(reference) / _area(moving))
-    return ratio if abs(np.log(size / ratio)) < abs(np.log(size)) else 1.0
-
-
-def _area(grid: SliceGrid) -> float:
-    """Area of the tissue in the section's unit, up to the shape of its bins."""
-    return len(grid.xy) * grid.pitch**2 / (4 if grid.layout == "cells" else 1)

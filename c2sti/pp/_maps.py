@@ -17,7 +17,7 @@ from scipy.spatial import KDTree
 
 from c2sti._backed import Expression, in_memory, moments, some_genes
 from c2sti._types import FloatArray, Lattice
-from c2sti.io import Picture, SliceGrid, histology_on, log_normalise, profiles, shared_genes, values_of
+from c2sti.io import HEImage, SliceGrid, histology_on, log_normalise, profiles, shared_genes, values_of
 from c2sti.ops import gaussian_operator, linear_at, most_variable, smoothed_axes
 
 Use = Literal["auto", "expression", "histology", "both"]
@@ -37,27 +37,13 @@ LEAST_SHARED = 8  # spots in the overlap, below which no correlation is taken
 
 @dataclass(frozen=True)
 class Maps:
-    """One section as an image of many channels.
+    """One section as a raster of many channels; lengths are in the unit of the reference."""
 
-    Parameters
-    ----------
-    channels
-        (C, H, W) maps in units that the two sections share; 0 outside of the tissue.
-    tissue
-        (H, W) 1 inside of the tissue, 0 outside.
-    lattice
-        Where the pixels lie, unit of the reference.
-    points
-        (n, 2) spots, or the bins into which cells were gathered, unit of the reference.
-    step
-        Distance between neighbouring points, unit of the reference.
-    """
-
-    channels: NDArray[np.float32]
-    tissue: NDArray[np.float32]
-    lattice: Lattice
-    points: FloatArray
-    step: float
+    channels: NDArray[np.float32]  # (C, H, W), in units that the two sections share; 0 outside of the tissue
+    tissue: NDArray[np.float32]  # (H, W), 1 inside of the tissue, 0 outside
+    lattice: Lattice  # where the pixels lie
+    points: FloatArray  # (n, 2) spots, or the bins into which cells were gathered
+    step: float  # distance between neighbouring points
 
     def at(self, points: FloatArray) -> tuple[FloatArray, NDArray[np.bool_]]:
         """(n, C) channels at points by linear interpolation, and (n,) whether the points lie in the tissue."""
@@ -110,19 +96,7 @@ def _compare(fixed: Maps, moved: Maps, matrix: FloatArray) -> tuple[float, float
 def make_maps(reference: SliceGrid, moving: SliceGrid, scale: float, use: Use) -> tuple[Maps, Maps]:
     """Maps of both sections, with the same channels and pixels of the same size.
 
-    Parameters
-    ----------
-    reference, moving
-        The sections.
-    scale
-        Units of the reference in one unit of `moving`.
-    use
-        Where the channels come from; ``"auto"`` takes all that both sections have.
-
-    Raises
-    ------
-    ValueError
-        H&E is asked for and one of the sections has none; or the sections share no gene.
+    `scale` is the units of the reference in one unit of `moving`; ``use="auto"`` takes all that both sections have.
     """
     grids, scales = (reference, moving), (1.0, scale)
     stained = _stained(grids, use)
@@ -137,7 +111,10 @@ def make_maps(reference: SliceGrid, moving: SliceGrid, scale: float, use: Use) -
 
     points, expression = zip(*(_points(g, s, step, genes) for g, s in zip(grids, scales, strict=True)), strict=True)
     lattices = [_raster(p, step / 2) for p in points]
-    tissues = [_tissue(p, lattice, step) for p, lattice in zip(points, lattices, strict=True)]
+    tissues = [
+        (KDTree(p).query(lattice.centres)[0] <= TISSUE_REACH * step).reshape(lattice.shape)
+        for p, lattice in zip(points, lattices, strict=True)
+    ]
     channels = [np.zeros((0, *t.shape)) for t in tissues]
     if use != "histology":
         channels = _components(points, expression, lattices, tissues, step)
@@ -190,10 +167,6 @@ def _raster(points: FloatArray, pitch: float) -> Lattice:
     return Lattice((float(corner[0]), float(corner[1])), float(pitch), (int(height), int(width)))
 
 
-def _tissue(points: FloatArray, lattice: Lattice, step: float) -> NDArray[np.bool_]:
-    return (KDTree(points).query(lattice.centres)[0] <= TISSUE_REACH * step).reshape(lattice.shape)
-
-
 def _components(
     points: Sequence[FloatArray],
     expression: Sequence[Expression],
@@ -220,7 +193,7 @@ def _components(
     return [m * weight[:, None, None] for m in maps]
 
 
-def _stain(image: Picture, scale: float, lattice: Lattice, tissue: NDArray[np.bool_]) -> FloatArray:
+def _stain(image: HEImage, scale: float, lattice: Lattice, tissue: NDArray[np.bool_]) -> FloatArray:
     """(3, H, W) haematoxylin, eosin and brightness, each of mean 0 and variance 1 over the tissue."""
     from skimage.color import rgb2hed  # noqa: PLC0415 - slow to import, and only images need it
 

@@ -1,7 +1,7 @@
 """Alignments into containers: coordinates, transformations, and the H&E that follows its tissue.
 
-Writing comes in two steps. `stage` computes everything for one container and returns a function that only assigns, so
-that a failure with the second container leaves the first as it was.
+`stage` computes everything for one container and returns a function that only assigns, so that a failure with the
+second container leaves the first as it was.
 """
 
 from __future__ import annotations
@@ -19,162 +19,17 @@ from numpy.typing import NDArray
 from c2sti import _keys, _logging
 from c2sti._types import FloatArray
 from c2sti.io import Container, Source, frame_of, is_spatialdata, table_of
-from c2sti.io._elements import frames_of
-from c2sti.io._histology import LEAST_ON_IMAGE, on_white, share_on_image
-from c2sti.io._images import Library, UnusableImage, as_number, scale_key, section_library
-from c2sti.io._places import named_axes
-from c2sti.io._rows import library_rows
-from c2sti.io._spatialdata import is_own, read_table, region_of, slide_key
+from c2sti.io._histology import LEAST_ON_IMAGE, UnusableImage, on_image, on_white
+from c2sti.io._images import Library, as_number, scale_key, section_library
+from c2sti.io._places import library_rows, named_axes
+from c2sti.io._spatialdata import frames_of, is_own, read_table, region_of, slide_key
 from c2sti.pp._maps import apply
 
 if TYPE_CHECKING:
     from spatialdata import SpatialData
 
-
-def section_elements(sdata: SpatialData, sources: Sequence[Source]) -> list[list[str]]:
-    """Names of the elements that move with each of the sections of one SpatialData.
-
-    All that are in the coordinate system of the section. Where another section is in it too: the region of the section,
-    its H&E, and elements that are called after its region or library.
-    """
-    frames = [frame_of_source(sdata, source) for source in sources]
-    regions = [_region(sdata, source) for source in sources]
-    slides = [_slide(sdata, source, region) for source, region in zip(sources, regions, strict=True)]
-    uses = Counter(zip(frames, slides, strict=True))
-    found = []
-    for i, (source, frame) in enumerate(zip(sources, frames, strict=True)):
-        inside = [key for kind, key, one in sdata.gen_elements() if kind != "tables" and frame in frames_of(one)]
-        beside = [j for j in range(len(sources)) if j != i and frames[j] == frame]
-        if not beside:
-            found.append(inside)
-            continue
-        own = {regions[i], source.name}
-        others = {name for j in beside for name in (regions[j], sources[j].name)}
-        kept = {key for key in inside if is_own(key, own, others)} | {regions[i]}
-        slide = slides[i]
-        if slide is not None and uses[frame, slide] == 1:
-            kept.add(slide)
-        elif slide is not None:
-            _logging.warning(f"image {slide!r} lies under several sections, {source.name} among them, and is not moved")
-        found.append([key for key in inside if key in kept])
-    return found
-
-
-def frame_of_source(sdata: SpatialData, source: Source) -> str:
-    """The coordinate system in which a section is read; `sdata` is its container or a copy of that."""
-    keys = source.keys
-    return frame_of(sdata, source.name, keys.table_key, keys.coordinate_system, keys.library_key, keys.library)
-
-
-def _region(sdata: SpatialData, source: Source) -> str:
-    keys = source.keys
-    return region_of(sdata, source.name, keys.table_key, keys.library_key, keys.library)
-
-
-def _slide(sdata: SpatialData, source: Source, region: str) -> str | None:
-    """Name of the image that is the H&E of a section."""
-    keys, name = source.keys, source.name
-    if keys.image_key is not None:
-        return keys.image_key
-    _, _, xy, frame = read_table(sdata, name, keys.table_key, keys.coordinate_system, keys.library_key, keys.library)
-    try:
-        return slide_key(sdata, xy, name, frame, keys.library, region)
-    except UnusableImage:  # which was said when the section was read
-        return None
-
-
 BORDER = 0.02  # of an image's sides: where its background is looked for
 MOST_LARGER = 4  # times the side of an image that the moved one may have, wherever the tissue is moved to
-
-
-def end_of(library: Mapping[str, Any]) -> FloatArray:
-    """(2,) right and lower end of a library's images in their frame."""
-    ends = (np.array(pixels.shape[1::-1]) / scale for pixels, scale in _images(library).values())
-    return np.max([np.zeros(2), *ends], axis=0)
-
-
-def _images(library: Mapping[str, Any]) -> dict[str, tuple[np.ndarray, float]]:
-    """Images of one channel to four, alpha laid on white, and pixels per unit; those that have a scale."""
-    held = Library("", "the library", library)
-    known = {name: (np.asarray(one), held.scale(name)) for name, one in held.images.items()}
-    return {
-        name: (on_white(pixels) if pixels.ndim == 3 else pixels, scale)
-        for name, (pixels, scale) in known.items()
-        if scale is not None and _is_image(pixels)
-    }
-
-
-def _is_image(pixels: np.ndarray) -> bool:
-    """Whether an array is (h, w) or (h, w, 1 … 4) numbers; one with its channels first would become huge."""
-    flat = pixels.ndim == 2 or (pixels.ndim == 3 and pixels.shape[2] <= 4)
-    return flat and pixels.size > 0 and pixels.dtype.kind in "uif"
-
-
-def warped(library: Mapping[str, Any], xy: FloatArray, matrix: FloatArray, canvas: FloatArray) -> dict[str, Any]:
-    """A library whose images lie in the frame of the reference, at the resolution that they had.
-
-    Squidpy's convention puts the corner of an image at (0, 0): what a move brings to negative coordinates is lost, and
-    one that leads far away makes the image coarser rather than huge. Left out are images that cannot be placed, since
-    they have no scale, or do not lie under the section's (n, 2) spots.
-    """
-    stretch = float(np.sqrt(abs(np.linalg.det(matrix[:2, :2]))))
-    factors = scaled(Library("", "the library", library).factors, stretch)
-    images = {}
-    for name, (pixels, scale) in _images(library).items():
-        if share_on_image(xy, pixels.shape, scale) >= LEAST_ON_IMAGE:
-            key, most = scale_key(name), float(MOST_LARGER * max(pixels.shape[:2]) / canvas.max())
-            factors[key] = min(scale / stretch, most)
-            images[name] = _warped(pixels, matrix, scale, factors[key], canvas)
-    return {**library, "images": images, "scalefactors": factors}
-
-
-def scaled(factors: Mapping[str, Any], stretch: float) -> dict[str, Any]:
-    """Scale factors where lengths are `stretch` times what they were: those whose unit is the one of the coordinates.
-
-    Lengths (``*_fullres``) grow with it; pixels per unit (``*_scalef``) and µm per unit shrink. Lengths in µm, text,
-    matrices, and whatever else there is stay as they are.
-    """
-    found = dict(factors)
-    for key, value in factors.items():
-        number = as_number(value)
-        if number is not None and np.isfinite(number):
-            power = _power(str(key))
-            found[key] = number * stretch**power if power else value
-    return found
-
-
-def _power(key: str) -> int:
-    """How a scale factor grows with the unit of the coordinates."""
-    if key.endswith("_fullres"):
-        return 1
-    return -1 if key.endswith("_scalef") or key in ("microns_per_pixel", "mpp") else 0
-
-
-def _warped(pixels: np.ndarray, matrix: FloatArray, old: float, new: float, canvas: FloatArray) -> np.ndarray:
-    from skimage.transform import AffineTransform, warp  # noqa: PLC0415 - slow to import, and only images need it
-
-    # Pixel i covers [i, i + 1) / scale, so its centre lies half a pixel further on; warp counts centres.
-    centre = np.array([[1, 0, 0.5], [0, 1, 0.5], [0, 0, 1]])
-    forward = np.linalg.inv(centre) @ np.diag([new, new, 1]) @ matrix @ np.diag([1 / old, 1 / old, 1]) @ centre
-    width, height = np.maximum(np.ceil(canvas * new), 1).astype(int).tolist()
-    colour = background(pixels)
-    # Moved as a difference from the background, so that what is beyond the image gets its colour in every channel.
-    difference = pixels.astype(np.float32) - colour
-    moved = warp(difference, AffineTransform(matrix=forward).inverse, output_shape=(height, width), order=1, cval=0)
-    moved = moved + colour
-    if np.issubdtype(pixels.dtype, np.integer):
-        limit = np.iinfo(pixels.dtype)
-        return np.clip(np.rint(moved), limit.min, limit.max).astype(pixels.dtype)
-    return moved.astype(pixels.dtype)
-
-
-def background(pixels: np.ndarray) -> np.ndarray:
-    """(channels,) colour of the glass: the median over the brighter half of the image's border."""
-    rim = max(int(round(min(pixels.shape[:2]) * BORDER)), 1)
-    sides = (pixels[:rim], pixels[-rim:], pixels[:, :rim], pixels[:, -rim:])
-    border = np.concatenate([side.reshape(-1, *pixels.shape[2:]) for side in sides]).astype(np.float32)
-    brightness = border if border.ndim == 1 else border.mean(axis=1)
-    return np.median(border[brightness >= np.median(brightness)], axis=0)
 
 
 @dataclass(frozen=True)
@@ -201,73 +56,44 @@ class Move:
     @property
     def stays(self) -> bool:
         """Whether the section is where it belongs."""
-        return bool(np.array_equal(self.matrix, np.eye(3)))
-
-
-def name_of(source: Source) -> str:
-    """What records call a section: by its library where it is alone in its AnnData, else by its name."""
-    if is_spatialdata(source.container) or source.keys.library is not None:
-        return source.name
-    found = library_of_source(source, source.container)
-    return source.name if found is None else found.name
-
-
-def picture_end(source: Source) -> FloatArray:
-    """(2,) right and lower end of a section's images in its frame; 0 where `uns` holds none."""
-    found = None if is_spatialdata(source.container) else library_of_source(source, source.container)
-    return np.zeros(2) if found is None else end_of(found.content)
-
-
-def library_of_source(source: Source, adata: AnnData) -> Library | None:
-    """Images of a section in `uns`, those that can be moved; `adata` is its container or a copy of that."""
-    keys = source.keys
-    try:
-        found = section_library(
-            adata, source.name, spatial_key_of(source), keys.image_key, keys.library, rows_of_source(source, adata)
-        )
-    except UnusableImage:  # which was said when the section was read
-        return None
-    return found if found is not None and not found.foreign else None
-
-
-def spatial_key_of(source: Source) -> str:
-    """Key of the coordinates that are read."""
-    return source.keys.spatial_key or _keys.SPATIAL
-
-
-def rows_of_source(source: Source, adata: AnnData) -> NDArray[np.intp]:
-    """(n,) all rows of a section, inside of the tissue or not."""
-    if source.keys.library_key is None or source.keys.library is None:
-        return np.arange(adata.n_obs)
-    return library_rows(adata, source.keys.library_key, source.keys.library)
+        return np.array_equal(self.matrix, np.eye(3))
 
 
 def stage(container: Container, moves: Sequence[Move], key_added: str) -> Callable[[], None]:
-    """Prepare what is to be written into one container; calling the answer writes it.
+    """Prepare what is written into one container, or a copy of it, of all its sections; calling the result writes it.
 
-    Parameters
-    ----------
-    container
-        That the sections are kept in, or a copy of it.
-    moves
-        Of all of its sections that are aligned.
-    key_added
-        Key in ``obsm`` and ``uns``, or new coordinate system of a SpatialData.
+    `key_added` is a key in ``obsm`` and ``uns``, or a new coordinate system of a SpatialData.
     """
     if is_spatialdata(container):
         return _stage_spatialdata(container, moves, key_added)
     return _stage_anndata(container, moves, key_added)
 
 
+def name_of(source: Source) -> str:
+    """What records call a section: by its library where it is alone in its AnnData, else by its name."""
+    if is_spatialdata(source.container) or source.library is not None:
+        return source.name
+    found = _library(source, source.container)
+    return source.name if found is None else found.name
+
+
+def frame_of_source(sdata: SpatialData, source: Source) -> str:
+    """The coordinate system in which a section is read; `sdata` is its container or a copy of that."""
+    return frame_of(sdata, source.name, source.table_key, source.coordinate_system, source.library_key, source.library)
+
+
+# -- AnnData
+
+
 def _stage_anndata(adata: AnnData, moves: Sequence[Move], key_added: str) -> Callable[[], None]:
-    before = np.array(named_axes(adata.obsm[spatial_key_of(moves[0].source)]), dtype=np.float64)
+    before = np.array(named_axes(adata.obsm[moves[0].source.spatial_key]), dtype=np.float64)
     coordinates = np.full_like(before, np.nan)
     for move in moves:
-        rows = rows_of_source(move.source, adata)
+        rows = _rows(move.source, adata)
         coordinates[rows] = before[rows]
         if not move.stays:
             coordinates[rows, :2] = apply(move.matrix, before[rows, :2])
-    images = moved_libraries(adata, before[:, :2], moves)
+    images = _moved_libraries(adata, before[:, :2], moves)
     record = _record(moves)
 
     def write() -> None:
@@ -282,20 +108,11 @@ def _stage_anndata(adata: AnnData, moves: Sequence[Move], key_added: str) -> Cal
     return write
 
 
-def moved_libraries(adata: AnnData, xy: FloatArray, moves: Sequence[Move]) -> dict[str, Mapping[str, Any]]:
-    """Images of sections in the frame of the reference, by library; by section where sections share one.
-
-    `xy` holds the (n_obs, 2) coordinates before the move.
-    """
-    held = [(move, library_of_source(move.source, adata)) for move in moves]
-    uses = Counter(library.name for _, library in held if library is not None)
-    found: dict[str, Mapping[str, Any]] = {}
-    for move, library in held:
-        if library is not None:
-            name = library.name if uses[library.name] == 1 else move.source.name
-            own = xy[rows_of_source(move.source, adata)]
-            found[name] = library.content if move.stays else warped(library.content, own, move.matrix, move.canvas)
-    return found
+def _rows(source: Source, adata: AnnData) -> NDArray[np.intp]:
+    """(n,) all rows of a section, inside of the tissue or not."""
+    if source.library_key is None or source.library is None:
+        return np.arange(adata.n_obs)
+    return library_rows(adata, source.library_key, source.library)
 
 
 def _record(moves: Sequence[Move]) -> dict[str, Any]:
@@ -305,21 +122,128 @@ def _record(moves: Sequence[Move]) -> dict[str, Any]:
     return {_keys.label_column(move.source.name): dict(move.record) for move in moves}
 
 
+def _moved_libraries(adata: AnnData, xy: FloatArray, moves: Sequence[Move]) -> dict[str, Mapping[str, Any]]:
+    """Images of sections in the frame of the reference, by library; by section where sections share one.
+
+    `xy` holds the (n_obs, 2) coordinates before the move.
+    """
+    held = [(move, _library(move.source, adata)) for move in moves]
+    uses = Counter(library.name for _, library in held if library is not None)
+    found: dict[str, Mapping[str, Any]] = {}
+    for move, library in held:
+        if library is not None:
+            name = library.name if uses[library.name] == 1 else move.source.name
+            own = xy[_rows(move.source, adata)]
+            found[name] = library.content if move.stays else warped(library, own, move.matrix, move.canvas)
+    return found
+
+
+def _library(source: Source, adata: AnnData) -> Library | None:
+    """Images of a section in `uns`, those that can be moved; `adata` is its container or a copy of that."""
+    keys = (source.spatial_key, source.image_key, source.library)
+    try:
+        return section_library(adata, source.name, *keys, _rows(source, adata))
+    except UnusableImage:  # of which reading the section has warned
+        return None
+
+
+# -- images
+
+
+def image_end(source: Source) -> FloatArray:
+    """(2,) right and lower end of a section's images in their frame; 0 where `uns` holds none."""
+    library = None if is_spatialdata(source.container) else _library(source, source.container)
+    images = {} if library is None else _images(library)
+    return np.max([np.zeros(2), *(np.array(pixels.shape[1::-1]) / scale for pixels, scale in images.values())], axis=0)
+
+
+def _images(library: Library) -> dict[str, tuple[np.ndarray, float]]:
+    """Images with their pixels per unit: those that have a scale and (h, w) or (h, w, 1 … 4) numbers.
+
+    An image with its channels first would become huge. Alpha is laid on white.
+    """
+    found = {}
+    for name, image in library.images.items():
+        pixels, scale = np.asarray(image), library.scale(name)
+        flat = pixels.ndim == 2 or (pixels.ndim == 3 and pixels.shape[2] <= 4)
+        if scale is not None and flat and pixels.size > 0 and pixels.dtype.kind in "uif":
+            found[name] = (on_white(pixels) if pixels.ndim == 3 else pixels, scale)
+    return found
+
+
+def warped(library: Library, xy: FloatArray, matrix: FloatArray, canvas: FloatArray) -> dict[str, Any]:
+    """The content of a library with images in the frame of the reference, at the resolution that they had.
+
+    Squidpy's convention puts the corner of an image at (0, 0): what a move brings to negative coordinates is lost, and
+    one that leads far away makes the image coarser rather than huge. Left out are images that cannot be placed, since
+    they have no scale, or do not lie under the section's (n, 2) spots.
+    """
+    stretch = float(np.sqrt(abs(np.linalg.det(matrix[:2, :2]))))
+    factors = _scaled(library.factors, stretch)
+    images = {}
+    for name, (pixels, scale) in _images(library).items():
+        if len(on_image(xy, pixels.shape, np.diag([scale, scale, 1.0]))) >= LEAST_ON_IMAGE * len(xy):
+            key, most = scale_key(name), float(MOST_LARGER * max(pixels.shape[:2]) / canvas.max())
+            factors[key] = min(scale / stretch, most)
+            images[name] = _warped(pixels, matrix, scale, factors[key], canvas)
+    return {**library.content, "images": images, "scalefactors": factors}
+
+
+def _scaled(factors: Mapping[str, Any], stretch: float) -> dict[str, Any]:
+    """Scale factors where lengths are `stretch` times what they were.
+
+    Lengths (``*_fullres``) grow with it; pixels per unit (``*_scalef``) and µm per unit shrink. Lengths in µm, text,
+    matrices, and whatever else there is stay as they are.
+    """
+    found = dict(factors)
+    for key, value in factors.items():
+        number, name = as_number(value), str(key)
+        shrinks = name.endswith("_scalef") or name in ("microns_per_pixel", "mpp")
+        power = 1 if name.endswith("_fullres") else -1 if shrinks else 0
+        if power and number is not None and np.isfinite(number):
+            found[key] = number * stretch**power
+    return found
+
+
+def _warped(pixels: np.ndarray, matrix: FloatArray, old: float, new: float, canvas: FloatArray) -> np.ndarray:
+    from skimage.transform import warp  # noqa: PLC0415 - slow to import, and only images need it
+
+    # Pixel i covers [i, i + 1) / scale, so its centre lies half a pixel further on; warp counts centres.
+    centre = np.array([[1, 0, 0.5], [0, 1, 0.5], [0, 0, 1]])
+    forward = np.linalg.inv(centre) @ np.diag([new, new, 1]) @ matrix @ np.diag([1 / old, 1 / old, 1]) @ centre
+    width, height = np.maximum(np.ceil(canvas * new), 1).astype(int).tolist()
+    colour = background(pixels)
+    # Moved as a difference from the background, so that what is beyond the image gets its colour in every channel.
+    difference = pixels.astype(np.float32) - colour
+    moved = warp(difference, np.linalg.inv(forward), output_shape=(height, width), order=1, cval=0) + colour
+    if np.issubdtype(pixels.dtype, np.integer):
+        limit = np.iinfo(pixels.dtype)
+        moved = np.clip(np.rint(moved), limit.min, limit.max)
+    return moved.astype(pixels.dtype)
+
+
+def background(pixels: np.ndarray) -> np.ndarray:
+    """(channels,) colour of the glass: the median over the brighter half of the image's border."""
+    rim = max(int(round(min(pixels.shape[:2]) * BORDER)), 1)
+    sides = (pixels[:rim], pixels[-rim:], pixels[:, :rim], pixels[:, -rim:])
+    border = np.concatenate([side.reshape(-1, *pixels.shape[2:]) for side in sides]).astype(np.float32)
+    brightness = border if border.ndim == 1 else border.mean(axis=1)
+    return np.median(border[brightness >= np.median(brightness)], axis=0)
+
+
+# -- SpatialData
+
+
 def _stage_spatialdata(sdata: SpatialData, moves: Sequence[Move], key_added: str) -> Callable[[], None]:
     from spatialdata.transformations import Affine, get_transformation, set_transformation  # noqa: PLC0415
     from spatialdata.transformations import Sequence as Chain  # noqa: PLC0415
 
     moved = []
     tables: dict[str, list[Move]] = {}
-    for move, names in zip(moves, section_elements(sdata, [move.source for move in moves]), strict=True):
+    for move, names in zip(moves, _elements(sdata, [move.source for move in moves]), strict=True):
         source = move.source
-        tables.setdefault(table_of(sdata, source.name, source.keys.table_key), []).append(move)
+        tables.setdefault(table_of(sdata, source.name, source.table_key), []).append(move)
         frame = frame_of_source(sdata, source)
-        if frame == key_added:
-            raise ValueError(
-                f"key_added={key_added!r} is coordinate_system, in which {source.name} is read: the measured "
-                "coordinates would be lost; choose another"
-            )
         along = Affine(move.matrix, input_axes=("x", "y"), output_axes=("x", "y"))
         for element in (sdata[one] for one in names):
             present = get_transformation(element, to_coordinate_system=frame)
@@ -334,3 +258,43 @@ def _stage_spatialdata(sdata: SpatialData, moves: Sequence[Move], key_added: str
                 sdata.tables[key].uns[_keys.ALIGNMENT] = _record(of_table)
 
     return write
+
+
+def _elements(sdata: SpatialData, sources: Sequence[Source]) -> list[list[str]]:
+    """Names of the elements that move with each of the sections of one SpatialData.
+
+    All that are in the coordinate system of the section. Where another section is in it too: the region of the section,
+    its H&E, and elements that are called after its region or library.
+    """
+    frames = [frame_of_source(sdata, source) for source in sources]
+    regions = [region_of(sdata, s.name, s.table_key, s.library_key, s.library) for s in sources]
+    slides = [_slide(sdata, source, region) for source, region in zip(sources, regions, strict=True)]
+    uses = Counter(zip(frames, slides, strict=True))
+    found = []
+    for i, (source, frame, region, slide) in enumerate(zip(sources, frames, regions, slides, strict=True)):
+        inside = [key for kind, key, one in sdata.gen_elements() if kind != "tables" and frame in frames_of(one)]
+        beside = [j for j in range(len(sources)) if j != i and frames[j] == frame]
+        if beside:
+            others = {name for j in beside for name in (regions[j], sources[j].name)}
+            kept = {key for key in inside if is_own(key, {region, source.name}, others)} | {region}
+            if slide is not None and uses[frame, slide] == 1:
+                kept.add(slide)
+            elif slide is not None:
+                _logging.warning(
+                    f"image {slide!r} lies under several sections, {source.name} among them, and is not moved"
+                )
+            inside = [key for key in inside if key in kept]
+        found.append(inside)
+    return found
+
+
+def _slide(sdata: SpatialData, source: Source, region: str) -> str | None:
+    """Name of the image that is the H&E of a section."""
+    if source.image_key is not None:
+        return source.image_key
+    keys = (source.table_key, source.coordinate_system, source.library_key, source.library)
+    _, _, xy, frame, _ = read_table(sdata, source.name, *keys)
+    try:
+        return slide_key(sdata, xy, source.name, frame, source.library, region)
+    except UnusableImage:  # of which reading the section has warned
+        return None

@@ -29,12 +29,12 @@ def coexpression(
 ) -> AnnData | None:
     """Gene co-expression graph of a section by Pearson correlation (eq. 2).
 
-    Of a measured section, or of a layer of :func:`interpolate`'s result: then it is of the layer's own values, which an
-    interpolation has smoothed, and correlations are stronger than those of measured spots.
+    It is computed from a measured section, or a layer of :func:`interpolate`'s result; a layer is smooth, and its
+    correlations are stronger than those of measured spots.
 
-    Of a result and some `genes`, without a `layer`, it is that of each section, made as those of the result are: from
-    the two measured sections, weighted by 1 − p and p. Those join the 2,000 most variable genes; this one joins any
-    gene that is asked for with all others.
+    Of a result and some `genes`, without a `layer`, each section gets a graph from the two measured sections, weighted
+    by 1 − p and p, as the graphs of the result are. Those join the 2,000 most variable genes; these join the genes
+    given with all others.
 
     Parameters
     ----------
@@ -89,9 +89,8 @@ def coexpression(
     if chosen is not None and layer is None and _result.is_result(adata, key) and _keys.SECTION not in adata.obs:
         pair = io.MeasuredPair(adata, key)
         prefix = key_added or _keys.COEXPRESSION
-        found = {
-            f"{prefix}_{name}": _edges(pair.correlations(name, chosen), chosen, n_edges) for name in pair.positions
-        }
+        graphs = {name: _edges(pair.correlations(name, chosen), chosen, n_edges) for name in pair.positions}
+        found = {f"{prefix}_{name}": graph for name, graph in graphs.items()}
     else:
         values = adata.X if layer is None else adata.layers[layer]
         values = values.to_memory() if hasattr(values, "to_memory") else values  # sparse, of a backed file
@@ -119,13 +118,7 @@ def _edges(correlations: FloatArray, genes: NDArray[np.intp], n_edges: int) -> s
 
 
 def _dense(values: Any, where: str) -> NDArray[np.float32]:
-    """(n, N) values of the rows without NaN.
-
-    Raises
-    ------
-    TypeError, ValueError
-        They are no real numbers, or infinite, or of fewer than two rows or genes.
-    """
+    """(n, N) values of the rows without NaN; refuses what are no finite numbers, or too few."""
     if values is None:
         raise ValueError(f"{where} of adata is empty; put expression there, or name a layer with layer=")
     if not _validators.is_real(values.dtype):

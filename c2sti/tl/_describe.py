@@ -1,9 +1,9 @@
-"""How a result was made: the record that it carries, and the same in words for a methods section."""
+"""How a result was made: the provenance that it carries, and the same in words for a methods section."""
 
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -19,105 +19,14 @@ from c2sti.models._registry import NAMED, name_of
 if TYPE_CHECKING:
     from spatialdata import SpatialData
 
-
 LIBRARIES = ("c2sti", "anndata", "numpy", "scipy", "torch")
-UNTOLD = ("show_progress_bar", "out")  # arguments that say nothing about a result, or where on a disk it lies
+NOT_RECORDED = ("show_progress_bar", "out")  # arguments that do not change a result
 MOST_LISTED = 8
-
-
-def provenance(
-    grids: Sequence[io.SliceGrid],
-    model: Mapping[str, str],
-    lattice: Lattice,
-    seed: int,
-    parameters: Mapping[str, Any],
-    call: str | None = None,
-) -> dict[str, Any]:
-    """What a result says of how it was made; `call` is left out where it is part of a larger one."""
-    record: dict[str, Any] = {
-        "model": dict(model),
-        "expression": _expression_of(grids),
-        "parameters": {k: v for k, v in {"pitch": lattice.pitch, "seed": seed, **parameters}.items() if v is not None},
-        "inputs": {_keys.label_column(g.name): _input(g) for g in grids},  # files take "/" for a folder
-        "versions": {name: version(name) for name in LIBRARIES},
-    }
-    if not grids[0].counts and grids[0].log1p is not None:
-        record["log1p"] = dict(grids[0].log1p)
-    return record if call is None else {**record, "calls": np.array([call], dtype=str)}
-
-
-def _expression_of(grids: Sequence[io.SliceGrid]) -> str:
-    """What the expression of a result is, and whether counts were known beside it."""
-    if grids[0].counts:
-        return "log1p of counts scaled to 1e4"
-    return "as given" if any(g.beside is None for g in grids) else "as given; counts of the same sections were known"
-
-
-def _input(g: io.SliceGrid) -> dict[str, Any]:
-    whole = g.uncut or g
-    return {"fingerprint": whole.fingerprint(), "n_obs": len(g.xy), "n_vars": len(whole.genes), "layout": g.layout}
-
-
-def model_record(model: str | Path | Interpolator, method: Interpolator) -> dict[str, str]:
-    """Name of a model, that of the folder alone where it is one, and the hash of its weights where it has any."""
-    record = {"name": _told(name_of(model))}
-    fingerprint = getattr(method, "fingerprint", None)
-    return record if fingerprint is None else {**record, "weights": str(fingerprint())}
-
-
-def call_of(function: Callable[..., Any], given: Mapping[str, Any]) -> str:
-    """A call as text: its data by their names, and those of its arguments that are not the defaults.
-
-    Parameters
-    ----------
-    function
-        That was called.
-    given
-        Its arguments by name.
-    """
-    told = []
-    for name, parameter in inspect.signature(function).parameters.items():
-        value, default = given[name], parameter.default
-        if parameter.kind is parameter.POSITIONAL_OR_KEYWORD:  # the sections
-            told += [name] if value is not None else []
-        elif name not in UNTOLD and not (value is default or (_plain(value) and value == default)):
-            text = _told(name_of(value)) if name == "model" else value
-            told.append(f"{name}={_as_text(text)}")
-    return f"c2sti.tl.{function.__name__}({', '.join(told)})"
-
-
-def _told(name: str) -> str:
-    """The name of a model; of a folder only the last part, for the others are of somebody's disk."""
-    return name if name in NAMED else Path(name).name
-
-
-def _plain(value: Any) -> bool:
-    return isinstance(value, str | bool | int | float | tuple)
-
-
-def _as_text(value: Any) -> str:
-    if isinstance(value, np.generic):
-        value = value.item()
-    if value is None or isinstance(value, str | bool | int | float):
-        return repr(value)
-    if isinstance(value, Path):
-        return repr(value.name)
-    if isinstance(value, Mapping):
-        return "{" + ", ".join(f"{_as_text(k)}: {_as_text(v)}" for k, v in value.items()) + "}"
-    if isinstance(value, np.ndarray):
-        return f"<array of shape {value.shape}>"
-    if isinstance(value, Sequence) or type(value).__name__ == "Index":
-        if len(value) > MOST_LISTED:
-            return f"<{len(value)} values>"
-        return "[" + ", ".join(map(_as_text, value)) + "]"
-    return f"<{type(value).__name__}>"
-
-
-SHORT = 12  # digits of a hash that are told
+SHORT = 12  # digits of a hash in words
 
 
 def describe(adata: AnnData | SpatialData, *, key: str = "c2sti") -> str:
-    """Say in words how a result was made, for a methods section: ``print(c2sti.tl.describe(out))``.
+    """How a result was made, in words for a methods section: ``print(c2sti.tl.describe(out))``.
 
     Parameters
     ----------
@@ -130,15 +39,15 @@ def describe(adata: AnnData | SpatialData, *, key: str = "c2sti") -> str:
     Returns
     -------
     A paragraph: which sections were computed and where they lie, between which measured ones, by which model, weights
-    and versions, with what seed and call, what of the H&E is virtual, and how well the sections fit. What the result
-    does not say of itself is left out.
+    and versions, with what seed and call, which H&E is virtual, and the pair check. What the provenance lacks is left
+    out.
 
     Raises
     ------
     KeyError
-        The provenance is missing; the message says how it may have been lost.
+        The provenance is missing.
     ValueError
-        The provenance contradicts itself: it was altered, or the file that it came from is damaged.
+        The provenance contradicts itself.
 
     Examples
     --------
@@ -151,27 +60,111 @@ def describe(adata: AnnData | SpatialData, *, key: str = "c2sti") -> str:
     tables = _tables(adata, key)
     record = tables[0].uns[key]
     _check_consistent(record, key)
-    made = _present(tables, record, [str(name) for name in record["inserted"]])
+    made = _present(tables, record["inserted"])
     sentences = [
-        _made(made, record),
-        _placed(made, record),
-        _between(record),
-        _by(record),
-        _size(tables, record),
-        _expression(record),
-        _sureness(tables, made),
-        _pictures(adata, tables, record, key),
+        _computed(made, record),
+        _origin(record),
+        _contents(tables, made, record),
+        _histology(adata, tables, record, key),
         _pair_check(record),
-        _how(record),
+        _call(record),
     ]
     return " ".join(sentence for sentence in sentences if sentence)
 
 
+def provenance(
+    grids: Sequence[io.SliceGrid],
+    model: Mapping[str, str],
+    lattice: Lattice,
+    seed: int,
+    parameters: Mapping[str, Any],
+    call: str | None = None,
+) -> dict[str, Any]:
+    """Provenance of a result; `call` is left out where it is part of a larger one."""
+    expression = "log1p of counts scaled to 1e4"
+    if not grids[0].counts:
+        known = all(g.beside is not None for g in grids)
+        expression = "as given; counts of the same sections were known" if known else "as given"
+    inputs = {
+        _keys.label_column(g.name): {  # files take "/" for a folder
+            "fingerprint": (g.uncut or g).fingerprint(),
+            "n_obs": len(g.xy),
+            "n_vars": len((g.uncut or g).genes),
+            "layout": g.layout,
+        }
+        for g in grids
+    }
+    record: dict[str, Any] = {
+        "model": dict(model),
+        "expression": expression,
+        "parameters": {k: v for k, v in {"pitch": lattice.pitch, "seed": seed, **parameters}.items() if v is not None},
+        "inputs": inputs,
+        "versions": {name: version(name) for name in LIBRARIES},
+    }
+    if not grids[0].counts and grids[0].log1p is not None:
+        record["log1p"] = dict(grids[0].log1p)
+    return record if call is None else {**record, "calls": np.array([call], dtype=str)}
+
+
+def model_record(model: str | Path | Interpolator, method: Interpolator) -> dict[str, str]:
+    """Name of a model, that of the folder alone where it is one, and the hash of its weights where it has any."""
+    record = {"name": _name_of(model)}
+    fingerprint = getattr(method, "fingerprint", None)
+    return record if fingerprint is None else {**record, "weights": str(fingerprint())}
+
+
+def neighbours_of(record: Mapping[str, Any], name: str) -> tuple[str, str, float]:
+    """The measured sections on either side of an interpolated one, and its position between them."""
+    if "neighbours" in record:
+        row = record["neighbours"].loc[name]
+        return _result.name_of(record, int(row["a"])), _result.name_of(record, int(row["b"])), float(row["position"])
+    position = record["positions"][[str(section) for section in record["sections"]].index(name)]
+    return _keys.SLICE_A, _keys.SLICE_B, float(position)
+
+
+def call_of(function: Callable[..., Any], given: Mapping[str, Any]) -> str:
+    """A call as text: its data by their names, and those of its arguments (`given`) that are not the defaults."""
+    arguments = []
+    for name, parameter in inspect.signature(function).parameters.items():
+        value, default = given[name], parameter.default
+        if parameter.kind is parameter.POSITIONAL_OR_KEYWORD:  # the sections
+            arguments += [name] if value is not None else []
+        elif name not in NOT_RECORDED and value is not default:
+            if not (isinstance(value, str | bool | int | float | tuple) and value == default):
+                arguments.append(f"{name}={_as_text(_name_of(value) if name == 'model' else value)}")
+    return f"c2sti.tl.{function.__name__}({', '.join(arguments)})"
+
+
+def _name_of(model: str | Path | Interpolator) -> str:
+    """The name of a model; of a folder only the last part, because the others are private."""
+    name = name_of(model)
+    return name if name in NAMED else Path(name).name
+
+
+def _as_text(value: Any) -> str:
+    """An argument, so short that calls fit on a line."""
+    if isinstance(value, np.generic):
+        value = value.item()
+    if value is None or isinstance(value, str | bool | int | float):
+        return repr(value)
+    if isinstance(value, Path):
+        return repr(value.name)
+    if isinstance(value, Mapping):
+        return "{" + ", ".join(f"{_as_text(k)}: {_as_text(v)}" for k, v in value.items()) + "}"
+    if isinstance(value, np.ndarray):
+        return f"<array of shape {value.shape}>"
+    if isinstance(value, Sequence | pd.Index):
+        return f"[{', '.join(map(_as_text, value))}]" if len(value) <= MOST_LISTED else f"<{len(value)} values>"
+    return f"<{type(value).__name__}>"
+
+
+# ---- sentences
+
+
 def _tables(adata: AnnData | SpatialData, key: str) -> list[AnnData]:
+    """All tables with provenance."""
     if not isinstance(adata, AnnData) and not io.is_spatialdata(adata):
-        raise TypeError(
-            f"adata is a {type(adata).__name__}; what c2sti.tl.interpolate gave, or was made of it, is needed"
-        )
+        raise TypeError(f"adata is a {type(adata).__name__}; the result of c2sti.tl.interpolate is needed")
     tables = [adata] if isinstance(adata, AnnData) else list(adata.tables.values())
     found = [table for table in tables if "inserted" in table.uns.get(_validators.text(key, "key"), {})]
     if found:
@@ -187,119 +180,86 @@ def _tables(adata: AnnData | SpatialData, key: str) -> list[AnnData]:
 
 def _check_consistent(record: Mapping[str, Any], key: str) -> None:
     """Refuse a record whose parts are not of one result."""
-    sections = [str(name) for name in record.get("sections", ())]
-    strangers = [str(name) for name in record["inserted"] if str(name) not in sections]
-    lengths = {k: len(record[k]) for k in ("positions", "z") if k in record and len(record[k]) != len(sections)}
-    if not strangers and not lengths:
-        return
-    found = f"{strangers[0]!r} was inserted" if strangers else " and ".join(f"{n} {k}" for k, n in lengths.items())
-    raise ValueError(
-        f"uns[{key!r}] contradicts itself: {found}, and its sections are {sections}; read the result again, or make it "
-        "anew"
-    )
+    sections = [str(name) for name in record["sections"]]
+    found = [f"{str(name)!r} was interpolated" for name in record["inserted"] if str(name) not in sections][:1] or [
+        f"{len(record[k])} {k}" for k in ("positions", "z") if k in record and len(record[k]) != len(sections)
+    ]
+    if found:
+        raise ValueError(
+            f"uns[{key!r}] contradicts itself: {' and '.join(found)}, and its sections are {sections}; read the result "
+            "again, or make it again"
+        )
 
 
-def _present(tables: Sequence[AnnData], record: Mapping[str, Any], names: Sequence[str]) -> list[str]:
-    """Those of some sections that are there still: of a stack rows may have been left out."""
+def _present(tables: Sequence[AnnData], names: Iterable[str]) -> list[str]:
+    """Those of some sections that have rows: a stack may have been cut."""
     if _keys.SECTION not in tables[0].obs:
-        return list(names)
+        return [str(name) for name in names]
     there = {str(name) for table in tables for name in table.obs[_keys.SECTION].unique()}
-    return [name for name in names if name in there]
+    return [str(name) for name in names if str(name) in there]
 
 
-def _made(made: Sequence[str], record: Mapping[str, Any]) -> str:
+def _computed(made: Sequence[str], record: Mapping[str, Any]) -> str:
     if not made:
         return "All sections were measured."
-    drawn = record.get(_keys.COUNTS)
     text = f"{len(made)} section{'s were' if len(made) > 1 else ' was'} computed, not measured."
-    if drawn is None:
-        return text
-    return f"{text} Their counts were drawn at random (seed {int(drawn['seed'])}), {drawn['how']}."
-
-
-def _placed(made: Sequence[str], record: Mapping[str, Any]) -> str:
-    if not made:
-        return ""
-    names = [str(name) for name in record["sections"]]
+    if (drawn := record.get(_keys.COUNTS)) is not None:
+        text += f" Their counts were drawn at random (seed {int(drawn['seed'])}), {drawn['how']}."
+    names, own = [str(name) for name in record["sections"]], record.get("names", {})
     places = []
     for name in made:
-        depth = f"z {float(record['z'][names.index(name)]):g}" if "z" in record else ""
-        if "neighbours" in record:
-            row = record["neighbours"].loc[name]
-            first, second = (_result.name_of(record, int(row[side])) for side in "ab")
-            way = f"{row['position']:.3g} of the way from {first} to {second}"
-        else:
-            own = {side: str(record.get("names", {}).get(side, side)) for side in (_keys.SLICE_A, _keys.SLICE_B)}
-            position = float(record["positions"][names.index(name)])
-            way = f"{position:.3g} of the way from {own[_keys.SLICE_A]} to {own[_keys.SLICE_B]}"
-        places.append(f"{name} at {', '.join(filter(None, (depth, way)))}")
-    return f"{'; '.join(places)}."
+        z = f"z {float(record['z'][names.index(name)]):g}, " if "z" in record else ""
+        first, second, position = neighbours_of(record, name)
+        way = f"from {own.get(first, first)} to {own.get(second, second)}"
+        places.append(f"{name} at {z}{position:.3g} of the way {way}")
+    return f"{text} {'; '.join(places)}."
 
 
-def _between(record: Mapping[str, Any]) -> str:
-    inputs = record.get("inputs", {})
-    told = [
+def _origin(record: Mapping[str, Any]) -> str:
+    """Measured sections, software and model."""
+    by_name = sorted(record.get("inputs", {}).items(), key=lambda item: (len(item[0]), item[0]))  # slice_2, slice_10
+    inputs = [
         f"{name} ({int(i['n_obs'])} {'cells' if str(i['layout']) == 'cells' else 'spots'}, {int(i['n_vars'])} genes, "
         f"sha256 {str(i['fingerprint'])[:SHORT]})"
-        for name, i in sorted(inputs.items(), key=lambda item: (len(item[0]), item[0]))  # files sort them by letters
+        for name, i in by_name
     ]
-    return f"They were made from {', '.join(told)}." if told else ""
-
-
-def _by(record: Mapping[str, Any]) -> str:
     versions = {name: str(v) for name, v in sorted(record.get("versions", {}).items())}
     model = record.get("model", {})
     weights = f", weights sha256 {str(model['weights'])[:SHORT]}" if "weights" in model else ""
     own = f" {versions.pop('c2sti')}" if "c2sti" in versions else ""
-    others = ", ".join(f"{name} {v}" for name, v in versions.items())
-    text = f"c2sti{own}, model {str(model.get('name', 'unknown'))!r}{weights}"
-    return f"Software: {text}{'; ' if others else ''}{others}."
+    software = [f"c2sti{own}, model {str(model.get('name', 'unknown'))!r}{weights}"]
+    software += [", ".join(f"{name} {v}" for name, v in versions.items())] if versions else []
+    text = f"They were made from {', '.join(inputs)}. " if inputs else ""
+    return f"{text}Software: {'; '.join(software)}."
 
 
-def _size(tables: Sequence[AnnData], record: Mapping[str, Any]) -> str:
+def _contents(tables: Sequence[AnnData], made: Sequence[str], record: Mapping[str, Any]) -> str:
+    """Size, expression and uncertainty."""
     pitch = f" of side {float(record['lattice']['pitch']):g} (unit of the coordinates)" if "lattice" in record else ""
     n, before = tables[0].n_vars, len(record.get("genes", ()))
     of = f" of {before}" if before > n else ""
-    return f"The result holds {n}{of} genes in {sum(table.n_obs for table in tables)} rows, bins{pitch}."
-
-
-def _expression(record: Mapping[str, Any]) -> str:
-    return f"Expression: {record['expression']}." if "expression" in record else ""
-
-
-def _sureness(tables: Sequence[AnnData], made: Sequence[str]) -> str:
+    text = f"The result holds {n}{of} genes in {sum(table.n_obs for table in tables)} rows, bins{pitch}."
+    text += f" Expression: {record['expression']}." if "expression" in record else ""
     layers = {str(name) for table in tables for name in table.layers}
     kinds = {_keys.STD: "standard deviations of the means", _keys.UPPER: "intervals for measured values"}
-    told = [
-        text
-        for kind, text in kinds.items()
-        if kind in layers or any(_keys.doubt(name, kind) in layers for name in made)
-    ]
-    return f"With each interpolated value come {' and '.join(told)}." if told else ""
+    given = [what for kind, what in kinds.items() if layers & {kind, *(_keys.doubt(name, kind) for name in made)}]
+    return f"{text} With each interpolated value come {' and '.join(given)}." if given else text
 
 
-def _pictures(adata: AnnData | SpatialData, tables: Sequence[AnnData], record: Mapping[str, Any], key: str) -> str:
-    names = _present(tables, record, [str(name) for name in record["sections"]])
-    shown = [name for name in names if _has_picture(adata, name, key)]
-    if not shown:
-        return ""
-    painted = record.get(_keys.VIRTUAL_HISTOLOGY, ())
+def _histology(adata: AnnData | SpatialData, tables: Sequence[AnnData], record: Mapping[str, Any], key: str) -> str:
+    names = _present(tables, record["sections"])
     if isinstance(adata, AnnData):
-        virtual = {str(name) for name in np.atleast_1d(painted)}
+        libraries = adata.uns.get(_keys.SPATIAL, {})
+        found = {n: _result.picture_of(libraries.get(n, libraries.get(key, {})), n) is not None for n in names}
+        virtual = {str(name) for name in np.atleast_1d(record.get(_keys.VIRTUAL_HISTOLOGY, ()))}
     else:
+        found = {name: f"{name}_histology" in adata.images for name in names}
         virtual = {str(t.uns[key]["section"]) for t in tables if bool(t.uns[key][_keys.VIRTUAL_HISTOLOGY])}
-    made, taken = [n for n in shown if n in virtual], [n for n in shown if n not in virtual]
+    made = [name for name in names if found[name] and name in virtual]
+    taken = [name for name in names if found[name] and name not in virtual]
     parts = [f"virtual (computed from its neighbours') in {', '.join(made)}"] if made else []
     parts += [f"photographed in {', '.join(taken)}"] if taken else []
-    return f"H&E is {', '.join(parts)}."
-
-
-def _has_picture(adata: AnnData | SpatialData, name: str, key: str) -> bool:
-    """Whether a section has H&E: what lies under the others is blank."""
-    if not isinstance(adata, AnnData):
-        return f"{name}_histology" in adata.images
-    libraries = adata.uns.get(_keys.SPATIAL, {})
-    return _result.picture_of(libraries.get(name, libraries.get(key, {})), name) is not None
+    return f"H&E is {', '.join(parts)}." if parts else ""
 
 
 def _pair_check(record: Mapping[str, Any]) -> str:
@@ -308,17 +268,17 @@ def _pair_check(record: Mapping[str, Any]) -> str:
         return ""
     if isinstance(found, pd.DataFrame):
         bad = {str(pair): pair_check.misfits(row.to_dict()) for pair, row in found.iterrows()}
-        told = "; ".join(f"{pair}: {', '.join(names)}" for pair, names in bad.items() if names)
-        return f"Neighbours that do not pass the pair check: {told}." if told else "All neighbours pass the pair check."
+        listed = "; ".join(f"{pair}: {', '.join(names)}" for pair, names in bad.items() if names)
+        text = f"Neighbours that do not pass the pair check: {listed}."
+        return text if listed else "All neighbours pass the pair check."
     numbers = {str(name): float(value) for name, value in sorted(found.items())}
     text = ", ".join(f"{name.replace('_', ' ')} {value:.2f}" for name, value in numbers.items() if np.isfinite(value))
     wrong = pair_check.misfits(numbers)
     return f"Pair check: {text}{f'; beyond the limit: {wrong}' if wrong else ''}." if text else ""
 
 
-def _how(record: Mapping[str, Any]) -> str:
+def _call(record: Mapping[str, Any]) -> str:
     seed = record.get("parameters", {}).get("seed")
     calls = [str(call) for call in np.atleast_1d(record.get("calls", ()))]
-    return " ".join(
-        ([] if seed is None else [f"Seed {int(seed)}."]) + ([f"Made by {', then '.join(calls)}."] if calls else [])
-    )
+    sentences = [] if seed is None else [f"Seed {int(seed)}."]
+    return " ".join([*sentences, f"Made by {', then '.join(calls)}."] if calls else sentences)

@@ -1,4 +1,4 @@
-"""Hide measured sections of one's own series, make them again, and compare."""
+"""Held-out sections of a series, interpolated and compared with what was measured."""
 
 from __future__ import annotations
 
@@ -38,10 +38,10 @@ def evaluate(
     seed: int = 0,
     show_progress_bar: bool = True,
 ) -> pd.DataFrame:
-    """Hide measured sections of one's own series, make them again, and compare.
+    """Hold out measured sections of a series, interpolate them, and compare.
 
-    Every run of `n_slices` interior sections is held out in turn and made from its two neighbours (and their
-    neighbours, as context). The held-out section touches nothing: genes are chosen from the neighbours alone.
+    Every run of `n_slices` interior sections is held out in turn and interpolated from its two neighbours (and their
+    neighbours, as context). Nothing depends on the held-out section: genes are chosen from the neighbours alone.
 
     Parameters
     ----------
@@ -51,15 +51,15 @@ def evaluate(
     library_key
         Column of `obs` that names the section of each row.
     methods
-        Models to judge beside ``"copy"``, ``"linear"``, ``"lowrank"`` and ``"gp"``, which always are: whatever
-        :func:`interpolate` takes as `model`.
+        Models to compare with ``"copy"``, ``"linear"``, ``"lowrank"`` and ``"gp"``: whatever :func:`interpolate` takes
+        as `model`.
     n_slices
-        Sections hidden in a row.
+        Sections held out in a row.
     z
         Depths of the sections; by default ``obs["z_um"]`` or ``obs["z"]`` where all sections carry one, else even
         steps.
     context
-        Whether models that can use them see the series' sections beyond the pair.
+        Whether models that can use them are given the sections beyond the pair.
     n_genes
         The most variable genes among those detected in at least 10 % of the spots of both neighbours are scored.
     intervals
@@ -73,10 +73,9 @@ def evaluate(
     -------
     One row per method and held-out section: ``section`` (its place in the series), ``name``, ``position``, ``method``,
     ``pcc`` (mean over genes of the correlation over spots), ``rmse`` (log1p), ``rv`` (co-expression kept, 1 is
-    perfect), ``ceiling``
-    (the PCC that the section's own count noise allows; NaN without counts), ``fraction`` (pcc / ceiling), ``n_spots``,
-    ``n_genes``, ``seconds``; with `intervals`, of each level the share of measured values that its intervals hold, say
-    ``coverage_90``.
+    perfect), ``ceiling`` (the noise ceiling: the PCC that the section's own count noise allows; NaN without counts),
+    ``fraction`` (pcc / ceiling), ``n_spots``, ``n_genes``, ``seconds``; with `intervals`, of each level the share of
+    measured values that its intervals hold, say ``coverage_90``.
 
     Raises
     ------
@@ -86,8 +85,8 @@ def evaluate(
     Warns
     -----
     UserWarning
-        A neighbour of a held-out section holds some of its spots, with the very same expression. It happens: two of the
-        nine published sections of the developing heart share 85 of their 90 spots, and copying looks brilliant there.
+        A neighbour of a held-out section holds some of its spots, with the very same expression, as two of the nine
+        published sections of the developing heart do; scores are too high there.
 
     Examples
     --------

@@ -1,4 +1,4 @@
-"""Annotations of the spots, carried into interpolated sections: as far as tissue moves, they move with it.
+"""Annotations of spots, carried into interpolated sections: as far as tissue moves, they move with it.
 
 What is known near the place where a bin's material lies in either section is averaged by a Gaussian, as
 :func:`c2sti.models.naive.linear` averages expression, and the two means are blended 1 - p : p. Of labels that gives
@@ -9,9 +9,8 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from functools import reduce
-from typing import Any, TypeAlias
+from typing import Any, NamedTuple, TypeAlias
 
 import numpy as np
 import pandas as pd
@@ -27,11 +26,13 @@ from c2sti.ops import gaussian_operator, nearest
 CLUSTERS = 50  # different whole numbers up to which a column may be a clustering
 WHOLE = 1e-2  # how far from 1 the sum of proportions may lie
 UNWRITABLE = ("", ".", "..", "_index")  # names of columns that files refuse
+NEAR = 2.0  # spot spacings: annotations of spots farther away are not used
+GREY = "#bbbbbb"  # of labels without a colour, once the palette is used up
+DECIMALS = 6  # of probabilities that are compared: rounding must not choose between equal ones
 
 
-@dataclass(frozen=True)
-class Table:
-    """A table that is carried: names of its columns, and whether they are shares, whose rows add up to 1."""
+class Table(NamedTuple):
+    """Columns of a table that is carried, and whether its rows are proportions, which add up to 1."""
 
     columns: list[str]
     shares: bool
@@ -43,20 +44,8 @@ Kind: TypeAlias = pd.CategoricalDtype | Table | None  # labels, a table, or numb
 def shared_labels(grids: Sequence[io.SliceGrid]) -> dict[str, Kind]:
     """By key, the labels that an annotation of some sections may have, or the columns of a table; None for numbers.
 
-    What one section lacks is unknown there, which the log says.
-
-    Raises
-    ------
-    KeyError
-        No section has an annotation.
-    ValueError
-        An annotation is unknown everywhere; a label in one section and a number that is not whole in another; or a
-        table whose columns differ, unless they are proportions.
-
-    Warns
-    -----
-    UserWarning
-        A column of few whole numbers, as clusterings are, is averaged.
+    Refuses annotations that are unknown everywhere, labels in one section with numbers that are not whole in another,
+    and tables whose columns differ, unless they are proportions.
     """
     first = grids[0].annotations
     kinds: dict[str, Kind] = {}
@@ -67,8 +56,116 @@ def shared_labels(grids: Sequence[io.SliceGrid]) -> dict[str, Kind]:
     return kinds
 
 
+def carry(
+    out: AnnData,
+    a: io.SliceGrid,
+    b: io.SliceGrid,
+    labels: Mapping[str, Kind],
+    *,
+    displacement: Sequence[FloatArray] | None,
+    lattice: Lattice,
+    spacing: float,
+    key_added: str,
+) -> None:
+    """Write the annotations of two sections, and of those interpolated between them, into a result.
+
+    `displacement` has a field for each interpolated section, see :func:`c2sti.io.source_places`; None where nothing
+    moves.
+    """
+    if not labels:
+        return
+    record, points = out.uns[key_added], np.asarray(out.obsm[_keys.SPATIAL])
+    names, positions = [str(name) for name in record["inserted"]], record["positions"][1:-1]
+    fields = [None] * len(names) if displacement is None else displacement
+    places = [io.source_places(points, field, lattice, p) for field, p in zip(fields, positions, strict=True)]
+    spots = [nearest(g.xy, points) for g in (a, b)]
+    obs: dict[str, pd.Categorical | FloatArray] = {}
+    for key, kind in labels.items():
+        values = [_as_numbers(g, key, kind) for g in (a, b)]
+        for name, known, spot in zip((_keys.SLICE_A, _keys.SLICE_B), values, spots, strict=True):
+            tissue = out.obs[_keys.tissue(name)].to_numpy()
+            resampled = np.where(tissue[:, None], known[spot], np.nan)
+            _write(out, obs, _keys.annotation(name, key), resampled, kind, probabilities=False)
+        for name, where, p in zip(names, places, positions, strict=True):
+            from_a, from_b = (_around(g.xy, v, at, spacing) for g, v, at in zip((a, b), values, where, strict=True))
+            blended = _blend(from_a, from_b, p)
+            if isinstance(kind, Table) and kind.shares:
+                blended /= blended.sum(axis=1, keepdims=True)
+            _write(out, obs, _keys.annotation(name, key), blended, kind)
+    out.obs = pd.concat([out.obs, pd.DataFrame(obs, index=out.obs_names)], axis=1)
+    note_carried(out, (a, b), labels, key_added, [str(name) for name in record["sections"]])
+
+
+def carry_measured(part: AnnData, g: io.SliceGrid, labels: Mapping[str, Kind]) -> None:
+    """Write the annotations of a measured section into its rows of a series, under their own names."""
+    spot = nearest(g.xy, np.asarray(part.obsm[_keys.SPATIAL]))
+    for key, kind in labels.items():
+        _write(part, part.obs, key, _as_numbers(g, key, kind)[spot], kind)
+
+
+def note_carried(
+    out: AnnData,
+    grids: Sequence[io.SliceGrid],
+    labels: Mapping[str, Kind],
+    key_added: str,
+    sections: Sequence[str] | None = None,
+) -> None:
+    """Write the colours of labels, of each section of a pair or of a whole stack, and which annotations there are."""
+    for key, kind in labels.items():
+        colours = _palette(kind, grids, key) if isinstance(kind, pd.CategoricalDtype) else []
+        for name in [key] if sections is None else [_keys.annotation(section, key) for section in sections]:
+            if colours:
+                out.uns[_keys.colours(name)] = np.array(colours)
+    tables = [key for key, kind in labels.items() if isinstance(kind, Table)]
+    for entry, keys in ((_keys.OBS_KEYS, [key for key in labels if key not in tables]), (_keys.OBSM_KEYS, tables)):
+        if keys:
+            out.uns[key_added][entry] = np.array(keys)
+
+
+def stack_carried(
+    adata: AnnData,
+    stack: AnnData,
+    record: Mapping[str, Any],
+    names: Sequence[str],
+    rows: Sequence[NDArray[np.intp]],
+) -> None:
+    """Write the annotations of a result into a stack of its sections, one column or table for all sections.
+
+    Of each of the sections `names` the stack has the `rows` of the result.
+    """
+    for key in map(str, record.get(_keys.OBS_KEYS, ())):
+        at = [_keys.annotation(name, key) for name in names]
+        columns = [adata.obs[name].iloc[r] for name, r in zip(at, rows, strict=True)]
+        if not io.is_labels(columns[0]):
+            stack.obs[key] = np.concatenate([column.to_numpy() for column in columns])
+            continue
+        # anndata drops categories that a part of a result does not use, column by column; the tables still have all
+        by_column = {column: label for one in columns for label in one.cat.categories for column in _written([label])}
+        every = [by_column.get(c, c) for c in next(adata.obsm[name] for name in at if name in adata.obsm).columns]
+        kind = pd.CategoricalDtype(every, ordered=all(column.cat.ordered for column in columns))
+        codes = [pd.Categorical(column, dtype=kind).codes for column in columns]
+        stack.obs[key] = pd.Categorical.from_codes(np.concatenate(codes), dtype=kind)
+        values = [
+            adata.obsm[name].iloc[r].to_numpy() if name in adata.obsm else _one_hot(code, len(every))
+            for name, r, code in zip(at, rows, codes, strict=True)
+        ]
+        stack.obsm[key] = _frame(np.concatenate(values), every, stack.obs_names)
+        colours: dict[str, str] = {}
+        for name, column in zip(at, columns, strict=True):
+            given = map(str, adata.uns.get(_keys.colours(name), ()))
+            colours = dict(zip(column.cat.categories, given, strict=False)) | colours
+        if colours:
+            stack.uns[_keys.colours(key)] = np.array([colours.get(label, GREY) for label in every])
+    for key in map(str, record.get(_keys.OBSM_KEYS, ())):
+        parts = [adata.obsm[_keys.annotation(name, key)].iloc[r] for name, r in zip(names, rows, strict=True)]
+        stack.obsm[key] = pd.concat(parts).set_axis(stack.obs_names)
+
+
+# ---- kinds of annotations
+
+
 def _having(key: str, grids: Sequence[io.SliceGrid]) -> list[io.SliceGrid]:
-    """Sections that have an annotation."""
+    """Sections that have an annotation; the log names those that lack it."""
     errors = [g.annotations.absent[key] for g in grids if key in g.annotations.absent]
     having = [g for g in grids if key not in g.annotations.absent]
     if not having:
@@ -100,53 +197,43 @@ def _is_whole(values: FloatArray) -> bool:
 
 
 def _warn_of_clusters(key: str, having: Sequence[io.SliceGrid]) -> None:
-    """Say that whole numbers are averaged, where there are few different ones: a warning of integers.
-
-    Floats beside NaN may have been integers, which the log says; other floats are amounts.
-    """
+    """Warn that integers of few different values are averaged; of whole floats beside NaN only the log says it."""
     types = [g.annotations.columns[key].dtype for g in having]
     values = np.concatenate([g.annotations.numbers(key) for g in having])
-    known = values[np.isfinite(values)]
-    different = len(np.unique(known))
-    if different > CLUSTERS or not _is_whole(known) or any(map(pd.api.types.is_bool_dtype, types)):
+    different = len(np.unique(values[np.isfinite(values)]))
+    if different > CLUSTERS or not _is_whole(values) or any(map(pd.api.types.is_bool_dtype, types)):
         return
     text = (
         f"obs[{key!r}] holds whole numbers, {different} different ones, which are averaged. If they name clusters: "
-        f"adata.obs[{key!r}] = adata.obs[{key!r}].astype('category'); if they are amounts: .astype(float)"
+        f"adata.obs[{key!r}] = adata.obs[{key!r}].astype('category')"
     )
     if any(map(pd.api.types.is_integer_dtype, types)):
-        warnings.warn(text, UserWarning, stacklevel=5)
-    elif len(known) < len(values):
-        _logging.warning(text.partition("; if they are amounts")[0])
+        warnings.warn(f"{text}; if they are amounts: .astype(float)", UserWarning, stacklevel=5)
+    elif not np.isfinite(values).all():
+        _logging.warning(text)
 
 
 def _categories(key: str, having: Sequence[io.SliceGrid]) -> pd.CategoricalDtype:
     """Labels that some section uses, in the order in which they are declared."""
     columns = {g.name: g.annotations.labels(key) for g in having}
     used = {name: set(column.dropna()) for name, column in columns.items()}
-    anywhere = set.union(*used.values())
-    merged = [label for label in reduce(merge, (list(c.cat.categories) for c in columns.values())) if label in anywhere]
-    for label in merged:
-        names = [name for name, labels in used.items() if label in labels]
+    declared = reduce(merge, (list(column.cat.categories) for column in columns.values()))
+    labels = [label for label in declared if label in set.union(*used.values())]
+    for label in labels:
+        names = [name for name, found in used.items() if label in found]
         if len(names) < len(having):
             _logging.info(f"obs[{key!r}]: only {', '.join(names)} {'has' if len(names) == 1 else 'have'} {label!r}")
-    for name, labels in used.items():
+    for name, own in used.items():
         others = set().union(*(found for other, found in used.items() if other != name))
-        if others and not labels & others:
+        if others and not own & others:
             _logging.warning(
-                f"obs[{key!r}]: no label of {name} ({_some(labels)}) is in another section ({_some(others)}); if some "
+                f"obs[{key!r}]: no label of {name} ({_some(own)}) is in another section ({_some(others)}); if some "
                 "mean the same, give them the same name: .cat.rename_categories({…})"
             )
-    _check_names(f"obs[{key!r}]", merged)
-    return pd.CategoricalDtype(merged, ordered=all(_in_order(column, merged) for column in columns.values()))
-
-
-def _in_order(column: pd.Series, merged: list[str]) -> bool:
-    """Whether a column is ordered, and its labels follow each other in a list as they do in it."""
-    if not column.cat.ordered:
-        return False
-    places = [merged.index(label) for label in column.cat.categories if label in merged]
-    return places == sorted(places)
+    _check_names(f"obs[{key!r}]", labels)
+    order = [pd.Index(labels).get_indexer(column.cat.categories) for column in columns.values()]
+    agree = all((np.diff(places[places >= 0]) > 0).all() for places in order)
+    return pd.CategoricalDtype(labels, ordered=agree and all(column.cat.ordered for column in columns.values()))
 
 
 def _some(labels: set[str]) -> str:
@@ -164,33 +251,30 @@ def merge(first: list[str], second: list[str]) -> list[str]:
     return merged
 
 
-def written_columns(names: Sequence[str]) -> list[str]:
-    """Names of columns that files can hold."""
-    columns = [_keys.label_column(name) for name in names]
-    return [f"({column})" if column in UNWRITABLE else column for column in columns]
-
-
 def _check_names(where: str, names: list[str]) -> None:
     """Refuse names that a result would write as one."""
-    twice = pd.Index(names)[pd.Index(written_columns(names)).duplicated(keep=False)]
+    twice = pd.Index(names)[pd.Index(_written(names)).duplicated(keep=False)]
     if len(twice):
         raise ValueError(f"{where} holds {_some(set(twice))}, which results write under one name; rename one of them")
-
-
-# ---- tables
 
 
 def _table_kind(key: str, having: Sequence[io.SliceGrid]) -> Table:
     """Columns of a table in all sections that have it."""
     tables = {g.name: g.annotations.tables[key] for g in having}
     shares = {name: _are_shares(table) for name, table in tables.items()}
-    if any(shares.values()):
-        _check_sums(key, tables, shares)
+    for name, table in tables.items():
+        total = float(table.sum(axis=1)[table.notna().all(axis=1)].median())
+        if any(shares.values()) and not shares[name] and total > 1 + WHOLE:
+            one = next(name for name, found in shares.items() if found)
+            raise ValueError(
+                f"obsm[{key!r}] holds proportions in {one}, whose rows add up to 1, and in {name} rows that add up to "
+                f"{total:.3g}; bring both to one scale: adata.obsm[{key!r}] = adata.obsm[{key!r}] / "
+                f"np.asarray(adata.obsm[{key!r}]).sum(axis=1, keepdims=True)"
+            )
     columns = reduce(merge, (list(table.columns) for table in tables.values()))
-    lacking = {name: [c for c in columns if c not in table] for name, table in tables.items()}
-    lacking = {name: missing for name, missing in lacking.items() if missing}
+    lacking = {name: missing for name, t in tables.items() if (missing := [c for c in columns if c not in t])}
     if lacking:
-        _check_lacking(key, tables, lacking, all(shares.values()))
+        _check_lacking(key, tables, columns, lacking, all(shares.values()))
     _check_names(f"obsm[{key!r}]", columns)
     return Table(columns, all(shares.values()))
 
@@ -201,21 +285,8 @@ def _are_shares(table: pd.DataFrame) -> bool:
     return bool(known.size and known.min() >= -WHOLE and np.abs(known.sum(axis=1) - 1).max() <= WHOLE)
 
 
-def _check_sums(key: str, tables: Mapping[str, pd.DataFrame], shares: Mapping[str, bool]) -> None:
-    """Refuse proportions in one section beside abundances in another."""
-    one = next(name for name, of_one in shares.items() if of_one)
-    for name, table in tables.items():
-        total = float(table.sum(axis=1)[table.notna().all(axis=1)].median())
-        if not shares[name] and total > 1 + WHOLE:
-            raise ValueError(
-                f"obsm[{key!r}] holds proportions in {one}, whose rows add up to 1, and in {name} rows that add up to "
-                f"{total:.3g}; bring both to one scale: adata.obsm[{key!r}] = adata.obsm[{key!r}] / "
-                f"np.asarray(adata.obsm[{key!r}]).sum(axis=1, keepdims=True)"
-            )
-
-
 def _check_lacking(
-    key: str, tables: Mapping[str, pd.DataFrame], lacking: Mapping[str, list[str]], shares: bool
+    key: str, tables: Mapping[str, pd.DataFrame], every: list[str], lacking: Mapping[str, list[str]], shares: bool
 ) -> None:
     """Refuse columns that some sections lack; of proportions they are 0 there, because the others add up to 1."""
     columns = {name: list(table.columns) for name, table in tables.items()}
@@ -227,7 +298,6 @@ def _check_lacking(
             f"adata.obsm[{key!r}] = pd.DataFrame(adata.obsm[{key!r}], index=adata.obs_names, columns=[…])"
         )
     if not shares or not set.intersection(*map(set, columns.values())):
-        every = reduce(merge, columns.values())
         raise ValueError(
             f"the columns of obsm[{key!r}] differ between sections: {listed}. If the missing ones are 0 there: "
             f"adata.obsm[{key!r}] = adata.obsm[{key!r}].reindex(columns={every}, fill_value=0); if they are unknown, "
@@ -236,103 +306,24 @@ def _check_lacking(
     _logging.warning(f"obsm[{key!r}]: {listed}. Its rows add up to 1 without them, so they are 0 there")
 
 
-NEAR = 2.0  # spot spacings: what is known farther away says nothing of a bin
-GREY = "#bbbbbb"
-DECIMALS = 6  # of probabilities that are compared: rounding must not choose between equal ones
-
-
-# ---- pairs
-
-
-def carry(
-    out: AnnData,
-    a: io.SliceGrid,
-    b: io.SliceGrid,
-    labels: Mapping[str, Kind],
-    *,
-    displacement: Sequence[FloatArray] | None,
-    lattice: Lattice,
-    spacing: float,
-    key_added: str,
-) -> None:
-    """Write the annotations of two sections, and of those interpolated between them, into a result.
-
-    Parameters
-    ----------
-    out
-        Made by :func:`c2sti.io.write_slices`.
-    a, b
-        The sections as they were read.
-    labels
-        What :func:`shared_labels` says of them.
-    displacement
-        Field of each interpolated section, see :func:`c2sti.io.source_places`; None where nothing moves.
-    lattice, spacing
-        Of the pair.
-    key_added
-        As in :func:`interpolate`.
-    """
-    if not labels:
-        return
-    record, points = out.uns[key_added], np.asarray(out.obsm[_keys.SPATIAL])
-    names, positions = [str(name) for name in record["inserted"]], record["positions"][1:-1]
-    fields = [None] * len(names) if displacement is None else displacement
-    places = [io.source_places(points, field, lattice, p) for field, p in zip(fields, positions, strict=True)]
-    obs: dict[str, pd.Categorical | FloatArray] = {}
-    for key, kind in labels.items():
-        for name, g in ((_keys.SLICE_A, a), (_keys.SLICE_B, b)):
-            at, tissue = _keys.annotation(name, key), out.obs[_keys.tissue(name)].to_numpy()
-            if isinstance(kind, Table):
-                out.obsm[at] = table(measured_table(g, key, points, tissue, kind), kind, out.obs_names)
-            else:
-                obs[at] = measured(g, key, points, tissue, kind)
-        for name, where, p in zip(names, places, positions, strict=True):
-            at, known = _keys.annotation(name, key), _annotation_at(key, kind, (a, b), where, p, spacing)
-            if kind is not None:
-                out.obsm[at] = table(known, kind, out.obs_names)
-            if not isinstance(kind, Table):
-                obs[at] = known[:, 0] if kind is None else most_probable(known, kind)
-    out.obs = pd.concat([out.obs, pd.DataFrame(obs, index=out.obs_names)], axis=1)
-    note_carried(out, (a, b), labels, key_added, [str(name) for name in record["sections"]])
-
-
-def _annotation_at(
-    key: str,
-    kind: Kind,
-    pair: tuple[io.SliceGrid, io.SliceGrid],
-    places: tuple[FloatArray, FloatArray],
-    p: float,
-    spacing: float,
-) -> FloatArray:
-    """(M, C) probabilities of labels or values of a table, or (M, 1) numbers, of an interpolated section."""
-    sides = [_around(g.xy, _as_numbers(g, key, kind), at, spacing) for g, at in zip(pair, places, strict=True)]
-    mixed = blend(sides[0], sides[1], p)
-    return mixed / mixed.sum(axis=1, keepdims=True) if isinstance(kind, Table) and kind.shares else mixed
+# ---- annotations as numbers, and back
 
 
 def _as_numbers(g: io.SliceGrid, key: str, kind: Kind) -> FloatArray:
     """(n, C) one column a label, 1 where a spot has it; a table; or (n, 1) numbers. NaN where unknown."""
     if kind is None:
         return g.annotations.numbers(key)[:, None]
-    if isinstance(kind, Table):
-        return _table_values(g, key, kind)
-    code = _codes(g, key, kind)
-    values = (code[:, None] == np.arange(len(kind.categories))).astype(np.float64)
-    values[code < 0] = np.nan
-    return values
-
-
-def _codes(g: io.SliceGrid, key: str, labels: pd.CategoricalDtype) -> NDArray[np.integer]:
-    """(n,) place of each spot's label among all, -1 where it is unknown."""
-    return np.asarray(pd.Categorical(g.annotations.labels(key), dtype=labels).codes)
-
-
-def _table_values(g: io.SliceGrid, key: str, kind: Table) -> FloatArray:
-    """(n, C) a section's table with the columns of all; a column that proportions lack is 0."""
+    if isinstance(kind, pd.CategoricalDtype):
+        return _one_hot(pd.Categorical(g.annotations.labels(key), dtype=kind).codes, len(kind.categories))
     found = g.annotations.tables[key]
-    values = found.reindex(columns=kind.columns, fill_value=0.0).to_numpy()
+    values = found.reindex(columns=kind.columns, fill_value=0.0).to_numpy()  # a column that proportions lack is 0
     unknown = found.isna().any(axis=1).to_numpy() if kind.shares else np.zeros(len(found), dtype=bool)
     return np.where(unknown[:, None] | (found.shape[1] == 0), np.nan, values)
+
+
+def _one_hot(codes: NDArray[np.integer], n: int) -> FloatArray:
+    """(M, n) 1 for the label of each row and 0 for the others; NaN where the code is -1, unknown."""
+    return np.vstack([np.eye(n), np.full(n, np.nan)])[codes]
 
 
 def _around(xy: FloatArray, values: FloatArray, places: FloatArray, spacing: float) -> FloatArray:
@@ -347,88 +338,45 @@ def _around(xy: FloatArray, values: FloatArray, places: FloatArray, spacing: flo
     return mean
 
 
-def blend(from_a: FloatArray, from_b: FloatArray, p: float) -> FloatArray:
-    """(M, C) blend 1 - p : p; of one side alone where the other knows nothing, NaN where neither does."""
+def _blend(from_a: FloatArray, from_b: FloatArray, p: float) -> FloatArray:
+    """(M, C) blend 1 - p : p; of one side alone where the other is unknown, NaN where both are."""
     weights = np.stack([np.where(np.isnan(side), 0, w) for side, w in ((from_a, 1 - p), (from_b, p))])
     total = weights.sum(axis=0)
     mixed = weights[0] * np.nan_to_num(from_a) + weights[1] * np.nan_to_num(from_b)
     return np.where(total > 0, mixed / np.where(total > 0, total, 1), np.nan)
 
 
-def most_probable(probabilities: FloatArray, labels: pd.CategoricalDtype) -> pd.Categorical:
-    """(M,) labels of (M, C) probabilities; of equal ones the first, unknown where they are NaN."""
-    code = np.nan_to_num(probabilities).round(DECIMALS).argmax(axis=1)
-    return pd.Categorical.from_codes(np.where(np.isnan(probabilities[:, 0]), -1, code), dtype=labels)
-
-
-# ---- measured sections
-
-
-def measured(
-    g: io.SliceGrid, key: str, points: FloatArray, tissue: NDArray[np.bool_], labels: pd.CategoricalDtype | None
-) -> pd.Categorical | FloatArray:
-    """(M,) the nearest spot's label or number, unknown outside of the section's tissue."""
-    spot = nearest(g.xy, points)
-    if labels is None:
-        return np.where(tissue, g.annotations.numbers(key)[spot], np.nan)
-    return pd.Categorical.from_codes(np.where(tissue, _codes(g, key, labels)[spot], -1), dtype=labels)
-
-
-def measured_table(g: io.SliceGrid, key: str, points: FloatArray, tissue: NDArray[np.bool_], kind: Table) -> FloatArray:
-    """(M, C) the nearest spot's row of a table, NaN outside of the section's tissue."""
-    return np.where(tissue[:, None], _table_values(g, key, kind)[nearest(g.xy, points)], np.nan)
-
-
-def certain(labels: pd.Categorical) -> NDArray[np.float32]:
-    """(M, C) probabilities of what was measured: 1 for the label of each row, 0 for the others, NaN where unknown."""
-    code = np.asarray(labels.codes)
-    values = (code[:, None] == np.arange(len(labels.categories))).astype(np.float32)
-    values[code < 0] = np.nan
-    return values
-
-
-def table(values: FloatArray, kind: pd.CategoricalDtype | Table, index: pd.Index) -> pd.DataFrame:
-    """(M, C) probabilities of labels, or a carried table, as they are written."""
-    names = kind.columns if isinstance(kind, Table) else kind.categories
-    return pd.DataFrame(values.astype(np.float32), index=index, columns=written_columns(names))
-
-
-# ---- stacks
-
-
-def carry_measured(part: AnnData, g: io.SliceGrid, labels: Mapping[str, Kind]) -> None:
-    """Write the annotations of a measured section into its rows of a series, under their own names."""
-    points = np.asarray(part.obsm[_keys.SPATIAL])
-    tissue = np.ones(len(points), dtype=bool)
-    for key, kind in labels.items():
-        if isinstance(kind, Table):
-            part.obsm[key] = table(measured_table(g, key, points, tissue, kind), kind, part.obs_names)
-            continue
-        part.obs[key] = known = measured(g, key, points, tissue, kind)
-        if isinstance(known, pd.Categorical):
-            part.obsm[key] = table(certain(known), known.dtype, part.obs_names)
-
-
-def note_carried(
+def _write(
     out: AnnData,
-    grids: Sequence[io.SliceGrid],
-    labels: Mapping[str, Kind],
-    key_added: str,
-    sections: Sequence[str] | None = None,
+    obs: dict[str, Any] | pd.DataFrame,
+    name: str,
+    values: FloatArray,
+    kind: Kind,
+    *,
+    probabilities: bool = True,
 ) -> None:
-    """Write the colours of labels, of each section of a pair or of a whole stack, and which annotations there are."""
-    for key, kind in labels.items():
-        colours = palette(kind, grids, key) if isinstance(kind, pd.CategoricalDtype) else []
-        for name in [key] if sections is None else [_keys.annotation(section, key) for section in sections]:
-            if colours:
-                out.uns[_keys.colours(name)] = np.array(colours)
-    tables = [key for key, kind in labels.items() if isinstance(kind, Table)]
-    for entry, keys in ((_keys.OBS_KEYS, [key for key in labels if key not in tables]), (_keys.OBSM_KEYS, tables)):
-        if keys:
-            out.uns[key_added][entry] = np.array(keys)
+    """Write (M, C) values: a table into `obsm`, numbers and the most probable labels into `obs`."""
+    if isinstance(kind, Table) or (kind is not None and probabilities):
+        columns = kind.columns if isinstance(kind, Table) else kind.categories
+        out.obsm[name] = _frame(values, columns, out.obs_names)
+    if kind is None:
+        obs[name] = values[:, 0]
+    elif isinstance(kind, pd.CategoricalDtype):
+        code = np.nan_to_num(values).round(DECIMALS).argmax(axis=1)  # of equal ones the first
+        obs[name] = pd.Categorical.from_codes(np.where(np.isnan(values[:, 0]), -1, code), dtype=kind)
 
 
-def palette(labels: pd.CategoricalDtype, grids: Sequence[io.SliceGrid], key: str) -> list[str]:
+def _frame(values: FloatArray, names: Sequence[str], index: pd.Index) -> pd.DataFrame:
+    return pd.DataFrame(values.astype(np.float32), index=index, columns=_written(names))
+
+
+def _written(names: Sequence[str]) -> list[str]:
+    """Names of columns that files can hold."""
+    columns = [_keys.label_column(name) for name in names]
+    return [f"({column})" if column in UNWRITABLE else column for column in columns]
+
+
+def _palette(labels: pd.CategoricalDtype, grids: Sequence[io.SliceGrid], key: str) -> list[str]:
     """Colour of each label: that of the first section that has one, else one not yet used; none if no section has.
 
     A colour that stands for another label in an earlier section is not used again.
@@ -445,59 +393,3 @@ def palette(labels: pd.CategoricalDtype, grids: Sequence[io.SliceGrid], key: str
     used = {colour.lower() for colour in known.values()}
     free = (colour for colour in default_102 if colour.lower() not in used)
     return [known[label] if label in known else next(free, GREY) for label in labels.categories]
-
-
-def stack_carried(
-    adata: AnnData,
-    stack: AnnData,
-    record: Mapping[str, Any],
-    names: Sequence[str],
-    rows: Sequence[NDArray[np.intp]],
-) -> None:
-    """Write the annotations of a result into a stack of its sections, one column or table for all sections.
-
-    Parameters
-    ----------
-    adata, stack
-        The result, and the stack without annotations.
-    record
-        Provenance of the result.
-    names, rows
-        The sections, and the rows of the result that the stack has of each.
-    """
-    for key in map(str, record.get(_keys.OBS_KEYS, ())):
-        columns = {name: adata.obs[_keys.annotation(name, key)].iloc[r] for name, r in zip(names, rows, strict=True)}
-        if io.is_labels(columns[names[0]]):
-            _stack_labels(adata, stack, key, columns, dict(zip(names, rows, strict=True)))
-        else:
-            stack.obs[key] = np.concatenate([column.to_numpy() for column in columns.values()])
-    for key in map(str, record.get(_keys.OBSM_KEYS, ())):
-        parts = [adata.obsm[_keys.annotation(name, key)].iloc[r] for name, r in zip(names, rows, strict=True)]
-        stack.obsm[key] = pd.concat(parts).set_axis(stack.obs_names)
-
-
-def _stack_labels(
-    adata: AnnData,
-    stack: AnnData,
-    key: str,
-    columns: Mapping[str, pd.Series],
-    rows: Mapping[str, NDArray[np.intp]],
-) -> None:
-    """Labels of all sections, their probabilities, which are 0 or 1 where measured, and their colours.
-
-    anndata drops categories that a part of a result does not use, column by column; the tables still have all.
-    """
-    tables = {name: adata.obsm[at] for name in columns if (at := _keys.annotation(name, key)) in adata.obsm}
-    by_column = {written_columns([label])[0]: label for column in columns.values() for label in column.cat.categories}
-    every = [by_column.get(column, column) for column in next(iter(tables.values())).columns]
-    kind = pd.CategoricalDtype(every, ordered=all(column.cat.ordered for column in columns.values()))
-    labels = {name: pd.Categorical(column, dtype=kind) for name, column in columns.items()}
-    stack.obs[key] = pd.Categorical.from_codes(np.concatenate([part.codes for part in labels.values()]), dtype=kind)
-    values = [tables[n].iloc[rows[n]].to_numpy() if n in tables else certain(part) for n, part in labels.items()]
-    stack.obsm[key] = table(np.concatenate(values), kind, stack.obs_names)
-    colours: dict[str, str] = {}
-    for name, column in columns.items():
-        given = adata.uns.get(_keys.colours(_keys.annotation(name, key)), ())
-        colours = dict(zip(column.cat.categories, map(str, given), strict=False)) | colours
-    if colours:
-        stack.uns[_keys.colours(key)] = np.array([colours.get(label, GREY) for label in every])

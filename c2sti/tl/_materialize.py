@@ -1,4 +1,4 @@
-"""A result that is left on disk, or as its factors, brought into memory: all of it, or some genes."""
+"""A result on disk, or as its factors, brought into memory: all of it, or some genes."""
 
 from __future__ import annotations
 
@@ -17,27 +17,23 @@ def materialize(adata: AnnData, *, genes: Sequence[str] | pd.Index | None = None
     Parameters
     ----------
     adata
-        Result of :func:`interpolate` whose layers are made when somebody looks at them; or as ``anndata.read_zarr``
-        or ``anndata.read_h5ad`` reads one, with its factors and without its layers. Rows and genes may have been
-        taken out, or genes renamed.
+        Result of :func:`interpolate` or :func:`interpolate_series` with lazy layers; or with its factors and without
+        layers, as ``anndata.read_zarr`` reads one. It may have been subset, and genes renamed.
     genes
         Names of the genes wanted, or what a text column of `var` calls them; all by default.
     key
-        The `key_added` that it was made with.
+        Its `key_added`.
 
     Returns
     -------
-    AnnData of these genes, with ``X`` and all layers as :func:`interpolate` gives them in memory. The factors are left
-    out: nothing is to be made from them any more.
+    AnnData of these genes, with ``X`` and all layers as :func:`interpolate` gives them in memory, without factors.
 
     Raises
     ------
-    KeyError
-        It is no result, or parts of it are missing.
-    ValueError
-        It holds rows of another result; or is of another version.
+    KeyError, ValueError
+        It is no result, or incomplete, or of another version; or it holds rows of another result.
     MemoryError
-        It does not fit: the message says how much is needed, and how much there is.
+        It does not fit.
 
     Examples
     --------
@@ -52,21 +48,10 @@ def materialize(adata: AnnData, *, genes: Sequence[str] | pd.Index | None = None
     _validators.a(adata, "adata", AnnData, "the AnnData that c2sti.tl.interpolate gave")
     whole = io.with_layers(adata, key)
     some = whole if genes is None else whole[:, _result.genes_of(genes, whole.var_names, whole.var)]
-    _check_room(some)
-    return io.without_factors(some.to_memory(), key)
-
-
-def _check_room(adata: AnnData) -> None:
-    """Refuse what does not fit into memory.
-
-    Raises
-    ------
-    MemoryError
-        It does not.
-    """
-    needed, room = 4 * adata.n_obs * adata.n_vars * (len(adata.layers) + 1), psutil.virtual_memory().available
+    needed, room = 4 * some.n_obs * some.n_vars * (len(some.layers) + 1), psutil.virtual_memory().available
     if needed > room:
         raise MemoryError(
-            f"{len(adata.layers)} layers of {adata.n_obs} bins x {adata.n_vars} genes take {io.said(needed)}, and "
+            f"{len(some.layers)} layers of {some.n_obs} bins x {some.n_vars} genes take {io.said(needed)}, and "
             f"{io.said(room)} of memory are free; name some of the genes: genes="
         )
+    return io.without_factors(some.to_memory(), key)

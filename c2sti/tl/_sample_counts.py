@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -15,7 +14,7 @@ from scipy.spatial import KDTree
 
 from c2sti import _keys, _logging, _result, _validators, counts, io
 from c2sti._types import FloatArray, Lattice
-from c2sti.tl._describe import call_of
+from c2sti.tl._describe import call_of, neighbours_of
 from c2sti.tl._to_slices import frame_of_stack
 
 SAME_PLACE = 1e-3  # of a bin: rows of two sections this near are one bin
@@ -32,19 +31,19 @@ def sample_counts(
 ) -> AnnData:
     """Draw counts for interpolated sections, as noisy as those that were measured beside them.
 
-    For tools that take counts only. What is drawn is a *sample*: another seed gives another one, and none of them holds
-    more than the interpolated section and its neighbours do. Do not test with it, and do not count it as a replicate.
+    The counts are a *sample* for tools that take counts only: they hold no more information than the interpolated
+    section and its neighbours. Do not test with them, and do not count them as a replicate.
 
     Parameters
     ----------
     adata
         Result of :func:`interpolate` or :func:`interpolate_series`, or a stack of :func:`to_slices`, made from raw
-        counts by a model whose answers are smooth (any but ``"copy"``).
+        counts by a model whose predictions are smooth (any but ``"copy"``).
     sections
         Which of its interpolated sections; all by default.
     genes
-        Names of the genes wanted, or what a text column of `var` calls them; by default all. What is drawn for a gene
-        does not depend on which others are.
+        Names of the genes, or what a text column of `var` calls them; by default all. The counts of a gene do not
+        depend on which others are drawn.
     key
         The `key_added` that it was made with.
     seed
@@ -56,28 +55,26 @@ def sample_counts(
 
     - ``X``: CSR float32, whole numbers.
     - ``obs["total_counts"]``: their sum over the genes returned (``obs["c2sti_total_counts"]`` where an annotation
-      called "total_counts" was carried along, which keeps its values); ``obs["library_size"]``: the size, over all
-      genes that were measured, that the row was drawn with; ``obs["section"]``, ``obs["inserted"]`` (True),
-      ``obs["z"]``, annotations; ``obsm["spatial"]``, ``obsm["spatial_3d"]``.
-    - ``uns["spatial"]``: the H&E of each section, so that ``sq.pl.spatial_scatter(…, library_key="section")`` draws
-      it. ``uns["c2sti"]``: provenance of the result, ``synthetic: True``, and in ``"counts"`` the seed and what was
-      done.
+      called "total_counts" was carried along); ``obs["library_size"]``: the size, over all genes that were measured,
+      that the row was drawn with; ``obs["section"]``, ``obs["inserted"]`` (True), ``obs["z"]``, annotations;
+      ``obsm["spatial"]``, ``obsm["spatial_3d"]``.
+    - ``uns["spatial"]``: the H&E of each section. ``uns["c2sti"]``: provenance of the result, ``synthetic: True``, and
+      in ``"counts"`` the seed and the method.
 
     Raises
     ------
     KeyError
         ``uns[key]`` is missing, or there is no such section or gene.
     ValueError
-        The sections that the result was made from were not counts; or a measured neighbour is not in the stack.
+        The result was not made from counts, or a measured neighbour is not in the stack.
 
     Notes
     -----
-    Counts are negative binomial: their mean is a library size times a share of the gene. All is learnt from the two
-    measured neighbours at the place of the section (``c2sti/counts`` says how): library sizes are of nearby spots,
-    on a level between the two sections; shares come from the interpolated values, with the gap closed that lies between
-    the mean of a logarithm and the logarithm of a mean; dispersions are those of the neighbours' counts around such
-    shares; and what genes share beyond a smooth section, along up to 20 axes, is drawn for all of them together, so
-    that co-expression is kept. docs/experiments.md has how near held-out sections that comes.
+    Counts are negative binomial; ``c2sti/counts.py`` has the model. Library sizes are those of nearby measured spots,
+    on a level between the two sections; shares of genes come from the interpolated values, corrected for the difference
+    between the mean of a logarithm and the logarithm of a mean; dispersions are those of the neighbours' counts; and
+    what genes share beyond a smooth section, along up to 20 axes, is drawn for all of them together, so that
+    co-expression is kept. docs/experiments.md compares drawn counts with held-out sections.
 
     Examples
     --------
@@ -90,24 +87,31 @@ def sample_counts(
     """
     call = call_of(sample_counts, locals())
     record = _record(adata, key)
-    stacked = _keys.SECTION in adata.obs
+    lattice = _result.lattice_of(record, key)
     seed = _validators.seed(seed)
     wanted = _sections(record, sections)
-    chosen = _genes(adata, genes)
-    frame = adata[:, :0] if stacked else frame_of_stack(adata[:, :0], key)
+    chosen = np.arange(adata.n_vars)
+    if genes is not None:
+        chosen = adata.var_names.get_indexer(_result.genes_of(genes, adata.var_names, adata.var))
+    frame = adata[:, :0] if _keys.SECTION in adata.obs else frame_of_stack(adata[:, :0], key)
     label = frame.obs[_keys.SECTION].astype(str).to_numpy()
     drawn, sizes = [], []
     for name in wanted:
-        place = _place(adata, frame, record, name, stacked)
+        place = _place(adata, frame, record, lattice, name)
         found, library = counts.draw(place, counts.fit(place, seed), seed=seed, genes=chosen)
         drawn.append(found)
         sizes.append(library)
     rows = np.concatenate([np.flatnonzero(label == name) for name in wanted])
-    totals = _result.free_name(TOTAL_COUNTS, frame.obs)
-    out = _assembled(frame, rows, adata.var.iloc[chosen], sp.vstack(drawn, format="csr"), np.concatenate(sizes), totals)
-    out.obs[_keys.SECTION] = pd.Categorical(label[rows], categories=wanted, ordered=True)
-    out.uns[_keys.SPATIAL] = {n: v for n, v in frame.uns.get(_keys.SPATIAL, {}).items() if n in wanted}
-    out.uns[key] = _provenance(record, wanted, seed, call)
+    obs, totals = frame.obs.iloc[rows].copy(), _result.free_name(TOTAL_COUNTS, frame.obs)
+    matrix = sp.csr_matrix(sp.vstack(drawn, format="csr"))
+    obs[_keys.LIBRARY_SIZE] = np.concatenate(sizes)
+    obs[totals] = np.asarray(matrix.sum(axis=1), dtype=np.float64).ravel()
+    obs[_keys.SECTION] = pd.Categorical(label[rows], categories=wanted, ordered=True)
+    obsm = {k: v.iloc[rows] if isinstance(v, pd.DataFrame) else np.asarray(v)[rows] for k, v in frame.obsm.items()}
+    uns = {k: v for k, v in frame.uns.items() if k.endswith(_keys.colours(""))}
+    uns[_keys.SPATIAL] = {n: v for n, v in frame.uns.get(_keys.SPATIAL, {}).items() if n in wanted}
+    uns[key] = _provenance(record, wanted, seed, call)
+    out = AnnData(X=matrix, obs=obs, var=adata.var.iloc[chosen].copy(), obsm=obsm, uns=uns)
     if totals != TOTAL_COUNTS:
         _logging.warning(
             f"obs[{TOTAL_COUNTS!r}] is an annotation; the totals of the drawn counts are in obs[{totals!r}]"
@@ -116,25 +120,24 @@ def sample_counts(
     return out
 
 
-def _record(adata: AnnData, key: str) -> dict[str, Any]:
-    record = dict(_result.record_of(adata, key, (*_result.NAMES, "expression")))
+def _record(adata: AnnData, key: str) -> Mapping[str, Any]:
+    """Provenance of a result that counts can be drawn from."""
+    record = _result.record_of(adata, key, (*_result.NAMES, "expression"))
     if _keys.COUNTS in record:
         raise ValueError("adata holds drawn counts already; give the result that they were drawn from")
     if not str(record["expression"]).startswith("log1p of counts"):
         raise ValueError(
             f"the sections were given as normalised expression (uns[{key!r}]['expression'] is "
-            f"{str(record['expression'])!r}), which does not tell how many were counted; make the result from raw "
-            "counts: c2sti.tl.interpolate(slice_a, slice_b, layer='counts')"
+            f"{str(record['expression'])!r}), without library sizes; make the result from raw counts: "
+            "c2sti.tl.interpolate(slice_a, slice_b, layer='counts')"
         )
-    _result.lattice_of(record, key)
     stacked = _keys.SECTION in adata.obs
-    columns = [_keys.LIBRARY_SIZE] if stacked else [_keys.library_size(s) for s in (_keys.SLICE_A, _keys.SLICE_B)]
-    missing = [column for column in columns if column not in adata.obs]
-    if missing:
-        raise ValueError(
-            f"obs has no column {missing[0]!r}, without which counts cannot be told; make the result again with this "
-            "version of c2sti"
-        )
+    for column in [_keys.LIBRARY_SIZE] if stacked else map(_keys.library_size, (_keys.SLICE_A, _keys.SLICE_B)):
+        if column not in adata.obs:
+            raise ValueError(
+                f"obs has no column {column!r}, which counts are drawn by; make the result again with this version of "
+                "c2sti"
+            )
     if stacked:
         _result.check_stack(adata)
     else:
@@ -142,7 +145,8 @@ def _record(adata: AnnData, key: str) -> dict[str, Any]:
     return record
 
 
-def _sections(record: dict[str, Any], sections: str | Sequence[str] | None) -> list[str]:
+def _sections(record: Mapping[str, Any], sections: str | Sequence[str] | None) -> list[str]:
+    """Names of the interpolated sections wanted, in order of z."""
     inserted = [str(name) for name in record["inserted"]]
     wanted = inserted if sections is None else _validators.names(sections, "sections")
     unknown = [name for name in wanted if name not in inserted]
@@ -151,64 +155,26 @@ def _sections(record: dict[str, Any], sections: str | Sequence[str] | None) -> l
     return [name for name in inserted if name in wanted]
 
 
-def _genes(adata: AnnData, genes: str | Sequence[str] | pd.Index | None) -> NDArray[np.intp]:
-    if genes is None:
-        return np.arange(adata.n_vars)
-    return adata.var_names.get_indexer(_result.genes_of(genes, adata.var_names, adata.var))
-
-
-@dataclass(frozen=True)
-class Values:
-    """Some rows of a matrix, asked for by genes: dense, sparse, or on disk still."""
-
-    matrix: Any
-    rows: NDArray[np.intp]
-
-    def __call__(self, genes: NDArray[np.intp]) -> FloatArray:
-        """(m, n) values."""
-        first, last = int(genes.min(initial=0)), int(genes.max(initial=-1))
-        together = last - first + 1 == len(genes)
-        some = self.matrix[:, slice(first, last + 1) if together else genes]
-        dense = some.toarray() if sp.issparse(some) else np.asarray(some)
-        return dense[self.rows]
-
-
-@dataclass(frozen=True)
-class Counted:
-    """The counts behind measured rows of log1p expression."""
-
-    values: Values
-    library: FloatArray
-    together: sp.csr_array
-
-    def __call__(self, genes: NDArray[np.intp]) -> FloatArray:
-        """(m, n) counts: of the spots that stand for each row, together."""
-        shares = np.expm1(self.values(genes).astype(np.float64)) / counts.TARGET_SUM
-        return self.together @ np.rint(shares * self.library[:, None])
-
-
-def _place(adata: AnnData, frame: AnnData, record: dict[str, Any], name: str, stacked: bool) -> counts.Place:
+def _place(adata: AnnData, frame: AnnData, record: Mapping[str, Any], lattice: Lattice, name: str) -> counts.Place:
     """An interpolated section with its measured neighbours at the rows that it shares with them."""
-    lattice = _result.lattice_of(record, "uns")
-    xy = _xy(frame, name)
-    first, second, p = _neighbours(record, name)
+    section, places = frame.obs[_keys.SECTION].to_numpy(), np.asarray(frame.obsm[_keys.SPATIAL])
+    xy = places[section == name]
+    first, second, p = neighbours_of(record, name)
     sides = []
     for neighbour, weight in ((first, 1 - p), (second, p)):
-        rows, matrix = _where(adata, frame, neighbour, stacked)
-        if stacked and len(rows) == 0:
+        rows = section == neighbour
+        if _keys.SECTION in adata.obs and not rows.any():
             raise ValueError(
-                f"{neighbour!r}, beside {name!r}, is not in the stack, and it tells how noisy counts are; ask for its "
-                "depth as well: at_z=[…]"
+                f"{neighbour!r}, beside {name!r}, is not in the stack, and the noise of counts is learnt from it; "
+                "include its z as well: at_z=[…]"
             )
-        column = _keys.LIBRARY_SIZE if stacked else _keys.library_size(neighbour)
-        library = adata.obs[column].to_numpy(dtype=np.float64)[rows]
-        together = _standing_for(_xy(frame, neighbour), xy, lattice, spots="neighbours" in record)
+        library = frame.obs[_keys.LIBRARY_SIZE].to_numpy(dtype=np.float64)[rows]
+        together = _standing_for(places[rows], xy, lattice, spots="neighbours" in record)
         (shared,) = np.nonzero(together.sum(axis=1) > 0)
         together = together[shared]
-        found = Counted(Values(matrix, rows), library, together)
+        found = _counts_of(_values_of(adata, neighbour), library, together)
         sides.append(counts.Measured(shared, together @ library, found, weight))
-    rows, matrix = _where(adata, frame, name, stacked)
-    return counts.Place(name, xy, list(map(str, adata.var_names)), Values(matrix, rows), (sides[0], sides[1]))
+    return counts.Place(name, xy, list(map(str, adata.var_names)), _values_of(adata, name), (sides[0], sides[1]))
 
 
 def _standing_for(measured: FloatArray, bins: FloatArray, lattice: Lattice, *, spots: bool) -> sp.csr_array:
@@ -222,58 +188,40 @@ def _standing_for(measured: FloatArray, bins: FloatArray, lattice: Lattice, *, s
     return sp.csr_array((np.ones(len(row)), (row, at[row])), shape=(len(bins), len(measured)))
 
 
-def _xy(frame: AnnData, name: str) -> FloatArray:
-    return np.asarray(frame.obsm[_keys.SPATIAL])[(frame.obs[_keys.SECTION] == name).to_numpy()]
+def _values_of(adata: AnnData, name: str) -> Callable[[NDArray[np.intp]], FloatArray]:
+    """Gives (m, n) values of some genes in the rows of a section; they may be dense, sparse, or on disk still."""
+    stacked = _keys.SECTION in adata.obs
+    matrix = adata.X if stacked else adata.layers[name]
+    rows = np.flatnonzero(adata.obs[_keys.SECTION] == name if stacked else adata.obs[_keys.tissue(name)])
+    matrix = matrix.tocsc() if sp.issparse(matrix) else matrix
+
+    def values(genes: NDArray[np.intp]) -> FloatArray:
+        first, last = int(genes.min(initial=0)), int(genes.max(initial=-1))
+        together = last - first + 1 == len(genes)
+        some = matrix[:, slice(first, last + 1) if together else genes]
+        return (some.toarray() if sp.issparse(some) else np.asarray(some))[rows]
+
+    return values
 
 
-def _where(adata: AnnData, frame: AnnData, name: str, stacked: bool) -> tuple[NDArray[np.intp], Any]:
-    """Rows of a section in what was given, and the matrix in which they lie."""
-    if stacked:
-        return np.flatnonzero((frame.obs[_keys.SECTION] == name).to_numpy()), _columnwise(adata.X)
-    return np.flatnonzero(adata.obs[_keys.tissue(name)].to_numpy()), _columnwise(adata.layers[name])
+def _counts_of(
+    values: Callable[[NDArray[np.intp]], FloatArray], library: FloatArray, together: sp.csr_array
+) -> Callable[[NDArray[np.intp]], FloatArray]:
+    """Gives (m, n) counts behind log1p expression, those of the spots that stand for each row together."""
+    return lambda genes: (
+        together @ np.rint(np.expm1(values(genes).astype(np.float64)) / counts.TARGET_SUM * library[:, None])
+    )
 
 
-def _columnwise(matrix: Any) -> Any:
-    return matrix.tocsc() if sp.issparse(matrix) else matrix
-
-
-def _neighbours(record: dict[str, Any], name: str) -> tuple[str, str, float]:
-    """Names of the measured sections on either side, and the position between them."""
-    if "neighbours" in record:
-        row = record["neighbours"].loc[name]
-        first, second = (_result.name_of(record, int(row[side])) for side in "ab")
-        return first, second, float(row["position"])
-    names = [str(n) for n in record["sections"]]
-    return _keys.SLICE_A, _keys.SLICE_B, float(record["positions"][names.index(name)])
-
-
-def _assembled(
-    frame: AnnData,
-    rows: NDArray[np.intp],
-    var: pd.DataFrame,
-    drawn: sp.csr_matrix,
-    library: FloatArray,
-    totals: str,
-) -> AnnData:
-    obs = frame.obs.iloc[rows].copy()
-    obs[_keys.LIBRARY_SIZE] = library
-    obs[totals] = np.asarray(drawn.sum(axis=1), dtype=np.float64).ravel()
-    obsm = {k: v.iloc[rows] if isinstance(v, pd.DataFrame) else np.asarray(v)[rows] for k, v in frame.obsm.items()}
-    colours = {k: v for k, v in frame.uns.items() if k.endswith(_keys.colours(""))}
-    return AnnData(X=sp.csr_matrix(drawn), obs=obs, var=var.copy(), obsm=obsm, uns=colours)
-
-
-def _provenance(record: dict[str, Any], sections: Sequence[str], seed: int, call: str) -> dict[str, Any]:
+def _provenance(record: Mapping[str, Any], sections: Sequence[str], seed: int, call: str) -> dict[str, Any]:
     """That of the result, of what is left of it, and how counts were drawn."""
-    before = [str(name) for name in record["sections"]]
-    kept = [before.index(name) for name in sections]
-    some: dict[str, Any] = {k: np.asarray(record[k])[kept] for k in ("positions", "z") if k in record}
-    rest = {k: v for k, v in record.items() if k != _keys.COEXPRESSION}
-    if "neighbours" in rest:
-        rest["neighbours"] = rest["neighbours"].loc[list(sections)]
+    kept = [[str(name) for name in record["sections"]].index(name) for name in sections]
+    found = {k: v for k, v in record.items() if k != _keys.COEXPRESSION}
+    found |= {k: np.asarray(record[k])[kept] for k in ("positions", "z") if k in record}
+    if "neighbours" in found:
+        found["neighbours"] = found["neighbours"].loc[list(sections)]
     return {
-        **rest,
-        **some,
+        **found,
         "synthetic": True,
         "sections": list(sections),
         "inserted": list(sections),

@@ -1,7 +1,7 @@
-"""Fill a whole series of sections: to an even spacing, or at given depths.
+"""Fill a whole series of sections: to an even spacing, or at given z.
 
-Every depth lies in one gap between two measured sections. These two are the pair, the sections around them are context,
-and all depths of a gap are made at once. All sections come on one lattice, so that the stack is a volume.
+Every z lies in one gap between two measured sections. These two are the pair, the sections around them are context, and
+all sections of a gap are interpolated at once, on one lattice for the series.
 """
 
 from __future__ import annotations
@@ -9,42 +9,43 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
+from itertools import chain
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import anndata as ad
 import numpy as np
 import pandas as pd
 import torch
 from anndata import AnnData
 from tqdm.auto import tqdm
 
-from c2sti import _keys, _logging, _result, _validators, io
+from c2sti import _keys, _logging, _result, _validators, io, ops
 from c2sti._types import FloatArray, Interpolator, Lattice
 from c2sti.models._registry import available, resolve, sees_context
-from c2sti.models.components import Description, describe
+from c2sti.models.components import describe
 from c2sti.models.gp import Describing
 from c2sti.pair_check import OnMisfit, check_on_misfit
 from c2sti.tl._describe import call_of, model_record, provenance
 from c2sti.tl._gap import SHARES, check_key, check_level, insert, shares_of
-from c2sti.tl._labels import note_carried, shared_labels
-from c2sti.tl._stack import Part, Place, interpolated_parts, measured_part, stacked
+from c2sti.tl._labels import Kind, carry_measured, note_carried, shared_labels
+from c2sti.tl._to_slices import frame_of_stack
 
 if TYPE_CHECKING:
     from spatialdata import SpatialData
 
-
-SAME = 1e-6  # of the series' thickness: nearer to a measured section, a depth is that section's
+SAME = 1e-6  # of the series' thickness: nearer to a measured section, a z is that section's
 MOST_DEPTHS = 10_000  # more are a spacing in the wrong unit
+MOST_SECTIONS = 12  # that are described together
+MEASURED = "slice"  # that names of measured sections begin with
+SUPPORTS = ["measured", "both", "a", "b", "none"]
+
+
+# ---- z of sections
 
 
 def depths_of(grids: Sequence[io.SliceGrid], z: Sequence[float] | None) -> FloatArray:
-    """(n_sections,) depths: those given, or those that the sections carry.
-
-    Raises
-    ------
-    ValueError
-        They are missing, not one a section, or do not increase.
-    """
+    """(n_sections,) increasing z: those given, or those that the sections carry."""
     if z is None:
         without = [g.name for g in grids if g.z is None]
         if without:
@@ -57,19 +58,13 @@ def depths_of(grids: Sequence[io.SliceGrid], z: Sequence[float] | None) -> Float
     return depths
 
 
-def _check_increasing(depths: FloatArray, what: str, mend: str) -> None:
+def _check_increasing(depths: FloatArray, what: str, fix: str) -> None:
     if not np.isfinite(depths).all() or (np.diff(depths) <= 0).any():
-        raise ValueError(f"{what}, {depths.tolist()}, must increase without repeats; {mend}")
+        raise ValueError(f"{what}, {depths.tolist()}, must increase without repeats; {fix}")
 
 
 def depths_wanted(depths: FloatArray, at_z: Sequence[float] | None, spacing: float | None) -> FloatArray:
-    """(S,) depths of the sections wanted: those given, or even steps from the first on.
-
-    Raises
-    ------
-    ValueError
-        Neither or both are given, or they do not lie in the series in order.
-    """
+    """(S,) z of the sections wanted: those given, or even steps from the first section on."""
     top, bottom = depths[[0, -1]]
     if (at_z is None) == (spacing is None):
         gaps = np.diff(depths)
@@ -88,7 +83,7 @@ def depths_wanted(depths: FloatArray, at_z: Sequence[float] | None, spacing: flo
         return top + spacing * np.arange(int((bottom - top) / spacing * (1 + SAME)) + 1)
     wanted = np.atleast_1d(_validators.reals(at_z, "at_z"))
     if wanted.ndim != 1 or len(wanted) == 0:
-        raise ValueError(f"at_z has shape {wanted.shape}; a list of depths is needed")
+        raise ValueError(f"at_z has shape {wanted.shape}; a list of z is needed")
     _check_increasing(wanted, "at_z", f"try {np.unique(wanted).tolist()}")
     slack = SAME * (bottom - top)
     outside = wanted[(wanted < top - slack) | (wanted > bottom + slack)]
@@ -100,8 +95,33 @@ def depths_wanted(depths: FloatArray, at_z: Sequence[float] | None, spacing: flo
     return wanted
 
 
-MOST_SECTIONS = 12  # that are described together
-MEASURED = "slice"  # that names of measured sections begin with
+def places_of(depths: FloatArray, wanted: FloatArray, own: Sequence[str], key_added: str) -> pd.DataFrame:
+    """By name of each section of the result: its z, the measured section before it, and its position from that.
+
+    `position` is the fraction of the way to the next measured section, and 0 for a measured section itself.
+    """
+    nearest = np.abs(depths[:, None] - wanted).argmin(axis=0)
+    measured = np.abs(depths[nearest] - wanted) <= SAME * np.ptp(depths)
+    gap = np.clip(np.searchsorted(depths, wanted) - 1, 0, len(depths) - 2)
+    position = np.where(measured, 0.0, (wanted - depths[gap]) / np.diff(depths)[gap])
+    inserted = iter(_keys.inserted(key_added, int((~measured).sum())))
+    names = [own[place] if known else next(inserted) for place, known in zip(nearest, measured, strict=True)]
+    z, first = np.where(measured, depths[nearest], wanted), np.where(measured, nearest, gap)
+    return pd.DataFrame({"z": z, "first": first, "position": position}, index=names)
+
+
+def _own_names(found: Sequence[io.Source], key_added: str) -> list[str]:
+    """Names of the measured sections in the result: those of `library_key`, "|" for "/", or their places."""
+    names = [_keys.label_column(source.name) if source.library else _keys.measured(i) for i, source in enumerate(found)]
+    for name in names:
+        if name.startswith(f"{key_added}_"):
+            raise ValueError(
+                f"the section {name!r} is called like an interpolated one; choose another prefix for those: key_added="
+            )
+    return names
+
+
+# ---- the series
 
 
 def interpolate_series(
@@ -133,10 +153,10 @@ def interpolate_series(
     out: str | Path | None = None,
     max_memory: int | str | None = None,
 ) -> AnnData:
-    """Fill a series of sections to an even spacing, or make it at given depths.
+    """Interpolate a series of sections to an even spacing, or at given z.
 
-    A depth that is a measured section's gives that section as it was measured; any other is interpolated between its
-    two measured neighbours, with the sections around these as context.
+    A z that is a measured section's gives that section as it was measured; any other section is interpolated between
+    its two measured neighbours, with the sections around these as context.
 
     Parameters
     ----------
@@ -147,61 +167,43 @@ def interpolate_series(
         Column of `obs` that names the section of each row; measured sections keep these names in the result.
     z
         z of each section, increasing, µm; by default ``obs["z_um"]`` or ``obs["z"]`` of the sections.
-    at_z
-        Depths wanted, increasing, from that of the first section to that of the last.
-    spacing
-        Or their distance: depths from the first section on, as far as they lie within the series.
+    at_z, spacing
+        z of the sections wanted, increasing; or their distance, from the first section on.
     n_context
         Sections on either side of a pair that are used as its context.
-    model, layer, spatial_key, table_key, image_key, coordinate_system, window, device, seed, show_progress_bar
-        As in :func:`interpolate`.
     pitch
         Side of a bin, in the unit of the frame; by default the mean of the sections' pitches.
-    genes
-        Names of the genes wanted; by default all that the sections share. The stack is dense: bins of all sections ×
-        genes × 4 bytes, and twice that while it is made.
-    obs_keys, obsm_keys
-        Labels and numbers in `obs`, and tables in `obsm`, to carry along, as in :func:`interpolate`.
-    std, interval
-        Whether to say how uncertain interpolated values are, as in :func:`interpolate`.
-    on_misfit
-        What to do where two neighbours do not seem to belong together, as in :func:`interpolate`.
     key_added
-        Prefix of the interpolated sections' names, and key of the provenance in `uns`.
+        Prefix of the interpolated sections' names, and key of the record in `uns`.
     out
-        Where to write the result instead of holding it in memory: a zarr store that is not there yet. It holds the
-        spots of the measured sections and the factors of the others; returned is the store, opened, with lazy values.
-    max_memory
-        Bytes, or text such as ``"8GB"``: a larger result has lazy values, as one of more than 1 GB has by default.
+        Zarr store to write the result to, not there yet: the spots of the measured sections and the factors of the
+        others. It is returned opened, with lazy values.
+    model, layer, spatial_key, table_key, image_key, coordinate_system, window, genes, device, seed, show_progress_bar
+        As in :func:`interpolate`.
+    obs_keys, obsm_keys, std, interval, on_misfit, max_memory
+        As in :func:`interpolate`.
 
     Returns
     -------
     AnnData of M rows × N genes, float32 log1p expression in ``X``, in the layout of :func:`to_slices`. Rows of a
     measured section are its spots, those of an interpolated one the bins of its tissue:
 
-    - ``obs["section"]``: ``"slice_0"`` … for a measured section by its place in `slices`, or its name by
-      `library_key`; ``"c2sti_1"`` … for an interpolated one, in order of z; ``obs["inserted"]``; ``obs["z"]``; where
-      counts were given, ``obs["library_size"]`` of the measured spots; ``obs["array_row"]``, ``obs["array_col"]``: the
-      bin of the common lattice that holds the row, -1 where none does. Rows of spots have the names and the columns of
-      `obs` that the spots have, behind the section's name where two sections call spots alike.
-    - ``obs["support"]``: which of its two neighbours cover the bin (``"a"`` is the upper one), ``"measured"`` if its
-      section was.
-    - ``obsm["spatial"]`` (M, 2) and ``obsm["spatial_3d"]`` (M, 3), unit of the frame and of the depths.
+    - ``obs["section"]``: ``"slice_0"`` … for a measured section, or its name by `library_key`; ``"c2sti_1"`` … for an
+      interpolated one; ``obs["inserted"]``, ``obs["z"]``, ``obs["library_size"]``; ``obs["array_row"]``,
+      ``obs["array_col"]``, the bin of the common lattice, -1 where none holds the row; ``obs["support"]``, ``"a"`` the
+      upper neighbour. Rows of spots have the names and the columns of `obs` that the spots have.
+    - ``obsm["spatial"]`` (M, 2) and ``obsm["spatial_3d"]`` (M, 3), unit of the frame and of z.
     - with `std`: ``layers["std"]``, ``obs["confidence"]``; with `interval`: ``layers["lower"]``, ``layers["upper"]``.
       NaN where measured.
-    - annotations of `obs_keys` under their own names: `obs`, and of labels also ``obsm`` and ``uns["<key>_colors"]``.
-    - ``uns["c2sti"]``: names and depths of the sections, ``"neighbours"`` (of each interpolated section the places of
-      its neighbours in `slices`, and its position between them), ``"pair_check"`` (of each pair of neighbours between
-      which something was interpolated, as in :func:`interpolate`), model, parameters, versions, fingerprints of the
-      inputs, ``synthetic: True``. ``uns["spatial"]``: an image a section: the own one of a measured section, the
-      virtual H&E of an interpolated one whose neighbours both have H&E, else blank. Gene graphs are not made: see
-      :func:`coexpression`.
+    - annotations of `obs_keys` and `obsm_keys` under their own names.
+    - ``uns["c2sti"]``: as in :func:`interpolate`, with ``"neighbours"`` (of each interpolated section the places of its
+      neighbours in `slices`, and its position between them) and ``"pair_check"`` of each gap, without gene graphs.
+      ``uns["spatial"]``: an image a section.
 
     Raises
     ------
-    KeyError, ValueError
-        A section cannot be used, or depths are missing, out of order or outside of the series; the message says what
-        was found and what to do.
+    KeyError, ValueError, OSError
+        A section cannot be used; or z are missing, out of order or outside of the series; or `out` cannot be written.
 
     Examples
     --------
@@ -223,7 +225,7 @@ def interpolate_series(
     limit = io.memory_of(max_memory)
     n_context, device = _validators.whole(n_context, "n_context", least=0), available(device)
     method = resolve(model)
-    told = model_record(model, method)
+    described_model = model_record(model, method)
     found = io.sources(
         slices,
         least=2,
@@ -235,7 +237,7 @@ def interpolate_series(
         coordinate_system=coordinate_system,
     )
     with ExitStack() as held:
-        # Claimed before any work is done: a place that cannot be written to is better known now.
+        # Claimed before any work is done, so that a place that cannot be written to is refused at once.
         store = None if out is None else held.enter_context(io.new_store(out))
         windows = io.window_for_each(window, [source.name for source in found])
         grids = io.on_shared_genes(
@@ -248,22 +250,17 @@ def interpolate_series(
         depths = depths_of(grids, z)
         io.check_unit(depths, grids[0].pitch)
         grids = [replace(g, z=depth) for g, depth in zip(grids, depths.tolist(), strict=True)]
-        wanted = depths_wanted(depths, at_z, spacing)
-        places = list(_places(depths, wanted, own, key_added))
+        places = places_of(depths, depths_wanted(depths, at_z, spacing), own, key_added)
         lattice = io.common_lattice(*grids, pitch=pitch)
         labels, var = shared_labels(grids), io.shared_var(grids)
         if genes is not None:
             var = var.loc[_result.genes_of(genes, var.index, var, "all sections")]
-        if not sees_context(method):
-            n_context = 0
-        parts = {
-            place.name: measured_part(grids[place.first], place.name, lattice, var, labels)
-            for place in places
-            if not place.inserted
-        }
+        n_context = n_context if sees_context(method) else 0
+        measured = places["first"][places["position"] == 0]
+        parts = {name: _measured_part(grids[i], name, lattice, var, labels) for name, i in measured.items()}
         how = {
             "method": method,
-            "model": told,
+            "model": described_model,
             "lattice": lattice,
             "genes": var.index,
             "device": device,
@@ -275,80 +272,36 @@ def interpolate_series(
             "interval": interval,
             "on_misfit": on_misfit,
         }
-        n_interpolated = sum(place.inserted for place in places)
-        made, fits = _interpolated(grids, places, depths, n_context, own, show_progress_bar, how)
-        parts |= made
-        parameters = {**found[0].told(), "n_context": n_context, "spacing": spacing}
-        parameters["interval"] = interval
-        record = {_keys.PAIR_CHECK: pd.DataFrame.from_dict(fits, orient="index")}
-        record |= provenance(grids, told, lattice, seed, parameters, call)
-        stack = stacked(parts, places, own, lattice, key_added, record)
+        interpolated, fits = _interpolated(grids, places, depths, n_context, show_progress_bar, how)
+        parts |= interpolated
+        checks = {f"{own[first]} to {own[first + 1]}": fit for first, fit in fits.items()}
+        parameters = {**found[0].parameters(), "n_context": n_context, "spacing": spacing, "interval": interval}
+        record = {_keys.PAIR_CHECK: pd.DataFrame.from_dict(checks, orient="index")}
+        record |= provenance(grids, described_model, lattice, seed, parameters, call)
+        stack = _stacked(parts, places, own, lattice, key_added, record)
         note_carried(stack, grids, labels, key_added)
-        blocks = [parts[place.name].block for place in places]
+        values = [parts[name].values for name in places.index]
         _logging.info(
-            f"inserted {n_interpolated} section(s) beside {len(places) - n_interpolated} measured ({stack.n_obs} rows)"
+            f"interpolated {len(interpolated)} section(s) beside {len(measured)} measured ({stack.n_obs} rows)"
         )
+        kinds = [_keys.STD] * std + [_keys.LOWER, _keys.UPPER] * (interval is not None)
+        n_threads = torch.get_num_threads()
         if store is not None:
-            io.write_stack(store, stack, blocks, key_added)
-            del stack, blocks, parts, made  # they may be large, and are about to be read again
+            io.write_stack(store, stack, values, kinds, key_added, n_threads)
+            del stack, values, parts, interpolated  # they may be large, and are about to be read again
         else:
-            kinds = [_keys.STD] * std + [_keys.LOWER, _keys.UPPER] * (interval is not None)
-            size = 4 * stack.n_obs * stack.n_vars * (1 + len(kinds))
-            dense = size <= (io.DENSE if limit is None else limit)
-            io.add_values(stack, blocks, kinds, dense=dense, n_threads=torch.get_num_threads())
+            dense = io.is_dense(stack.shape, 1 + len(kinds), limit)
+            io.add_values(stack, values, kinds, dense=dense, n_threads=n_threads)
     return stack if out is None else io.read_zarr(out, key=key_added)
 
 
-# ---- which depths, and where they lie
+# ---- gap by gap
 
 
-def _own_names(found: Sequence[io.Source], key_added: str) -> list[str]:
-    """What the result calls the measured sections: the names of `library_key`, "|" for "/", or their places."""
-    names = [
-        _keys.label_column(source.name) if source.keys.library else _keys.measured(i) for i, source in enumerate(found)
-    ]
-    for name in names:
-        if name.startswith(f"{key_added}_"):
-            raise ValueError(
-                f"the section {name!r} is called like an interpolated one; choose another prefix for those: key_added="
-            )
-    return names
+def described_together(gaps: Sequence[int], n_sections: int, n_context: int) -> Iterator[tuple[list[int], range]]:
+    """Gaps that are read from one description, by their first section, and the up to `MOST_SECTIONS` that it describes.
 
-
-def _places(depths: FloatArray, wanted: FloatArray, own: Sequence[str], key_added: str) -> Iterator[Place]:
-    n = 0
-    for depth in wanted.tolist():
-        nearest = int(np.abs(depths - depth).argmin())
-        if abs(depths[nearest] - depth) <= SAME * np.ptp(depths):
-            yield Place(own[nearest], float(depths[nearest]), nearest, 0.0)
-            continue
-        n += 1
-        first = int(np.searchsorted(depths, depth)) - 1
-        position = (depth - depths[first]) / (depths[first + 1] - depths[first])
-        yield Place(_keys.inserted(key_added, n)[-1], depth, first, float(position))
-
-
-def _context(
-    grids: Sequence[io.SliceGrid], depths: FloatArray, first: int, n_context: int
-) -> dict[float, io.SliceGrid]:
-    """Sections around the pair that starts at `first`, by their position on its scale."""
-    scale = (depths - depths[first]) / (depths[first + 1] - depths[first])
-    around = range(max(first - n_context, 0), min(first + 2 + n_context, len(grids)))
-    return {float(scale[i]): grids[i] for i in around if i not in (first, first + 1)}
-
-
-@dataclass(frozen=True)
-class Together:
-    """Gaps between sections that are read from one description, by their first section; and its sections."""
-
-    gaps: tuple[int, ...]
-    sections: range
-
-
-def described_together(gaps: Sequence[int], n_sections: int, n_context: int) -> Iterator[Together]:
-    """Windows along z: all gaps at once where there are few sections, else as many as `MOST_SECTIONS` allow.
-
-    Every gap is read from a description that holds `n_context` sections on either side of its pair.
+    These hold `n_context` sections on either side of each pair.
     """
     left = list(gaps)
     while left:
@@ -356,64 +309,182 @@ def described_together(gaps: Sequence[int], n_sections: int, n_context: int) -> 
         room = max(MOST_SECTIONS, left[0] + 2 + n_context - start) if n_context else 2
         stop = min(start + room, n_sections)
         own = [gap for gap in left if min(gap + 2 + n_context, n_sections) <= stop]
-        yield Together(tuple(own), range(start, min(own[-1] + 2 + n_context, n_sections)))
+        yield own, range(start, min(own[-1] + 2 + n_context, n_sections))
         left = left[len(own) :]
-
-
-def _description(
-    grids: Sequence[io.SliceGrid], together: Together, method: Interpolator, lattice: Lattice, device: str, seed: int
-) -> Description | None:
-    """What a method that starts from a description reads all gaps of a window from, on the scale of z."""
-    if not isinstance(method, Describing):
-        return None
-    own = [grids[i] for i in together.sections]
-    sections, spacing, keys = io.make_sections(own, lattice)
-    return describe(sections, spacing, keys, method.settings, device=device, seed=seed).keeping()
 
 
 def _interpolated(
     grids: Sequence[io.SliceGrid],
-    places: Sequence[Place],
+    places: pd.DataFrame,
     depths: FloatArray,
     n_context: int,
-    own: Sequence[str],
     show_progress_bar: bool,
     how: Mapping[str, Any],
-) -> tuple[dict[str, Part], dict[str, dict[str, float]]]:
-    """The interpolated sections by name, gap by gap, and the pair check of each gap.
+) -> tuple[dict[str, Part], dict[int, dict[str, float]]]:
+    """The interpolated sections by name, and the pair check of each gap by its first section.
 
-    Parameters
-    ----------
-    grids, depths, own
-        The measured sections, their z and names.
-    places
-        All sections of the answer.
-    n_context
-        Sections on either side of a pair that are its context.
-    show_progress_bar
-        Whether to show one.
-    how
-        Keywords of :func:`c2sti.tl._gap.insert` that are the same for all gaps.
+    `how` has keywords of :func:`c2sti.tl._gap.insert` that are the same for all gaps.
     """
-    gaps = sorted({place.first for place in places if place.inserted})
+    inserted = places[places["position"] > 0]
+    gaps = np.unique(inserted["first"]).tolist()
+    method, lattice, key = how["method"], how["lattice"], how["key_added"]
     parts: dict[str, Part] = {}
-    fits: dict[str, dict[str, float]] = {}
-    what = f"interpolating {sum(place.inserted for place in places)} section(s)"
+    fits: dict[int, dict[str, float]] = {}
+    what = f"interpolating {len(inserted)} section(s)"
     with tqdm(total=100 * len(gaps), desc=what, bar_format=SHARES, disable=not show_progress_bar) as bar:
-        for together in described_together(gaps, len(grids), n_context):
-            described = _description(grids, together, how["method"], how["lattice"], how["device"], how["seed"])
-            for first in together.gaps:
-                inside = [place for place in places if place.inserted and place.first == first]
-                made = insert(
+        for of_window, window in described_together(gaps, len(grids), n_context):
+            described = None
+            if isinstance(method, Describing):
+                sections, spacing, keys = io.make_sections([grids[i] for i in window], lattice)
+                described = describe(
+                    sections, spacing, keys, method.settings, device=how["device"], seed=how["seed"]
+                ).keeping()
+            for first in of_window:
+                inside, (above, below) = inserted[inserted["first"] == first], depths[first : first + 2]
+                around = range(max(first - n_context, 0), min(first + 2 + n_context, len(grids)))
+                beside = [i for i in around if i not in (first, first + 1)]
+                frame, layers, *_ = insert(
                     grids[first],
                     grids[first + 1],
-                    np.array([place.position for place in inside]),
-                    context=_context(grids, depths, first, n_context),
+                    inside["position"].to_numpy(),
+                    context={float((depths[i] - above) / (below - above)): grids[i] for i in beside},
                     progress=shares_of(bar),
-                    description=None if described is None else described.between(*depths[first : first + 2]),
+                    description=None if described is None else described.between(above, below),
                     stacklevel=5,
                     **how,
                 )
-                parts |= interpolated_parts(made, inside, how["key_added"])
-                fits[f"{own[first]} to {own[first + 1]}"] = made.frame.uns[how["key_added"]][_keys.PAIR_CHECK]
+                parts |= _parts_of_gap(frame, layers, list(inside.index), key)
+                fits[first] = frame.uns[key][_keys.PAIR_CHECK]
     return parts, fits
+
+
+# ---- sections as rows of a stack
+
+
+@dataclass(frozen=True)
+class Part:
+    """One section of the stack: its rows without values, its values, and columns of `obs` of its spots."""
+
+    rows: AnnData
+    values: io.StackPart
+    obs: pd.DataFrame | None = None
+
+
+def _measured_part(g: io.SliceGrid, name: str, lattice: Lattice, var: pd.DataFrame, labels: Mapping[str, Kind]) -> Part:
+    """A measured section: its own spots."""
+    values = io.values_of(g, var.index)
+    rows = AnnData(
+        obs=pd.DataFrame({_keys.SUPPORT: "measured"}, index=g.names), var=var.copy(), obsm={_keys.SPATIAL: g.xy.copy()}
+    )
+    if g.counts:
+        values = io.log_normalise(values, g.library)
+        rows.obs[_keys.LIBRARY_SIZE] = g.library
+    carry_measured(rows, g, labels)
+    image = io.section_image(g.image, lattice)
+    spot = ops.spacing(g.xy) if len(np.unique(g.xy, axis=0)) > 1 else lattice.pitch
+    rows.uns[_keys.SPATIAL] = io.library_of_sections({name: image}, name, spot, lattice.centres)
+    return Part(rows, values, g.obs)
+
+
+def _parts_of_gap(frame: AnnData, layers: io.Layers, names: Sequence[str], key: str) -> dict[str, Part]:
+    """The interpolated sections of one gap, each by its name in the whole series."""
+    sections = frame_of_stack(frame, key)
+    painted = frame.uns[key][_keys.VIRTUAL_HISTOLOGY]
+    parts = {}
+    for i, (in_gap, name) in enumerate(zip(layers.names, names, strict=True)):
+        rows = sections[(sections.obs[_keys.SECTION] == in_gap).to_numpy()].copy()
+        rows.obs = rows.obs.drop(columns=[_keys.SECTION, _keys.INSERTED, _keys.Z]).astype({_keys.SUPPORT: str})
+        rows.uns = {_keys.SPATIAL: rows.uns[_keys.SPATIAL][in_gap], _keys.VIRTUAL_HISTOLOGY: in_gap in painted}
+        del rows.obsm[_keys.SPATIAL_3D]
+        inside = np.flatnonzero(frame.obs[_keys.tissue(in_gap)].to_numpy())
+        parts[name] = Part(rows, layers.section(i, inside, name))
+    return parts
+
+
+def _stacked(
+    parts: Mapping[str, Part],
+    places: pd.DataFrame,
+    own: Sequence[str],
+    lattice: Lattice,
+    key: str,
+    record: Mapping[str, Any],
+) -> AnnData:
+    """All sections in order of z, without their values."""
+    names = list(places.index)
+    lengths = [parts[name].rows.n_obs for name in names]
+    if any(_keys.LIBRARY_SIZE in part.rows.obs for part in parts.values()):
+        for part in parts.values():  # columns that only some sections have would be lost
+            if _keys.LIBRARY_SIZE not in part.rows.obs:
+                part.rows.obs[_keys.LIBRARY_SIZE] = np.nan
+    stack = ad.concat({name: parts[name].rows for name in names}, index_unique="-", merge="same")
+    xy, z = np.asarray(stack.obsm[_keys.SPATIAL]), np.repeat(places["z"].to_numpy(), lengths)
+    bins = lattice.bins(xy)
+    row, column = np.where(bins >= 0, np.divmod(bins, lattice.shape[1]), -1)
+    front = pd.DataFrame(
+        {
+            _keys.SECTION: pd.Categorical(np.repeat(names, lengths), categories=names, ordered=True),
+            _keys.INSERTED: np.repeat(places["position"].to_numpy() > 0, lengths),
+            _keys.Z: z,
+            "array_row": row,
+            "array_col": column,
+            _keys.SUPPORT: pd.Categorical(stack.obs[_keys.SUPPORT], categories=SUPPORTS),
+        },
+        index=stack.obs_names,
+    )
+    stack.obs = front.join(stack.obs.drop(columns=_keys.SUPPORT))
+    _add_columns_of_spots(stack, {name: parts[name].obs for name in names})
+    of_bins = [f"{name}_{r}_{c}" for name, r, c in zip(stack.obs[_keys.SECTION], row, column, strict=True)]
+    called = np.where(stack.obs[_keys.INSERTED], of_bins, _names_of_spots(parts, names))
+    stack.obs_names = pd.Index(called)
+    stack.obsm[_keys.SPATIAL_3D] = np.column_stack([xy, z])
+    inserted = places[places["position"] > 0]
+    scale = _result.log1p_of(record)
+    if scale is not None:
+        stack.uns[_keys.LOG1P] = scale
+    stack.uns[_keys.SPATIAL] = {name: parts[name].rows.uns[_keys.SPATIAL] for name in names}
+    painted = [name for name in inserted.index if parts[name].rows.uns[_keys.VIRTUAL_HISTOLOGY]]
+    stack.uns[key] = {
+        "synthetic": len(inserted) > 0,
+        "sections": names,
+        "inserted": list(inserted.index),
+        "z": places["z"].to_numpy(),
+        "slices": np.array(own),
+        "neighbours": pd.DataFrame(
+            {"a": inserted["first"], "b": inserted["first"] + 1, "position": inserted["position"]}
+        ),
+        "genes": stack.var_names.to_numpy(dtype=str),
+        "lattice": io.lattice_as_dict(lattice),
+        _keys.VIRTUAL_HISTOLOGY: np.array(painted, dtype=str),
+        **{k: v for k, v in record.items() if k != _keys.LOG1P},
+    }
+    return stack
+
+
+def _names_of_spots(parts: Mapping[str, Part], names: Sequence[str]) -> list[str]:
+    """Names of all rows: of spots their own, behind that of the section where names occur in two sections."""
+    own = [parts[name].rows.obs_names.astype(str) for name in names]
+    spots = [called for name, called in zip(names, own, strict=True) if parts[name].obs is not None]
+    alike = bool(spots) and not spots[0].append(spots[1:]).is_unique
+    return [f"{name}_{one}" if alike else one for name, called in zip(names, own, strict=True) for one in called]
+
+
+def _add_columns_of_spots(stack: AnnData, of_each: Mapping[str, pd.DataFrame | None]) -> None:
+    """Add the columns that the measured sections have of their own; missing in the others."""
+    section = stack.obs[_keys.SECTION].astype(str)
+    tables = {name: table for name, table in of_each.items() if table is not None and len(table.columns)}
+    nullable = {"b": "boolean", "i": "float64", "u": "float64"}  # kinds of columns that can be missing in some rows
+    for column in dict.fromkeys(chain.from_iterable(table.columns for table in tables.values())):
+        if column in stack.obs:
+            continue
+        having = {name: table[column] for name, table in tables.items() if column in table}
+        kinds = [
+            object if isinstance(x.dtype, pd.CategoricalDtype) else nullable.get(x.dtype.kind, x.dtype)
+            for x in having.values()
+        ]
+        together = pd.concat(
+            [x.astype(kind) for x, kind in zip(having.values(), kinds, strict=True)], ignore_index=True
+        )
+        together.index = stack.obs_names[section.isin(list(having))]
+        stack.obs[column] = together.reindex(stack.obs_names)
+        if any(isinstance(series.dtype, pd.CategoricalDtype) for series in having.values()):
+            stack.obs[column] = stack.obs[column].astype("category")

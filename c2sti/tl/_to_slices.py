@@ -1,4 +1,4 @@
-"""Take a result apart: one row per section and bin."""
+"""A result as a stack: one row per section and bin."""
 
 from __future__ import annotations
 
@@ -22,28 +22,27 @@ def to_slices(adata: AnnData, *, key: str = "c2sti", gap: float | None = None) -
     Rows of the measured sections are the bins of the result: resampled, each the nearest spot, which ``obs["spot"]``
     names. The spots themselves, at their own places, are in the stack of :func:`interpolate_series`.
 
-    What tools that expect a stack of sections want: ``sc.pl.embedding(stack, "spatial_3d", projection="3d")``,
-    ``sq.pl.spatial_scatter(stack, library_key="section")``. A section keeps the rows inside its own tissue.
+    A section keeps the rows inside its own tissue. Tools for stacks take it:
+    ``sc.pl.embedding(stack, "spatial_3d", projection="3d")``, ``sq.pl.spatial_scatter(stack, library_key="section")``.
 
     Parameters
     ----------
     adata
         Result of :func:`interpolate`.
     key
-        The `key_added` that it was made with.
+        Its `key_added`.
     gap
-        Distance from slice_a to slice_b in the unit of the coordinates, where the sections carry no z. Left out, z
-        runs from 0 to 1, which is said in the log.
+        Distance from slice_a to slice_b in the unit of the coordinates, where the sections carry no z; z runs from 0
+        to 1 without it, with a warning in the log.
 
     Returns
     -------
-    AnnData: ``X`` expression; ``obs["section"]`` (ordered from slice_a to slice_b), ``obs["inserted"]`` (True where
-    nothing was measured), ``obs["z"]``, ``obs["support"]``; where counts were given, ``obs["library_size"]`` of the
-    measured spots, NaN in interpolated sections; ``obs["spot"]``, the measured spot whose values a row has; each
-    annotation carried along as ``obs["domain"]``, with ``obsm["domain"]`` and ``uns["domain_colors"]`` if it is a
-    label; of a result that says how uncertain it is also ``layers["std"]``, ``layers["lower"]``, ``layers["upper"]``
-    and ``obs["confidence"]``, NaN where measured; ``obsm["spatial"]`` and ``obsm["spatial_3d"]``; ``uns["spatial"]``
-    with one library a section; `var`, `varp`, ``uns["log1p"]`` and ``uns[key]`` as they were.
+    AnnData with expression in ``X``; ``obs["section"]`` (ordered from slice_a to slice_b), ``"inserted"`` (True where
+    nothing was measured), ``"z"``, ``"support"``, ``"spot"`` (the measured spot of a row) and ``"library_size"``, NaN
+    in interpolated sections; annotations as ``obs["domain"]``, labels also as ``obsm["domain"]`` and
+    ``uns["domain_colors"]``; of a result with uncertainty ``layers["std"]``, ``"lower"``, ``"upper"`` and
+    ``obs["confidence"]``, NaN where measured; ``obsm["spatial"]`` and ``obsm["spatial_3d"]``; ``uns["spatial"]`` with
+    one library a section; `var`, `varp`, ``uns["log1p"]`` and ``uns[key]`` as they were.
 
     Raises
     ------
@@ -70,7 +69,7 @@ def to_slices(adata: AnnData, *, key: str = "c2sti", gap: float | None = None) -
 
 
 def stack_of(adata: AnnData, key: str, gap: float | None = None) -> AnnData:
-    """The same, for other functions: without a word about z."""
+    """:func:`to_slices` without its check of arguments and its warning."""
     stack = frame_of_stack(adata, key, gap)
     names = [str(name) for name in stack.uns[key]["sections"]]
     _result.check_sections(adata, names)
@@ -89,7 +88,7 @@ def stack_of(adata: AnnData, key: str, gap: float | None = None) -> AnnData:
 
 
 def _below(parts: Sequence[Any]) -> Any:
-    """Values one below the other: dense, or lazily where they are lazy."""
+    """Values one below the other, lazy where a part is lazy."""
     if any(hasattr(part, "compute") for part in parts):
         return da.concatenate([da.asarray(part) for part in parts])
     return np.concatenate([part.toarray() if sp.issparse(part) else np.asarray(part) for part in parts])
@@ -130,29 +129,26 @@ def frame_of_stack(adata: AnnData, key: str, gap: float | None = None) -> AnnDat
     )
     stack.uns[_keys.SPATIAL] = _libraries(adata, key, names, pitch)
     stack.uns |= {name: adata.uns[name] for name in (key, _keys.LOG1P) if name in adata.uns}
-    sizes = [adata.obs.get(_keys.library_size(name)) for name in names]
-    if sizes[0] is not None:  # counts of the measured sections are known
-        parts = [np.full(len(r), np.nan) if s is None else s.to_numpy()[r] for s, r in zip(sizes, rows, strict=True)]
-        stack.obs[_keys.LIBRARY_SIZE] = np.concatenate(parts)
-    spots = [adata.obs.get(_keys.spot(name)) for name in names]
-    if spots[0] is not None:
-        none = pd.Series(None, index=adata.obs_names, dtype=object)
-        known = [(none if s is None else s.astype(object)).iloc[r] for s, r in zip(spots, rows, strict=True)]
-        stack.obs[_keys.SPOT] = pd.Categorical(pd.concat(known, ignore_index=True))
-    _add_confidence(adata, stack, names, rows)
+    for column, of_section, kind in (
+        (_keys.LIBRARY_SIZE, _keys.library_size, float),
+        (_keys.SPOT, _keys.spot, object),
+        (_keys.CONFIDENCE, _keys.confidence, float),
+    ):
+        if any(of_section(name) in adata.obs for name in names):
+            missing = pd.Series(None, index=adata.obs_names, dtype=kind)
+            of_each = [adata.obs.get(of_section(name), missing).astype(kind) for name in names]
+            joined = pd.concat([values.iloc[r] for values, r in zip(of_each, rows, strict=True)], ignore_index=True)
+            stack.obs[column] = pd.Categorical(joined) if kind is object else joined.to_numpy()
     stack_carried(adata, stack, record, names, rows)
     return stack
 
 
 def _libraries(adata: AnnData, key: str, names: Sequence[str], pitch: float) -> dict[str, Any]:
     """One for each section: its H&E, or white; all as large as the result, so that plots of them can be compared."""
-    points, pictures = np.asarray(adata.obsm[_keys.SPATIAL]), adata.uns.get(_keys.SPATIAL, {}).get(key, {})
-    shown = pictures.get("images", {})
-    found = {name: _result.picture_of(pictures, name) if name in shown else None for name in names}
-    return {
-        name: io.library_of_section(None if one is None else io.HEImage(*one), pitch, points, name)
-        for name, one in found.items()
-    }
+    points, library = np.asarray(adata.obsm[_keys.SPATIAL]), adata.uns.get(_keys.SPATIAL, {}).get(key, {})
+    shown = library.get("images", {})
+    found = {name: _result.picture_of(library, name) if name in shown else None for name in names}
+    return {name: io.library_of_sections({name: one}, name, pitch, points) for name, one in found.items()}
 
 
 def _depths(record: Mapping[str, Any], key: str, names: Sequence[str], gap: float | None) -> NDArray[np.float64]:
@@ -166,15 +162,3 @@ def _depths(record: Mapping[str, Any], key: str, names: Sequence[str], gap: floa
         )
     found = _validators.reals(record[kind], f"uns[{key!r}][{kind!r}]")
     return found if kind == "z" else found * (1.0 if gap is None else gap)
-
-
-def _add_confidence(adata: AnnData, stack: AnnData, names: Sequence[str], rows: Sequence[NDArray[np.intp]]) -> None:
-    """Confidence in the bins of the interpolated sections, as one column; NaN where measured."""
-    inserted = stack.obs[_keys.INSERTED].to_numpy()
-    columns = {name: adata.obs[key] for name in names if (key := _keys.confidence(name)) in adata.obs}
-    if columns:
-        sure = np.full(stack.n_obs, np.nan)
-        sure[inserted] = np.concatenate(
-            [columns[name].to_numpy()[r] for name, r in zip(names, rows, strict=True) if name in columns]
-        )
-        stack.obs[_keys.CONFIDENCE] = sure

@@ -1,15 +1,14 @@
-"""A result as SpatialData: one table and one element of bins a section, in µm, with the H&E that there is."""
+"""A result as SpatialData: one table and one element of bins a section, in µm, with its H&E."""
 
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Mapping
 from itertools import chain, count
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pandas as pd
-import scipy.sparse as sp
 from anndata import AnnData
 
 from c2sti import _keys, _logging, _result, _validators, io
@@ -47,38 +46,36 @@ def to_spatialdata(
         µm in one unit of its coordinates; 1 where they are in µm, the size of a pixel where they are in pixels.
     originals
         Measured sections to put beside it, by the prefix that their elements get: ``{"before": sdata_a}``. They have to
-        lie in the frame of the result. Of an AnnData, which may be backed or lazy, places and H&E are checked and all
-        else is taken as it is: rows outside of the tissue (``obs["in_tissue"]``) are left out. Images of a SpatialData
-        stay lazily read.
+        lie in the coordinate system of the result. Of an AnnData, which may be backed or lazy, rows outside of the
+        tissue (``obs["in_tissue"]``) are left out. Images of a SpatialData stay lazy.
     spatial_key, table_key, coordinate_system
-        Where the originals have their coordinates, as in :func:`interpolate`; by default where the result's sections
-        had them.
+        Where the originals have their coordinates, as in :func:`interpolate`; by default as the result's sections.
 
     Returns
     -------
     SpatialData in one coordinate system, "global", in µm. For each section of the result, say "c2sti_1" (in names of
     elements "_" stands for characters that SpatialData cannot write):
 
-    - ``sdata["c2sti_1_bins"]``: squares of one pitch (circles, if the result was asked for at points of one's own).
+    - ``sdata["c2sti_1_bins"]``: squares of one pitch (circles, if the result was made with ``at=``).
     - ``sdata.tables["c2sti_1"]``: its rows, those inside the section's tissue. ``X`` expression; ``obs["inserted"]``,
       ``obs["support"]``, annotations; ``obsm["spatial"]`` in µm; ``varp["coexpression"]`` where graphs were made;
       ``uns["c2sti"]``: provenance, ``"section"``, and ``"synthetic"``, which is False for the measured sections.
     - ``sdata["c2sti_1_histology"]``: its H&E, where there is one; ``uns["c2sti"]["virtual_histology"]`` of the
-      table is True where it was made, not photographed.
+      table is True where it is virtual, not photographed.
 
     Of each original all elements in its coordinate system, named by its prefix; of an AnnData "before" its table
     ``sdata.tables["before"]`` with ``obsm[spatial_key]`` in µm, ``sdata["before_spots"]``,
     ``sdata["before_histology"]``.
 
-    Columns "region" and "instance" tie rows to shapes. Where a table has a column of that name, it keeps it, and they
-    are called "c2sti_region" and "c2sti_instance" (``uns["spatialdata_attrs"]`` names them).
+    Columns "region" and "instance" tie rows to shapes; where a table has columns of that name they are called
+    "c2sti_region" and "c2sti_instance".
 
     Raises
     ------
     KeyError
-        ``uns[key]`` is missing: this is not a result, or it had another `key_added`.
+        ``uns[key]`` is missing.
     ValueError
-        A name that SpatialData cannot write, a `um_per_unit` that is not positive, or an original that cannot be read.
+        A name that SpatialData cannot write, or an original that cannot be read.
 
     Examples
     --------
@@ -91,25 +88,25 @@ def to_spatialdata(
     from spatialdata import SpatialData  # noqa: PLC0415 - half a second that others should not pay
 
     um_per_unit = _validators.number(um_per_unit, "um_per_unit", above=0)
-    if originals is not None:
-        _validators.a(originals, "originals", Mapping, "a dict of sections by prefix")
+    originals = {} if originals is None else originals
+    _validators.a(originals, "originals", Mapping, "a dict of sections by prefix")
     record = _result.record_of(adata, key)
     _result.lattice_of(record, key)
     stack = adata if _keys.SECTION in adata.obs else stack_of(adata, key)
     _result.check_stack(stack)
-    for name in originals or {}:
-        check_name(name)
+    for name in originals:
+        _check_name(name)
     elements: dict[str, Any] = {}
     for name, called in _called(map(str, record["sections"])).items():
-        if not (stack.obs[_keys.SECTION] == name).any():  # points that were asked for may lie beside its tissue
+        if not (stack.obs[_keys.SECTION] == name).any():  # points of at= may lie outside of its tissue
             _logging.warning(f"{name} has no row in its tissue, and is left out: SpatialData holds no empty shapes")
             continue
         elements |= _section(stack, name, called, key, um_per_unit)
     used = record.get("parameters", {})
-    for prefix, original in (originals or {}).items():
+    for prefix, original in originals.items():
         if io.is_spatialdata(original):
-            frame = coordinate_system or used.get("coordinate_system")
-            found = _of_spatialdata(original, prefix, table_key, frame, um_per_unit)
+            system = coordinate_system or used.get("coordinate_system")
+            found = _of_spatialdata(original, prefix, table_key, system, um_per_unit)
         else:
             places = spatial_key or str(used.get("spatial_key", _keys.SPATIAL))
             found = _of_anndata(original, prefix, places, um_per_unit)
@@ -120,19 +117,13 @@ def to_spatialdata(
     return SpatialData.init_from_elements(elements)
 
 
-def check_name(name: str) -> None:
-    """Refuse names that SpatialData cannot write.
-
-    Raises
-    ------
-    ValueError
-        It holds "/" or other characters beyond letters, digits and ``_ . -``.
-    """
+def _check_name(name: str) -> None:
+    """Refuse names that SpatialData cannot write."""
     _validators.a(name, f"a name in originals, {name!r},", str, "text")
     if not VALID.fullmatch(name):
         raise ValueError(
             f"{name!r} cannot be the name of a section: letters, digits, '_', '.' and '-' can be written to files; "
-            f"{_cleaned(name)!r} would do (interpolated sections are named by key_added=)"
+            f"{_cleaned(name)!r} would do"
         )
 
 
@@ -158,37 +149,35 @@ def _called(names: Iterable[str]) -> dict[str, str]:
 
 def _section(stack: AnnData, name: str, called: str, key: str, um: float) -> dict[str, Any]:
     """Table, bins and H&E of one section of a stack."""
-    from spatialdata.models import ShapesModel  # noqa: PLC0415
-
     record = stack.uns[key]
     table = stack[(stack.obs[_keys.SECTION] == name).to_numpy()].copy()
-    xy = np.asarray(table.obsm[_keys.SPATIAL], dtype=np.float64) * um
-    pitch = float(record["lattice"]["pitch"]) * um
-    bins = f"{called}_bins"
-    shapes = ShapesModel.parse(_squares(xy, pitch) if _is_lattice(xy, record, um) else _circles(xy, pitch))
+    xy, bins = np.asarray(table.obsm[_keys.SPATIAL], dtype=np.float64), f"{called}_bins"
+    pitch = float(record["lattice"]["pitch"])
+    at = (xy - np.asarray(record["lattice"]["origin"])) / pitch
+    on_lattice = bool(np.abs(at - np.rint(at)).max(initial=0) < 1e-3)
     table.obs[_keys.SECTION] = table.obs[_keys.SECTION].astype(str).astype("category")
-    table.obsm[_keys.SPATIAL] = xy
+    table.obsm[_keys.SPATIAL] = xy * um
     table.obsm.pop(_keys.SPATIAL_3D, None)
-    library = table.uns.pop(_keys.SPATIAL, {}).get(name, {})
-    table.uns[key] = _provenance(record, name)
-    graphs = {_keys.graph(str(section)): str(section) for section in record["sections"]}
+    image = _result.picture_of(table.uns.pop(_keys.SPATIAL, {}).get(name, {}), name)
+    # graphs lie in `varp`, and names of genes are its columns
+    table.uns[key] = {k: v for k, v in record.items() if k not in (_keys.COEXPRESSION, "genes", "notes")} | {
+        "section": name,
+        "synthetic": name in [str(s) for s in record["inserted"]],
+        _keys.VIRTUAL_HISTOLOGY: name in [str(s) for s in record.get(_keys.VIRTUAL_HISTOLOGY, ())],
+    }
+    graphs = {_keys.graph(str(section)) for section in record["sections"]}
     varp = {k: v for k, v in table.varp.items() if k not in graphs}
-    held, at = io.held_graph(record, name), _result.free_name(_keys.COEXPRESSION, varp)
-    if _keys.graph(name) in table.varp:
-        varp[at] = table.varp[_keys.graph(name)]
-    elif held is not None:
-        varp[at] = sp.csr_matrix(held.among(table.var_names))
+    graph = table.varp.get(_keys.graph(name))
+    graph = io.held_graph(record, name, table.var_names) if graph is None else graph
+    if graph is not None:
+        varp[_result.free_name(_keys.COEXPRESSION, varp)] = graph
     table.varp = varp
-    picture = _result.picture_of(library, name)
-    found = {bins: shapes, called: _annotating(table, bins)}
-    return found if picture is None else {**found, f"{called}_histology": _image(picture[0], um / picture[1])}
+    found = {bins: _shapes(xy * um, pitch * um, square=on_lattice), called: _annotating(table, bins)}
+    return found if image is None else {**found, f"{called}_histology": _image(image[0], um / image[1])}
 
 
 def _annotating(table: AnnData, region: str) -> AnnData:
-    """A table whose rows belong to the shapes 0, 1, 2 … of a region, with all names such that they can be written.
-
-    Annotations keep the names that users gave them, which may hold blanks, until here. Colours go with them.
-    """
+    """A table whose rows belong to the shapes 0, 1, 2 … of a region, with columns and colours renamed for files."""
     from spatialdata import sanitize_table  # noqa: PLC0415
     from spatialdata.models import TableModel  # noqa: PLC0415
 
@@ -204,93 +193,72 @@ def _annotating(table: AnnData, region: str) -> AnnData:
     return TableModel.parse(table, region=region, region_key=region_key, instance_key=instance_key)
 
 
-def _provenance(record: Mapping[str, Any], name: str) -> dict[str, Any]:
-    """What a table says of itself: all but the graphs, which lie in `varp`, and the names, which are its columns."""
-    kept = {k: v for k, v in record.items() if k not in (_keys.COEXPRESSION, "genes", "notes")}
-    made = name in [str(s) for s in record["inserted"]]
-    painted = name in [str(s) for s in record.get(_keys.VIRTUAL_HISTOLOGY, ())]
-    return {**kept, "section": name, "synthetic": made, _keys.VIRTUAL_HISTOLOGY: painted}
-
-
-def _is_lattice(xy: FloatArray, record: Mapping[str, Any], um: float) -> bool:
-    """Whether points are centres of the lattice's bins."""
-    bins = (xy / um - np.asarray(record["lattice"]["origin"])) / float(record["lattice"]["pitch"])
-    return bool(np.abs(bins - np.rint(bins)).max(initial=0) < 1e-3)
-
-
-def _squares(xy: FloatArray, side: float) -> Any:
+def _shapes(xy: FloatArray, width: float, *, square: bool) -> Any:
+    """Squares or circles of a width."""
     import geopandas  # noqa: PLC0415
     import shapely  # noqa: PLC0415
+    from spatialdata.models import ShapesModel  # noqa: PLC0415
 
-    (x0, y0), (x1, y1) = (xy - side / 2).T, (xy + side / 2).T
-    return geopandas.GeoDataFrame(geometry=shapely.box(x0, y0, x1, y1))
-
-
-def _circles(xy: FloatArray, diameter: float) -> Any:
-    import geopandas  # noqa: PLC0415
-
-    return geopandas.GeoDataFrame({"radius": np.full(len(xy), diameter / 2)}, geometry=geopandas.points_from_xy(*xy.T))
+    if square:
+        frame = geopandas.GeoDataFrame(geometry=shapely.box(*(xy - width / 2).T, *(xy + width / 2).T))
+    else:
+        places = geopandas.points_from_xy(*xy.T)
+        frame = geopandas.GeoDataFrame({"radius": np.full(len(xy), width / 2)}, geometry=places)
+    return ShapesModel.parse(frame)
 
 
 def _image(pixels: np.ndarray, um_per_pixel: float) -> Any:
     from spatialdata.models import Image2DModel  # noqa: PLC0415
     from spatialdata.transformations import Scale  # noqa: PLC0415
 
-    scale = Scale([um_per_pixel, um_per_pixel], axes=("x", "y"))
-    return Image2DModel.parse(
-        np.moveaxis(pixels[..., :3], -1, 0),
-        dims=("c", "y", "x"),
-        c_coords=["r", "g", "b"],
-        transformations={GLOBAL: scale},
-    )
+    scale = {GLOBAL: Scale([um_per_pixel, um_per_pixel], axes=("x", "y"))}
+    channels = np.moveaxis(pixels[..., :3], -1, 0)
+    return Image2DModel.parse(channels, dims=("c", "y", "x"), c_coords=["r", "g", "b"], transformations=scale)
 
 
-# ---------------------------------------------------------------- measured sections beside it
+# ---- measured sections beside it
 
 
 def _of_anndata(adata: AnnData, name: str, spatial_key: str, um: float) -> dict[str, Any]:
     """Circles, table and H&E of a section in AnnData."""
-    from spatialdata.models import ShapesModel  # noqa: PLC0415
-
     rows, xy, pitch, image = io.read_places(adata, name=f"originals[{name!r}]", spatial_key=spatial_key)
     spots = f"{name}_spots"
     whole = adata.to_memory() if adata.is_view else adata  # views of backed files cannot be indexed once more
     table = whole[rows].to_memory()
-    for key in [ATTRS, *(key for key in table.uns if _is_libraries(table.uns[key]))]:
-        table.uns.pop(key, None)  # ties to another SpatialData, and images
+    table.uns.pop(ATTRS, None)  # ties to another SpatialData
+    for key, value in list(table.uns.items()):
+        if isinstance(value, Mapping) and any(isinstance(one, Mapping) and "images" in one for one in value.values()):
+            del table.uns[key]  # images, by squidpy's convention
     held = table.obsm[spatial_key]
     table.obsm[spatial_key] = (held if isinstance(held, np.ndarray) else xy) * um  # with z, where it has one
-    found = {spots: ShapesModel.parse(_circles(xy * um, pitch * um)), name: _annotating(table, spots)}
-    if isinstance(image, io.HEImage):
-        pixels = image.pixels
+    found = {spots: _shapes(xy * um, pitch * um, square=False), name: _annotating(table, spots)}
+    if image is not None:
+        pixels = image.levels[0]
         if pixels.dtype != np.uint8:
             pixels = np.rint(np.clip(pixels, 0, 1) * 255).astype(np.uint8)
         found[f"{name}_histology"] = _image(pixels, um / image.scale)
     return found
 
 
-def _is_libraries(value: Any) -> bool:
-    """Whether an entry of `uns` holds images by squidpy's convention."""
-    return isinstance(value, Mapping) and any(isinstance(one, Mapping) and "images" in one for one in value.values())
-
-
 def _of_spatialdata(
     sdata: SpatialData, prefix: str, table_key: str | None, coordinate_system: str | None, um: float
 ) -> dict[str, Any]:
-    """All elements in the frame, and the tables that annotate them."""
+    """All elements in the coordinate system, and the tables that annotate them."""
     from spatialdata.models import TableModel  # noqa: PLC0415
     from spatialdata.transformations import Scale, Sequence, get_transformation, set_transformation  # noqa: PLC0415
 
-    frame = io.frame_of(sdata, f"originals[{prefix!r}]", table_key, coordinate_system)
+    system = io.frame_of(sdata, f"originals[{prefix!r}]", table_key, coordinate_system)
     scale = Scale([um, um], axes=("x", "y"))
     found = {}
     for kind, name, element in sdata.gen_elements():
         known = {} if kind == "tables" else get_transformation(element, get_all=True)
-        if frame in known:
+        if system in known:
             copy = element.copy()  # shallow where it is an image: pixels are shared, transformations are not
-            set_transformation(copy, {GLOBAL: Sequence([known[frame], scale])}, set_all=True)
+            set_transformation(copy, {GLOBAL: Sequence([known[system], scale])}, set_all=True)
             found[f"{prefix}_{name}"] = copy
-    for name, table in _tables(sdata):
+    for name, table in sdata.tables.items():
+        if ATTRS not in table.uns:
+            continue
         region_key, instance_key = (table.uns[ATTRS][key] for key in ("region_key", "instance_key"))
         regions = np.array([f"{prefix}_{region}" for region in table.obs[region_key].astype(str)], dtype=object)
         rows = np.isin(regions, list(found))
@@ -303,9 +271,5 @@ def _of_spatialdata(
             )
         if not rows.all():
             left_out = f"{int((~rows).sum())} of {len(rows)} rows of table {name!r} of originals[{prefix!r}]"
-            _logging.warning(f"{left_out} annotate nothing in coordinate system {frame!r}, and are left out")
+            _logging.warning(f"{left_out} annotate nothing in coordinate system {system!r}, and are left out")
     return found
-
-
-def _tables(sdata: SpatialData) -> Iterator[tuple[str, AnnData]]:
-    return ((name, table) for name, table in sdata.tables.items() if ATTRS in table.uns)

@@ -20,8 +20,8 @@ from c2sti._types import Lattice
 from c2sti.tl._describe import describe
 from c2sti.tl._to_slices import stack_of
 
-TOLD = ("sections", "inserted", "synthetic", "model", "expression")  # of the record, in the attributes of an image
-UNEVEN = 1e-3  # of the distance between sections: depths are even up to this
+RECORDED = ("sections", "inserted", "synthetic", "model", "expression")  # of the record, in the image's attributes
+UNEVEN = 1e-3  # of the distance between sections: z are even up to this
 OFF_CENTRE = 1e-3  # of a bin: rows lie on the lattice up to this
 CHUNK = 256  # voxels along y and x that are read at once
 ZARR_FILES = ("zarr.json", ".zgroup", ".zattrs")  # one of them is in every zarr
@@ -41,7 +41,7 @@ def to_volume(
 ) -> Path:
     """Write some genes of a stack of sections as an OME-Zarr image, one channel a gene.
 
-    It opens in whatever reads OME-Zarr, with µm along all axes: ``napari --plugin napari-ome-zarr genes.zarr``.
+    Any reader of OME-Zarr opens it, with µm along all axes: ``napari --plugin napari-ome-zarr genes.zarr``.
 
     Parameters
     ----------
@@ -58,8 +58,8 @@ def to_volume(
     um_per_unit
         µm in one unit of the coordinates, where that is not the µm: the size of a pixel, say.
     fill
-        Value outside of a section's tissue: NaN, which tells it from expression of zero. Give 0 to a viewer that cannot
-        draw NaN.
+        Value outside of a section's tissue: NaN, which differs from expression of zero; 0 for viewers that cannot draw
+        NaN.
     overwrite
         Whether to replace a zarr that is there.
 
@@ -67,20 +67,16 @@ def to_volume(
     -------
     The path. There lies one array (c, z, y, x), float32 log1p expression, chunked by gene; channels have the names
     given; scale, and position of the centre of the first voxel, are in µm. The attributes "c2sti" say which sections
-    were interpolated, and in words how (:func:`describe`).
+    were interpolated, and how (:func:`describe`).
 
     Raises
     ------
     KeyError
         There is no such gene, or `adata` is no such result.
     ValueError
-        The sections are uneven, or carry no z, or lie on no lattice; or what is at `path` is no zarr.
+        The sections are uneven, or carry no z, or lie on no lattice; or `path` exists and is no zarr.
     FileExistsError
-        There is something at `path`, and `overwrite` is not set.
-
-    Notes
-    -----
-    The image is written beside its place and moved there once it is whole.
+        `path` exists, and `overwrite` is not set.
 
     Examples
     --------
@@ -100,15 +96,15 @@ def to_volume(
     stack = _stack(adata, channels, key, None if gap is None else _validators.number(gap, "gap", above=0))
     record = stack.uns[key]
     lattice = _result.lattice_of(record, key)
-    depths = stack.obs.groupby(_keys.SECTION, observed=True)[_keys.Z].first().sort_values()
-    sections = [str(name) for name in depths.index]
-    step = _step(depths)
+    z = stack.obs.groupby(_keys.SECTION, observed=True)[_keys.Z].first().sort_values()
+    sections = [str(name) for name in z.index]
+    step = _step(z)
     volume = _volume(stack, lattice, sections, fill)
     pitch = lattice.pitch * um_per_unit
-    corner = [0.0, float(depths.iloc[0]), *(c * um_per_unit for c in reversed(lattice.origin))]
+    first = [0.0, float(z.iloc[0]), *(c * um_per_unit for c in reversed(lattice.origin))]
     transformations: list[dict[str, Any]] = [
         {"type": "scale", "scale": [1.0, step, pitch, pitch]},
-        {"type": "translation", "translation": corner},
+        {"type": "translation", "translation": first},
     ]
     inserted = {str(name) for name in record["inserted"]}
     attributes = {
@@ -125,37 +121,30 @@ def to_volume(
 
 
 def _check_free(path: Path, overwrite: bool) -> None:
+    """Refuse a path without a folder, or at which there is something that may not be replaced."""
     if not path.parent.is_dir():
         raise FileNotFoundError(f"there is no folder {path.parent} to write {path.name} into")
-    if not path.exists():
-        return
-    if not overwrite:
+    if path.exists() and not overwrite:
         raise FileExistsError(f"{path} exists; name another one, or replace it with overwrite=True")
-    if not any((path / file).is_file() for file in ZARR_FILES):
+    if path.exists() and not any((path / file).is_file() for file in ZARR_FILES):
         raise ValueError(f"{path} is no zarr, and is not overwritten; name another path")
 
 
 def _stack(adata: AnnData, genes: Sequence[str], key: str, gap: float | None) -> AnnData:
     """The genes wanted, one row per section and bin."""
-    record = _result.record_of(adata, key, TOLD)
-    stacked = _keys.SECTION in adata.obs
-    if stacked:
-        _result.check_stack(adata)
-    if not stacked and gap is None and "positions" in record and "z" not in record:
-        raise ValueError("the sections carry no z; give the distance from slice_a to slice_b in µm with gap=")
+    record = _result.record_of(adata, key, RECORDED)
     some = adata[:, _result.genes_of(genes, adata.var_names, adata.var)]
-    return some if stacked else stack_of(some, key, gap)
+    if _keys.SECTION in adata.obs:
+        _result.check_stack(adata)
+        return some
+    if gap is None and "positions" in record and "z" not in record:
+        raise ValueError("the sections carry no z; give the distance from slice_a to slice_b in µm with gap=")
+    return stack_of(some, key, gap)
 
 
-def _step(depths: pd.Series) -> float:
-    """Distance between the sections.
-
-    Raises
-    ------
-    ValueError
-        There is one section only, or they are not evenly spaced.
-    """
-    steps = np.diff(depths.to_numpy())
+def _step(z: pd.Series) -> float:
+    """Distance between the sections, which has to be the same everywhere."""
+    steps = np.diff(z.to_numpy())
     if len(steps) == 0:
         raise ValueError("the stack holds one section; a volume needs two or more")
     if np.ptp(steps) > UNEVEN * steps.mean():
@@ -177,9 +166,7 @@ def _volume(stack: AnnData, lattice: Lattice, sections: Sequence[str], fill: flo
         bins = lattice.bins(xy)
         on_lattice = (bins >= 0).all() and np.abs(lattice.centres[bins] - xy).max() <= OFF_CENTRE * lattice.pitch
         if not on_lattice and inserted[rows].any():
-            raise ValueError(
-                "the rows are points of one's own (at=), not bins of a lattice; make the sections without at="
-            )
+            raise ValueError("the rows are points given by at=, not bins of a lattice; make the sections without at=")
         if not on_lattice:
             together = io.on_bins(xy, lattice.centres, lattice)
             n = together.sum(axis=1)
@@ -206,14 +193,12 @@ def _write(
 
     form = CurrentFormat()
     group = zarr.open_group(str(path), mode="w-", zarr_format=form.zarr_format)
+    space = [{"name": axis, "type": "space", "unit": "micrometer"} for axis in "zyx"]
     write_multiscale(
         [volume],
         group,
         fmt=form,
-        axes=[
-            {"name": "c", "type": "channel"},
-            *({"name": axis, "type": "space", "unit": "micrometer"} for axis in "zyx"),
-        ],
+        axes=[{"name": "c", "type": "channel"}, *space],
         coordinate_transformations=[transformations],
         storage_options={"chunks": (1, volume.shape[1], *(min(n, CHUNK) for n in volume.shape[2:]))},
         name=name,
@@ -223,7 +208,7 @@ def _write(
 
 
 def _channels(volume: NDArray[np.float32], genes: Sequence[str]) -> list[dict[str, Any]]:
-    """How viewers show each gene: its name, its colour, and black to white over what there is."""
+    """How viewers show each gene: its name, its colour, and the range of its values."""
     channels = []
     for gene, colour, values in zip(genes, cycle(COLOURS), volume, strict=False):
         top = max(float(np.nanmax(values)), 1e-6)

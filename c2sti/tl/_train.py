@@ -1,4 +1,4 @@
-"""Learn from a series of one's own."""
+"""Training on the held-out sections of a series."""
 
 from __future__ import annotations
 
@@ -41,11 +41,11 @@ def train(
     seed: int = 0,
     show_progress_bar: bool = True,
 ) -> C2STi:
-    """Train the network on the held-out sections of one's own series.
+    """Train the network on the held-out sections of a series.
 
     Every run of 1 to `n_slices` interior sections is held out in turn, with and without the sections beyond its
-    neighbours, and the network learns to make it again. What comes out is for other series of the same kind, or for the
-    gaps of this one; judging it by :func:`evaluate` on the sections that it was trained on would be judging its memory.
+    neighbours, and the network learns to interpolate it. The model is for other series of the same kind, or for the
+    gaps of this one; do not :func:`evaluate` it on the sections that it was trained on.
 
     Parameters
     ----------
@@ -55,11 +55,11 @@ def train(
     library_key
         Column of `obs` that names the section of each row.
     model
-        What to go on from: the bundled checkpoint, a folder with another, a model; None starts anew.
+        What to start from: the bundled checkpoint, a folder with another, a model; None for a new network.
     config
         Settings of the network, where `model` is None.
     how
-        Settings of the training; by default 200 gentle steps from a model, 600 anew.
+        Settings of the training; by default 200 steps at a low rate from a model, 600 for a new network.
     n_slices
         Most sections held out in a row.
     z
@@ -68,7 +68,7 @@ def train(
     n_genes
         Genes learnt from, as :func:`evaluate` chooses them. The model is for any genes.
     folder
-        Where the state is kept while training. A run that was stopped continues from there when called again.
+        Where the state is kept while training; a stopped run continues from there.
     layer, spatial_key, table_key, image_key, coordinate_system, device, show_progress_bar
         As in :func:`interpolate`.
     histology_encoder
@@ -110,10 +110,10 @@ def train(
         image_key=image_key,
         coordinate_system=coordinate_system,
     )
-    start = resolve(model) if model is not None else None
-    if start is not None and not isinstance(start, C2STi):
+    start = None if model is None else resolve(model)
+    if not isinstance(start, C2STi | None):
         raise ValueError(
-            f'model = {model!r} has nothing to train; give "c2sti", a folder written by C2STi.save, or None'
+            f"model = {model!r} has nothing to train; give 'c2sti', a folder written by C2STi.save, or None"
         )
     for given, name, kind in ((config, "config", C2STiConfig), (how, "how", TrainConfig)):
         _validators.a(given, name, (kind, type(None)), f"a c2sti.{kind.__name__}")

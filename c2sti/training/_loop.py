@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from math import cos, isfinite, pi
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 import torch
@@ -22,116 +22,14 @@ from c2sti._atomic import put
 
 STATE = "training.safetensors"
 HASH = "sha256"  # in the file's metadata, of all else
+MOMENTS = ("step", "exp_avg", "exp_avg_sq")  # of AdamW
 
-
-class OtherRun(ValueError):
-    """A folder holds the state of another run than the one that would go on from it."""
-
-
-@dataclass(frozen=True)
-class TrainingState:
-    """State of a run on disk: weights and moments by safetensors, step and settings by JSON.
-
-    Parameters
-    ----------
-    folder
-        Where it is kept.
-    settings
-        Of the run, a mark of what it learns from among them; a state with others is refused.
-    """
-
-    folder: Path
-    settings: dict[str, Any]
-
-    def save(self, network: nn.Module, optimiser: torch.optim.Optimizer, step: int) -> None:
-        """Write the state after `step` steps; the file is whole or not there."""
-        self.folder.mkdir(parents=True, exist_ok=True)
-        tensors = {f"weights.{name}": value.detach().cpu().contiguous() for name, value in network.state_dict().items()}
-        for name, parameter in network.named_parameters():
-            for key, value in optimiser.state.get(parameter, {}).items():
-                tensors[f"{key}.{name}"] = torch.as_tensor(value).detach().cpu().contiguous()
-        # Step and settings travel inside the one file, so that they cannot belong to other weights.
-        progress = json.dumps({"step": step, **self.settings})
-        metadata = {"progress": progress, HASH: _digest(progress, tensors)}
-        put(self.folder / STATE, save(tensors, metadata=metadata))
-
-    def restore(self, network: nn.Module, optimiser: torch.optim.Optimizer) -> int:
-        """Take up the state that is there, and say after how many steps it was written; 0 where there is none.
-
-        Raises
-        ------
-        OtherRun
-            It belongs to a run of other settings, or that learns from other sections.
-        ValueError
-            It is truncated or altered.
-        """
-        path = self.folder / STATE
-        if not path.is_file():
-            return 0
-        step, found, tensors = _read(path)
-        wanted = json.loads(json.dumps(self.settings))
-        # What a state of before does not say is believed: marks of data were not kept then.
-        differs = next((key for key in found if found[key] != wanted.get(key)), None)
-        if differs is not None:
-            raise OtherRun(
-                f"{path} is the state of a run with other settings ({differs} differs); train into another folder, or "
-                "remove it to begin anew"
-            )
-        network.load_state_dict({k.removeprefix("weights."): v for k, v in tensors.items() if k.startswith("weights.")})
-        for name, parameter in network.named_parameters():
-            moments = {
-                key: tensors[f"{key}.{name}"] for key in ("step", "exp_avg", "exp_avg_sq") if f"{key}.{name}" in tensors
-            }
-            if moments:
-                optimiser.state[parameter] = moments
-        return step
-
-
-def _read(path: Path) -> tuple[int, dict[str, Any], dict[str, Tensor]]:
-    """Step, settings and tensors of a state, none of them believed before all have been checked."""
-    try:
-        content = path.read_bytes()
-        tensors = load(content)
-        length = int.from_bytes(content[:8], "little")
-        metadata = json.loads(content[8 : 8 + length])["__metadata__"]
-        progress = json.loads(metadata["progress"])
-        step = int(progress.pop("step"))
-    except (SafetensorError, KeyError, TypeError, ValueError) as error:
-        raise ValueError(f"{path} cannot be read ({error}); remove it to begin anew") from error
-    if metadata.get(HASH, "") not in ("", _digest(metadata["progress"], tensors)):  # earlier versions kept none
-        raise ValueError(f"{path} was altered since it was written: its hash differs; remove it to begin anew")
-    return step, progress, tensors
-
-
-def _digest(progress: str, tensors: Mapping[str, Tensor]) -> str:
-    digest = hashlib.sha256(progress.encode())
-    for name, value in sorted(tensors.items()):
-        digest.update(name.encode())
-        digest.update(np.ascontiguousarray(value.numpy()).tobytes())
-    return digest.hexdigest()
+T = TypeVar("T")
 
 
 @dataclass(frozen=True)
 class Schedule:
-    """How long and how fast to train.
-
-    Parameters
-    ----------
-    steps
-        Optimisation steps.
-    batch
-        Examples a step and process.
-    learning_rate, final_learning_rate
-        Of AdamW, from the first to the second along half a cosine.
-    weight_decay
-        Of AdamW.
-    clip
-        Largest norm of a gradient.
-    seed
-        Of the first weights and of every draw.
-    save_every
-        Steps between two states on disk.
-    """
+    """How long and how fast to train; fields as of :class:`c2sti.TrainConfig`."""
 
     steps: int = 300
     batch: int = 2
@@ -156,62 +54,130 @@ class Schedule:
         return self.final_learning_rate + share * (self.learning_rate - self.final_learning_rate)
 
 
+class OtherRun(ValueError):
+    """A folder holds the state of another run than the one that would continue from it."""
+
+
+class TrainingState:
+    """State of a run in a folder: weights and moments by safetensors, step and settings by JSON.
+
+    A mark of what it learns from is one of the settings; a state with others is refused.
+    """
+
+    def __init__(self, folder: str | Path, settings: dict[str, Any]) -> None:
+        self.path, self.settings = Path(folder) / STATE, settings
+
+    def save(self, network: nn.Module, optimiser: torch.optim.Optimizer, step: int) -> None:
+        """Write the state after `step` steps; the file is whole or not there."""
+        self.path.parent.mkdir(parents=True, exist_ok=True)
+        tensors = {f"weights.{name}": value for name, value in network.state_dict().items()}
+        for name, parameter in network.named_parameters():
+            for key, value in optimiser.state.get(parameter, {}).items():
+                tensors[f"{key}.{name}"] = torch.as_tensor(value)
+        tensors = {name: value.detach().cpu().contiguous() for name, value in tensors.items()}
+        # Step and settings travel inside the one file, so that they cannot belong to other weights.
+        progress = json.dumps({"step": step, **self.settings})
+        put(self.path, save(tensors, metadata={"progress": progress, HASH: _digest(progress, tensors)}))
+
+    def restore(self, network: nn.Module, optimiser: torch.optim.Optimizer) -> int:
+        """Take up the state that is there, and return after how many steps it was written; 0 where there is none."""
+        if not self.path.is_file():
+            return 0
+        step, found, tensors = self._read()
+        wanted = json.loads(json.dumps(self.settings))
+        # Settings that an older state does not name are believed: marks of data were not kept then.
+        differs = next((key for key in found if found[key] != wanted.get(key)), None)
+        if differs is not None:
+            raise OtherRun(
+                f"{self.path} is the state of a run with other settings ({differs} differs); train into another "
+                "folder, or remove it to begin anew"
+            )
+        network.load_state_dict({k.removeprefix("weights."): v for k, v in tensors.items() if k.startswith("weights.")})
+        for name, parameter in network.named_parameters():
+            moments = {key: tensors[f"{key}.{name}"] for key in MOMENTS if f"{key}.{name}" in tensors}
+            if moments:
+                optimiser.state[parameter] = moments
+        return step
+
+    def _read(self) -> tuple[int, dict[str, Any], dict[str, Tensor]]:
+        """Step, settings and tensors, none of them believed before all have been checked."""
+        try:
+            content = self.path.read_bytes()
+            tensors = load(content)
+            length = int.from_bytes(content[:8], "little")
+            metadata = json.loads(content[8 : 8 + length])["__metadata__"]
+            progress = json.loads(metadata["progress"])
+            step = int(progress.pop("step"))
+        except (SafetensorError, KeyError, TypeError, ValueError) as error:
+            raise ValueError(f"{self.path} cannot be read ({error}); remove it to begin anew") from error
+        if metadata.get(HASH, "") not in ("", _digest(metadata["progress"], tensors)):  # earlier versions kept none
+            raise ValueError(f"{self.path} was altered since it was written: its hash differs; remove it to begin anew")
+        return step, progress, tensors
+
+
+def _digest(progress: str, tensors: Mapping[str, Tensor]) -> str:
+    digest = hashlib.sha256(progress.encode())
+    for name, value in sorted(tensors.items()):
+        digest.update(name.encode())
+        digest.update(np.ascontiguousarray(value.numpy()).tobytes())
+    return digest.hexdigest()
+
+
+class _Objective(nn.Module):
+    """A loss of a network as a module: what is wrapped for several processes."""
+
+    def __init__(self, network: nn.Module, loss: Callable[..., Tensor]) -> None:
+        super().__init__()
+        self.network, self.loss = network, loss
+
+    def forward(self, *given: Any) -> Tensor:
+        return self.loss(self.network, *given)
+
+
 def descend(
     network: nn.Module,
-    objective: nn.Module,
-    step_loss: Callable[[nn.Module, int], tuple[list[str], Tensor]],
+    examples_on: Callable[[str], Sequence[tuple[str, T]]],
+    draw: Callable[[T, np.random.Generator], tuple[Any, ...]],
+    loss_of: Callable[..., Tensor],
     *,
     how: Schedule,
-    keep: TrainingState | None,
-    accelerator: Any,
+    folder: str | Path | None,
+    settings: dict[str, Any],
+    device: str,
     progress: Callable[[int, float], object],
     show_progress_bar: bool,
 ) -> None:
-    """Train the network in place, from the state that is kept or from the start.
+    """Train the network in place, from the state that the folder holds or from the start; then it is on the CPU.
 
-    Parameters
-    ----------
-    network
-        To be trained.
-    objective
-        Gives the loss of an example, and holds the network.
-    step_loss
-        Of the objective (wrapped for several processes) and the step: names of the examples drawn, and their loss. What
-        is random in it depends on the step alone, not on the steps before.
-    how
-        Settings.
-    keep
-        Where the state is kept, or None.
-    accelerator
-        Made by :func:`make_accelerator`.
-    progress
-        Called with step and loss after every step.
-    show_progress_bar
-        Whether to show one.
-
-    Raises
-    ------
-    FloatingPointError
-        The loss is not a number.
+    `examples_on` gives, on a device, what is learnt from, each with its name; `draw` what a step takes of an example,
+    at random; `loss_of` the loss of the network on that. Random numbers depend on the seed, the step and the process
+    alone, not on the steps before. `settings` are those of the run, see :class:`TrainingState`.
     """
+    try:
+        import accelerate  # noqa: PLC0415 - heavy, and only training needs it
+    except ImportError as error:
+        raise ImportError('training needs accelerate: pip install "c2sti[train]"') from error
+    # Without H&E a step leaves the image's encoder untouched, which processes have to expect of each other.
+    unused = accelerate.DistributedDataParallelKwargs(find_unused_parameters=True)
+    accelerator = accelerate.Accelerator(cpu=device == "cpu", kwargs_handlers=[unused])
+    examples = examples_on(str(accelerator.device))
+    keep = None if folder is None else TrainingState(folder, settings)
     optimiser = torch.optim.AdamW(network.parameters(), lr=how.learning_rate, weight_decay=how.weight_decay)
     first = 0 if keep is None else keep.restore(network, optimiser)
-    wrapped, optimiser = accelerator.prepare(objective, optimiser)
-    bar = tqdm(
-        range(first, how.steps),
-        initial=first,
-        total=how.steps,
-        desc="training",
-        disable=not (show_progress_bar and accelerator.is_main_process),
-    )
+    objective, optimiser = accelerator.prepare(_Objective(network, loss_of), optimiser)
+    shown = show_progress_bar and accelerator.is_main_process
+    bar = tqdm(range(first, how.steps), initial=first, total=how.steps, desc="training", disable=not shown)
     for step in bar:
         for group in optimiser.param_groups:
             group["lr"] = how.rate(step)
-        drawn, loss = step_loss(wrapped, step)
+        rng = np.random.default_rng([how.seed, step, accelerator.process_index])
+        drawn = [examples[i] for i in rng.choice(len(examples), how.batch, replace=how.batch > len(examples))]
+        loss = torch.stack([objective(*draw(example, rng)) for _, example in drawn]).mean()
         value = float(loss.detach())
         if not isfinite(value):
-            kept = "" if keep is None else f"; the last good state is in {keep.folder}"
-            raise FloatingPointError(f"the loss is {value} at step {step}, on {', '.join(drawn)}{kept}")
+            kept = "" if keep is None else f"; the last good state is in {keep.path.parent}"
+            names = ", ".join(name for name, _ in drawn)
+            raise FloatingPointError(f"the loss is {value} at step {step}, on {names}{kept}")
         optimiser.zero_grad()
         accelerator.backward(loss)
         accelerator.clip_grad_norm_(network.parameters(), how.clip)
@@ -220,14 +186,4 @@ def descend(
         bar.set_postfix(loss=f"{value:.4f}")
         if keep is not None and accelerator.is_main_process and (step + 1) % how.save_every == 0:
             keep.save(network, optimiser, step + 1)
-
-
-def make_accelerator(device: str) -> Any:
-    """What runs the steps on a device, in one process or several."""
-    try:
-        import accelerate  # noqa: PLC0415 - heavy, and only training needs it
-    except ImportError as error:
-        raise ImportError('training needs accelerate: pip install "c2sti[train]"') from error
-    # Without H&E a step leaves the image's encoder untouched, which processes have to expect of each other.
-    unused = accelerate.DistributedDataParallelKwargs(find_unused_parameters=True)
-    return accelerate.Accelerator(cpu=device == "cpu", kwargs_handlers=[unused])
+    network.cpu().eval()

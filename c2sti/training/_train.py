@@ -1,22 +1,32 @@
-"""The loss of an example of the network, and its training."""
+"""How the network, and the compared ones, are trained on held-out sections, each by its own loss."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, replace
+from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeAlias
 
 import numpy as np
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from c2sti import _validators
-from c2sti.models.c2sti import C2STi, C2STiConfig, Network, fresh
+from c2sti.models import compared
+from c2sti.models.c2sti import C2STi, C2STiConfig, Network, fresh, values_at
+from c2sti.models.compared import NETWORKS, FrameInterpolator, Frames
 from c2sti.nn.losses import coexpression, correlation, endpoint_error, paper_loss, relative_error, smoothness
 from c2sti.ops import sample
-from c2sti.training._examples import Example, mark_of, turn
-from c2sti.training._loop import Schedule, TrainingState, descend, make_accelerator
+from c2sti.training._examples import Case, Example, mark_of, turn, turned_maps
+from c2sti.training._loop import Schedule, descend
+
+MIDDLE = 0.1  # how far from 0.5 a network that knows the middle only is shown sections
+RATE, FINAL_RATE = 1e-3, 1e-5  # of the compared networks
+
+# Two frames (2, K + 2, H, W), the position of the held-out section between them, its (K, H, W) maps, and (H, W) 1 where
+# it has tissue.
+Triplet: TypeAlias = tuple[Tensor, float, Tensor, Tensor]
 
 
 @dataclass(frozen=True)
@@ -80,39 +90,6 @@ class TrainConfig(Schedule):
         return cls(**{**given, **settings})
 
 
-class Objective(nn.Module):
-    """Loss of one example, as a module: what is wrapped for several processes.
-
-    Parameters
-    ----------
-    network
-        To be trained.
-    config
-        Weights of the loss.
-    """
-
-    def __init__(self, network: Network, config: TrainConfig) -> None:
-        super().__init__()
-        self.network, self.config = network, config
-
-    def forward(self, example: Example, genes: Tensor) -> Tensor:
-        """Scalar loss on the chosen genes."""
-        inputs, base = example.inputs, example.base
-        change, deformation = self.network(inputs, example.position)
-        maps = base.maps[0] + sample(change, inputs.lattice, example.points)
-        predicted = maps @ base.basis[:, genes] + base.means[0, genes]
-        truth = example.truth[:, genes]
-        displacement = deformation.displacement
-        if self.config.objective == "paper":
-            return paper_loss(predicted, truth, [displacement])
-        loss = -correlation(predicted, truth) + self.config.error * relative_error(predicted, truth)
-        loss = loss - self.config.structure * coexpression(predicted, truth)
-        loss = loss + self.config.smooth * smoothness([displacement])
-        if example.motion is not None:
-            loss = loss + self.config.motion * endpoint_error(deformation.shifts, example.motion)
-        return loss
-
-
 def train(
     examples: Sequence[Example],
     *,
@@ -126,16 +103,18 @@ def train(
 ) -> C2STi:
     """Train a network on examples.
 
+    Every step draws examples, genes and a part of the panel, turns and mirrors the tissue, and lowers the loss.
+
     Parameters
     ----------
     examples
         Held-out sections made ready, all by the same `config`.
     config
-        Settings of the network, where it does not go on from `start`.
+        Settings of the network, where it does not continue from `start`.
     how
         Settings of the training.
     start
-        A trained model to go on from.
+        A trained model to continue from.
     folder
         Where the state is kept; a run that finds a state of its own there continues from it. None keeps nothing.
     device
@@ -163,50 +142,141 @@ def train(
     network = fresh(settings, how.seed)
     if start is not None:
         network.load_state_dict(start.network.state_dict())
-    told = {
+    run = {
         "how": asdict(how),
         "network": asdict(settings),
         "start": "" if start is None else start.fingerprint(),
         "data": mark_of(examples),
     }
-    accelerator = make_accelerator(device)
-    placed = [_placed(example, accelerator.device) for example in examples]
     descend(
         network,
-        Objective(network, how),
-        lambda objective, step: _step_loss(objective, placed, how, step, accelerator.process_index),
+        lambda place: [(example.name, example.to(place)) for example in examples],
+        partial(_augmented, how),
+        partial(_loss, how),
         how=how,
-        keep=None if folder is None else TrainingState(Path(folder), told),
-        accelerator=accelerator,
+        folder=folder,
+        settings=run,
+        device=device,
         progress=progress,
         show_progress_bar=show_progress_bar,
     )
-    return C2STi(settings, network=network.cpu().eval(), card={"training": asdict(how), "examples": len(examples)})
+    return C2STi(settings, network=network, card={"training": asdict(how), "examples": len(examples)})
 
 
-def _placed(example: Example, device: torch.device) -> Example:
-    where = str(device)
-    return replace(
-        example, inputs=example.inputs.to(where), base=example.base.to(where), truth=example.truth.to(device)
+def _augmented(how: TrainConfig, example: Example, rng: np.random.Generator) -> tuple[Example, Tensor]:
+    """The example turned, with a part of its panel, and the genes to compare."""
+    device, inputs = example.truth.device, example.inputs
+    genes = np.sort(rng.permutation(example.truth.shape[1])[: how.genes])
+    panel = np.sort(rng.permutation(len(inputs.propagation))[: how.panel])
+    fewer = replace(example, inputs=inputs.genes(torch.as_tensor(panel, device=device)))
+    turned = turn(fewer, int(rng.integers(4)), bool(rng.integers(2)))
+    return turned, torch.as_tensor(genes, device=device)
+
+
+def _loss(how: TrainConfig, network: Network, example: Example, genes: Tensor) -> Tensor:
+    """Scalar loss of an example on the chosen genes."""
+    inputs, base = example.inputs, example.base
+    found, deformation = network(inputs, example.position)
+    found = sample(found, inputs.lattice, example.points)
+    if network.config.deforms != "maps":
+        genes = inputs.chosen
+    predicted = values_at(found, base, inputs, network.config, genes)
+    truth = example.truth[:, genes]
+    displacement = deformation.displacement
+    if how.objective == "paper":
+        return paper_loss(predicted, truth, [displacement])
+    loss = -correlation(predicted, truth) + how.error * relative_error(predicted, truth)
+    loss = loss - how.structure * coexpression(predicted, truth)
+    loss = loss + how.smooth * smoothness([displacement])
+    if example.motion is not None:
+        loss = loss + how.motion * endpoint_error(deformation.shifts, example.motion)
+    return loss
+
+
+def compared_schedule(**settings: Any) -> Schedule:
+    """How the compared networks are trained by default: a :class:`Schedule` at rates of 1e-3 to 1e-5."""
+    return Schedule(**{"learning_rate": RATE, "final_learning_rate": FINAL_RATE, **settings})
+
+
+def train_compared(
+    name: str,
+    cases: Sequence[Case],
+    *,
+    config: Any = None,
+    how: Schedule | None = None,
+    folder: str | Path | None = None,
+    device: str = "cpu",
+    progress: Callable[[int, float], object] = lambda step, loss: None,
+    show_progress_bar: bool = True,
+) -> FrameInterpolator:
+    """Train one of the networks that the paper compares with.
+
+    Every step draws triplets, turns, mirrors and swaps them at random, and lowers the network's own loss.
+
+    Parameters
+    ----------
+    name
+        A key of ``c2sti.models.compared.NETWORKS``.
+    cases
+        Held-out sections; their context is not looked at.
+    config
+        Settings of the network, an instance of its ``Config``.
+    how
+        Settings of the training; by default 300 steps at rates of 1e-3 to 1e-5.
+    folder, device, progress, show_progress_bar
+        As in :func:`train`.
+
+    Returns
+    -------
+    The trained model.
+
+    Raises
+    ------
+    ValueError
+        No such network, no case that it can learn from, or the folder holds the state of another run.
+    """
+    if name not in NETWORKS:
+        raise ValueError(f"there is no network {name!r} to train; those that exist are {', '.join(NETWORKS)}")
+    how = how or compared_schedule()
+    network = compared.fresh(NETWORKS[name], config, seed=how.seed)
+    usable = [case for case in cases if network.arbitrary or abs(case.position - 0.5) <= MIDDLE]
+    if not usable:
+        where = "" if network.arbitrary else " near the middle of its pair, the one position that this network knows"
+        raise ValueError(f"{name!r} has nothing to train on: {len(cases)} held-out section(s) were given, none{where}")
+    run = {"model": name, "how": asdict(how), "network": asdict(network.config), "data": mark_of(usable)}
+    descend(
+        network,
+        lambda place: make_triplets(usable, network.config.n_maps, device=place),
+        _augmented_triplet,
+        lambda network, *triplet: network.loss(*triplet),
+        how=how,
+        folder=folder,
+        settings=run,
+        device=device,
+        progress=progress,
+        show_progress_bar=show_progress_bar,
     )
+    return FrameInterpolator(network, card={"training": asdict(how), "examples": len(usable)})
 
 
-def _step_loss(
-    objective: nn.Module, examples: Sequence[Example], how: TrainConfig, step: int, process: int
-) -> tuple[list[str], Tensor]:
-    rng = np.random.default_rng([how.seed, step, process])
-    chosen = [examples[i] for i in rng.choice(len(examples), how.batch, replace=how.batch > len(examples))]
-    losses = []
-    for example in chosen:
-        n_genes = example.truth.shape[1]
-        genes = np.sort(rng.permutation(n_genes)[: how.genes])
-        turned = turn(_fewer(example, how.panel, rng), int(rng.integers(4)), bool(rng.integers(2)))
-        losses.append(objective(turned, torch.as_tensor(genes, device=example.truth.device)))
-    return [example.name for example in chosen], torch.stack(losses).mean()
+def make_triplets(cases: Sequence[Case], n_maps: int, *, device: str = "cpu") -> list[tuple[str, Triplet]]:
+    """Names and frames of all cases; cases of one pair that follow each other share its axes."""
+    triplets: list[tuple[str, Triplet]] = []
+    frames: Frames | None = None
+    for case in cases:
+        if frames is None or case.pair is not frames.pair:
+            frames = Frames(case.pair, n_maps, device=device)
+        target, known = (
+            torch.as_tensor(maps.astype(np.float32), device=device)
+            for maps in (frames.maps_of(case.points, case.truth), frames.tissue_of(case.points))
+        )
+        triplets.append((case.name, (frames.ends, case.position, target, known)))
+    return triplets
 
 
-def _fewer(example: Example, n_panel: int, rng: np.random.Generator) -> Example:
-    """The example with some of the panel's genes."""
-    inputs = example.inputs
-    genes = np.sort(rng.permutation(len(inputs.propagation))[:n_panel])
-    return replace(example, inputs=inputs.genes(torch.as_tensor(genes, device=inputs.propagation.device)))
+def _augmented_triplet(triplet: Triplet, rng: np.random.Generator) -> Triplet:
+    """The triplet turned, mirrored and swapped at random."""
+    quarters, mirrored, swapped = int(rng.integers(4)), bool(rng.integers(2)), bool(rng.integers(2))
+    ends, position, target, known = triplet
+    ends, target, known = (turned_maps(maps, quarters, mirrored) for maps in (ends, target, known))
+    return (ends.flip(0), 1 - position, target, known) if swapped else (ends, position, target, known)

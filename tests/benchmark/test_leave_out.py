@@ -10,7 +10,7 @@ from anndata import AnnData
 import c2sti
 from c2sti import benchmark, io
 from c2sti._types import Prediction, SlicePair
-from c2sti.benchmark._leave_out import pair_of
+from c2sti.benchmark._leave_out import Window, pair_of, windows
 from c2sti.datasets import Phantom
 from c2sti.models._registry import METHODS
 
@@ -37,8 +37,8 @@ def test_several_hidden_in_a_row_and_uneven_depths(series: list[AnnData]) -> Non
 
 
 def test_windows_know_what_lies_beyond() -> None:
-    found = list(benchmark.windows(np.array([0.0, 1.0, 2.0, 4.0]), 1))
-    assert [(w.a, w.hidden, w.b) for w in found] == [(0, (1,), 2), (1, (2,), 3)]
+    found = list(windows(np.array([0.0, 1.0, 2.0, 4.0]), 1))
+    assert [(w.a, w.held_out, w.b) for w in found] == [(0, (1,), 2), (1, (2,), 3)]
     assert found[0].beyond == {2.0: 3}
     assert found[1].beyond == pytest.approx({-1 / 3: 0})
     assert found[1].positions == pytest.approx((1 / 3,))
@@ -113,10 +113,13 @@ def test_single_cells_are_scored_on_bins(tissue: Phantom) -> None:
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        (lambda s: {"slices": s[:2]}, "2 sections are too few to hide 1 between two others .n_slices.; give 3 or more"),
-        (lambda s: {"slices": s, "n_slices": 3}, "4 sections are too few to hide 3"),
+        (
+            lambda s: {"slices": s[:2]},
+            "2 sections are too few to hold out 1 between two others .n_slices.; give 3 or more",
+        ),
+        (lambda s: {"slices": s, "n_slices": 3}, "4 sections are too few to hold out 3"),
         (lambda s: {"slices": s, "n_slices": 0}, "n_slices = 0 must be a whole number of at least 1"),
-        (lambda s: {"slices": s, "z": [0.0, 1.0]}, r"z has shape \(2,\); one depth for each of the 4 sections"),
+        (lambda s: {"slices": s, "z": [0.0, 1.0]}, r"z has shape \(2,\); one number for each of the 4 sections"),
         (lambda s: {"slices": s, "z": [0.0, 2.0, 1.0, 3.0]}, "must run one way; put the slices in their order"),
         (lambda s: {"slices": s, "methods": ["rife"]}, "there is no model 'rife'"),
         (lambda s: {"slices": [s[2], s[0], s[1]]}, "must run one way"),
@@ -133,4 +136,4 @@ def test_genes_that_nobody_has_leave_nothing_to_score(series: list[AnnData]) -> 
         section.X = sp.csr_matrix(([1.0], ([0], [0])), shape=section.shape, dtype=np.float32)  # one count in all
     a, b = (io.read_slice(s, name=n) for s, n in zip(series[:2], "ab", strict=True))
     with pytest.raises(ValueError, match="no gene is detected in 10% of the spots of both a and b"):
-        pair_of(a, b, {}, a.genes, 5)
+        pair_of([a, b], Window(0, 1, (), (), {}), 5, context=False)

@@ -12,7 +12,7 @@ import pandas as pd
 import pytest
 
 from c2sti import benchmark, io, metrics
-from c2sti.benchmark import _networks, _scores, _series
+from c2sti.benchmark import _leave_out, _networks, _scores, _series
 from c2sti.benchmark.__main__ import main
 from c2sti.benchmark._networks import QUICK, ROWS, SAVE_EVERY
 from c2sti.models._registry import METHODS, NETWORKS
@@ -160,26 +160,27 @@ def test_a_card_of_the_script_is_believed() -> None:
     network = _networks.Network(ROWS["c2sti"], "A", 2, Path("nowhere"))
     how = network.method.schedule(300, 2)
     assert isinstance(how, TrainConfig)
-    recipe = _networks.Recipe.of(network, source, C2STiConfig(), how)
+    recipe = _networks.recipe_of(network, source, C2STiConfig(), how)
     training = {"steps": 300, "seed": 2, "save_every": SAVE_EVERY + 1}
-    card = {"training": json.loads(json.dumps(vars(how) | training)), "series": recipe.series, "without": ["A"]}
-    assert recipe.differs(C2STi(card=card)) == ""
-    assert recipe.differs(C2STi(card=card | {"without": ["B"]})) == "without: ['B'] instead of ['A']"
-    assert recipe.differs(C2STi(card=card | {"sections": {}})).startswith("sections: made_B1 None instead of")
-    other = C2STi(C2STiConfig(graph=False), card=card)
-    assert recipe.differs(other) == "config: graph False instead of True"
+    card = {"training": json.loads(json.dumps(vars(how) | training)), "series": recipe["series"], "without": ["A"]}
+
+    def difference(card: dict, config: C2STiConfig | None = None) -> str:
+        return _networks.difference(C2STi(config, card=card), recipe)
+
+    assert difference(card) == ""
+    assert difference(card | {"without": ["B"]}) == "without: ['B'] instead of ['A']"
+    assert difference(card | {"sections": {}}).startswith("sections: made_B1 None instead of")
+    assert difference(card, C2STiConfig(graph=False)) == "config: graph False instead of True"
 
 
 def test_similarity_of_maps_is_that_of_spots() -> None:
     source = _series.made()
     slices = source.read(source.series[0])
-    pair, (target,) = _scores._case(slices, next(benchmark.windows(np.arange(3.0), 1)), 20, context=False)
-    same = _scores._ssim(target.expression, target, pair.lattice)
-    assert same == pytest.approx(1.0)
-    worse = _scores._ssim(np.full_like(target.expression, target.expression.mean()), target, pair.lattice)
-    assert worse < 0.5
-    narrow = pair.lattice.coarsened(6)
-    assert np.isnan(_scores._ssim(target.expression, target, narrow))
+    pair, genes = _leave_out.pair_of(slices, next(_leave_out.windows(np.arange(3.0), 1)), 20, context=False)
+    xy, measured, _ = _leave_out.target_of(slices[1], pair, genes)
+    assert _scores._ssim(measured, measured, xy, pair.lattice) == pytest.approx(1.0)
+    assert _scores._ssim(np.full_like(measured, measured.mean()), measured, xy, pair.lattice) < 0.5
+    assert np.isnan(_scores._ssim(measured, measured, xy, pair.lattice.coarsened(6)))
     assert _scores.DATA_RANGE == pytest.approx(np.log(10001))
     assert metrics.psnr(np.zeros((2, 2)), np.ones((2, 2)), data_range=_scores.DATA_RANGE) == pytest.approx(
         19.2856, abs=1e-3
@@ -212,18 +213,20 @@ def test_a_run_that_is_stopped_can_go_on(
 
     monkeypatch.setattr("c2sti.benchmark._run.Run.table", stopped)
     assert main(command(tmp_path / "out", methods=["copy"])) == 130
-    assert capsys.readouterr().err.endswith("c2sti.benchmark: stopped; give the same command to go on\n")
+    assert capsys.readouterr().err.endswith("c2sti.benchmark: stopped; give the same command to continue\n")
 
 
 def test_one_patient_is_too_few_to_train_without_one(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     source = _series.made()
-    monkeypatch.setattr("c2sti.benchmark._run.measured", lambda data: replace(source, series=source.series[:1]))
+    monkeypatch.setattr(
+        "c2sti.benchmark._run.measured", lambda data: _series.Source("made", source.series[:1], source.read, {})
+    )
     said = refusal(capsys, ["--table", "1", "--data", "there", "--out", str(tmp_path), "--methods", "unet"])
     assert "there holds whole series of 1 patients of her2st; to train without one, two or more are needed" in said
 
 
 def test_the_ablation_without_motion_moves_nothing() -> None:
-    still = [row.make(QUICK) for row in ROWS.values() if row.make is not None and row.name not in [*METHODS, "rbi"]]
-    assert [model.config for model in still] == [replace(QUICK, displacement=False)]
+    row = ROWS["no_displacement"]
+    assert (row.trained, row.naive, row.config(QUICK)) == (False, None, replace(QUICK, displacement=False))

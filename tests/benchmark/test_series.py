@@ -24,14 +24,14 @@ def test_series_by_study_and_patient() -> None:
 def test_a_folder_is_searched_for_whole_series(tmp_path: Path) -> None:
     message = r"holds no measured series; looked for her2st/her2st_A1.h5ad … her2st_A6.h5ad, .*BC1.h5ad … BC4.h5ad"
     with pytest.raises(FileNotFoundError, match=message):
-        benchmark.find_series(tmp_path)
+        _series.find_series(tmp_path)
     for i in range(1, 5):
         (tmp_path / "stahl_bc").mkdir(exist_ok=True)
         (tmp_path / "stahl_bc" / f"BC{i}.h5ad").touch()
-    assert [s.name for s in benchmark.find_series(tmp_path)] == ["stahl"]
+    assert [s.name for s in _series.find_series(tmp_path)] == ["stahl"]
     (tmp_path / "stahl_bc" / "BC2.h5ad").unlink()  # three of four are no series
     with pytest.raises(FileNotFoundError, match="looked for"):
-        benchmark.find_series(tmp_path)
+        _series.find_series(tmp_path)
 
 
 def test_made_cases_are_the_same_again_and_know_their_motion() -> None:
@@ -46,7 +46,7 @@ def test_made_cases_are_the_same_again_and_know_their_motion() -> None:
 
 def test_a_series_is_trained_on_as_it_is_and_moved(series) -> None:
     grids = [io.read_slice(s, name=f"s{i}") for i, s in enumerate(series)]
-    cases = benchmark.series_cases(grids)
+    cases = _series.series_cases(grids)
     # Four sections: one hidden twice, each with and without the section beyond; two hidden once, nothing beyond.
     assert [bool(case.pair.context) for case in cases[:6]] == [False, True, False, True, False, False]
     assert [case.name for case in cases[6:]] == [f"{n} moved" for n in ("s1", "s1", "s2", "s2", "s1", "s1", "s2", "s2")]
@@ -55,7 +55,7 @@ def test_a_series_is_trained_on_as_it_is_and_moved(series) -> None:
 
 def test_measured_sections_lie_in_one_frame(real: Path) -> None:
     (stahl,) = benchmark.series_of(["stahl"])
-    assert stahl in benchmark.find_series(real)
+    assert stahl in _series.find_series(real)
     grids = benchmark.read_series(stahl, real)
     assert [g.name for g in grids] == ["BC1", "BC2", "BC3", "BC4"]
     centres = np.stack([g.xy.mean(axis=0) for g in grids])

@@ -59,7 +59,7 @@ def test_differences_are_paired_with_the_best_training_free_method() -> None:
 
 
 def said(**pcc: list[float]) -> list[str]:
-    return _tables.verdicts(_tables.summarise(rows(**pcc)), _tables.LABELS)
+    return _tables.verdicts(_tables.summarise(rows(**pcc)))
 
 
 def test_verdicts_in_plain_words() -> None:
@@ -68,7 +68,7 @@ def test_verdicts_in_plain_words() -> None:
     (lead,) = said(gp=[0.1, 0.2, 0.3], rife=[0.2, 0.3, 0.2])
     assert lead.endswith("but the interval of the difference includes 0: no lead is shown.")
     (lead,) = said(gp=[0.1, 0.2], rife=[0.2, 0.3])
-    assert lead.endswith("; 2 hidden are too few for an interval.")
+    assert lead.endswith("; 2 held out are too few for an interval.")
     (naive,) = said(gp=[0.2, 0.2, 0.3], rife=[0.1, 0.2, 0.2])
     assert naive == "**gp**, which needs no training, has the best PSNR and SSIM and PCC and RMSE and RV of all."
 

@@ -22,7 +22,7 @@ import zarr
 from anndata import AnnData
 
 import c2sti
-from c2sti.cli import COMMANDS, _files, _train, main, parser
+from c2sti.cli import COMMANDS, _commands, _files, main, parser
 from c2sti.datasets import Phantom, phantom
 from c2sti.models.c2sti import C2STi, C2STiConfig
 from c2sti.pp._estimate import Method
@@ -86,8 +86,7 @@ def test_every_command_in_the_guide_parses() -> None:
 
 def test_help_of_the_whole_shows_every_command_and_the_exit_codes() -> None:
     shown = parser().format_help()
-    for module in COMMANDS:
-        assert module.__name__.rpartition("_")[2] in shown
+    assert all(name in shown for name in COMMANDS)
     assert "exit codes: 0 done; 1 refused" in shown
 
 
@@ -317,7 +316,7 @@ def test_evaluate_prints_a_table_and_draws_it(s: Files, tmp_path: Path, capsys: 
     assert picture.stat().st_size > 5_000
     assert not plt.get_fignums()
     assert main(["evaluate", *s(0, 1), "-q"]) == 1
-    assert "2 sections are too few to hide 1 between two others" in capsys.readouterr().err
+    assert "2 sections are too few to hold out 1 between two others" in capsys.readouterr().err
 
 
 def test_train_writes_a_model_that_interpolate_takes(
@@ -386,7 +385,7 @@ def test_what_a_command_cannot_take_is_named(
 
 def test_a_number_of_steps_keeps_the_rest_of_the_settings() -> None:
     words = ["train", "a", "b", "c", "-o", "d", "--seed", "5"]
-    assert _train._how(parser().parse_args(words), anew=False) is None
+    assert _commands._how(parser().parse_args(words), anew=False) is None
     given = parser().parse_args([*words, "--steps", "7"])
-    assert _train._how(given, anew=True) == TrainConfig(steps=7, seed=5)
-    assert _train._how(given, anew=False) == TrainConfig(steps=7, seed=5, learning_rate=5e-4)
+    assert _commands._how(given, anew=True) == TrainConfig(steps=7, seed=5)
+    assert _commands._how(given, anew=False) == TrainConfig(steps=7, seed=5, learning_rate=5e-4)

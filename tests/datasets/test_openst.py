@@ -289,9 +289,9 @@ def test_so_many_points_that_they_should_be_gathered_are_told(tmp_path: Path, mo
 def test_a_file_may_hold_no_rows_and_no_picture(tmp_path: Path) -> None:
     with h5py.File(tmp_path / "x.h5", "w") as file:
         write_elem(file, "csr", sparse.csr_matrix(np.eye(3)))
-        assert _openst.picture(file, 100, "x") is None
-        assert _openst._rows(file["csr"], np.array([], dtype=int)).shape == (0, 3)
-        np.testing.assert_array_equal(_openst._rows(file["csr"], np.array([0, 2])).toarray(), np.eye(3)[[0, 2]])
+        assert _openst._image(file, 100, "x") is None
+        assert _openst._matrix(file["csr"], np.array([], dtype=int)).shape == (0, 3)
+        np.testing.assert_array_equal(_openst._matrix(file["csr"], np.array([0, 2])).toarray(), np.eye(3)[[0, 2]])
 
 
 # -- patches
@@ -434,7 +434,7 @@ def test_what_cannot_be_cut_says_why() -> None:
         patches(slices, pixel_um=1.0)
     with pytest.raises(ValueError, match="must run one way; put the slices in their order"):
         patches([slices[0], slices[2], slices[1]])
-    with pytest.raises(ValueError, match="split = 'place'"):
+    with pytest.raises(ValueError, match="split='place' is not known"):
         patches(slices, split="place")  # type: ignore[arg-type]
     with pytest.raises(ValueError, match="window = 2"):
         patches(slices, window=2)

@@ -11,9 +11,8 @@ from scipy.ndimage import gaussian_filter
 from scipy.sparse import csr_matrix
 from scipy.spatial import cKDTree
 
-from c2sti.datasets._anatomy import DOMAINS, PROGRAMMES
+from c2sti.datasets._anatomy import DOMAINS, LOOKS, PROGRAMMES, fat_cells
 from c2sti.datasets._simulated import HOUSEKEEPING, Phantom, phantom
-from c2sti.datasets._staining import LOOKS, fat_cells
 
 PITCH = 100.0
 MISPLACED: dict[str, Any] = {"angle": 25.0, "shift": (60.0, -40.0), "flip": True}

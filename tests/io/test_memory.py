@@ -2,7 +2,6 @@ from __future__ import annotations
 
 import os
 import tracemalloc
-from dataclasses import replace
 from pathlib import Path
 
 import dask.array as da
@@ -13,7 +12,7 @@ from anndata import AnnData
 import c2sti
 from c2sti import io
 from c2sti._types import InterpolatedSection
-from c2sti.io import _factors
+from c2sti.io import _factors, _memory
 from c2sti.models.components import LEAST, memory
 from tests.conftest import interpolate, never, simulated_layers, write_dense
 
@@ -27,27 +26,28 @@ def test_an_amount_of_memory_is_read_as_people_write_it() -> None:
             io.memory_of(wrong)
 
 
+SHAPE = (100_000, 20_000)
+PLAN = {"n_values": 10**7, "working": 0, "std": False, "interval": False, "stored": True, "most": 4}
+
+
 def test_the_estimate_counts_what_there_is() -> None:
-    extent = io.Extent(100_000, 20_000, 3, n_components=60, n_values=10**7)
-    assert extent.dense == 4 * 100_000 * 20_000 * 6
-    assert extent.held == 8 * 60 * (3 * 100_000 + 20_000) + 8 * 3 * 20_000 + 24 * 10**7 + 300 * 100_000 + 10**8
-    assert _factors.chunks_of((100_000, 20_000)) == (8192, 128)
-    assert extent.block == 8192 * 128 * 32
-    unsure = replace(extent, std=True, interval=True)
-    assert unsure.dense == 4 * 100_000 * 20_000 * (3 * 4 + 3)
-    assert unsure.held > extent.held
-    assert unsure.block == 8192 * 128 * 56
+    held = _memory.held(SHAPE, 3, 10**7, std=False, interval=False)
+    assert held == 8 * 60 * (3 * 100_000 + 20_000) + 8 * 3 * 20_000 + 24 * 10**7 + 300 * 100_000 + 10**8
+    assert _factors.chunks_of(SHAPE) == (8192, 128)
+    assert _memory.block_size(SHAPE, more=False) == 8192 * 128 * 32
+    assert _memory.held(SHAPE, 3, 10**7, std=True, interval=True) > held
+    assert _memory.block_size(SHAPE, more=True) == 8192 * 128 * 56
+    assert io.is_dense(SHAPE, 6, 4 * 100_000 * 20_000 * 6)
+    assert not io.is_dense(SHAPE, 6, 4 * 100_000 * 20_000 * 6 - 1)
 
 
-def test_a_limit_says_how_many_blocks_are_worked_on_at_a_time() -> None:
-    extent = io.Extent(100_000, 20_000, 3, n_values=10**7)
-    assert io.n_tasks(extent, None, 4) == 4
-    assert io.n_tasks(extent, extent.held + 4 * extent.block, 4) == 4
-    assert io.n_tasks(extent, extent.held + 4 * extent.block - 1, 4) == 3
-    least = extent.held + extent.block
-    assert io.n_tasks(extent, least, 4) == 1
+def test_a_limit_says_how_many_blocks_are_computed_at_a_time() -> None:
+    held, block = _memory.held(SHAPE, 3, 10**7, std=False, interval=False), _memory.block_size(SHAPE, more=False)
+    limits = {None: 4, held + 4 * block: 4, held + 4 * block - 1: 3, held + block: 1}
+    assert {limit: io.n_tasks(SHAPE, 3, limit=limit, **PLAN) for limit in limits} == limits
+    assert io.n_tasks(SHAPE, 3, limit=1, **PLAN | {"stored": False}) == 4
     with pytest.raises(ValueError, match=r"too little for 100000 bins x 20000 genes; at least 5[0-9.]+ MB are needed"):
-        io.n_tasks(extent, least - 1, 4)
+        io.n_tasks(SHAPE, 3, limit=held + block - 1, **PLAN)
 
 
 def test_a_limit_is_kept_before_any_work(pair: tuple[AnnData, AnnData], tmp_path: Path) -> None:
@@ -90,7 +90,7 @@ def test_too_little_for_the_method_is_refused_before_it_works(pair: tuple[AnnDat
 
 
 def test_blocks_take_no_more_memory_than_was_said(tmp_path: Path) -> None:
-    _, layers, _, _ = simulated_layers(16_384, 256)
+    _, layers, _ = simulated_layers(16_384, 256)
     how = {"n_threads": 1}
     _factors.store([layers.lazily()["c2sti_1"]], [np.empty((16_384, 256), np.float32)], **how)  # everything is loaded
     tracemalloc.start()
@@ -98,7 +98,7 @@ def test_blocks_take_no_more_memory_than_was_said(tmp_path: Path) -> None:
     _factors.store([layers.lazily()["c2sti_1"]], [target], **how)
     peak = tracemalloc.get_traced_memory()[1] - target.nbytes
     tracemalloc.stop()
-    assert 0.3 < peak / io.Extent(16_384, 256, 1).block < 1
+    assert 0.3 < peak / _memory.block_size((16_384, 256), more=False) < 1
 
 
 def test_what_does_not_fit_at_all_is_an_error(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

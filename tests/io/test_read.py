@@ -3,13 +3,21 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from pathlib import Path
 from types import SimpleNamespace
 
+import anndata as ad
 import dask.array as da
+import geopandas as gpd
 import numpy as np
+import pandas as pd
 import pytest
 import scipy.sparse as sp
 from anndata import AnnData
+from shapely import Point
+from spatialdata import SpatialData
+from spatialdata.models import ShapesModel, TableModel
+from spatialdata.transformations import Affine, set_transformation
 
 from c2sti import io
 from c2sti._backed import Stored
@@ -17,24 +25,43 @@ from c2sti.datasets import Phantom
 from c2sti.io import is_counts, log_normalise
 from c2sti.io._read import _entries, _expression
 from tests.conftest import square_array
-from tests.io.test_read_and_write import spots
+
+
+def spots(xy: np.ndarray, n_genes: int = 4, seed: int = 0) -> AnnData:
+    counts = np.random.default_rng(seed).poisson(3.0, (len(xy), n_genes)).astype(np.float32)
+    adata = AnnData(sp.csr_matrix(counts), var=pd.DataFrame(index=[f"g{i}" for i in range(n_genes)]))
+    adata.obs_names = [f"s{i}" for i in range(len(xy))]
+    adata.obsm["spatial"] = xy.astype(float)
+    return adata
+
+
+def hexagonal(side: int, pitch: float) -> np.ndarray:
+    row, column = np.indices((side, side)).reshape(2, -1)
+    return np.column_stack([column + 0.5 * (row % 2), row * np.sqrt(3) / 2]) * pitch
 
 
 def test_tissue_reaches_three_quarters_of_a_pitch_from_an_array() -> None:
     square = io.read_slice(spots(square_array(6, 2.0)))
-    assert square.reach == 1.5
-    assert square.covers(np.array([[-1.499, 0.0], [-1.501, 0.0]])).tolist() == [True, False]
-    assert replace(square, layout="hex").reach == 1.5
-    assert replace(square, layout="cells").reach == 2
+    points = np.array([[-1.499, 0.0], [-1.501, 0.0], [-1.999, 0.0], [-2.001, 0.0]])
+    for layout, covered in (("square", 1), ("hex", 1), ("cells", 3)):
+        assert replace(square, layout=layout).covers(points).tolist() == [i < covered for i in range(4)]
 
 
-def test_depths_that_are_not_known_are_none() -> None:
+def test_z_comes_from_obs_or_from_a_third_coordinate_that_is_the_same_for_all() -> None:
     adata = spots(square_array(6))
-    adata.obsm["spatial"] = np.column_stack([adata.obsm["spatial"], np.arange(36.0)])
-    assert io.read_slice(adata).z is None  # a third coordinate that varies is no depth of a section
+    assert io.read_slice(adata).z is None
+    adata.obsm["spatial"] = np.column_stack([square_array(6), np.arange(36.0)])
+    assert io.read_slice(adata).z is None
     np.testing.assert_array_equal(io.read_slice(adata).xy, square_array(6))
+    adata.obsm["spatial"][:, 2] = 7.0
+    assert io.read_slice(adata).z == 7.0
+    adata.obs["z_um"] = 12.0
+    assert io.read_slice(adata).z == 12.0
     adata.obs["z_um"] = np.nan
     assert io.read_slice(adata).z is None
+    adata.obs["z_um"] = np.arange(36.0) > 20
+    with pytest.raises(ValueError, match="holds 2 values of z .*; a section has one"):
+        io.read_slice(adata)
 
 
 def test_the_least_that_is_a_section() -> None:
@@ -119,13 +146,13 @@ def test_what_is_stored_is_read_in_blocks_beyond_four_million_entries(more: int)
     """A matrix that does not tell has a twentieth of its places filled: 2²² of them, or 2¹⁰ more."""
 
     class Lazy:
-        shape = (2**12 + more, 20 * 2**10)
+        shape, dtype = (2**12 + more, 20 * 2**10), np.dtype(float)
 
         def compute(self) -> np.ndarray:
             return np.ones((2, 3))
 
     n = Lazy.shape[0]
-    found = _expression(SimpleNamespace(X=Lazy(), n_obs=n), np.arange(n), "a", None)
+    found = _expression(SimpleNamespace(X=Lazy(), n_obs=n, isbacked=False), np.arange(n), "a", None)
     assert isinstance(found, Stored) == bool(more)
     assert found.shape == (Lazy.shape if more else (2, 3))
 
@@ -158,6 +185,107 @@ def test_expression_that_is_not_there_is_named() -> None:
         io.read_slice(adata)
 
 
+@pytest.mark.parametrize(
+    ("xy", "layout", "pitch"),
+    [
+        (square_array(12, 200.0), "square", 200.0),
+        (hexagonal(12, 100.0), "hex", 100.0),
+        (square_array(12, 200.0) @ np.array([[0.8, 0.6], [-0.6, 0.8]]), "square", 200.0),
+    ],
+)
+def test_layout_and_pitch_of_arrays(xy: np.ndarray, layout: str, pitch: float) -> None:
+    section = io.read_slice(spots(xy))
+    assert section.layout == layout
+    assert section.pitch == pytest.approx(pitch)
+
+
+def test_pitch_is_that_of_the_array_although_printed_spots_scatter() -> None:
+    xy = square_array(20, 200.0) + np.random.default_rng(0).normal(0, 12, (400, 2))
+    section = io.read_slice(spots(xy))
+    assert section.layout == "square"
+    assert section.pitch == pytest.approx(200, rel=0.02)
+
+
+def test_cells_get_a_bin_that_holds_about_four() -> None:
+    xy = np.random.default_rng(0).uniform(0, 100, (4000, 2))
+    section = io.read_slice(spots(xy))
+    assert section.layout == "cells"
+    assert section.pitch**2 * 4000 / 100**2 == pytest.approx(4, rel=0.15)
+
+
+def test_few_irregular_points_are_used_one_by_one() -> None:
+    """Spots that were warped into an atlas: gathering four of them at a time would throw their detail away."""
+    xy = np.random.default_rng(0).uniform(0, 100, (200, 2))
+    section = io.read_slice(spots(xy))
+    assert section.layout == "scattered"
+    assert section.pitch**2 * 200 / 100**2 == pytest.approx(1, rel=0.3)
+
+
+@pytest.mark.parametrize("kind", ["csr", "csc", "dense", "float64", "view", "backed", "layer"])
+def test_every_form_of_expression_reads_the_same(kind: str, tmp_path: Path) -> None:
+    adata = spots(square_array(6))
+    expected = adata.X.toarray()
+    layer = None
+    match kind:
+        case "csc":
+            adata.X = adata.X.tocsc()
+        case "dense":
+            adata.X = adata.X.toarray()
+        case "float64":
+            adata.X = adata.X.astype(np.float64)
+        case "view":
+            adata = spots(square_array(6))[:, :]
+        case "backed":
+            adata.write_h5ad(tmp_path / "a.h5ad")
+            adata = ad.read_h5ad(tmp_path / "a.h5ad", backed="r")
+        case "layer":
+            adata.layers["counts"], adata.X, layer = adata.X, None, "counts"
+    section = io.read_slice(adata, layer=layer)
+    assert section.counts
+    np.testing.assert_array_equal(section.values.toarray(), expected)
+    if kind == "backed":
+        adata.file.close()
+
+
+def test_fingerprint_knows_expression_coordinates_and_genes() -> None:
+    base = io.read_slice(spots(square_array(6))).fingerprint()
+    assert io.read_slice(spots(square_array(6))).fingerprint() == base
+    assert io.read_slice(spots(square_array(6), seed=1)).fingerprint() != base
+    assert io.read_slice(spots(square_array(6) + 1)).fingerprint() != base
+    renamed = spots(square_array(6))
+    renamed.var_names = [f"h{i}" for i in range(4)]
+    assert io.read_slice(renamed).fingerprint() != base
+
+
+def as_spatialdata(adata: AnnData) -> SpatialData:
+    circles = ShapesModel.parse(
+        gpd.GeoDataFrame({"radius": 0.3}, geometry=[Point(*p) for p in adata.obsm["spatial"]], index=range(adata.n_obs))
+    )
+    table = adata.copy()
+    del table.obsm["spatial"]
+    table.obs["region"] = pd.Categorical(["spots"] * adata.n_obs)
+    table.obs["instance"] = np.arange(adata.n_obs)
+    table = TableModel.parse(table, region="spots", region_key="region", instance_key="instance")
+    return SpatialData(shapes={"spots": circles}, tables={"table": table})
+
+
+def test_spatialdata_reads_like_its_table_in_any_coordinate_system() -> None:
+    adata = spots(square_array(6))
+    sdata = as_spatialdata(adata)
+    section = io.read_slice(sdata)
+    np.testing.assert_allclose(section.xy, adata.obsm["spatial"])
+    np.testing.assert_array_equal(section.values.toarray(), adata.X.toarray())
+    doubled = Affine(np.array([[2.0, 0, 5], [0, 2, 0], [0, 0, 1]]), input_axes=("x", "y"), output_axes=("x", "y"))
+    set_transformation(sdata["spots"], doubled, to_coordinate_system="slide")
+    np.testing.assert_allclose(
+        io.read_slice(sdata, coordinate_system="slide").xy, adata.obsm["spatial"] * 2 + [5.0, 0.0]
+    )
+    with pytest.raises(KeyError, match="'slide'. and not in 'mars'"):
+        io.read_slice(sdata, coordinate_system="mars")
+    with pytest.raises(KeyError, match="no table 'cells'; its tables are"):
+        io.read_slice(sdata, table_key="cells")
+
+
 # ---- which image is taken
 
 
@@ -178,9 +306,9 @@ def test_the_finest_picture_that_has_a_scale_is_taken() -> None:
     assert io.read_slice(both).image.scale == 4
     del both.uns["spatial"]["s"]["scalefactors"]["tissue_hires_scalef"]
     read = io.read_slice(both).image
-    assert (read.scale, read.pixels.shape) == (2, (12, 12, 3))
+    assert (read.scale, read.levels[0].shape) == (2, (12, 12, 3))
     del both.uns["spatial"]["s"]["images"]["lowres"]
-    with pytest.warns(UserWarning, match="an image 'hires', and no 'tissue_hires_scalef' in its scalefactors"):
+    with pytest.warns(UserWarning, match=r"\['tissue_hires_scalef'\] is None and no positive number"):
         assert io.read_slice(both).image is None  # an image without a scale lies nowhere
 
 

@@ -304,9 +304,7 @@ def test_the_coordinate_system_of_each_section_can_be_named(sections: dict[str, 
     full = c2sti.tl.interpolate(*pair, **how)
     half = c2sti.tl.interpolate(*pair, coordinate_system=[f"section_{i}_downscaled_hires" for i in (0, 1)], **how)
     assert half.uns["c2sti"]["lattice"]["pitch"] == pytest.approx(full.uns["c2sti"]["lattice"]["pitch"] / 2)
-    with pytest.raises(
-        KeyError, match=r"slice_b has no coordinate system 'section_0_downscaled_hires'; .*rename_coord"
-    ):
+    with pytest.raises(KeyError, match="slice_b is in .* not in 'section_0_downscaled_hires'; .*rename_coord"):
         c2sti.tl.interpolate(*pair, coordinate_system="section_0_downscaled_hires", **how)
 
 

@@ -299,6 +299,39 @@ def test_n_slices_or_positions(pair: tuple[AnnData, AnnData]) -> None:
         c2sti.tl.interpolate(*pair, n_slices=3, positions=[0.5], **QUIET)
 
 
+# ---- positions
+
+
+def test_positions_are_fractions_or_depths() -> None:
+    np.testing.assert_allclose(io.position_of([0.2, 0.7], None, None), [0.2, 0.7])
+    np.testing.assert_allclose(io.position_of([110.0, 130.0], 100.0, 140.0), [0.25, 0.75])
+    np.testing.assert_allclose(io.position_of([130.0, 110.0], 140.0, 100.0), [0.25, 0.75])
+    np.testing.assert_allclose(io.position_of([0.5], 100.0, 140.0), [0.5])
+
+
+def test_an_ambiguous_position_is_read_as_a_fraction_and_said_so() -> None:
+    with pytest.warns(UserWarning, match="read as fractions, not as z between 0 and 10"):
+        np.testing.assert_allclose(io.position_of([0.5], 0.0, 10.0), [0.5])
+
+
+@pytest.mark.parametrize(
+    ("positions", "z", "message"),
+    [
+        ([0.0], (None, None), "strictly between 0 .slice_a. and 1"),
+        ([1.0], (None, None), "z is understood when both sections carry"),
+        ([0.5, 0.5], (None, None), r"without repeats; try \[0.5\]"),
+        ([0.7, 0.2], (None, None), r"must increase .* try \[0.2, 0.7\]"),
+        ([110.0, 130.0], (140.0, 100.0), r"must increase from slice_a to slice_b .* try \[130.0, 110.0\]"),
+        ([99.0], (100.0, 140.0), r"the z of the two sections \(100 and 140\)"),
+        ([float("nan")], (None, None), "list of at least one number"),
+        ([], (None, None), "list of at least one number"),
+    ],
+)
+def test_unusable_positions_are_refused(positions: list[float], z: tuple, message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        io.position_of(positions, *z)
+
+
 # ---- expression and genes
 
 

@@ -125,7 +125,7 @@ ODD: dict[str, tuple[object, object, str]] = {
     "labels": (
         PROPORTIONS.assign(name="x"),
         PROPORTIONS,
-        r"obsm\['types'\] of slice_a holds labels in \['name'\].*obs_keys='name'",
+        r"obsm\['types'\] of slice_a holds labels in 'name'.*obs_keys='name'",
     ),
     "shape": (np.ones((64, 2, 2)), np.ones((64, 2, 2)), r"slice_a has shape \(64, 2, 2\); a DataFrame"),
     "twice": (PROPORTIONS.set_axis(["T", "T", "M"], axis=1), PROPORTIONS, "more than one column 'T'"),

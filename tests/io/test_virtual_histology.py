@@ -15,33 +15,40 @@ from anndata import AnnData
 import c2sti
 from c2sti._types import InterpolatedSection, Lattice, Prediction, SlicePair
 from c2sti.io import HEImage, section_images
+from c2sti.io._virtual_histology import Canvas
 from c2sti.models._registry import METHODS
 
 LATTICE = Lattice((5.0, 5.0), 10.0, (12, 16))
+
+
+def image(pixels: np.ndarray) -> HEImage:
+    """An image of 0.5 units a pixel."""
+    return HEImage((pixels,), np.diag([2.0, 2.0, 1.0]))
 
 
 def spot_at(x: float, y: float, width: float = 6.0) -> HEImage:
     """White glass with one dark round spot, 0.5 units a pixel."""
     row, column = np.indices((240, 320)) + 0.5
     dark = np.exp(-((column / 2 - x) ** 2 + (row / 2 - y) ** 2) / (2 * width**2))
-    return HEImage((255 * (1 - 0.9 * dark[..., None].repeat(3, axis=2))).astype(np.uint8), 2.0)
+    return image((255 * (1 - 0.9 * dark[..., None].repeat(3, axis=2))).astype(np.uint8))
 
 
-def centre_of(picture: HEImage) -> np.ndarray:
+def centre_of(canvas: Canvas) -> np.ndarray:
     """(x, y) centre of what is dark."""
-    dark = 255.0 - picture.pixels.mean(axis=2)
+    pixels, scale = canvas
+    dark = 255.0 - pixels.mean(axis=2)
     row, column = np.indices(dark.shape) + 0.5
-    return np.array([(dark * column).sum(), (dark * row).sum()]) / dark.sum() / picture.scale
+    return np.array([(dark * column).sum(), (dark * row).sum()]) / dark.sum() / scale
 
 
 def test_without_motion_colours_are_blended_by_position() -> None:
-    a = HEImage(np.full((240, 320, 3), 200, np.uint8), 2.0)
-    b = HEImage(np.full((240, 320, 3), 100, np.uint8), 2.0)
-    pictures = section_images(a, b, LATTICE, [0.25, 0.5])
-    assert pictures is not None
-    assert [int(p.pixels[100, 100, 0]) for p in pictures] == [200, 175, 150, 100]
-    assert {p.pixels.shape for p in pictures} == {(260, 340, 3)}  # a bin more to the right and below
-    assert {p.scale for p in pictures} == {2.0}
+    a = image(np.full((240, 320, 3), 200, np.uint8))
+    b = image(np.full((240, 320, 3), 100, np.uint8))
+    images = section_images(a, b, LATTICE, [0.25, 0.5])
+    assert images is not None
+    assert [int(pixels[100, 100, 0]) for pixels, _ in images] == [200, 175, 150, 100]
+    assert {pixels.shape for pixels, _ in images} == {(260, 340, 3)}  # a bin more to the right and below
+    assert {scale for _, scale in images} == {2.0}
 
 
 @pytest.mark.parametrize("p", [0.25, 0.5, 0.75])
@@ -52,33 +59,33 @@ def test_material_moves_on_a_straight_line(p: float) -> None:
     # What is at x lies at x - p (end - start) in the first section: d / (2 (1 - p)) is that.
     d = -2 * p * (1 - p) * (end - start)
     field = np.broadcast_to(d[:, None, None], (2, *LATTICE.shape))
-    pictures = section_images(a, b, LATTICE, [p], displacement=[field])
-    assert pictures is not None
-    np.testing.assert_allclose(centre_of(pictures[1]), start + p * (end - start), atol=0.3)
-    assert pictures[1].pixels.min() < 40  # as dark as in either section: a blend of the two would be pale
+    images = section_images(a, b, LATTICE, [p], displacement=[field])
+    assert images is not None
+    np.testing.assert_allclose(centre_of(images[1]), start + p * (end - start), atol=0.3)
+    assert images[1][0].min() < 40  # as dark as in either section: a blend of the two would be pale
     blend = section_images(a, b, LATTICE, [p])
-    assert blend is not None and blend[1].pixels.min() > 60
+    assert blend is not None and blend[1][0].min() > 60
 
 
-def test_swapping_the_sections_swaps_the_pictures() -> None:
+def test_swapping_the_sections_swaps_the_images() -> None:
     a, b = spot_at(60.0, 50.0), spot_at(84.0, 62.0)
     field = np.random.default_rng(0).normal(size=(2, *LATTICE.shape)) * 4
     one = section_images(a, b, LATTICE, [0.25], displacement=[field])
     other = section_images(b, a, LATTICE, [0.75], displacement=[-field])
     assert one is not None and other is not None
-    assert np.abs(one[1].pixels.astype(int) - other[1].pixels).max() <= 1
+    assert np.abs(one[1][0].astype(int) - other[1][0]).max() <= 1
 
 
-def test_equal_pictures_give_that_picture_and_one_fills_in_for_the_other() -> None:
+def test_equal_images_give_that_image_and_one_fills_in_for_the_other() -> None:
     a = spot_at(60.0, 50.0)
-    half = HEImage(a.pixels[:, :160], 2.0)  # of which only the left half was photographed
+    half = image(a.levels[0][:, :160])  # of which only the left half was photographed
     for other in (a, half):
-        pictures = section_images(a, other, LATTICE, [0.5])
-        assert pictures is not None
-        assert np.abs(pictures[1].pixels[:240, :320].astype(int) - a.pixels).max() <= 1
+        images = section_images(a, other, LATTICE, [0.5])
+        assert images is not None
+        assert np.abs(images[1][0][:240, :320].astype(int) - a.levels[0]).max() <= 1
 
 
-def test_no_picture_without_both() -> None:
+def test_no_image_without_both() -> None:
     a = spot_at(60.0, 50.0)
     assert section_images(a, None, LATTICE, [0.5]) is None
     assert section_images(None, a, LATTICE, [0.5]) is None
@@ -86,14 +93,14 @@ def test_no_picture_without_both() -> None:
     assert section_images(a, a, beyond, [0.5]) is None  # squidpy's images begin at the origin
 
 
-def test_a_picture_lies_under_its_tissue_far_from_the_origin_and_stays_small() -> None:
+def test_an_image_lies_under_its_tissue_far_from_the_origin_and_stays_small() -> None:
     a = spot_at(60.0, 50.0)
-    shifted = HEImage(np.pad(a.pixels, ((4000, 0), (3000, 0), (0, 0)), constant_values=255), 2.0)
+    shifted = image(np.pad(a.levels[0], ((4000, 0), (3000, 0), (0, 0)), constant_values=255))
     lattice = Lattice((1505.0, 2005.0), 10.0, (12, 16))
-    pictures = section_images(shifted, shifted, lattice, [0.5])
-    assert pictures is not None
-    assert max(pictures[1].pixels.shape) <= 4097
-    np.testing.assert_allclose(centre_of(pictures[1]), [1560.0, 2050.0], atol=2.0)
+    images = section_images(shifted, shifted, lattice, [0.5])
+    assert images is not None
+    assert max(images[1][0].shape) <= 4097
+    np.testing.assert_allclose(centre_of(images[1]), [1560.0, 2050.0], atol=2.0)
 
 
 # ---------------------------------------------------------------- in a result
@@ -146,7 +153,7 @@ def test_it_moves_as_the_model_says(result: AnnData, stained: list[AnnData]) -> 
         np.testing.assert_array_equal(found[name], still[name])
 
 
-def test_without_pictures_it_is_blank_and_nothing_is_said_to_be_painted(stained: list[AnnData], tmp_path: Path) -> None:
+def test_without_images_it_is_blank_and_nothing_is_said_to_be_painted(stained: list[AnnData], tmp_path: Path) -> None:
     plain = stained[1].copy()
     del plain.uns["spatial"]
     out = c2sti.tl.interpolate(stained[0], plain, model="linear", show_progress_bar=False)
@@ -156,7 +163,7 @@ def test_without_pictures_it_is_blank_and_nothing_is_said_to_be_painted(stained:
     assert len(anndata.read_h5ad(tmp_path / "blank.h5ad").uns["c2sti"]["virtual_histology"]) == 0
 
 
-def test_a_stained_section_keeps_its_own_picture(stained: list[AnnData]) -> None:
+def test_a_stained_section_keeps_its_own_image(stained: list[AnnData]) -> None:
     target = next(iter(stained[1].uns["spatial"].values()))
     out = c2sti.tl.interpolate(
         *stained, n_slices=2, model="linear", target_images=[None, target], show_progress_bar=False
@@ -167,7 +174,7 @@ def test_a_stained_section_keeps_its_own_picture(stained: list[AnnData]) -> None
 
 
 @pytest.mark.parametrize("choice", [{}, {"img_res_key": "c2sti_2"}])
-def test_squidpy_draws_a_layer_over_its_picture(result: AnnData, choice: dict[str, str]) -> None:
+def test_squidpy_draws_a_layer_over_its_image(result: AnnData, choice: dict[str, str]) -> None:
     ax = plt.figure().gca()
     gene = result.var_names[0]
     sq.pl.spatial_scatter(result, color=gene, layer="c2sti_1", shape="square", ax=ax, **choice)
@@ -176,7 +183,7 @@ def test_squidpy_draws_a_layer_over_its_picture(result: AnnData, choice: dict[st
     plt.close("all")
 
 
-def test_stacks_series_and_spatialdata_take_the_pictures_along(result: AnnData, stained: list[AnnData]) -> None:
+def test_stacks_series_and_spatialdata_take_the_images_along(result: AnnData, stained: list[AnnData]) -> None:
     images = result.uns["spatial"]["c2sti"]["images"]
     stack = c2sti.tl.to_slices(result)
     for name in ("slice_a", "c2sti_1", "c2sti_2", "slice_b"):
@@ -193,7 +200,7 @@ def test_stacks_series_and_spatialdata_take_the_pictures_along(result: AnnData, 
         np.testing.assert_array_equal(series.uns["spatial"][name]["images"]["hires"], images[same])
 
 
-def test_a_stack_shows_white_where_a_section_has_no_picture(stained: list[AnnData]) -> None:
+def test_a_stack_shows_white_where_a_section_has_no_image(stained: list[AnnData]) -> None:
     bare = stained[0].copy()
     del bare.uns["spatial"]
     series = c2sti.tl.interpolate_series(

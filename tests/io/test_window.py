@@ -15,7 +15,7 @@ from c2sti import io
 from c2sti.io._rasterize import outline
 from c2sti.io._window import window_of, within
 from tests.conftest import square_array
-from tests.io.test_read_and_write import spots
+from tests.io.test_read import spots
 
 ROTATED = np.array([[np.cos(np.pi / 6), np.sin(np.pi / 6)], [-np.sin(np.pi / 6), np.cos(np.pi / 6)]])  # by 30°
 SQUARE = (-0.5, -0.5, 9.5, 9.5)  # of an array of ten by ten spots
@@ -59,11 +59,15 @@ def test_of_a_polygon_the_convex_hull_counts() -> None:
     [
         ((0, 0, 4), ValueError, r"window of slice_a is \(0, 0, 4\); four finite numbers"),
         ((0, 0, np.inf, 4), ValueError, "four finite numbers"),
-        ((0, 0, 0, 4), ValueError, "window of slice_a has no area"),
-        ([[0, 0], [4, 4]], ValueError, "has no area"),
-        ([[0, 0], [2, 2], [4, 4]], ValueError, "has no area"),
+        ((0, 0, 0, 4), ValueError, r"window of slice_a is \(0, 0, 0, 4\); .* enclose an area"),
+        ([[0, 0], [4, 4]], ValueError, "enclose an area"),
+        ([[0, 0], [2, 2], [4, 4]], ValueError, "enclose an area"),
         ("left", TypeError, "window of slice_a"),
-        ((-1, -1, 4.5, 9), ValueError, r"40% of the spots of slice_a \(x 0\.\.9, y 0\.\.9\) lie outside of the window"),
+        (
+            (-1, -1, 4.5, 9),
+            ValueError,
+            r"40% of the spots of slice_a \(x 0\.\.9, y 0\.\.9\) lie outside of its",
+        ),
         ((0, 0, 900, 900), None, ""),
     ],
 )
@@ -233,23 +237,10 @@ def test_what_one_section_could_not_see_is_taken_from_the_other() -> None:
     assert without.obs["c2sti_2_tissue"].sum() < 136
 
 
-def test_a_result_with_windows_is_the_same_the_other_way_round() -> None:
-    windows = [SQUARE, (3.5, 3.5, 13.5, 13.5)]
-    a, b = (spots(square_array(10) + step, 6, seed=i) for i, step in enumerate((0, 4)))
-    how = {"model": "linear", "n_slices": 3, "on_misfit": "ignore", "show_progress_bar": False, "std": True}
-    there = c2sti.tl.interpolate(a, b, window=windows, **how)
-    back = c2sti.tl.interpolate(b, a, window=windows[::-1], **how)
-    for first, second in (("c2sti_1", "c2sti_3"), ("c2sti_2", "c2sti_2")):
-        np.testing.assert_array_equal(there.obs[f"{first}_tissue"], back.obs[f"{second}_tissue"])
-        np.testing.assert_allclose(there.layers[first], back.layers[second], atol=1e-5)
-        np.testing.assert_allclose(there.layers[f"{first}_std"], back.layers[f"{second}_std"], atol=1e-5)
-
-
 def test_a_streamed_result_with_windows_holds_the_same(tmp_path: Path) -> None:
     windows = {"slice_a": SQUARE, "slice_b": (3.5, 3.5, 13.5, 13.5)}
-    for model in ("copy", "gp"):
-        held = interpolated(windows, model=model, std=True)
-        streamed = interpolated(windows, model=model, std=True, out=tmp_path / f"{model}.zarr")
-        for layer in ("c2sti_2", "c2sti_2_std"):
-            np.testing.assert_allclose(np.asarray(streamed.layers[layer]), held.layers[layer], rtol=1e-3, atol=1e-5)
-        np.testing.assert_array_equal(streamed.obs["slice_a_seen"], held.obs["slice_a_seen"])
+    held = interpolated(windows, model="gp", std=True)
+    streamed = interpolated(windows, model="gp", std=True, out=tmp_path / "gp.zarr")
+    for layer in ("c2sti_2", "c2sti_2_std"):
+        np.testing.assert_allclose(np.asarray(streamed.layers[layer]), held.layers[layer], rtol=1e-3, atol=1e-5)
+    np.testing.assert_array_equal(streamed.obs["slice_a_seen"], held.obs["slice_a_seen"])

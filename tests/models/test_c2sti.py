@@ -13,7 +13,7 @@ import torch
 from c2sti import io
 from c2sti._types import SlicePair
 from c2sti.datasets import phantom
-from c2sti.models.c2sti import MOST_BINS, C2STi, C2STiConfig, prepare
+from c2sti.models.c2sti import C2STi, C2STiConfig, prepare
 from c2sti.models.components import Settings, describe
 from c2sti.models.gp import Baseline
 from c2sti.nn.c2sti import ModelInputs
@@ -53,7 +53,7 @@ def answer(model: C2STi, pair: SlicePair, t: float) -> np.ndarray:
 
 def inputs_of(model: C2STi, pair: SlicePair, t: float) -> ModelInputs:
     description = model.describe(pair, device="cpu", seed=0)
-    return prepare(pair, description, pair.a.xy, [t], n_panel=model.config.panel, device="cpu")[0]
+    return prepare(pair, description, pair.a.xy, [t], model.config, device="cpu")[0]
 
 
 def test_the_pair_has_pictures(pair: SlicePair) -> None:
@@ -111,7 +111,8 @@ def test_motion_is_as_reliable_as_two_halves_of_the_genes_agree(pair: SlicePair)
     first, second = inputs.halves()
     assert len(first.propagation) + len(second.propagation) == len(inputs.propagation)
     twice = dataclasses.replace(inputs, panel=tuple(p.repeat_interleave(2, dim=0) for p in inputs.panel))
-    twice = dataclasses.replace(twice, propagation=torch.eye(len(twice.panel[0])))
+    both = {name: getattr(inputs, name).repeat_interleave(2) for name in ("chosen", "scale")}
+    twice = dataclasses.replace(twice, propagation=torch.eye(len(twice.panel[0])), **both)
     with torch.no_grad():
         assert 0 <= network.reliability(inputs) < 0.999
         assert network.reliability(twice) == pytest.approx(1)  # both halves hold every gene once
@@ -179,16 +180,16 @@ def test_sampling_at_bin_centres_gives_the_bins(pair: SlicePair) -> None:
 
 def test_a_large_lattice_is_looked_at_coarsely(pair: SlicePair) -> None:
     fine = dataclasses.replace(pair.lattice, shape=(300, 129))
-    made = fine.coarsened(MOST_BINS)
+    made = fine.coarsened(C2STiConfig().bins)
     assert made.shape == (100, 43)
     assert made.pitch == 3 * fine.pitch
     np.testing.assert_allclose(made.centres[0], fine.centres.reshape(300, 129, 2)[1, 1])
-    assert pair.lattice.coarsened(MOST_BINS) is pair.lattice
+    assert pair.lattice.coarsened(C2STiConfig().bins) is pair.lattice
 
 
 def test_the_inputs_say_what_is_there(pair: SlicePair) -> None:
     description = describe(pair.sections, pair.spacing, pair.keys, Settings(n_components=4, n_splits=0))
-    inputs, base = prepare(pair, description, pair.a.xy, [0.5], n_panel=10, device="cpu")
+    inputs, base = prepare(pair, description, pair.a.xy, [0.5], C2STiConfig(panel=10), device="cpu")
     shape = pair.lattice.shape
     assert [p.shape for p in inputs.panel] == [(10, 2, *shape)] * 4
     assert inputs.propagation.shape == (10, 10)
@@ -253,3 +254,74 @@ def test_settings_are_checked() -> None:
     for bad in ({"channels": 0}, {"kernel_size": 2}, {"alpha": -1.0}):
         with pytest.raises(ValueError, match=next(iter(bad))):
             C2STiConfig(**bad)
+
+
+# ---- the paper's own network
+
+PAPER = C2STiConfig.paper(n_components=12, n_splits=0, panel=24, channels=6, histology_channels=4, resnet=False)
+
+
+@pytest.mark.parametrize("start", ["zero", "baseline"])
+@pytest.mark.parametrize("deforms", ["features", "motion"])
+def test_the_network_of_the_paper_gives_the_section(
+    pair: SlicePair, swapped: SlicePair, deforms: str, start: str
+) -> None:
+    model = awake(dataclasses.replace(PAPER, deforms=deforms, start=start))
+    found = answer(model, pair, 0.3)
+    np.testing.assert_allclose(found, answer(model, swapped, 0.7), atol=1e-5)
+    order = np.random.default_rng(0).permutation(pair.n_genes)
+    np.testing.assert_allclose(answer(model, pair.subset(order), 0.3), found[:, order], atol=1e-5)
+    fresh = answer(C2STi(model.config), pair, 0.3)
+    expected = Baseline(model.settings)(pair, pair.lattice.centres, [0.3]).slices[0].expression()
+    if start == "baseline":
+        np.testing.assert_allclose(fresh, expected, atol=1e-5)
+    else:
+        assert np.abs(fresh - expected).max() > 0.01
+    assert np.abs(found - fresh).max() > 0.01
+
+
+def test_genes_of_the_panel_are_as_the_network_says_and_others_follow(pair: SlicePair) -> None:
+    model = awake(PAPER)
+    inputs = inputs_of(model, pair, 0.3)
+    with torch.no_grad():
+        section = model.network(inputs, 0.3)[0]
+    assert section.shape == (24, *inputs.lattice.shape)
+    at = sample(section, inputs.lattice, pair.lattice.centres).numpy() * inputs.scale.numpy()
+    mean = 0.7 * pair.a.mean + 0.3 * pair.b.mean
+    found = answer(model, pair, 0.3)
+    np.testing.assert_allclose(found[:, inputs.chosen], np.maximum(at + mean[inputs.chosen], 0), atol=1e-5)
+    others = np.setdiff1d(np.arange(pair.n_genes), inputs.chosen)
+    assert found[:, others].std(axis=0).max() > 0.01
+
+
+def test_a_coarser_first_level_is_enlarged_to_the_lattice(pair: SlicePair) -> None:
+    model = awake(PAPER)
+    moved = model(pair, pair.a.xy, [0.3]).notes["displacement"]
+    assert moved.shape == (1, 2, *pair.lattice.shape)
+    with torch.no_grad():
+        assert model.network(inputs_of(model, pair, 0.3), 0.3)[1].p.shape == tuple(
+            -(-n // 2) for n in pair.lattice.shape
+        )
+
+
+def test_printed_equations_are_switches(pair: SlicePair) -> None:
+    model = awake(dataclasses.replace(PAPER, printed=("graph", "position")))
+    inputs, ours = inputs_of(model, pair, 0.5), inputs_of(awake(PAPER), pair, 0.5)
+    assert not torch.allclose(inputs.propagation, ours.propagation)
+    p = model.network.positions(inputs, 0.5)
+    assert p.max() == 0.5
+    assert p.min() > 0
+    with pytest.raises(ValueError, match="printed = "):
+        dataclasses.replace(PAPER, printed=("loss",))
+    with pytest.raises(ValueError, match='start = "zero" needs a head'):
+        C2STiConfig(start="zero")
+
+
+def test_resnet_describes_the_histology(pair: SlicePair, caplog: pytest.LogCaptureFixture) -> None:
+    pytest.importorskip("monai", reason="the ResNet-50 of H&E needs MONAI")
+    settings = {"n_components": 4, "n_splits": 0, "panel": 8, "channels": 4, "histology_channels": 4}
+    model = C2STi.paper(**settings)
+    assert model.card["resnet"] == "random"
+    one = dataclasses.replace(pair, b=dataclasses.replace(pair.b, histology=None))
+    found = [answer(model, p, 0.5) for p in (pair, one)]
+    assert np.abs(found[0] - found[1]).max() > 0

@@ -20,10 +20,10 @@ from c2sti.models.compared import (
     NETWORKS,
     FrameInterpolator,
     FrameNetwork,
+    Frames,
     dain,
     fresh,
     ifrnet,
-    make_frames,
     rbi,
     rife,
 )
@@ -47,7 +47,7 @@ def config(name: str) -> object:
 
 
 def awake(name: str, seed: int = 0) -> FrameInterpolator:
-    """A small rival whose weights are all at work."""
+    """A small network whose weights are all at work."""
     network = fresh(NETWORKS[name], config(name), seed=seed)
     generator = torch.Generator().manual_seed(seed)
     with torch.no_grad():
@@ -102,7 +102,7 @@ def test_any_sections_at_any_positions(name: str, two: SlicePair) -> None:
 @pytest.mark.parametrize("name", NAMES)
 def test_it_adds_something_between_and_nothing_at_the_ends(name: str, two: SlicePair) -> None:
     network = awake(name).network
-    ends = make_frames(two, 3).ends
+    ends = Frames(two, 3).ends
     with torch.no_grad():
         change = [network(ends, t).abs().max() for t in (1e-6, 0.5, 1 - 1e-6)]
     assert change[1] > 1e-3
@@ -127,8 +127,8 @@ def test_same_seed_same_answer(name: str, two: SlicePair) -> None:
 @pytest.mark.parametrize("name", NAMES)
 def test_gradients_reach_every_weight(name: str, cases: list[Case]) -> None:
     network = awake(name).network
-    triplet = make_triplets(cases, 3)[0]
-    network.loss(triplet.ends, triplet.position, triplet.target, triplet.known).backward()
+    _, triplet = make_triplets(cases, 3)[0]
+    network.loss(*triplet).backward()
     silent = [n for n, p in network.named_parameters() if p.grad is None or not p.grad.abs().max() > 0]
     assert silent == []
 
@@ -153,12 +153,9 @@ def test_one_network_serves_any_panel_with_or_without_a_picture(name: str, two: 
 def test_training_lowers_the_loss(name: str, cases: list[Case]) -> None:
     how = Schedule(steps=20, batch=1, learning_rate=5e-3, final_learning_rate=5e-3)
     rival = train_compared(name, cases[:1], config=config(name), how=how, show_progress_bar=False)
-    (triplet,) = make_triplets(cases[:1], 3)
+    ((_, triplet),) = make_triplets(cases[:1], 3)
     with torch.no_grad():
-        before, after = (
-            n.loss(triplet.ends, triplet.position, triplet.target, triplet.known)
-            for n in (fresh(NETWORKS[name], config(name)), rival.network)
-        )
+        before, after = (n.loss(*triplet) for n in (fresh(NETWORKS[name], config(name)), rival.network))
     assert after < before
     assert rival.card["examples"] == 1
 
@@ -213,7 +210,6 @@ def test_every_network_says_its_name() -> None:
     for name, network in NETWORKS.items():
         assert issubclass(network, FrameNetwork)
         assert FrameInterpolator(fresh(network)).__name__ == name
-        assert FrameInterpolator(fresh(network)).n_parameters < 1_500_000
 
 
 # ---- what is particular to each

@@ -4,7 +4,16 @@ import pytest
 import torch
 from torch import Tensor
 
-from c2sti.nn.dlsm import DLSM, Deformation, Estimators, Modulation, differences, fuse, position_map
+from c2sti.nn.dlsm import (
+    DLSM,
+    Deformation,
+    Estimators,
+    Modulation,
+    differences,
+    fuse,
+    position_map,
+    printed_position_map,
+)
 from c2sti.ops import deformable_sampling
 
 
@@ -147,3 +156,9 @@ def test_a_bin_that_looks_like_the_second_section_is_nearer_to_it() -> None:
     torch.testing.assert_close(p, torch.tensor([[1 / 3, 0.5, 2 / 3]]))
     unknown = torch.full((3, 1, 3), float("nan"))
     assert all((d == 0).all() for d in differences(target, unknown, second))
+
+
+def test_printed_positions_by_hand() -> None:
+    gradient = torch.tensor([[0.0, 0.5, 1.0]])
+    torch.testing.assert_close(printed_position_map(0.6, gradient, 2.0), torch.tensor([[0.2, 0.4, 0.6]]))
+    assert (printed_position_map(0.6, gradient, 0.0) == 0.6).all()

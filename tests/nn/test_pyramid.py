@@ -5,7 +5,16 @@ import pytest
 import scipy.sparse as sp
 import torch
 
-from c2sti.nn.pyramid import GenePool, MGCGraph, MotionDecoder, PyramidEncoder, agreement, profiles
+from c2sti.nn.pyramid import (
+    GenePool,
+    MGCGraph,
+    MotionDecoder,
+    PyramidEncoder,
+    SectionDecoder,
+    local_correlation,
+    pixel_shuffle,
+    profiles,
+)
 from c2sti.ops import propagation
 
 
@@ -25,7 +34,7 @@ def test_sizes_halve_rounding_up_and_come_back(height: int, width: int) -> None:
     sizes = [(height, width), (-(-height // 2), -(-width // 2)), (-(-height // 4), -(-width // 4))]
     assert [tuple(x.shape) for x in levels] == [(2, 4, *size) for size in sizes]
     pooled = [x.mean(dim=0) for x in levels]
-    alike = [agreement(profiles(x), profiles(x)) for x in levels]
+    alike = [local_correlation(profiles(x), profiles(x)) for x in levels]
     assert [tuple(x.shape) for x in MotionDecoder(4)(pooled, pooled, alike)] == [(4, *size) for size in sizes]
 
 
@@ -92,17 +101,42 @@ def test_gradients_in_double() -> None:
     assert torch.autograd.gradcheck(lambda x: pool(graph(x, p)), nodes)
 
 
-def test_agreement_is_one_where_the_genes_have_gone() -> None:
+def test_local_correlation_is_one_where_the_genes_have_gone() -> None:
     one = torch.randn(6, 4, 7, 8)
     moved = torch.roll(one, 1, dims=3)  # one bin to the right: dy = 0, dx = 1, the sixth of nine
-    alike = agreement(profiles(one), profiles(moved))
+    alike = local_correlation(profiles(one), profiles(moved))
     torch.testing.assert_close(alike[5, :, :-1], torch.ones(7, 7))
     assert alike.abs().max() <= 1 + 1e-6
     assert (alike[:, 1:-1, 1:-1].argmax(dim=0) == 5).all()
 
 
-def test_agreement_knows_no_order_and_no_gene_that_all_are() -> None:
+def test_local_correlation_knows_no_order_and_no_gene_that_all_are() -> None:
     one, other, order = torch.randn(5, 2, 3, 4), torch.randn(5, 2, 3, 4), torch.randperm(5)
-    turned = agreement(profiles(one[order]), profiles(other[order]))
-    torch.testing.assert_close(turned, agreement(profiles(one), profiles(other)))
-    assert (agreement(profiles(torch.ones(5, 2, 3, 4)), profiles(other)) == 0).all()
+    turned = local_correlation(profiles(one[order]), profiles(other[order]))
+    torch.testing.assert_close(turned, local_correlation(profiles(one), profiles(other)))
+    assert (local_correlation(profiles(torch.ones(5, 2, 3, 4)), profiles(other)) == 0).all()
+
+
+def test_section_decoder_looks_at_every_level_and_keeps_genes_apart() -> None:
+    decoder, sizes = SectionDecoder(4, 3, halved=True, zero=False), [(7, 5), (4, 3), (2, 2)]
+    features = [torch.randn(2, 4, *size, requires_grad=True) for size in sizes]
+    section = decoder(features, (13, 10))
+    assert section.shape == (2, 13, 10)
+    slopes = torch.autograd.grad(section[0].sum(), features)
+    assert all(slope[0].abs().max() > 0 and (slope[1] == 0).all() for slope in slopes)
+    assert (SectionDecoder(4, 3, halved=False, zero=True)(features, (7, 5)) == 0).all()
+
+
+def test_pixel_shuffle_by_hand() -> None:
+    enlarge = pixel_shuffle(1)
+    torch.nn.init.zeros_(enlarge[0].bias)
+    enlarge[0].weight.data = torch.zeros(4, 1, 3, 3)
+    enlarge[0].weight.data[:, 0, 1, 1] = torch.tensor([1.0, 10.0, 100.0, 1000.0])  # one output each of a bin's four
+    expected = torch.tensor([[2.0, 20.0], [200.0, 2000.0]])
+    torch.testing.assert_close(enlarge(torch.tensor([[[[2.0]]]]))[0, 0], expected)
+
+
+def test_section_decoder_gradients_in_double() -> None:
+    decoder = SectionDecoder(2, 2, halved=True, zero=False).double()
+    features = [torch.randn(2, 2, *size, dtype=torch.float64, requires_grad=True) for size in [(3, 2), (2, 1)]]
+    assert torch.autograd.gradcheck(lambda *f: decoder(list(f), (5, 4)), features)

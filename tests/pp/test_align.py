@@ -21,9 +21,10 @@ from spatialdata.transformations import Affine, get_transformation
 import c2sti.pp._align as align_module
 from c2sti.datasets import Phantom, phantom
 from c2sti.io import SliceGrid, read_slice
+from c2sti.io._images import Library
 from c2sti.pp import align, align_series
 from c2sti.pp._estimate import unit_ratio
-from c2sti.pp._write import background, end_of, warped
+from c2sti.pp._write import background, warped
 
 PITCH = 100.0
 COUNTS = 2000  # a spot, few for Visium
@@ -592,11 +593,10 @@ def test_pictures_of_numbers_move_and_those_without_a_scale_stay_away() -> None:
     """An image of one pixel a unit, moved by one unit: every column comes from the one before, the first is glass."""
     pixels = np.full((4, 5), 0.75)
     pixels[1, 2] = 0.25
-    library = {"images": {"hires": pixels, "lowres": pixels}, "scalefactors": {"tissue_hires_scalef": 1.0}}
-    spots = np.array([[1.0, 1.0]])
+    content = {"images": {"hires": pixels, "lowres": pixels}, "scalefactors": {"tissue_hires_scalef": 1.0}}
+    library, spots = Library("S1", "uns['spatial']['S1']", content), np.array([[1.0, 1.0]])
     moved = warped(library, spots, np.array([[1, 0, 1.0], [0, 1, 0], [0, 0, 1]]), np.array([6.0, 4.0]))
     assert list(moved["images"]) == ["hires"]
     assert moved["scalefactors"] == {"tissue_hires_scalef": 1.0}
     assert moved["images"]["hires"].dtype == np.float64
     np.testing.assert_allclose(moved["images"]["hires"], np.column_stack([np.full(4, 0.75), pixels]), atol=1e-6)
-    np.testing.assert_array_equal(end_of(library), [5, 4])

@@ -155,7 +155,7 @@ def test_subsets_do_not_lie(out: AnnData) -> None:
     assert record["coexpression"]["c2sti_1"].shape == (40, 40)
     assert list(record["coexpression"]["genes"]) == list(out.var_names)
     whole = out.uns["c2sti"]["coexpression"]["c2sti_1"].toarray()
-    found = io.held_graph(record, "c2sti_1").among(some.var_names).toarray()
+    found = io.held_graph(record, "c2sti_1", some.var_names).toarray()
     np.testing.assert_array_equal(found, whole[[5, 2]][:, [5, 2]])
     assert list(record["genes"]) == list(out.var_names)
     assert "coexpression" not in c2sti.tl.sample_counts(out, genes=list(out.var_names[:2])).uns["c2sti"]

@@ -248,7 +248,7 @@ BAD = {
         missing,
         "domain",
         KeyError,
-        r"slice_a has no obs\['domain'\] .*its columns are \['n_counts', 'z_um'\]",
+        r"slice_a has no obs\['domain'\] .*it has \['n_counts', 'z_um'\]",
     ),
     "all NaN": (all_unknown, "domain", ValueError, r"obs\['domain'\] of slice_a holds nothing but NaN"),
     "kinds": (numbers_there, "domain", ValueError, "holds labels in slice_a and numbers in slice_b; make both"),
@@ -257,9 +257,9 @@ BAD = {
         lambda a, b: [s.obs.insert(0, "tissue", 1.0) for s in (a, b)],
         "tissue",
         ValueError,
-        "rename it first",
+        "results use that name.*rename it",
     ),
-    "folder": (lambda a, b: [s.obs.insert(0, "a/b", 1.0) for s in (a, b)], "a/b", ValueError, 'holds a "/"'),
+    "folder": (lambda a, b: [s.obs.insert(0, "a/b", 1.0) for s in (a, b)], "a/b", ValueError, "files cannot hold it"),
 }
 
 

@@ -18,8 +18,7 @@ from scipy.spatial import KDTree
 import c2sti
 from c2sti.datasets import Phantom
 from c2sti.models import components
-from c2sti.tl._series import MOST_SECTIONS, _places, described_together
-from c2sti.tl._stack import Place
+from c2sti.tl._series import MOST_SECTIONS, described_together, places_of
 
 
 def fill(slices: list[AnnData], **keywords: object) -> AnnData:
@@ -102,13 +101,13 @@ def test_the_rest_of_the_series_is_context(series: list[AnnData]) -> None:
 def test_every_gap_is_read_from_a_description_of_its_neighbours(n_sections: int, n_context: int) -> None:
     gaps = [gap for gap in range(n_sections - 1) if gap % 5 != 3]
     found = list(described_together(gaps, n_sections, n_context))
-    assert [gap for together in found for gap in together.gaps] == gaps
-    for together in found:
-        for gap in together.gaps:
+    assert [gap for of_window, _ in found for gap in of_window] == gaps
+    for of_window, window in found:
+        for gap in of_window:
             around = range(max(gap - n_context, 0), min(gap + 2 + n_context, n_sections))
-            assert set(around) <= set(together.sections)
-        assert len(together.sections) <= max(MOST_SECTIONS, 2 + 2 * n_context)
-        assert n_context or len(together.sections) == 2  # nothing else is to be looked at
+            assert set(around) <= set(window)
+        assert len(window) <= max(MOST_SECTIONS, 2 + 2 * n_context)
+        assert n_context or len(window) == 2  # nothing else is to be looked at
     if n_context and n_sections <= MOST_SECTIONS:
         assert len(found) == 1
 
@@ -162,14 +161,16 @@ def test_depths_may_be_given(uneven: list[AnnData]) -> None:
 
 
 def test_places_are_those_of_the_gaps() -> None:
-    depths = np.array([0.0, 10.0, 30.0])
-    assert list(_places(depths, np.array([0.0, 4.0, 10.0 + 1e-9, 25.0, 30.0]), ["a", "b", "c"], "x")) == [
-        Place("a", 0.0, 0, 0.0),
-        Place("x_1", 4.0, 0, 0.4),
-        Place("b", 10.0, 1, 0.0),
-        Place("x_2", 25.0, 1, 0.75),
-        Place("c", 30.0, 2, 0.0),
-    ]
+    wanted = np.array([0.0, 4.0, 10.0 + 1e-9, 25.0, 30.0])
+    places = places_of(np.array([0.0, 10.0, 30.0]), wanted, ["a", "b", "c"], "x")
+    expected = {
+        "a": (0.0, 0, 0.0),
+        "x_1": (4.0, 0, 0.4),
+        "b": (10.0, 1, 0.0),
+        "x_2": (25.0, 1, 0.75),
+        "c": (30.0, 2, 0.0),
+    }
+    assert {place.Index: (place.z, place.first, place.position) for place in places.itertuples()} == expected
 
 
 @pytest.mark.parametrize("depths", [[75.0, 225.0], [0.0, 450.0]])
@@ -194,7 +195,7 @@ def without_depth(slices: list[AnnData]) -> dict:
 BAD = {
     "one": (lambda s: s.__delitem__(slice(1, None)) or {"spacing": 1.0}, "slices holds 1 section"),
     "no depth": (without_depth, r"slices\[1\] carry no depth; give one a section with z="),
-    "depths short": (lambda s: {"z": [0.0, 1.0], "spacing": 1.0}, r"z has shape \(2,\); one depth for each of the 3"),
+    "depths short": (lambda s: {"z": [0.0, 1.0], "spacing": 1.0}, r"z has shape \(2,\); one number for each of the 3"),
     "depths unsorted": (lambda s: s.reverse() or {"spacing": 1.0}, r"\[450.0, 150.0, 0.0\], must increase"),
     "depths twice": (lambda s: {"z": [0.0, 0.0, 1.0], "spacing": 1.0}, "must increase without repeats; put slices"),
     "nothing asked": (lambda s: {}, r"either spacing= \(the sections are 150 to 300 apart\) or at_z="),

@@ -152,7 +152,7 @@ BAD: dict[str, tuple[Callable[[AnnData, list[AnnData]], tuple[AnnData, dict]], t
     "points": (
         lambda _, s: (layered(s, at=s[0].obsm["spatial"] + [13.0, 0.0]), {}),
         ValueError,
-        "points of one's own",
+        "points given by at=",
     ),
     "a section": (lambda _, s: (s[0], {}), KeyError, "does not hold the result of c2sti.tl.interpolate"),
     "one section": (lambda stack, _: (stack[stack.obs["z"] == 50.0], {}), ValueError, "holds one section"),

@@ -17,7 +17,6 @@ from c2sti.models.c2sti import C2STi, C2STiConfig
 from c2sti.nn.losses import endpoint_error
 from c2sti.ops import sample
 from c2sti.training import Case, Example, TrainConfig, elastic, make_examples, train, turn
-from c2sti.training._loop import make_accelerator
 
 NETWORK = C2STiConfig(n_components=8, n_splits=0, panel=16, channels=4, histology_channels=4)
 QUICK = TrainConfig(steps=6, genes=20, panel=12, save_every=2)
@@ -198,10 +197,10 @@ def test_settings_are_checked() -> None:
         TrainConfig(genes=0)
 
 
-def test_training_says_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_training_says_what_to_install(examples: list[Example], monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "accelerate", None)
     with pytest.raises(ImportError, match=r'training needs accelerate: pip install "c2sti\[train\]"'):
-        make_accelerator("cpu")
+        run(examples)
 
 
 TWO = """

@@ -3,7 +3,7 @@
 `NETWORKS` are trained first; `c2sti.training.train_compared` does it.
 """
 
-from c2sti.models.compared._frames import FrameInterpolator, FrameNetwork, fresh, make_frames
+from c2sti.models.compared._frames import FrameInterpolator, FrameNetwork, Frames, fresh
 from c2sti.models.compared.dain import DAIN
 from c2sti.models.compared.ifrnet import IFRNet
 from c2sti.models.compared.rbi import rbi
@@ -12,15 +12,4 @@ from c2sti.models.compared.unet import UNet
 
 NETWORKS: dict[str, type[FrameNetwork]] = {network.name: network for network in (UNet, RIFE, IFRNet, DAIN)}
 
-__all__ = [
-    "DAIN",
-    "NETWORKS",
-    "FrameNetwork",
-    "IFRNet",
-    "RIFE",
-    "FrameInterpolator",
-    "UNet",
-    "fresh",
-    "make_frames",
-    "rbi",
-]
+__all__ = ["NETWORKS", "FrameInterpolator", "FrameNetwork", "Frames", "fresh", "rbi"]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from math import log
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -14,7 +14,7 @@ from scipy.spatial import KDTree
 from torch import Tensor, nn
 from torch.nn import functional
 
-from c2sti._types import FloatArray, InterpolatedSection, Lattice, Noise, Prediction, Section, SlicePair
+from c2sti._types import FloatArray, InterpolatedSection, Prediction, Section, SlicePair
 from c2sti.models import _checkpoint
 from c2sti.models.naive import WIDTH, map_noise
 from c2sti.ops import deformable_sampling, gaussian_operator, sample, smoothed_axes
@@ -24,100 +24,69 @@ PLAIN = 2  # channels of a frame beside its maps: tissue, and grey
 REACH = 1.0  # tissue ends this far from the last spot, in spot spacings
 
 
-@dataclass(frozen=True)
 class Frames:
-    """A pair as two frames.
+    """A pair as two frames of K leading maps, tissue and grey; its context is not looked at."""
 
-    Parameters
-    ----------
-    lattice
-        H × W bins.
-    ends
-        (2, K + 2, H, W): of either section its K maps, its tissue (0 or 1), and the grey of its H&E around its mean
-        (0 where there is no image).
-    axes
-        (K, N) loadings of the maps; axes that the data do not have are zero.
-    scale
-        What the maps were divided by: one number, so that axes keep their sizes to one another.
-    width
-        Of the Gaussian that brings spots to bins.
-    """
-
-    lattice: Lattice
-    ends: Tensor
-    axes: FloatArray
-    scale: float
-    width: float
+    def __init__(self, pair: SlicePair, n_maps: int, *, device: str = "cpu") -> None:
+        self.pair, self.lattice = pair, pair.lattice.coarsened(MOST_BINS)
+        self._width = WIDTH * max(pair.spacing, self.lattice.pitch)  # of the Gaussian that brings spots to bins
+        sections = (pair.a, pair.b)
+        smoothers = [gaussian_operator(s.xy, s.xy, WIDTH * pair.spacing) for s in sections]
+        found = smoothed_axes([s.expression for s in sections], n_maps, smoothers)
+        self.axes = np.zeros((n_maps, pair.n_genes))  # loadings of the maps; axes that the data do not have are zero
+        self.axes[: len(found)] = found
+        self.scale = 1.0  # of all maps, so that axes keep their sizes to one another
+        maps = [self.maps_of(s.xy, s.expression) for s in sections]
+        self.scale = float(np.sqrt(np.mean(np.square(maps)))) or 1.0
+        ends = [
+            np.concatenate([m / self.scale, self.tissue_of(s.xy)[None], self._grey(s)[None]])
+            for s, m in zip(sections, maps, strict=True)
+        ]
+        # (2, K + 2, H, W): of either section its maps, its tissue (0 or 1), and the grey of its H&E around its mean.
+        self.ends = torch.as_tensor(np.stack(ends).astype(np.float32), device=device)
 
     def maps_of(self, xy: FloatArray, expression: sp.csr_array) -> FloatArray:
         """(K, H, W) maps of a section with these spots, as those of the pair were made."""
-        return _maps(xy, expression, self.axes, self.lattice, self.width) / self.scale
+        values = gaussian_operator(xy, self.lattice.centres, self._width) @ self._scores(expression)
+        return values.T.reshape(-1, *self.lattice.shape) / self.scale
 
     def tissue_of(self, xy: FloatArray) -> FloatArray:
         """(H, W) 1 where a section with these spots has tissue, 0 elsewhere."""
-        far = max(self.width / WIDTH, self.lattice.pitch) * REACH
+        far = max(self._width / WIDTH, self.lattice.pitch) * REACH
         return (KDTree(xy).query(self.lattice.centres)[0] <= far).reshape(self.lattice.shape).astype(np.float32)
 
-    def inserted(self, pair: SlicePair, at: FloatArray, position: float, change: Tensor) -> InterpolatedSection:
-        """The blend of both sections at (M, 2) points, plus a (K, H, W) change to its maps: without it, `lowrank`."""
-        ends = [
-            gaussian_operator(s.xy, at, WIDTH * pair.spacing) @ _scores(s.xy, s.expression, self.axes)
-            for s in (pair.a, pair.b)
-        ]
-        blend = (1 - position) * ends[0] + position * ends[1]
-        moved = sample(change, self.lattice, at).cpu().numpy() * self.scale
-        return InterpolatedSection(blend + moved, self.axes, (1 - position) * pair.a.mean + position * pair.b.mean)
+    def _scores(self, expression: sp.csr_array) -> FloatArray:
+        """(n, K) values of the axes in each spot, around the section's own mean."""
+        return expression @ self.axes.T - np.asarray(expression.mean(axis=0)).ravel() @ self.axes.T
 
-    def noise(self, pair: SlicePair, at: FloatArray, positions: Sequence[float]) -> Noise:
-        """Variance of that blend; what a network adds to it is taken to be certain."""
-        sections = (pair.a, pair.b)
-        return map_noise(
-            [s.xy for s in sections],
-            [_scores(s.xy, s.expression, self.axes) for s in sections],
-            [gaussian_operator(s.xy, at, WIDTH * pair.spacing) for s in sections],
-            [np.array([1 - p, p]) for p in positions],
-            self.axes,
-        )
+    def _grey(self, section: Section) -> FloatArray:
+        """(H, W) grey of the H&E around its mean, 0 where there is none."""
+        if section.histology is None:
+            return np.zeros(self.lattice.shape)
+        index = self.pair.lattice.bins(self.lattice.centres)
+        grey = np.where(index >= 0, section.histology.mean(axis=0).ravel()[np.maximum(index, 0)], np.nan)
+        known = np.isfinite(grey)
+        mean = grey[known].mean() if known.any() else 0
+        return np.where(known, grey - mean, 0).reshape(self.lattice.shape)
 
+    def prediction(
+        self, at: FloatArray, positions: Sequence[float], changes: Sequence[Tensor], notes: dict[str, Any]
+    ) -> Prediction:
+        """The blends of both sections at (M, 2) points, plus (K, H, W) changes to their maps: without these, `lowrank`.
 
-def make_frames(pair: SlicePair, n_maps: int, *, device: str = "cpu") -> Frames:
-    """The two frames of a pair; its context is not looked at."""
-    sections = (pair.a, pair.b)
-    smoothers = [gaussian_operator(s.xy, s.xy, WIDTH * pair.spacing) for s in sections]
-    found = smoothed_axes([s.expression for s in sections], n_maps, smoothers)
-    axes = np.zeros((n_maps, pair.n_genes))
-    axes[: len(found)] = found
-    lattice = pair.lattice.coarsened(MOST_BINS)
-    width = WIDTH * max(pair.spacing, lattice.pitch)
-    maps = [_maps(s.xy, s.expression, axes, lattice, width) for s in sections]
-    scale = float(np.sqrt(np.mean(np.square(maps)))) or 1.0
-    frames = Frames(lattice, torch.empty(0), axes, scale, width)
-    ends = [
-        np.concatenate([m / scale, frames.tissue_of(s.xy)[None], _grey(s, pair.lattice, lattice)[None]])
-        for s, m in zip(sections, maps, strict=True)
-    ]
-    return Frames(lattice, torch.as_tensor(np.stack(ends).astype(np.float32), device=device), axes, scale, width)
-
-
-def _scores(xy: FloatArray, expression: sp.csr_array, axes: FloatArray) -> FloatArray:
-    """(n, K) values of the axes in each spot, around the section's own mean."""
-    return expression @ axes.T - np.asarray(expression.mean(axis=0)).ravel() @ axes.T
-
-
-def _maps(xy: FloatArray, expression: sp.csr_array, axes: FloatArray, lattice: Lattice, width: float) -> FloatArray:
-    values = gaussian_operator(xy, lattice.centres, width) @ _scores(xy, expression, axes)
-    return values.T.reshape(-1, *lattice.shape)
-
-
-def _grey(section: Section, fine: Lattice, lattice: Lattice) -> FloatArray:
-    """(H, W) grey of the H&E around its mean, 0 where there is none."""
-    if section.histology is None:
-        return np.zeros(lattice.shape)
-    grey = section.histology.mean(axis=0).ravel()
-    index = fine.bins(lattice.centres)
-    found = np.where(index >= 0, grey[np.maximum(index, 0)], np.nan).reshape(lattice.shape)
-    known = np.isfinite(found)
-    return np.where(known, found - found[known].mean(), 0) if known.any() else np.zeros(lattice.shape)
+        What is added to a blend is taken to be certain.
+        """
+        a, b = self.pair.a, self.pair.b
+        operators = [gaussian_operator(s.xy, at, WIDTH * self.pair.spacing) for s in (a, b)]
+        scores = [self._scores(s.expression) for s in (a, b)]
+        ends = [operator @ values for operator, values in zip(operators, scores, strict=True)]
+        slices = []
+        for p, change in zip(positions, changes, strict=True):
+            moved = sample(change, self.lattice, at).cpu().numpy() * self.scale
+            values = (1 - p) * ends[0] + p * ends[1] + moved
+            slices.append(InterpolatedSection(values, self.axes, (1 - p) * a.mean + p * b.mean))
+        weights = [np.array([1 - p, p]) for p in positions]
+        return Prediction(tuple(slices), notes, map_noise([a.xy, b.xy], scores, operators, weights, self.axes))
 
 
 # ---- what the networks have in common
@@ -131,6 +100,20 @@ def blend(ends: Tensor, t: float) -> Tensor:
 def warp(maps: Tensor, flow: Tensor) -> Tensor:
     """(C, H, W) maps looked up at x + flow(x), bilinearly; (2, H, W) flow is (dx, dy) in bins."""
     return deformable_sampling(maps, flow[None], torch.ones_like(flow[:1]))
+
+
+def to_ends(flow: Tensor, t: float) -> tuple[Tensor, Tensor]:
+    """Flow to a and to b, of (4, H, W) flows: it shrinks with the distance from either, as in the middle is learnt.
+
+    Few triplets cannot teach this. In the middle, where the originals were trained, nothing differs.
+    """
+    return 2 * t * flow[:2], 2 * (1 - t) * flow[2:]
+
+
+def merge(a: Tensor, b: Tensor, logit: Tensor, t: float) -> Tensor:
+    """(C, H, W) of both by a mask that leans to the nearer one."""
+    share = torch.sigmoid(logit + log((1 - t) / t))
+    return share * a + (1 - share) * b
 
 
 def resized(maps: Tensor, shape: Sequence[int]) -> Tensor:
@@ -155,22 +138,6 @@ def plane(value: float, like: Tensor) -> Tensor:
     return torch.full_like(like[:1], value)
 
 
-def conv(n_in: int, n_out: int, *, stride: int = 1) -> nn.Sequential:
-    """3 × 3 convolution and PReLU, of one slope: slopes by channel need a batch."""
-    return nn.Sequential(nn.Conv2d(n_in, n_out, 3, stride=stride, padding=1), nn.PReLU())
-
-
-def silent(layer: nn.Conv2d | nn.ConvTranspose2d, n: int | None = None) -> nn.Conv2d | nn.ConvTranspose2d:
-    """A convolution whose first n output channels (all by default) say 0 until they have learnt something."""
-    weight, bias = layer.weight, layer.bias
-    assert bias is not None, "all convolutions of the compared methods have one"
-    with torch.no_grad():
-        rows = weight if isinstance(layer, nn.Conv2d) else weight.transpose(0, 1)
-        rows[:n].zero_()
-        bias[:n].zero_()
-    return layer
-
-
 def masked_mean(values: Tensor, known: Tensor) -> Tensor:
     """Mean of (C, H, W) over the bins where (H, W) is 1; a scalar."""
     return (values * known).sum() / (known.sum() * len(values)).clamp(min=1)
@@ -181,18 +148,76 @@ def charbonnier(difference: Tensor, epsilon: float = 1e-3) -> Tensor:
     return (difference.square() + epsilon**2).sqrt()
 
 
-class FrameNetwork(nn.Module):
-    """What every rival's network is: two frames and a position in, the change to their blend out.
+def conv(n_in: int, n_out: int, *, stride: int = 1) -> nn.Sequential:
+    """3 × 3 convolution and PReLU, of one slope: slopes by channel need a batch."""
+    return nn.Sequential(nn.Conv2d(n_in, n_out, 3, stride=stride, padding=1), nn.PReLU())
 
-    Parameters
-    ----------
-    config
-        An instance of `Config`.
+
+def double_conv(n_in: int, n_out: int, *, stride: int = 1) -> nn.Sequential:
+    """Two of them, the first of which may halve the grid."""
+    return nn.Sequential(conv(n_in, n_out, stride=stride), conv(n_out, n_out))
+
+
+def silent(layer: nn.Conv2d | nn.ConvTranspose2d, n: int | None = None) -> nn.Conv2d | nn.ConvTranspose2d:
+    """A convolution whose first n output channels (all by default) are 0 until they have learnt something."""
+    assert layer.bias is not None, "all convolutions of the compared methods have one"
+    with torch.no_grad():
+        rows = layer.weight if isinstance(layer, nn.Conv2d) else layer.weight.transpose(0, 1)
+        rows[:n].zero_()
+        layer.bias[:n].zero_()
+    return layer
+
+
+class Pyramid(nn.ModuleList):
+    """Two convolutions a level; each level halves the grid, but the first only if `halve`."""
+
+    def __init__(self, n_in: int, widths: Sequence[int], *, halve: bool = False) -> None:
+        strides = [2 if i or halve else 1 for i in range(len(widths))]
+        inputs = [n_in, *widths[:-1]]
+        super().__init__(double_conv(n, w, stride=s) for n, w, s in zip(inputs, widths, strides, strict=True))
+
+    def forward(self, frame: Tensor) -> list[Tensor]:
+        """Features of a (n_in, H, W) frame, fine to coarse."""
+        levels: list[Tensor] = []
+        for level in self:
+            levels.append(level(levels[-1] if levels else frame))
+        return levels
+
+
+class HourGlass(nn.Module):
+    """Two convolutions a level on the way down, skips and two convolutions a level on the way up.
+
+    `widths` are the channels of each level, fine to coarse; `beside` those that join each level on its way down.
     """
+
+    def __init__(self, n_in: int, widths: tuple[int, ...], beside: tuple[int, ...] = ()) -> None:
+        super().__init__()
+        beside = beside or (0,) * len(widths)
+        inputs = [n + more for n, more in zip((n_in, *widths), beside, strict=False)]
+        self.down = nn.ModuleList(double_conv(n, width) for n, width in zip(inputs, widths, strict=True))
+        self.up = nn.ModuleList(
+            double_conv(fine + coarse, fine) for fine, coarse in zip(widths, widths[1:], strict=False)
+        )
+
+    def forward(self, maps: Tensor, beside: list[Tensor] | None = None) -> Tensor:
+        """(n_in, H, W) to (widths[0], H, W); H and W multiples of 2 to the power of the levels minus one."""
+        levels: list[Tensor] = []
+        for i, down in enumerate(self.down):
+            maps = maps if i == 0 else functional.max_pool2d(maps, 2)
+            maps = down(maps if beside is None else torch.cat([maps, beside[i]]))
+            levels.append(maps)
+        for i in reversed(range(len(self.up))):
+            maps = self.up[i](torch.cat([levels[i], resized(maps, levels[i].shape[1:])]))
+        return maps
+
+
+class FrameNetwork(nn.Module):
+    """Base of the compared networks: two frames and a position in, the change to their blend out."""
 
     Config: ClassVar[type]
     name: ClassVar[str]
     arbitrary: ClassVar[bool] = True  # whether it learns positions other than the middle
+    multiple: int  # of which both sides of its frames have to be
 
     def __init__(self, config: Any) -> None:
         super().__init__()
@@ -200,22 +225,26 @@ class FrameNetwork(nn.Module):
 
     def forward(self, ends: Tensor, t: float) -> Tensor:
         """(K, H, W) change to the linear blend of the maps at t, of (2, K + 2, H, W) frames."""
+        height, width = ends.shape[-2:]
+        return self.change(padded(ends, self.multiple), t)[:, :height, :width]
+
+    def change(self, frames: Tensor, t: float) -> Tensor:
+        """The same for frames whose sides are multiples."""
         raise NotImplementedError
 
     def loss(self, ends: Tensor, t: float, target: Tensor, known: Tensor) -> Tensor:
         """Scalar loss against the (K, H, W) maps of the held-out section, where (H, W) is 1."""
         raise NotImplementedError
 
+    def blended(self, frames: Tensor, t: float) -> Tensor:
+        """(K, H, W) linear blend of the maps at t."""
+        return blend(frames[:, : self.config.n_maps], t)
+
 
 class FrameInterpolator:
-    """A trained network of the field as a model for ``c2sti.tl.interpolate(…, model=…)``. It ignores context.
+    """A trained compared network as a model for ``c2sti.tl.interpolate(…, model=…)``. It ignores context.
 
-    Parameters
-    ----------
-    network
-        Trained weights. Untrained ones answer as `lowrank` does.
-    card
-        What is known of its training: goes into the checkpoint, and comes back with it.
+    An untrained network predicts as `lowrank` does. The card, what is known of its training, goes into the checkpoint.
     """
 
     uses_context = False
@@ -235,19 +264,14 @@ class FrameInterpolator:
         seed: int = 0,
         progress: Callable[[float], object] = lambda share: None,
     ) -> Prediction:
-        """Insert sections; see :class:`c2sti._types.Interpolator`."""
-        frames = make_frames(pair, self.network.config.n_maps, device=device)
-        network, slices = self.network.to(device).eval(), []
+        """Interpolate sections; see :class:`c2sti._types.Interpolator`."""
+        frames = Frames(pair, self.network.config.n_maps, device=device)
+        network, changes = self.network.to(device).eval(), []
         with torch.no_grad():
             for p in positions:
-                slices.append(frames.inserted(pair, at, p, network(frames.ends, p)))
+                changes.append(network(frames.ends, p))
                 progress(1 / len(positions))
-        return Prediction(tuple(slices), {"weights": self.fingerprint()}, frames.noise(pair, at, positions))
-
-    @property
-    def n_parameters(self) -> int:
-        """Numbers that are learnt."""
-        return sum(p.numel() for p in self.network.parameters())
+        return frames.prediction(at, positions, changes, {"weights": self.fingerprint()})
 
     def fingerprint(self) -> str:
         """Hash of the weights."""
@@ -259,27 +283,19 @@ class FrameInterpolator:
 
 
 def fresh(network: type[FrameNetwork], config: Any = None, *, seed: int = 0) -> FrameNetwork:
-    """An untrained network, the same for the same seed; nobody's random state is touched."""
+    """An untrained network, the same for the same seed; the global random state stays."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         return network(network.Config() if config is None else config)
 
 
 def load(network: type[FrameNetwork], folder: str | Path) -> FrameInterpolator:
-    """Read the compared method of this network from the folder that :meth:`FrameInterpolator.save` wrote.
-
-    Raises
-    ------
-    FileNotFoundError
-        There is no checkpoint in the folder.
-    ValueError
-        It is truncated, of another version, or of another model; the message says which.
-    """
+    """Read the compared method of this network from the folder that :meth:`FrameInterpolator.save` wrote."""
     kind = _kind(network)
     config, card = kind.read_settings(folder)
-    rival = FrameInterpolator(fresh(network, config), card=card)
-    kind.read_weights(folder, rival.network)
-    return rival
+    found = FrameInterpolator(fresh(network, config), card=card)
+    kind.read_weights(folder, found.network)
+    return found
 
 
 def _kind(network: type[FrameNetwork]) -> _checkpoint.Kind:

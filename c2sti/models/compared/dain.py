@@ -2,8 +2,8 @@
 
 Flow is estimated both ways between the two frames, coarse to fine, by comparing features around each bin. Each bin
 carries its flow along to where it is at t; where several arrive, they are averaged. In the original the nearer ones
-count more, by their depth. A section has no depth: here the denser ones do, by their H&E, or all alike without a
-picture. Frames and their features are then looked up around the projected flow through 4 × 4 kernels that a network
+count more, by their depth. A section has no depth: here the denser ones do, by their H&E, or all alike without an
+image. Frames and their features are then looked up around the projected flow through 4 × 4 kernels that a network
 makes for every bin, blended, and rectified by a last network.
 """
 
@@ -19,17 +19,18 @@ from torch.nn import functional
 from c2sti.models.compared._frames import (
     PLAIN,
     FrameNetwork,
+    HourGlass,
+    Pyramid,
     blend,
     charbonnier,
     conv,
+    double_conv,
     masked_mean,
-    padded,
     plane,
     resized_flow,
     silent,
     warp,
 )
-from c2sti.models.compared.unet import HourGlass
 
 TAPS = tuple((dx, dy) for dy in (-1, 0, 1, 2) for dx in (-1, 0, 1, 2))
 CENTRE = TAPS.index((0, 0))
@@ -39,27 +40,13 @@ EPSILON = 1e-6  # of the Charbonnier distance
 
 @dataclass(frozen=True)
 class DAINConfig:
-    """Settings of the network.
+    """Settings of the network, in channels."""
 
-    Parameters
-    ----------
-    n_maps
-        K, leading maps of a frame.
-    widths
-        Channels of the levels of the flow's features, fine to coarse; each but the first halves the grid.
-    kernel_widths
-        Channels of the levels of the network that makes the kernels.
-    context
-        Channels of the features that are looked up beside the frames.
-    synthesis
-        Channels of the last network.
-    """
-
-    n_maps: int = 5
-    widths: tuple[int, ...] = (16, 24, 32)
-    kernel_widths: tuple[int, ...] = (16, 32)
-    context: int = 16
-    synthesis: int = 32
+    n_maps: int = 5  # K, leading maps of a frame
+    widths: tuple[int, ...] = (16, 24, 32)  # levels of the flow's features, fine to coarse; all but the first halve
+    kernel_widths: tuple[int, ...] = (16, 32)  # levels of the network that makes the kernels
+    context: int = 16  # features that are looked up beside the frames
+    synthesis: int = 32  # the last network
 
 
 class FlowNet(nn.Module):
@@ -67,36 +54,22 @@ class FlowNet(nn.Module):
 
     def __init__(self, n_in: int, widths: tuple[int, ...]) -> None:
         super().__init__()
-        self.features = nn.ModuleList(
-            nn.Sequential(conv(n, width, stride=1 if i == 0 else 2), conv(width, width))
-            for i, (n, width) in enumerate(zip((n_in, *widths), widths, strict=False))
-        )
-        likeness = (2 * NEAR + 1) ** 2
+        self.features = Pyramid(n_in, widths)
         self.steps = nn.ModuleList(
-            nn.Sequential(
-                conv(width + likeness + 2, width), conv(width, width), silent(nn.Conv2d(width, 2, 3, padding=1))
-            )
-            for width in widths
+            nn.Sequential(*double_conv(w + (2 * NEAR + 1) ** 2 + 2, w), silent(nn.Conv2d(w, 2, 3, padding=1)))
+            for w in widths
         )
-
-    def pyramid(self, frame: Tensor) -> list[Tensor]:
-        """Features of a frame, fine to coarse."""
-        levels = []
-        for level in self.features:
-            frame = level(frame)
-            levels.append(frame)
-        return levels
 
     def forward(self, one: list[Tensor], other: list[Tensor]) -> Tensor:
         """(2, H, W) flow from the frame with the first features to that with the second."""
         flow = torch.zeros_like(one[-1][:2])
         for here, there, step in zip(reversed(one), reversed(other), reversed(self.steps), strict=True):
             flow = resized_flow(flow, here.shape[1:])
-            flow = flow + step(torch.cat([here, _likeness(here, warp(there, flow)), flow]))
+            flow = flow + step(torch.cat([here, _cost_volume(here, warp(there, flow)), flow]))
         return flow
 
 
-def _likeness(one: Tensor, other: Tensor) -> Tensor:
+def _cost_volume(one: Tensor, other: Tensor) -> Tensor:
     """((2 · NEAR + 1)², H, W) product of a bin's features with those of the bins around it in the other."""
     around = functional.unfold(functional.pad(other[None], (NEAR,) * 4, mode="replicate"), 2 * NEAR + 1)
     return (one[:, None] * around.unflatten(1, (len(other), -1)).unflatten(3, other.shape[1:])[0]).mean(dim=0)
@@ -114,7 +87,7 @@ class DAIN(FrameNetwork):
         self.flow = FlowNet(frame, config.widths)
         self.kernels = HourGlass(2 * frame, config.kernel_widths)
         self.kernel_head = silent(nn.Conv2d(config.kernel_widths[0], 2 * len(TAPS), 3, padding=1))
-        self.context = nn.Sequential(conv(frame, config.context), conv(config.context, config.context))
+        self.context = double_conv(frame, config.context)
         # Looked up frames and features, projected flow, kernels, and the position.
         n_in = 2 * (frame + config.context) + 4 + 2 * len(TAPS) + 1
         w = config.synthesis
@@ -124,29 +97,25 @@ class DAIN(FrameNetwork):
         self.multiple = 2 ** (max(len(config.widths), len(config.kernel_widths)) - 1)
         self.density = nn.Parameter(torch.ones(()))  # how much the H&E counts where flows meet
 
-    def forward(self, ends: Tensor, t: float) -> Tensor:
-        """(K, H, W) change to the blend of both ends at t."""
-        height, width = ends.shape[-2:]
-        frames = padded(ends, self.multiple)
+    def change(self, frames: Tensor, t: float) -> Tensor:
+        """(K, H, W) change to the blend of both frames at t."""
         looked_up, flows, kernels = self._looked_up(frames, t)
         n = self.config.n_maps
         rectified = self.enter(torch.cat([*looked_up, *flows, *kernels, plane(t, flows[0])]))
         for block in self.synthesis:
             rectified = rectified + block(rectified)
         merged = blend(torch.stack([side[:n] for side in looked_up]), t)
-        change = merged - blend(frames[:, :n], t) + 4 * t * (1 - t) * self.head(rectified)
-        return change[:, :height, :width]
+        return merged - self.blended(frames, t) + 4 * t * (1 - t) * self.head(rectified)
 
     def loss(self, ends: Tensor, t: float, target: Tensor, known: Tensor) -> Tensor:
         """Charbonnier distance."""
-        made = blend(ends[:, : self.config.n_maps], t) + self(ends, t)
-        return masked_mean(charbonnier(made - target, EPSILON), known)
+        return masked_mean(charbonnier(self.blended(ends, t) + self(ends, t) - target, EPSILON), known)
 
     def _looked_up(self, frames: Tensor, t: float) -> tuple[list[Tensor], list[Tensor], list[Tensor]]:
         """Frames beside their features at t, the projected flow to both, and the kernels: a list of two each."""
-        pyramids = [self.flow.pyramid(frame) for frame in frames]
+        pyramids = [self.flow.features(frame) for frame in frames]
         kernels = self.kernel_head(self.kernels(frames.flatten(0, 1))).chunk(2)
-        looked_up, flows, shown = [], [], []
+        looked_up, flows, used = [], [], []
         for i, distance in enumerate((t, 1 - t)):
             along = self.flow(pyramids[i], pyramids[1 - i])
             flow = -distance * projected(along, distance, self._weight(frames[i]))
@@ -155,8 +124,8 @@ class DAIN(FrameNetwork):
             beside = torch.cat([frames[i], self.context(frames[i])])
             looked_up.append(through_kernels(beside, flow, kernel))
             flows.append(flow)
-            shown.append(kernel)
-        return looked_up, flows, shown
+            used.append(kernel)
+        return looked_up, flows, used
 
     def _weight(self, frame: Tensor) -> Tensor:
         """(1, H, W) how much the flow of a bin counts: more where the H&E is dark, 1 everywhere without an image."""
@@ -164,18 +133,9 @@ class DAIN(FrameNetwork):
 
 
 def projected(flow: Tensor, distance: float, weight: Tensor) -> Tensor:
-    """Flow at the places that it leads to after a share of the way: (2, H, W), weighted means of the flows that arrive.
+    """(2, H, W) flow where it leads to after a share of the way: means of the flows that arrive, by (1, H, W) weights.
 
     Where none arrives the hole is filled from the bins around it.
-
-    Parameters
-    ----------
-    flow
-        (2, H, W), (dx, dy) in bins.
-    distance
-        Share of the way.
-    weight
-        (1, H, W) how much a bin's flow counts.
     """
     height, width = flow.shape[1:]
     y, x = torch.meshgrid(torch.arange(height).to(flow), torch.arange(width).to(flow), indexing="ij")

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from c2sti._types import FloatArray, Prediction, SlicePair
-from c2sti.models.compared._frames import blend, make_frames, warp
+from c2sti.models.compared._frames import Frames, blend, warp
 
 N_MAPS = 5
 N_REGISTERED = 3  # leading maps that are registered
@@ -34,33 +34,26 @@ def rbi(
     seed: int = 0,
     progress: Callable[[float], object] = lambda share: None,
 ) -> Prediction:
-    """Interpolate along a registration of the pair.
-
-    Raises
-    ------
-    ImportError
-        SimpleITK is not installed: ``pip install "c2sti[registration]"``.
-    """
-    frames = make_frames(pair, N_MAPS)
+    """Interpolate along a registration of the pair; see :class:`c2sti._types.Interpolator`."""
+    frames = Frames(pair, N_MAPS)
     maps = frames.ends[:, :N_MAPS]
     there, back = registered(frames.ends[0], frames.ends[1]), registered(frames.ends[1], frames.ends[0])
     progress(0.8)
-    slices = []
+    changes = []
     for p in positions:
         forth = _on_the_way(maps[0], maps[1], there, p)
         home = _on_the_way(maps[1], maps[0], back, 1 - p)
-        change = (1 - p) * forth + p * home - blend(maps, p)
-        slices.append(frames.inserted(pair, at, p, change))
+        changes.append((1 - p) * forth + p * home - blend(maps, p))
         progress(0.2 / len(positions))
     # Where the two registrations agree: (dx, dy) from a to b, in the unit of the frame.
     motion = ((there - back) / 2).numpy() * frames.lattice.pitch
-    return Prediction(tuple(slices), {"motion": motion}, frames.noise(pair, at, positions))
+    return frames.prediction(at, positions, changes, {"motion": motion})
 
 
 def registered(fixed: Tensor, moving: Tensor) -> Tensor:
     """(2, H, W) how far, in bins, what is at x in one (K + 2, H, W) frame lies from there in the other: (dx, dy).
 
-    The measures of the library compare single images, so each of the leading maps is registered by itself, and the
+    SimpleITK's measures compare single images, so each of the leading maps is registered by itself, and the
     moves are averaged by the variance of the maps.
     """
     strength = fixed[:N_REGISTERED].var(dim=(1, 2)) * moving[:N_REGISTERED].var(dim=(1, 2))
@@ -79,9 +72,9 @@ def _register(fixed: FloatArray, moving: FloatArray, tissue: FloatArray) -> Tens
         import SimpleITK as sitk  # noqa: PLC0415 - an extra, and slow to import
     except ImportError as error:
         raise ImportError('model="rbi" needs SimpleITK: pip install "c2sti[registration]"') from error
-    pictures = [sitk.GetImageFromArray(_standardised(p).astype(np.float64)) for p in (fixed, moving)]
+    images = [sitk.GetImageFromArray(((m - m.mean()) / (m.std() or 1)).astype(np.float64)) for m in (fixed, moving)]
     mesh = [max(2, round(n / CONTROL)) for n in fixed.shape[::-1]]
-    transform = sitk.BSplineTransformInitializer(pictures[0], mesh, 3)
+    transform = sitk.BSplineTransformInitializer(images[0], mesh, 3)
     method = sitk.ImageRegistrationMethod()
     method.SetMetricAsCorrelation()
     method.SetMetricFixedMask(sitk.GetImageFromArray(tissue.astype(np.uint8)))
@@ -91,21 +84,12 @@ def _register(fixed: FloatArray, moving: FloatArray, tissue: FloatArray) -> Tens
     method.SetInitialTransform(transform, inPlace=True)
     method.SetShrinkFactorsPerLevel([2, 1])
     method.SetSmoothingSigmasPerLevel([1.0, 0.5])
-    method.SetNumberOfThreads(1)  # sums in another order would give other answers
-    method.Execute(*pictures)
-    field = sitk.TransformToDisplacementField(
-        transform,
-        sitk.sitkVectorFloat64,
-        pictures[0].GetSize(),
-        pictures[0].GetOrigin(),
-        pictures[0].GetSpacing(),
-        pictures[0].GetDirection(),
-    )
+    method.SetNumberOfThreads(1)  # sums in another order would give other results
+    method.Execute(*images)
+    to_field = sitk.TransformToDisplacementFieldFilter()
+    to_field.SetReferenceImage(images[0])
+    field = to_field.Execute(transform)
     return torch.as_tensor(sitk.GetArrayFromImage(field).astype(np.float32)).permute(2, 0, 1)
-
-
-def _standardised(picture: FloatArray) -> FloatArray:
-    return (picture - picture.mean()) / (picture.std() or 1)
 
 
 def _on_the_way(near: Tensor, far: Tensor, moves: Tensor, t: float) -> Tensor:
