@@ -66,7 +66,7 @@ def main() -> None:
         "version": c2sti.__version__,
         **benchmark.provenance(time.perf_counter() - start, given.device),
     }
-    model.save(out)
+    model.save(out, overwrite=True)
     C2STi.load(out)
     shutil.rmtree(out / "state", ignore_errors=True)  # a run of few steps has kept none
     print(f"wrote {out} ({len(examples)} held-out sections, {how.steps} steps, {model.card['seconds']} s)")

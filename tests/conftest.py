@@ -75,6 +75,11 @@ def device(request: pytest.FixtureRequest) -> str:
     return request.param
 
 
+@pytest.fixture(params=[torch.float32, torch.float64], ids=["float32", "float64"])
+def dtype(request: pytest.FixtureRequest) -> torch.dtype:
+    return request.param
+
+
 def square_array(side: int, pitch: float = 1.0) -> np.ndarray:
     """(side², 2) spots of a square array, row by row."""
     return np.indices((side, side)).reshape(2, -1)[::-1].T * pitch

@@ -15,7 +15,7 @@ import scipy.sparse as sp
 from c2sti._types import InterpolatedSection
 
 FOLDER = Path(__file__).parents[1] / "benchmarks"
-ROWS = {"throughput": 3, "end_to_end": 5, "training_step": 1, "latency": 7}
+ROWS = {"throughput": 3, "end_to_end": 5, "training_step": 1, "latency": 7, "gpu": 9}
 
 
 def script(name: str, monkeypatch: pytest.MonkeyPatch) -> ModuleType:
@@ -24,7 +24,7 @@ def script(name: str, monkeypatch: pytest.MonkeyPatch) -> ModuleType:
     return importlib.import_module(name)
 
 
-@pytest.mark.parametrize("name", ["throughput", "end_to_end", "training_step"])
+@pytest.mark.parametrize("name", ["throughput", "end_to_end", "training_step", "gpu"])
 def test_a_script_writes_its_figures_and_the_machine(
     name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -168,7 +168,7 @@ def flips(content: bytes, n: int) -> Iterator[bytes]:
 @pytest.mark.parametrize("name", ["config.json", "model.safetensors"])
 def test_every_flipped_byte_of_a_checkpoint_is_found(name: str, tmp_path: Path) -> None:
     model = c2sti.C2STi(CONFIG, card={"series": ["made"], "steps": 300})
-    model.save(tmp_path)
+    model.save(tmp_path, overwrite=True)
     file, unnoticed = tmp_path / name, 0
     whole = file.read_bytes()
     for broken in flips(whole, 80):
@@ -184,7 +184,7 @@ def test_every_flipped_byte_of_a_checkpoint_is_found(name: str, tmp_path: Path) 
 
 
 def test_a_checkpoint_of_before_hashes_is_read(tmp_path: Path) -> None:
-    c2sti.C2STi(CONFIG).save(tmp_path)
+    c2sti.C2STi(CONFIG).save(tmp_path, overwrite=True)
     settings = json.loads((tmp_path / "config.json").read_text())
     assert len(settings.pop("sha256")) == 64
     (tmp_path / "config.json").write_text(json.dumps(settings))
@@ -193,7 +193,7 @@ def test_a_checkpoint_of_before_hashes_is_read(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(("key", "value"), [("reach", 9.0), ("graph", False)])
 def test_altered_settings_are_refused(key: str, value: object, tmp_path: Path) -> None:
-    c2sti.C2STi(CONFIG).save(tmp_path)
+    c2sti.C2STi(CONFIG).save(tmp_path, overwrite=True)
     settings = json.loads((tmp_path / "config.json").read_text())
     settings["config"][key] = value
     (tmp_path / "config.json").write_text(json.dumps(settings))

@@ -12,7 +12,7 @@ from pathlib import Path
 import torch
 from threadpoolctl import threadpool_limits
 
-from c2sti.benchmark._networks import ROWS, SLICES, STEPS, TABLES
+from c2sti.benchmark._networks import PAPER_ROWS, ROWS, SLICES, STEPS, TABLES
 from c2sti.benchmark._run import Run
 
 DESCRIPTION = """\
@@ -31,6 +31,7 @@ examples:
   python -m c2sti.benchmark --data sections --table 1 --out runs
   python -m c2sti.benchmark --data sections --table 1 --out runs --methods copy linear lowrank gp   (no training)
   python -m c2sti.benchmark --table 1 --quick --out quick   (simulated tissue, to see that it works)
+  python -m c2sti.benchmark --protocol paper --table 2 --slices 1 2 3 4 --out paper   (the paper's own network)
 """
 
 
@@ -45,6 +46,10 @@ def parser() -> argparse.ArgumentParser:
     add = whole.add_argument
     add("--data", type=Path, default=Path(os.environ.get("C2STI_DATA", "data")), metavar="DIR",
         help="folder with the sections (default: C2STI_DATA, or ./data)")  # fmt: skip
+    add("--protocol", choices=["patients", "paper"], default="patients",
+        help="paper: patches of Open-ST sections, simulated ones without --open-st (default: patients)")  # fmt: skip
+    add("--open-st", action="store_true", help="--data holds Open-ST sections; with --protocol paper")
+    add("--split", choices=["section", "patch"], default="section", help="with --protocol paper (default: section)")
     add("--table", choices=list(TABLES), required=True, help="1: one section held out; 2: two to four; ablation")
     add("--out", type=Path, required=True, metavar="DIR", help="folder of networks, scores and tables")
     add("--folds", choices=["patient"], default="patient", help="what is left out of the training (default: patient)")
@@ -65,7 +70,7 @@ def parser() -> argparse.ArgumentParser:
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command with the words after ``python -m c2sti.benchmark``; gives back the exit code."""
     options = parser().parse_args(arguments)
-    options.methods = options.methods or TABLES[options.table]
+    options.methods = options.methods or (PAPER_ROWS if options.protocol == "paper" else TABLES[options.table])
     options.slices = options.slices or SLICES[options.table]
     try:
         with warnings.catch_warnings():

@@ -16,7 +16,7 @@ from c2sti._types import Interpolator
 from c2sti.benchmark._series import MADE, Material, Source
 from c2sti.models import _checkpoint
 from c2sti.models._registry import METHODS as NAIVE
-from c2sti.models._registry import NETWORKS, ON_REQUEST, load_compared
+from c2sti.models._registry import NETWORKS, ON_REQUEST, bundled, load_compared
 from c2sti.models.c2sti import KIND, C2STi, C2STiConfig
 from c2sti.models.compared import FrameInterpolator
 from c2sti.training import Schedule, TrainConfig, compared_schedule, train, train_compared
@@ -26,6 +26,10 @@ STEPS = 300  # of every network by default
 SAVE_EVERY = 10  # steps: what a stopped run loses at most
 STATE = "state"  # folder of a training that is not finished
 CARD = ("series", "without", "sections", "version")  # of a recipe, what a checkpoint's card keeps beside the training
+# The paper's network, and its training, at a size that a processor can train: tables say so.
+PAPER = C2STiConfig.paper(channels=8, histology_channels=8, bins=64, panel=32, resnet=False, n_splits=0)
+PAPER_QUICK = replace(PAPER, channels=4, histology_channels=4, bins=16, panel=12, n_components=8)
+PAPER_TRAINING = {"batch": 2, "learning_rate": 2e-3, "final_learning_rate": 2e-5, "validate_every": 25, "patience": 8}
 QUICK = C2STiConfig(channels=4, panel=24, n_components=12, n_splits=1)
 
 Trained: TypeAlias = C2STi | FrameInterpolator
@@ -39,6 +43,7 @@ class Method:
     label: str  # in tables
     model: str = ""  # whose checkpoint its network is: "c2sti" or a key of compared.NETWORKS
     off: str = ""  # the field of C2STiConfig that an ablation switches off
+    start: str = ""  # that of C2STiConfig, where it is another one
     naive: Interpolator | None = None
     arbitrary: bool = True  # whether it interpolates at any position; else it knows the middle
 
@@ -52,12 +57,16 @@ class Method:
         if self.model != OURS:
             return NETWORKS[self.model].Config()
         switched: dict[str, Any] = {self.off: False} if self.off else {}
+        if self.start:
+            switched["start"] = self.start
         return replace(ours, **switched)
 
-    def schedule(self, steps: int, seed: int) -> Schedule:
-        """How its network is trained."""
-        kind = TrainConfig if self.model == OURS else compared_schedule
-        return kind(steps=steps, seed=seed, save_every=SAVE_EVERY)
+    def schedule(self, steps: int, seed: int, *, paper: bool = False) -> Schedule:
+        """How its network is trained; ours as in the paper, where it is its network."""
+        settings: dict[str, Any] = {"steps": steps, "seed": seed, "save_every": SAVE_EVERY}
+        if self.model != OURS:
+            return compared_schedule(**settings)
+        return TrainConfig.paper(**PAPER_TRAINING, **settings) if paper else TrainConfig(**settings)
 
 
 _LABELS = {"rbi": "RBI", "unet": "U-Net", "rife": "RIFE", "ifrnet": "IFRNet", "dain": "DAIN-style"}
@@ -74,6 +83,8 @@ ROWS: dict[str, Method] = {
         *(Method(name, _LABELS[name], naive=method) for name, method in ON_REQUEST.items()),
         *(Method(name, _LABELS[name], name, arbitrary=NETWORKS[name].arbitrary) for name in NETWORKS),
         Method(OURS, "C2-STi", OURS),
+        Method("default", "C2-STi, default", naive=bundled()),
+        Method("from_baseline", "from the baseline", OURS, start="baseline"),
         *(Method(name, label, OURS, off) for name, (label, off) in _ABLATIONS.items()),
     )
 }
@@ -82,6 +93,7 @@ TABLES = {
     "2": [*NAIVE, *_LABELS, OURS],
     "ablation": [*NAIVE, OURS, *_ABLATIONS],
 }
+PAPER_ROWS = [*NAIVE, *_LABELS, "default", OURS, "from_baseline", "no_cross_modal", "no_graph", "no_dlsm"]
 SLICES = {"1": [1], "2": [2, 3, 4], "ablation": [1, 2, 3, 4]}  # sections held out in a row
 
 
@@ -134,7 +146,7 @@ def recipe_of(network: Network, source: Source, ours: C2STiConfig, how: Schedule
     return {
         "config": asdict(network.method.config(ours)),
         "training": _without_saving(asdict(how)),
-        "series": [source.taught, MADE],
+        "series": [source.taught, *([MADE] if source.simulated else [])],
         "without": [network.fold],
         "sections": {name: source.prints[name] for series in source.lessons(network.fold) for name in series.names},
         "version": version("c2sti"),
@@ -185,11 +197,11 @@ def fit(
     }
     model: Trained
     if method.model == OURS:
-        model = train(material.examples(fold), **given)
+        model = train(material.examples(fold), validation=material.validation() or None, **given)
     else:
         model = train_compared(method.model, material.cases(fold), **given)
     model.card |= {key: recipe[key] for key in CARD} | provenance(time.perf_counter() - start, device)
-    model.save(network.folder)
+    model.save(network.folder, overwrite=True)
     shutil.rmtree(network.folder / STATE, ignore_errors=True)
 
 

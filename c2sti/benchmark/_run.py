@@ -15,7 +15,8 @@ from tqdm.auto import tqdm
 
 from c2sti import _validators
 from c2sti._atomic import put
-from c2sti.benchmark._networks import OURS, QUICK, ROWS, STEPS, Network, fit, recipe_of
+from c2sti.benchmark._networks import OURS, PAPER, PAPER_QUICK, QUICK, ROWS, STEPS, Network, fit, recipe_of
+from c2sti.benchmark._protocol import open_st
 from c2sti.benchmark._scores import Job, collect, jobs, score
 from c2sti.benchmark._series import Material, made, measured
 from c2sti.benchmark._tables import draw, markdown, summarise
@@ -42,8 +43,13 @@ class Run:
         if unknown:
             raise ValueError(f"there is no method {unknown[0]!r}; those that exist are {', '.join(ROWS)}")
         self.methods = [ROWS[name] for name in dict.fromkeys(o.methods)]
-        self.source = made() if o.quick else measured(o.data)
-        self.ours = QUICK if o.quick else C2STiConfig()
+        self.paper = o.protocol == "paper"
+        if self.paper:
+            self.source = open_st(o.data if o.data.is_dir() and o.open_st else None, split=o.split, quick=o.quick)
+            self.ours = PAPER_QUICK if o.quick else PAPER
+        else:
+            self.source = made() if o.quick else measured(o.data)
+            self.ours = QUICK if o.quick else C2STiConfig()
         steps = o.steps or (QUICK_STEPS if o.quick else STEPS)
         self.steps = {m.name: steps if m.model == OURS else o.rival_steps or steps for m in self.methods}
         folds = self.source.folds
@@ -55,7 +61,7 @@ class Run:
             if method.trained
             for seed in range(o.seeds)
         ]
-        if any(method.trained for method in self.methods) and len(folds) < 2:
+        if not self.paper and any(method.trained for method in self.methods) and len(folds) < 2:
             raise ValueError(
                 f"{o.data} holds whole series of {len(folds)} patients of her2st; to train without one, two or more "
                 "are needed. --methods copy linear lowrank gp needs no training"
@@ -68,7 +74,7 @@ class Run:
         self._train()
         done = self._score()
         if not done:
-            longest = max(len(series.files) for series in self.source.series)
+            longest = max(len(series.files) for series in self.source.scored)
             raise ValueError(
                 f"--slices {' '.join(map(str, o.slices))}: the longest series has {longest} sections, of which "
                 f"{longest - 2} at most can be held out in a row"
@@ -139,7 +145,7 @@ class Run:
             return False
 
     def _schedule(self, network: Network) -> Schedule:
-        return network.method.schedule(self.steps[network.method.name], network.seed)
+        return network.method.schedule(self.steps[network.method.name], network.seed, paper=self.paper)
 
     def _score(self) -> Sequence[Job]:
         o = self.options
@@ -168,6 +174,14 @@ class Run:
         if not self.networks:
             return given
         steps = dict.fromkeys(str(self.steps[network.method.name]) for network in self.networks)
+        if self.paper:
+            against = "the truth without noise" if self.source.truth else "what was measured"
+            k, seeds = self.ours, f"{o.seeds} seed{'s' if o.seeds > 1 else ''}"
+            return (
+                f"{self.source.name.capitalize()}; {seeds}, up to {' or '.join(steps)} steps. C2-STi is the network of "
+                f"the paper, from zero, with {k.channels} channels, {k.panel} genes and {k.bins} bins a side. Scores "
+                f"are against {against}."
+            )
         return (
             f"Networks: {o.seeds} seed{'s' if o.seeds > 1 else ''}, {' or '.join(steps)} steps, trained on "
             f"{self.source.taught} without the patient that is scored ({', '.join(folds)} in turn). Other series are "

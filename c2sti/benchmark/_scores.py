@@ -18,7 +18,7 @@ from scipy.spatial import KDTree
 
 from c2sti import io, metrics
 from c2sti._atomic import put
-from c2sti._types import FloatArray, Interpolator, Lattice
+from c2sti._types import FloatArray, Interpolator, Lattice, SlicePair
 from c2sti.benchmark._leave_out import Target, depths, pair_of, scores_of, target_of, windows
 from c2sti.benchmark._networks import Method, Network
 from c2sti.benchmark._series import Series, Source
@@ -75,7 +75,7 @@ def jobs(
     """Everything to be scored, case by case. A section is never scored by a network that has seen its patient."""
     below = folder / ("context" if context else "pair")
     found = []
-    for series in source.series:
+    for series in source.scored:
         names, own = series.names, [n for n in networks if series.patient in ("", n.fold)]
         for s in n_slices:
             for a in range(len(names) - s - 1):  # none where the series is too short to hold out as many
@@ -107,7 +107,7 @@ def score(
             slices = source.read(job.series)
             window = list(windows(depths(slices, None), job.n_slices))[job.place]
             pair, genes = pair_of(slices, window, n_genes, context=context)
-            targets = [target_of(slices[i], pair, genes) for i in window.held_out]
+            targets = [_target(source, job.series, i, pair, genes) for i in window.held_out]
             known = Descriptions(pair, device=device, seed=SEED)
         name = job.method.name if job.network is None else str(job.network)
         if name not in models:
@@ -120,6 +120,12 @@ def score(
         job.file.parent.mkdir(parents=True, exist_ok=True)
         put(job.file, (json.dumps({"weights": job.weights, "rows": rows}, indent=1) + "\n").encode())
         progress(job)
+
+
+def _target(source: Source, series: Series, i: int, pair: SlicePair, genes: pd.Index) -> Target:
+    """What is scored: the measured section i, or where it is known its expression without noise at the same places."""
+    xy, measured, ceiling = target_of(source.read(series)[i], pair, genes)
+    return (xy, measured, ceiling) if source.truth is None else (xy, source.truth(series, i, xy, genes), ceiling)
 
 
 def _scored(method: Interpolator, known: Descriptions, target: Target, position: float) -> dict[str, Any]:

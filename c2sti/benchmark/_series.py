@@ -10,6 +10,7 @@ from pathlib import Path
 
 import anndata as ad
 import numpy as np
+import pandas as pd
 import scipy.sparse as sp
 from anndata import AnnData
 
@@ -112,10 +113,23 @@ def fingerprints(series: Sequence[Series], data: Path) -> dict[str, str]:
 
 
 class Source:
-    """Where the benchmark has its sections from, ``"measured"`` or ``"made"``.
+    """Where the benchmark has its sections from.
 
-    `read` gives the sections of a series in a common coordinate system, and reads them once; `prints` are fingerprints
-    of the sections by name.
+    Parameters
+    ----------
+    name
+        ``"measured"``, ``"made"``, or that of a protocol.
+    series
+        Blocks of sections.
+    read
+        Gives the sections of a series in a common coordinate system, and reads them once.
+    prints
+        Fingerprints of the sections by name.
+    folds
+        Patients (parts, in a protocol) of which each is left out of a training, and scored; all by default.
+    truth
+        Gives the (n, N) expression without noise of section i of a series, by points and genes, where it is known:
+        scores are then against it.
     """
 
     def __init__(
@@ -124,15 +138,25 @@ class Source:
         series: Sequence[Series],
         read: Callable[[Series], list[io.SliceGrid]],
         prints: dict[str, str],
+        *,
+        folds: Sequence[str] | None = None,
+        truth: Callable[[Series, int, FloatArray, pd.Index], FloatArray] | None = None,
     ) -> None:
-        self.name, self.series, self.read, self.prints = name, tuple(series), read, prints
-        self.folds = [s.patient for s in self.series if s.patient]  # each patient is left out once
+        self.name, self.series, self.read, self.prints, self.truth = name, tuple(series), read, prints, truth
+        self.folds = [s.patient for s in self.series if s.patient] if folds is None else list(folds)
+        self.scored = tuple(s for s in self.series if s.patient in ("", *self.folds))
+        self.simulated = folds is None  # whether networks learn from simulated tissue, too
         # The study that networks are trained on: the one with patients; empty where there is none.
         self.taught = next((s.group for s in self.series if s.patient), "")
 
     def lessons(self, fold: str) -> list[Series]:
         """What a network is trained on that has not seen a patient."""
-        return [s for s in self.series if s.patient and s.patient != fold]
+        return [s for s in self.series if s.patient and s.patient not in (fold, "validation")]
+
+    @property
+    def watched(self) -> list[Series]:
+        """Series by which a training is validated."""
+        return [s for s in self.series if s.patient == "validation"]
 
 
 def measured(data: Path) -> Source:
@@ -213,6 +237,10 @@ class Material:
         @cache
         def cases_of(series: Series | None) -> list[Case]:
             progress(f"holding out sections of {names[series]}")
+            if series and not source.simulated:  # a protocol: sections as they are
+                grids = source.read(series)
+                found = held_out_cases(grids, most=min(MOST, len(grids) - 2))
+                return [case for case in found if not case.pair.context]
             if series:
                 return series_cases(source.read(series))
             return simulated_cases(2, size=(8, 11), n_genes=60) if source.name == "made" else simulated_cases()
@@ -230,8 +258,15 @@ class Material:
 
     def cases(self, fold: str) -> list[Case]:
         """Held-out sections that a network of this fold is trained on, in the order of :func:`training_cases`."""
-        return [case for series in (*self.source.lessons(fold), None) for case in self._cases_of(series)]
+        return [case for series in self._lessons(fold) for case in self._cases_of(series)]
 
     def examples(self, fold: str) -> list[Example]:
         """The same, made ready for C2-STi."""
-        return [example for series in (*self.source.lessons(fold), None) for example in self._examples_of(series)]
+        return [example for series in self._lessons(fold) for example in self._examples_of(series)]
+
+    def validation(self) -> list[Example]:
+        """Examples by which a training is validated; none where no section is set aside for that."""
+        return [example for series in self.source.watched for example in self._examples_of(series)]
+
+    def _lessons(self, fold: str) -> list[Series | None]:
+        return [*self.source.lessons(fold), *([None] if self.source.simulated else [])]

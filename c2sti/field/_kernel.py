@@ -24,6 +24,11 @@ class Kernel:
     decay: float
     gaussian: bool = True
 
+    @property
+    def correlation(self) -> float:
+        """Of one place in two sections, one unit of z apart."""
+        return self.shared * self.decay
+
     def __call__(self, x: Tensor, z: Tensor, x2: Tensor, z2: Tensor) -> Tensor:
         """(n, m) covariance of points at (x, z) with points at (x2, z2); points at one z are one section's."""
         return self.between(z, z2) * self.within(x, x2)

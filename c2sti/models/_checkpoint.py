@@ -47,9 +47,13 @@ class Kind:
     version: int
     config: type
 
-    def write(self, folder: str | Path, network: nn.Module, config: Any, card: dict[str, Any]) -> None:
-        """Write both files into a folder, which is made where it is not."""
+    def write(
+        self, folder: str | Path, network: nn.Module, config: Any, card: dict[str, Any], *, overwrite: bool
+    ) -> None:
+        """Write both files into a folder, which is made where it is not; over another checkpoint only if told so."""
         folder = _validators.new_folder(folder, "folder")
+        if not overwrite and (folder / SETTINGS).exists():
+            raise FileExistsError(f"{folder} holds a checkpoint; name another folder, or say overwrite=True")
         state = {name: value.detach().cpu().contiguous() for name, value in network.state_dict().items()}
         settings = {
             "format": self.version,

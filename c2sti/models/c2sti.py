@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Callable, Sequence
+from dataclasses import Field, fields, replace
 from pathlib import Path
 from typing import Any
 
@@ -22,9 +23,9 @@ from c2sti._types import FloatArray, InterpolatedSection, Lattice, Prediction, S
 from c2sti.models import _checkpoint
 from c2sti.models.components import Description, Settings
 from c2sti.models.gp import Baseline, BaselineTensors
-from c2sti.nn.c2sti import C2STiConfig, ModelInputs, Network, enlarge, fresh
+from c2sti.nn.c2sti import C2STiConfig, ModelInputs, Network, fresh, on_bins
 from c2sti.nn.resnet import load_resnet50
-from c2sti.ops import gaussian_operator, graph_values, most_variable, pearson_graph, propagation, sample
+from c2sti.ops import gaussian_operator, graph_values, linear_at, most_variable, pearson_graph, propagation, sample
 
 WIDTH = 0.6  # of the Gaussian that brings spots to bins and comes before correlating, in spot spacings
 N_EDGES = 30  # co-expression edges of a gene
@@ -94,14 +95,14 @@ class C2STi:
             basis = whole.cpu().numpy()  # one for all sections
             for i, p in enumerate(positions):
                 found, deformation = network(inputs, p, motion, share)
-                found = sample(found, inputs.lattice, at)
+                found = sample(found, inputs.lattice, description.halfway(at, p))
                 # In place: maps may be large.
                 weights = base.maps[i].add_(found) if moves else panel_weights(base, i, found, inputs, self.config)
                 slices.append(InterpolatedSection(weights.cpu().numpy(), basis, base.means[i].cpu().numpy()))
-                fields.append(on_bins(deformation.displacement, inputs.lattice.shape).cpu().numpy())
+                fields.append(_moved(deformation.displacement, inputs.lattice, description, p))
                 progress(0.2 / len(positions))
         notes = {
-            "displacement": np.stack(fields) * inputs.lattice.pitch,
+            "displacement": np.stack(fields),
             "displacement_reliability": share,
             "weights": self.fingerprint(),
         }
@@ -146,15 +147,34 @@ class C2STi:
         """Hash of the weights."""
         return _checkpoint.fingerprint(self.network)
 
-    def save(self, folder: str | Path) -> None:
+    def __repr__(self) -> str:
+        n = sum(parameter.numel() for parameter in self.network.parameters() if parameter.requires_grad)
+        changed = [f"{f.name}={getattr(self.config, f.name)!r}" for f in fields(self.config) if self._differs(f)]
+        steps = len(self.card.get("history", {}).get("loss", ())) or self.card.get("training", {}).get("steps")
+        trained = f"trained for {steps} steps" if steps else "untrained"
+        return f"C2STi({', '.join(changed)}), {n:,} weights, {trained}"
+
+    def _differs(self, setting: Field[Any]) -> bool:
+        return bool(getattr(self.config, setting.name) != setting.default)
+
+    def save(self, folder: str | Path, *, overwrite: bool = False) -> None:
         """Write ``model.safetensors`` and ``config.json`` into a folder, which is made where it is not.
+
+        Parameters
+        ----------
+        folder
+            Where to.
+        overwrite
+            Whether a checkpoint that the folder holds may be replaced.
 
         Raises
         ------
+        FileExistsError
+            The folder holds a checkpoint.
         OSError
             The folder is a file, or cannot be made.
         """
-        KIND.write(folder, self.network, self.config, self.card)
+        KIND.write(folder, self.network, self.config, self.card, overwrite=overwrite)
 
     @classmethod
     def load(cls, folder: str | Path) -> C2STi:
@@ -181,14 +201,25 @@ def on_device(network: Network, device: str) -> Network:
 
 def settings_of(config: C2STiConfig) -> Settings:
     """How a pair is described for a network of these settings."""
-    return Settings(config.n_components, config.n_splits, config.counts, config.matern)
+    return Settings(
+        config.n_components,
+        config.n_splits,
+        config.counts,
+        config.matern,
+        registered=config.registered and config.displacement,
+    )
 
 
-def on_bins(displacement: Tensor, shape: tuple[int, int]) -> Tensor:
-    """(2, H, W) in bins of a lattice, from (2, h, w) in bins of a level that has as many or half of them."""
-    if displacement.shape[1:] == shape:
-        return displacement
-    return 2 * enlarge(displacement[None], shape)[0]
+def _moved(found: Tensor, lattice: Lattice, description: Description, p: float) -> FloatArray:
+    """(2, H, W) displacement, unit of the frame: of the registration, and (2, h, w) found by the network beside it."""
+    own = on_bins(found, lattice.shape).cpu().numpy() * lattice.pitch
+    if description.registration is None:
+        return own
+    whole = (
+        linear_at(own, lattice, description.halfway(lattice.centres, p))
+        + description.displacement(lattice.centres, p).T
+    )
+    return whole.reshape(2, *lattice.shape).astype(np.float32)
 
 
 def values_at(found: Tensor, base: BaselineTensors, inputs: ModelInputs, config: C2STiConfig, genes: Tensor) -> Tensor:
@@ -271,13 +302,41 @@ def prepare(
         Is told each share of the work that has been done, 1 in all.
     """
     lattice = pair.lattice.coarsened(config.bins)
-    wanted = [(lattice.centres, [0.0, 1.0]), (at, positions)]
-    ends, maps = description.at_each(wanted, lambda share: progress(0.8 * share))
-    first, second = (_on_lattice(torch.as_tensor(end), lattice) for end in ends)
-    inputs = _inputs(pair, lattice, config, (first, second))
+    if description.registration is None:
+        wanted = [(lattice.centres, [0.0, 1.0]), (at, positions)]
+        (of_a, of_b), maps = description.at_each(wanted, lambda share: progress(0.8 * share))
+    else:
+        of_a, of_b = description.ends(lattice.centres)
+        maps = description.at(at, positions, lambda share: progress(0.8 * share))
+    first, second = (_on_lattice(torch.as_tensor(end), lattice) for end in (of_a, of_b))
+    inputs = _inputs(halfway(pair, description), lattice, config, (first, second))
     prediction = BaselineTensors.of(maps, description, pair.sections, positions)
     progress(0.2)
     return inputs.to(device), prediction.to(device)
+
+
+def halfway(pair: SlicePair, description: Description) -> SlicePair:
+    """The pair with spots and images where their tissue lies halfway between its sections, if it was registered."""
+    if description.registration is None:
+        return pair
+
+    centres = pair.lattice.centres
+
+    def moved(section: Section) -> Section:
+        places = description.at_section(centres, section.position)
+        given = section.histology, section.features
+        histology, features = (None if maps is None else _at(maps, pair.lattice, places) for maps in given)
+        xy = description.halfway(section.xy, section.position)
+        return replace(section, xy=xy, histology=histology, features=features)
+
+    a, b, *context = map(moved, pair.sections)
+    targets = {p: _at(image, pair.lattice, description.at_section(centres, p)) for p, image in pair.targets.items()}
+    return replace(pair, a=a, b=b, context=tuple(context), targets=targets)
+
+
+def _at(maps: FloatArray, lattice: Lattice, places: FloatArray) -> FloatArray:
+    """(C, H, W) of what maps show at other (H·W, 2) places; NaN beyond them."""
+    return linear_at(maps, lattice, places, beyond=np.nan).reshape(-1, *lattice.shape).astype(np.float32)
 
 
 def _on_lattice(values: Tensor, lattice: Lattice) -> Tensor:

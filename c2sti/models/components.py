@@ -36,7 +36,8 @@ from threadpoolctl import threadpool_limits
 
 from c2sti._backed import BLOCK, blocks
 from c2sti._types import FloatArray, Noise, Section, SlicePair
-from c2sti.field import MOST, Field, Observed, best_length, best_sharing, windows_of
+from c2sti.field import MOST, Field, Kernel, Observed, best_length, best_sharing, windows_of
+from c2sti.models.registration import Registration, register
 from c2sti.ops import mean_operator, partition, signs
 from c2sti.thinning import split
 
@@ -46,6 +47,7 @@ CHUNK = 4096  # genes whose inner products are summed in single precision
 DOUBLE = 2**22  # values of a section up to which they are kept in double precision: it costs nothing there
 N_LEADING = 8  # components by which the covariance that all share is chosen
 WHOLE, WINDOW = 800, 500  # spots that a length scale is learnt from: all, or those of each window where there are more
+NARROW = 300  # spots of a window in which two sections are compared before and after they are registered
 NEAR = 1.4  # spacings within which spots lie beside each other
 PER_LENGTH = 1.6  # cells per length scale, either way
 
@@ -68,6 +70,8 @@ class Settings:
         Whether maps are Matérn fields; Gaussian ones if not.
     own_lengths
         Whether each map has length scales of its own.
+    registered
+        Whether sections are registered before maps are made of them, as far as that explains how they differ.
     """
 
     n_components: int = 60
@@ -75,6 +79,7 @@ class Settings:
     counts: bool = True
     matern: bool = True
     own_lengths: bool = True
+    registered: bool = True
 
 
 @dataclass(frozen=True)
@@ -93,6 +98,8 @@ class Description:
         Of the spots, unit of the frame: the unit of places in the field.
     origin, unit
         Position p lies at z = (p − origin) / unit of the field.
+    registration
+        Displacements of the sections, where there are any; the field is that of their common frame.
     """
 
     loadings: FloatArray
@@ -101,6 +108,7 @@ class Description:
     spacing: float
     origin: float = 0.0
     unit: float = 1.0
+    registration: Registration | None = None
 
     def at(
         self,
@@ -117,7 +125,44 @@ class Description:
         progress: Callable[[float], object] = lambda share: None,
     ) -> list[FloatArray]:
         """The same for several sets of points, each with positions of its own: what is costly is done once."""
-        return self.field.at_each([(points / self.spacing, self._z(p)) for points, p in wanted], progress)
+        sets = [(points / self.spacing, self._z(p)) for points, p in wanted]
+        if self.registration is None:
+            return self.field.at_each(sets, progress)
+        homes = [(self.registration.at_home(points, z), [z]) for points, zs in sets for z in zs]
+        found = iter(self.field.at_each(homes, progress))
+        return [np.concatenate([next(found) for _ in zs]) for _, zs in sets]
+
+    def ends(self, points: FloatArray) -> tuple[FloatArray, FloatArray]:
+        """(M, D·K) maps of the two sections of a pair at (M, 2) places halfway between them, float32."""
+        places, z = points / self.spacing, self._z([0.0, 1.0])
+        if self.registration is not None:
+            places = self.registration.from_halfway(places, self._gap())
+        first, second = self.field.at(places, z)
+        return first, second
+
+    def halfway(self, points: FloatArray, position: float) -> FloatArray:
+        """(M, 2) where halfway between the sections of a pair the tissue lies that is at the points at a position."""
+        if self.registration is None:
+            return points
+        (z,) = self._z([position])
+        y = self.registration.halfway(points / self.spacing, z)
+        return self.registration.across(y, self.registration.gap(z)[0], self._gap()) * self.spacing
+
+    def at_section(self, points: FloatArray, position: float) -> FloatArray:
+        """(M, 2) where in a section the tissue lies that is at the points halfway between the sections of a pair."""
+        if self.registration is None:
+            return points
+        return self.registration.at_section(points / self.spacing, self._gap(), *self._z([position])) * self.spacing
+
+    def displacement(self, points: FloatArray, position: float) -> FloatArray:
+        """(M, 2) displacement at points of a section between two, see :func:`c2sti.io.source_places`."""
+        if self.registration is None:
+            return np.zeros_like(points)
+        return self.registration.displacement(points / self.spacing, *self._z([position])) * self.spacing
+
+    def _gap(self) -> int:
+        assert self.registration is not None
+        return self.registration.gap(*self._z([0.5]))[0]
 
     @property
     def basis(self) -> FloatArray:
@@ -127,9 +172,14 @@ class Description:
     def noise(self, points: FloatArray, positions: Sequence[float]) -> Noise:
         """Variance of the average over the sets: the average of their variances, for they err alike."""
         return Noise(
-            lambda: self.field.variance_at(points / self.spacing, self._z(positions)),
+            lambda: self._variance(points / self.spacing, self._z(positions)),
             lambda: (np.square(self.loadings) * self.shares[:, None, None]).reshape(-1, self.loadings.shape[2]),
         )
+
+    def _variance(self, places: FloatArray, zs: Sequence[float]) -> FloatArray:
+        if self.registration is None:
+            return self.field.variance_at(places, zs)
+        return np.concatenate([self.field.variance_at(self.registration.at_home(places, z), [z]) for z in zs])
 
     def keeping(self) -> Description:
         """The same for many gaps: what is solved for one serves the others."""
@@ -192,9 +242,27 @@ def describe(
         def learnt(noise: FloatArray) -> list[Observed]:
             return [Observed.of(block.x[w], block.z[w], leading[w], noise[w], "cpu") for w in windows]
 
-        # How a map varies over the tissue is not a matter of library sizes: all spots are alike for it.
-        kernel = best_length(learnt(np.ones_like(variance)), gaussian=not settings.matern)
-        kernel = best_sharing(kernel, learnt(variance))
+        def shared_kernel() -> Kernel:
+            # How a map varies over the tissue is not a matter of library sizes: all spots are alike for it.
+            kernel = best_length(learnt(np.ones_like(variance)), gaussian=not settings.matern)
+            return best_sharing(kernel, learnt(variance))
+
+        def correlation(own: FloatArray, spots: NDArray[np.intp], one: Registration | None) -> float:
+            seen = []
+            for w in _windows(block.x[spots], block.z[spots], seed, NARROW):
+                i = spots[w]
+                x = block.x[i] if one is None else one.spots_at_home(block.x[i], block.z[i])
+                z = (block.z[i] > block.z[spots].min()).astype(np.float64)  # one apart, whatever the gap
+                seen.append(Observed.of(x, z, own[i, : leading.shape[1]], variance[i], "cpu"))
+            return best_sharing(kernel, seen).correlation
+
+        kernel, registration = shared_kernel(), None
+        if settings.registered:
+            registration = register(block.x, block.z, scores[1:] or scores, correlation)
+        if registration is not None:
+            block.x = registration.spots_at_home(block.x, block.z)
+            windows = block.windows(seed)
+            kernel = shared_kernel()
         progress(0.2)
 
         def cells(length: float) -> Observed:
@@ -212,7 +280,8 @@ def describe(
         )
         progress(0.2)
     shares = _shares(n_splits, len(block.x), n_genes[0])
-    return Description(np.stack(loadings).astype(np.float32), field, shares, spacing, unit=block.unit)
+    stacked = np.stack(loadings).astype(np.float32)
+    return Description(stacked, field, shares, spacing, unit=block.unit, registration=registration)
 
 
 def _shares(n_splits: int, n_spots: int, n_genes: float) -> NDArray[np.float32]:
@@ -248,7 +317,7 @@ class Block:
         self.libraries = [library for library in libraries if library is not None]
         self.counted = len(self.libraries) == len(sections)
         self.lengths = [len(section.xy) for section in sections]
-        self.x = np.concatenate([section.xy for section in sections]) / spacing
+        self.x: FloatArray = np.concatenate([section.xy for section in sections]) / spacing
         self.unit = float(np.diff(np.sort(positions)).max())  # the widest gap, so that a pair's is 1
         self.z = np.repeat(np.array(positions) / self.unit, self.lengths)
 
@@ -269,9 +338,7 @@ class Block:
 
     def windows(self, seed: int) -> list[NDArray[np.intp]]:
         """Spots to learn from: all, or those of some windows of the tissue."""
-        if len(self.x) <= WHOLE:
-            return [np.arange(len(self.x))]
-        return windows_of(np.column_stack([self.x, self.z]), seed, WINDOW)
+        return _windows(self.x, self.z, seed, WINDOW)
 
     def variance(self, chosen: NDArray[np.intp]) -> FloatArray:
         """(n,) how noisy a spot is for its library size, 1 on average (geometric); 1 where counts are not known.
@@ -291,6 +358,12 @@ class Block:
                 sizes.append((np.log(library[own]) + power @ np.log(library)) / total)
                 noises.append(_squared_distances(section, own, around) / total)
         return noise_by_size(np.concatenate(sizes), np.concatenate(noises), np.log(np.concatenate(self.libraries)))
+
+
+def _windows(x: FloatArray, z: FloatArray, seed: int, size: int) -> list[NDArray[np.intp]]:
+    if len(x) <= WHOLE:
+        return [np.arange(len(x))]
+    return windows_of(np.column_stack([x, z]), seed, size)
 
 
 def _around(x: FloatArray, own: NDArray[np.intp]) -> tuple[NDArray[np.intp], sp.csr_array]:

@@ -12,8 +12,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from c2sti._types import FloatArray, InterpolatedSection, Interpolator, Prediction, Section, SlicePair
+from c2sti._types import FloatArray, InterpolatedSection, Interpolator, Lattice, Prediction, Section, SlicePair
 from c2sti.models.components import Description, Settings, describe
+from c2sti.models.registration import MOST_BINS
 
 
 class Baseline:
@@ -65,6 +66,8 @@ class Baseline:
             "decay": field.parts[0].kernel.decay,
             "noise": torch.stack([part.noise for part in field.parts]).cpu().numpy(),
         }
+        if description.registration is not None:
+            notes["displacement"] = displacements(description, pair.lattice.coarsened(MOST_BINS), positions)
         return Prediction(tuple(slices), notes, description.noise(at, positions))
 
 
@@ -128,6 +131,12 @@ def with_description(method: Describing, description: Description) -> Interpolat
     return partial(method, description=description)
 
 
+def displacements(description: Description, lattice: Lattice, positions: Sequence[float]) -> FloatArray:
+    """(S, 2, H, W) displacement of each section on the bins of a lattice, unit of the frame."""
+    found = [description.displacement(lattice.centres, p).T.reshape(2, *lattice.shape) for p in positions]
+    return np.stack(found).astype(np.float32)
+
+
 def blended_mean(sections: Sequence[Section], position: float) -> FloatArray:
     """(N,) expression around which the components of a section at this position vary."""
     return (1 - position) * sections[0].mean + position * sections[1].mean
@@ -164,4 +173,4 @@ class BaselineTensors:
         return BaselineTensors(self.maps.to(device), self.basis.to(device), self.means.to(device))
 
 
-gp = Baseline(Settings(n_splits=0, counts=False, matern=False, own_lengths=False), "gp")
+gp = Baseline(Settings(n_splits=0, counts=False, matern=False, own_lengths=False, registered=False), "gp")

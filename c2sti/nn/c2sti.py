@@ -84,8 +84,10 @@ class C2STiConfig:
     cross_modal, graph, dlsm
         Whether H&E gates expression, genes speak to each other, positions follow the H&E and modulate the motion; off,
         they are the paper's ablations "w/o Cross-modal", "w/o MGC-Graph", "w/o DLSM".
+    registered
+        Whether sections are registered first, see :mod:`c2sti.models.registration`.
     displacement
-        Whether tissue may move at all.
+        Whether tissue may move at all, by registration or by the network.
 
     Examples
     --------
@@ -118,6 +120,7 @@ class C2STiConfig:
     cross_modal: bool = True
     graph: bool = True
     dlsm: bool = True
+    registered: bool = True
     displacement: bool = True
 
     def __post_init__(self) -> None:
@@ -453,6 +456,11 @@ class Network(nn.Module):
 def enlarge(field: Tensor, shape: Sequence[int]) -> Tensor:
     """(T, 2, h, w) → (T, 2, H, W), bilinear."""
     return functional.interpolate(field, size=tuple(shape), mode="bilinear", align_corners=False)
+
+
+def on_bins(shifts: Tensor, shape: Sequence[int]) -> Tensor:
+    """(C, H, W) shifts in bins of a lattice, from (C, h, w) in bins of a first level that may have half as many."""
+    return shifts if shifts.shape[1:] == tuple(shape) else 2 * enlarge(shifts[None], shape)[0]
 
 
 def fresh(config: C2STiConfig, seed: int) -> Network:

@@ -2,7 +2,7 @@
 
 from c2sti.pl._coexpression import coexpression
 from c2sti.pl._displacement import displacement
-from c2sti.pl._evaluation import evaluation
+from c2sti.pl._evaluation import evaluation, training_history
 from c2sti.pl._sections import sections, spread
 
-__all__ = ["coexpression", "displacement", "evaluation", "sections", "spread"]
+__all__ = ["coexpression", "displacement", "evaluation", "sections", "spread", "training_history"]

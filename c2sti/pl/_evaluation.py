@@ -1,8 +1,10 @@
-"""How well held-out sections were interpolated."""
+"""How well held-out sections were interpolated, and how the training of a network went."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import matplotlib.pyplot as plt
 import numpy as np
@@ -131,3 +133,59 @@ def _interval(scores: FloatArray) -> FloatArray | None:
     centred = scores - scores.mean(axis=1, keepdims=True)
     sd = centred.std(axis=0, ddof=1) * np.sqrt(n_methods / (n_methods - 1))  # Morey's correction
     return stats.t.ppf((1 + CONFIDENCE) / 2, n_cases - 1) * sd / np.sqrt(n_cases)
+
+
+def training_history(model: Any, *, ax: Axes | None = None, save: str | Path | None = None) -> Axes:
+    """Loss of a training, step by step, and on the sections that it was validated on.
+
+    Parameters
+    ----------
+    model
+        A trained model, such as a :class:`c2sti.C2STi`, whose ``card["history"]`` is drawn; or that history itself.
+    ax, save
+        Axes to draw into; file to write the figure to.
+
+    Returns
+    -------
+    The axes. The thin line is the loss of each step, the thick one its running mean; points are validations, and the
+    vertical line is where the loss on them was lowest: the weights are those of that step.
+
+    Raises
+    ------
+    ValueError
+        The model has no history: it was not trained, or by a version that kept none.
+
+    Examples
+    --------
+    >>> import c2sti
+    >>> ax = c2sti.pl.training_history({"loss": [1.0, 0.6, 0.5, 0.4], "validation": [[2, 0.7], [4, 0.8]]})
+    """
+    check_look(save)
+    history = model if isinstance(model, dict) else getattr(model, "card", {}).get("history", {})
+    loss = np.asarray(history.get("loss", ()), dtype=np.float64)
+    if len(loss) == 0:
+        raise ValueError(
+            "the model has no training history; c2sti.training.train and c2sti.tl.train write it into its card"
+        )
+    ax = plt.subplots(figsize=(5.2, 3.2), layout="constrained")[1] if ax is None else ax
+    steps = np.arange(1, len(loss) + 1)
+    ax.plot(steps, loss, color=INSERTED_COLOUR, linewidth=0.6, alpha=0.5)
+    ax.plot(steps, _running_mean(loss), color=INSERTED_COLOUR, linewidth=1.8, label="training")
+    validation = np.asarray(history.get("validation", ()), dtype=np.float64).reshape(-1, 2)
+    if len(validation):
+        ax.plot(*validation.T, "o-", color=MEASURED_COLOUR, markersize=4, linewidth=1.0, label="validation")
+        best = validation[validation[:, 1].argmin()]
+        ax.axvline(best[0], color=MEASURED_COLOUR, linestyle=":", linewidth=1.0)
+    ax.set_xlabel("step")
+    ax.set_ylabel("loss")
+    ax.legend(frameon=False)
+    save_figure(ax, save)
+    return ax
+
+
+def _running_mean(values: Sequence[float] | FloatArray, share: float = 0.05) -> FloatArray:
+    """(n,) mean over the last steps, a twentieth of all."""
+    width = max(int(share * len(values)), 1)
+    total = np.cumsum(np.concatenate([[0.0], values]))
+    first = np.maximum(np.arange(1, len(values) + 1) - width, 0)
+    return (total[1:] - total[first]) / (np.arange(1, len(values) + 1) - first)

@@ -69,7 +69,7 @@ def make_examples(
 
     `seed` is of the descriptions of a pair; `progress` is called with each case when it is done.
     """
-    examples, last, baseline = [], None, Baseline(settings_of(config))
+    examples, last, baseline = [], None, Baseline(replace(settings_of(config), registered=False))
     for case in cases:
         if case.pair is not last:
             last, description = case.pair, baseline.describe(case.pair, device=device, seed=seed)

@@ -5,10 +5,10 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
-from math import cos, isfinite, pi
+from dataclasses import dataclass, field, replace
+from math import ceil, cos, inf, isfinite, pi
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, Self, TypeVar
 
 import numpy as np
 import torch
@@ -22,6 +22,7 @@ from c2sti._atomic import put
 
 STATE = "training.safetensors"
 HASH = "sha256"  # in the file's metadata, of all else
+HISTORY = "history"
 MOMENTS = ("step", "exp_avg", "exp_avg_sq")  # of AdamW
 
 T = TypeVar("T")
@@ -39,19 +40,63 @@ class Schedule:
     clip: float = 1.0
     seed: int = 0
     save_every: int = 50
+    epochs: int | None = None
+    validate_every: int = 50
+    patience: int | None = None
 
     def __post_init__(self) -> None:
-        for name in ("steps", "batch", "save_every"):
+        for name in ("steps", "batch", "save_every", "validate_every"):
             _validators.whole(getattr(self, name), name)
+        for name in ("epochs", "patience"):
+            if getattr(self, name) is not None:
+                _validators.whole(getattr(self, name), name)
         _validators.seed(self.seed)
         for name in ("learning_rate", "final_learning_rate", "clip"):
             _validators.number(getattr(self, name), name, above=0)
         _validators.number(self.weight_decay, "weight_decay", least=0)
 
+    def for_examples(self, n: int) -> Self:
+        """The same with the steps that its epochs take with n examples."""
+        return self if self.epochs is None else replace(self, steps=ceil(self.epochs * n / self.batch))
+
     def rate(self, step: int) -> float:
         """Learning rate of a step."""
         share = 0.5 * (1 + cos(pi * step / self.steps))
         return self.final_learning_rate + share * (self.learning_rate - self.final_learning_rate)
+
+
+@dataclass
+class History:
+    """How a training went.
+
+    Parameters
+    ----------
+    loss
+        Of each step.
+    validation
+        Steps done, and the mean loss on the validation examples then.
+    best
+        Weights with the least of these.
+    """
+
+    loss: list[float] = field(default_factory=list)
+    validation: list[tuple[int, float]] = field(default_factory=list)
+    best: dict[str, Tensor] | None = None
+
+    @property
+    def least(self) -> float:
+        """Mean loss on the validation examples, where it was lowest."""
+        return min((value for _, value in self.validation), default=inf)
+
+    @property
+    def waited(self) -> int:
+        """Validations since that."""
+        values = [value for _, value in self.validation]
+        return len(values) - 1 - values.index(min(values)) if values else 0
+
+    def as_dict(self) -> dict[str, Any]:
+        """For a card."""
+        return {"loss": self.loss, "validation": [list(one) for one in self.validation]}
 
 
 class OtherRun(ValueError):
@@ -67,23 +112,28 @@ class TrainingState:
     def __init__(self, folder: str | Path, settings: dict[str, Any]) -> None:
         self.path, self.settings = Path(folder) / STATE, settings
 
-    def save(self, network: nn.Module, optimiser: torch.optim.Optimizer, step: int) -> None:
+    def save(
+        self, network: nn.Module, optimiser: torch.optim.Optimizer, step: int, history: History | None = None
+    ) -> None:
         """Write the state after `step` steps; the file is whole or not there."""
         self.path.parent.mkdir(parents=True, exist_ok=True)
         tensors = {f"weights.{name}": value for name, value in network.state_dict().items()}
         for name, parameter in network.named_parameters():
             for key, value in optimiser.state.get(parameter, {}).items():
                 tensors[f"{key}.{name}"] = torch.as_tensor(value)
+        history = history or History()
+        tensors |= {f"best.{name}": value for name, value in (history.best or {}).items()}
         tensors = {name: value.detach().cpu().contiguous() for name, value in tensors.items()}
         # Step and settings travel inside the one file, so that they cannot belong to other weights.
-        progress = json.dumps({"step": step, **self.settings})
+        progress = json.dumps({"step": step, HISTORY: history.as_dict(), **self.settings})
         put(self.path, save(tensors, metadata={"progress": progress, HASH: _digest(progress, tensors)}))
 
-    def restore(self, network: nn.Module, optimiser: torch.optim.Optimizer) -> int:
+    def restore(self, network: nn.Module, optimiser: torch.optim.Optimizer) -> tuple[int, History]:
         """Take up the state that is there, and return after how many steps it was written; 0 where there is none."""
         if not self.path.is_file():
-            return 0
+            return 0, History()
         step, found, tensors = self._read()
+        kept = found.pop(HISTORY, {"loss": [], "validation": []})  # earlier versions kept none
         wanted = json.loads(json.dumps(self.settings))
         # Settings that an older state does not name are believed: marks of data were not kept then.
         differs = next((key for key in found if found[key] != wanted.get(key)), None)
@@ -97,7 +147,8 @@ class TrainingState:
             moments = {key: tensors[f"{key}.{name}"] for key in MOMENTS if f"{key}.{name}" in tensors}
             if moments:
                 optimiser.state[parameter] = moments
-        return step
+        best = {k.removeprefix("best."): v for k, v in tensors.items() if k.startswith("best.")}
+        return step, History(kept["loss"], [(n, value) for n, value in kept["validation"]], best or None)
 
     def _read(self) -> tuple[int, dict[str, Any], dict[str, Tensor]]:
         """Step, settings and tensors, none of them believed before all have been checked."""
@@ -146,12 +197,14 @@ def descend(
     device: str,
     progress: Callable[[int, float], object],
     show_progress_bar: bool,
-) -> None:
+    validation_on: Callable[[str], Sequence[tuple[Any, ...]]] = lambda place: [],
+) -> History:
     """Train the network in place, from the state that the folder holds or from the start; then it is on the CPU.
 
     `examples_on` gives, on a device, what is learnt from, each with its name; `draw` what a step takes of an example,
     at random; `loss_of` the loss of the network on that. Random numbers depend on the seed, the step and the process
-    alone, not on the steps before. `settings` are those of the run, see :class:`TrainingState`.
+    alone, not on the steps before. `settings` are those of the run, see :class:`TrainingState`. `validation_on` gives
+    what the loss of validation is the mean over; with it, the weights are those that it was lowest for.
     """
     try:
         import accelerate  # noqa: PLC0415 - heavy, and only training needs it
@@ -163,11 +216,14 @@ def descend(
     examples = examples_on(str(accelerator.device))
     keep = None if folder is None else TrainingState(folder, settings)
     optimiser = torch.optim.AdamW(network.parameters(), lr=how.learning_rate, weight_decay=how.weight_decay)
-    first = 0 if keep is None else keep.restore(network, optimiser)
+    first, history = (0, History()) if keep is None else keep.restore(network, optimiser)
+    unseen = validation_on(str(accelerator.device))
     objective, optimiser = accelerator.prepare(_Objective(network, loss_of), optimiser)
     shown = show_progress_bar and accelerator.is_main_process
     bar = tqdm(range(first, how.steps), initial=first, total=how.steps, desc="training", disable=not shown)
     for step in bar:
+        if how.patience is not None and history.waited >= how.patience:
+            break
         for group in optimiser.param_groups:
             group["lr"] = how.rate(step)
         rng = np.random.default_rng([how.seed, step, accelerator.process_index])
@@ -182,8 +238,25 @@ def descend(
         accelerator.backward(loss)
         accelerator.clip_grad_norm_(network.parameters(), how.clip)
         optimiser.step()
+        history.loss.append(value)
+        if unseen and ((step + 1) % how.validate_every == 0 or step + 1 == how.steps):
+            _validate(network, loss_of, unseen, history, step + 1)
         progress(step, value)
         bar.set_postfix(loss=f"{value:.4f}")
         if keep is not None and accelerator.is_main_process and (step + 1) % how.save_every == 0:
-            keep.save(network, optimiser, step + 1)
+            keep.save(network, optimiser, step + 1, history)
+    if history.best is not None:
+        network.load_state_dict(history.best)
     network.cpu().eval()
+    return history
+
+
+def _validate(
+    network: nn.Module, loss_of: Callable[..., Tensor], unseen: Sequence[tuple[Any, ...]], history: History, n: int
+) -> None:
+    """Add the mean loss on the validation examples after n steps, and keep the weights if it is the lowest."""
+    with torch.no_grad():
+        value = float(torch.stack([loss_of(network, *given) for given in unseen]).mean())
+    if value < history.least:
+        history.best = {name: tensor.detach().cpu().clone() for name, tensor in network.state_dict().items()}
+    history.validation.append((n, value))

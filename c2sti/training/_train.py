@@ -16,6 +16,7 @@ from c2sti import _validators
 from c2sti.models import compared
 from c2sti.models.c2sti import C2STi, C2STiConfig, Network, fresh, values_at
 from c2sti.models.compared import NETWORKS, FrameInterpolator, Frames
+from c2sti.nn.c2sti import on_bins
 from c2sti.nn.losses import coexpression, correlation, endpoint_error, paper_loss, relative_error, smoothness
 from c2sti.ops import sample
 from c2sti.training._examples import Case, Example, mark_of, turn, turned_maps
@@ -49,6 +50,13 @@ class TrainConfig(Schedule):
         Of the first weights and of every draw.
     save_every
         Steps between two states on disk.
+    epochs
+        Times that as many examples are drawn as there are; the steps follow from it. None: as many steps as given.
+    validate_every
+        Steps between two looks at the validation examples, where there are some; the weights with the lowest loss on
+        them are kept.
+    patience
+        Looks without a lower loss after which training stops; None for never.
     genes, panel
         Genes compared in a step, and genes of the panel that the network looks at, drawn at random.
     objective
@@ -85,14 +93,25 @@ class TrainConfig(Schedule):
 
     @classmethod
     def paper(cls, **settings: Any) -> TrainConfig:
-        """The paper's settings: L1 and smoothness, 1e-4 to 1e-6, weight decay 1e-4."""
-        given = {"objective": "paper", "learning_rate": 1e-4, "final_learning_rate": 1e-6, "weight_decay": 1e-4}
-        return cls(**{**given, **settings})
+        """The paper's settings: 40 epochs in batches of 6, L1 and smoothness, 1e-4 to 1e-6, weight decay 1e-4.
+
+        Settings that are given replace these; ``steps=`` replaces the epochs.
+        """
+        given: dict[str, Any] = {
+            "objective": "paper",
+            "batch": 6,
+            "learning_rate": 1e-4,
+            "final_learning_rate": 1e-6,
+            "weight_decay": 1e-4,
+        }
+        length = {} if "steps" in settings else {"epochs": 40}
+        return cls(**{**given, **length, **settings})
 
 
 def train(
     examples: Sequence[Example],
     *,
+    validation: Sequence[Example] | None = None,
     config: C2STiConfig | None = None,
     how: TrainConfig | None = None,
     start: C2STi | None = None,
@@ -109,6 +128,8 @@ def train(
     ----------
     examples
         Held-out sections made ready, all by the same `config`.
+    validation
+        Others of other sections, on which the loss is watched: the model has the weights for which it was lowest.
     config
         Settings of the network, where it does not continue from `start`.
     how
@@ -126,18 +147,25 @@ def train(
 
     Returns
     -------
-    The trained model.
+    The trained model. Its ``card["history"]`` has the loss of each step and of the validations, which
+    :func:`c2sti.pl.training_history` draws.
 
     Raises
     ------
     ValueError
-        No examples; or the folder holds the state of a run with other settings or on other sections.
+        No examples, or none for validation where `patience` asks for it; or the folder holds the state of a run with
+        other settings or on other sections.
     FloatingPointError
         The loss is not a number; the message names the examples, and the last good state stays in the folder.
     """
     if not examples:
         raise ValueError("there is no example to train on; a series needs three sections or more")
-    how = how or TrainConfig()
+    how = (how or TrainConfig()).for_examples(len(examples))
+    if not validation and (validation is not None or how.patience is not None):
+        raise ValueError(
+            "no section is left for validation; give examples of other sections as validation=, or leave out "
+            "validation= and patience="
+        )
     settings = start.config if start is not None else (config or C2STiConfig())
     network = fresh(settings, how.seed)
     if start is not None:
@@ -146,9 +174,9 @@ def train(
         "how": asdict(how),
         "network": asdict(settings),
         "start": "" if start is None else start.fingerprint(),
-        "data": mark_of(examples),
+        "data": mark_of([*examples, *(validation or ())]),
     }
-    descend(
+    history = descend(
         network,
         lambda place: [(example.name, example.to(place)) for example in examples],
         partial(_augmented, how),
@@ -159,8 +187,15 @@ def train(
         device=device,
         progress=progress,
         show_progress_bar=show_progress_bar,
+        validation_on=lambda place: [_whole(example.to(place)) for example in validation or ()],
     )
-    return C2STi(settings, network=network, card={"training": asdict(how), "examples": len(examples)})
+    card = {"training": asdict(how), "examples": len(examples), "history": history.as_dict()}
+    return C2STi(settings, network=network, card=card)
+
+
+def _whole(example: Example) -> tuple[Example, Tensor]:
+    """The example as it is, and all its genes."""
+    return example, torch.arange(example.truth.shape[1], device=example.truth.device)
 
 
 def _augmented(how: TrainConfig, example: Example, rng: np.random.Generator) -> tuple[Example, Tensor]:
@@ -189,7 +224,7 @@ def _loss(how: TrainConfig, network: Network, example: Example, genes: Tensor) -
     loss = loss - how.structure * coexpression(predicted, truth)
     loss = loss + how.smooth * smoothness([displacement])
     if example.motion is not None:
-        loss = loss + how.motion * endpoint_error(deformation.shifts, example.motion)
+        loss = loss + how.motion * endpoint_error(on_bins(deformation.shifts, inputs.lattice.shape), example.motion)
     return loss
 
 
@@ -243,8 +278,9 @@ def train_compared(
     if not usable:
         where = "" if network.arbitrary else " near the middle of its pair, the one position that this network knows"
         raise ValueError(f"{name!r} has nothing to train on: {len(cases)} held-out section(s) were given, none{where}")
+    how = how.for_examples(len(usable))
     run = {"model": name, "how": asdict(how), "network": asdict(network.config), "data": mark_of(usable)}
-    descend(
+    history = descend(
         network,
         lambda place: make_triplets(usable, network.config.n_maps, device=place),
         _augmented_triplet,
@@ -256,7 +292,8 @@ def train_compared(
         progress=progress,
         show_progress_bar=show_progress_bar,
     )
-    return FrameInterpolator(network, card={"training": asdict(how), "examples": len(usable)})
+    card = {"training": asdict(how), "examples": len(usable), "history": history.as_dict()}
+    return FrameInterpolator(network, card=card)
 
 
 def make_triplets(cases: Sequence[Case], n_maps: int, *, device: str = "cpu") -> list[tuple[str, Triplet]]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import shutil
 from dataclasses import replace
+from io import StringIO
 from pathlib import Path
 
 import numpy as np
@@ -15,6 +16,7 @@ from c2sti import benchmark, io, metrics
 from c2sti.benchmark import _leave_out, _networks, _scores, _series
 from c2sti.benchmark.__main__ import main
 from c2sti.benchmark._networks import QUICK, ROWS, SAVE_EVERY
+from c2sti.benchmark._protocol import open_st
 from c2sti.models._registry import METHODS, NETWORKS
 from c2sti.models.c2sti import C2STi, C2STiConfig
 from c2sti.models.compared import FrameInterpolator, fresh
@@ -149,7 +151,7 @@ def test_a_finished_network_of_another_recipe_is_trained_anew_by_force(out: Path
 
 def test_the_checkpoint_of_another_method_is_refused(out: Path, capsys: pytest.CaptureFixture[str]) -> None:
     folder = out / "networks/c2sti/B/0"
-    FrameInterpolator(fresh(NETWORKS["unet"])).save(folder)
+    FrameInterpolator(fresh(NETWORKS["unet"])).save(folder, overwrite=True)
     said = refusal(capsys, command(out))
     assert f"{folder} holds a checkpoint of 'unet', where one of 'c2sti' belongs; move it away" in said
 
@@ -230,3 +232,58 @@ def test_one_patient_is_too_few_to_train_without_one(
 def test_the_ablation_without_motion_moves_nothing() -> None:
     row = ROWS["no_displacement"]
     assert (row.trained, row.naive, row.config(QUICK)) == (False, None, replace(QUICK, displacement=False))
+
+
+# ---- the paper's protocol
+
+
+def test_the_protocol_of_the_paper_on_a_simulated_series(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    out, methods = tmp_path / "out", ["gp", "rife", "default", "c2sti", "from_baseline", "no_graph"]
+    words = [
+        "--protocol",
+        "paper",
+        "--table",
+        "1",
+        "--quick",
+        "--seeds",
+        "1",
+        "--device",
+        "cpu",
+        "--out",
+        str(out),
+        "--methods",
+        *methods,
+    ]
+    assert main(words) == 0
+    text = capsys.readouterr().out
+    assert "Simulated open-st, split by section; 1 seed, up to 2 steps." in text
+    assert "Scores are against the truth without noise." in text
+    table = pd.read_csv(out / "table1.csv")
+    assert list(table["method"]) == methods
+    assert table["n_cases"].nunique() == 1
+    scores = table.set_index("method")["pcc"]
+    assert scores["gp"] > 0.3 > abs(scores["c2sti"])  # two steps from zero are no training
+    card = C2STi.load(out / "networks/c2sti/test/0").card
+    assert len(card["history"]["validation"]) == 1
+    assert card["series"] == ["open-st"]
+    tested = set(cases(out)["section"])
+    trained = set(card["sections"])
+    assert {name[:3] for name in tested}.isdisjoint(name[:3] for name in trained)  # no section is in two parts
+    before = (out / "table1.csv").read_text()
+    shutil.rmtree(out / "scores" / "pair" / "rife")
+    (out / "networks/no_graph/test/0/config.json").unlink()  # as if it had been killed there
+    assert main(words) == 0
+    again = pd.read_csv(out / "table1.csv")
+    kept = [c for c in again if c != "seconds"]
+    pd.testing.assert_frame_equal(pd.read_csv(StringIO(before))[kept], again[kept])
+
+
+def test_patches_may_be_split_as_in_the_paper() -> None:
+    with pytest.warns(UserWarning, match="leaks"):
+        source = open_st(None, split="patch", quick=True)
+    assert source.name == "simulated open-st, split by patch"
+    sections = [
+        {name[:3] for series in source.series if series.patient == part for name in series.names}
+        for part in ("train", "test")
+    ]
+    assert sections[0] & sections[1]

@@ -219,7 +219,7 @@ def test_bad_checkpoints_are_named(tmp_path: Path) -> None:
     model = awake()
 
     def saved(name: str) -> Path:
-        model.save(tmp_path / name)
+        model.save(tmp_path / name, overwrite=True)
         return tmp_path / name
 
     with pytest.raises(FileNotFoundError, match=r"holds no config\.json"):
@@ -250,6 +250,24 @@ def test_bad_checkpoints_are_named(tmp_path: Path) -> None:
         C2STi.load(mixed)
 
 
+def test_a_checkpoint_is_not_overwritten_by_accident(tmp_path: Path) -> None:
+    awake().save(tmp_path)
+    with pytest.raises(FileExistsError, match="holds a checkpoint; name another folder, or say overwrite=True"):
+        awake(seed=1).save(tmp_path)
+    assert C2STi.load(tmp_path).fingerprint() == awake().fingerprint()
+    awake(seed=1).save(tmp_path, overwrite=True)
+    assert C2STi.load(tmp_path).fingerprint() == awake(seed=1).fingerprint()
+
+
+def test_its_representation_says_what_it_is() -> None:
+    model = C2STi(C2STiConfig(channels=4), card={"history": {"loss": [1.0] * 30}})
+    assert (
+        repr(model)
+        == f"C2STi(channels=4), {sum(p.numel() for p in model.network.parameters()):,} weights, trained for 30 steps"
+    )
+    assert repr(C2STi()).endswith("untrained")
+
+
 def test_settings_are_checked() -> None:
     for bad in ({"channels": 0}, {"kernel_size": 2}, {"alpha": -1.0}):
         with pytest.raises(ValueError, match=next(iter(bad))):
@@ -258,7 +276,9 @@ def test_settings_are_checked() -> None:
 
 # ---- the paper's own network
 
-PAPER = C2STiConfig.paper(n_components=12, n_splits=0, panel=24, channels=6, histology_channels=4, resnet=False)
+PAPER = C2STiConfig.paper(
+    n_components=12, n_splits=0, panel=24, channels=6, histology_channels=4, resnet=False, registered=False
+)
 
 
 @pytest.mark.parametrize("start", ["zero", "baseline"])

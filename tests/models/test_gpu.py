@@ -8,7 +8,7 @@ import torch
 from anndata import AnnData
 
 import c2sti
-from c2sti import benchmark, field
+from c2sti import benchmark
 from c2sti.training import TrainConfig, make_examples, train
 from tests.conftest import interpolate
 
@@ -29,8 +29,8 @@ def test_a_pair_is_interpolated_alike(pair: tuple[AnnData, AnnData], model: str)
 
 
 def test_large_sections_are_interpolated_alike(pair: tuple[AnnData, AnnData], monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(field, "MOST", 100)
-    monkeypatch.setattr(field, "WINDOW", 60)
+    monkeypatch.setattr("c2sti.field._field.MOST", 100)
+    monkeypatch.setattr("c2sti.field._field.WINDOW", 60)
     monkeypatch.setattr("c2sti.models.components.PATCHES", 100)
     alike(*(interpolate(*pair, model="c2sti", std=True, device=d) for d in ("cpu", "cuda")))
 

@@ -368,3 +368,18 @@ def test_sections_without_depth_are_called_by_their_position(pair: tuple[AnnData
     out = c2sti.tl.interpolate(*pair, positions=[0.25], model="copy", show_progress_bar=False)
     titles = [ax.get_title() for ax in c2sti.pl.sections(out, out.var_names[0])]
     assert titles == ["slice_a\nmeasured", "c2sti_1\ninterpolated, at 0.25", "slice_b\nmeasured"]
+
+
+def test_training_history_shows_where_the_weights_are_from(tmp_path: Path) -> None:
+    history = {"loss": np.linspace(2, 1, 100).tolist(), "validation": [[50, 1.4], [75, 1.2], [100, 1.3]]}
+    ax = c2sti.pl.training_history(history, save=tmp_path / "h.png")
+    assert (tmp_path / "h.png").is_file()
+    loss, mean, validation, best = ax.lines
+    np.testing.assert_allclose(loss.get_ydata(), history["loss"])
+    np.testing.assert_allclose(mean.get_ydata()[-1], np.mean(history["loss"][-5:]))
+    np.testing.assert_allclose(validation.get_xydata(), history["validation"])
+    assert set(best.get_xdata()) == {75.0}
+    model = c2sti.C2STi(card={"history": history})
+    assert len(c2sti.pl.training_history(model).lines) == 4
+    with pytest.raises(ValueError, match="has no training history"):
+        c2sti.pl.training_history(c2sti.C2STi())

@@ -229,3 +229,59 @@ def test_two_processes_learn_one_model(tmp_path: Path) -> None:
     )
     assert done.returncode == 0, done.stderr[-3000:]
     assert "both" in done.stdout
+
+
+# ---- the paper's schedule, validation, and its network
+
+
+def test_the_schedule_of_the_paper(examples: list[Example]) -> None:
+    how = TrainConfig.paper()
+    assert (how.epochs, how.batch, how.weight_decay) == (40, 6, 1e-4)
+    assert how.for_examples(852).steps == 40 * 852 // 6
+    assert (how.rate(0), how.for_examples(852).rate(5680)) == (1e-4, pytest.approx(1e-6))
+    assert TrainConfig.paper(steps=10).epochs is None
+    model = train(examples, config=NETWORK, how=TrainConfig.paper(epochs=3, batch=2), show_progress_bar=False)
+    assert len(model.card["history"]["loss"]) == 3
+
+
+def test_weights_are_those_of_the_lowest_loss_of_validation(examples: list[Example]) -> None:
+    how = TrainConfig(
+        steps=30, genes=20, panel=12, learning_rate=0.3, validate_every=3, patience=2
+    )  # too fast to learn
+    model = train(examples[:1], validation=examples[1:], config=NETWORK, how=how, show_progress_bar=False)
+    history = model.card["history"]
+    values = [value for _, value in history["validation"]]
+    assert len(history["loss"]) == history["validation"][-1][0] < 30  # it was stopped early
+    assert values.index(min(values)) == len(values) - 3
+    again = dataclasses.replace(how, steps=30, patience=None)
+    stopped = train(examples[:1], validation=examples[1:], config=NETWORK, how=again, show_progress_bar=False)
+    assert min(v for _, v in stopped.card["history"]["validation"]) <= min(values)
+    with pytest.raises(ValueError, match="no section is left for validation"):
+        train(examples, validation=[], config=NETWORK, how=QUICK)
+
+
+def test_a_stopped_run_keeps_its_history_and_its_best_weights(examples: list[Example], tmp_path: Path) -> None:
+    how = dataclasses.replace(QUICK, validate_every=2)
+    whole = train(examples[:1], validation=examples[1:], config=NETWORK, how=how, show_progress_bar=False)
+
+    def stop(step: int, loss: float) -> None:
+        if step == 4:
+            raise KeyboardInterrupt
+
+    settings = {"validation": examples[1:], "config": NETWORK, "how": how, "folder": tmp_path}
+    with pytest.raises(KeyboardInterrupt):
+        train(examples[:1], progress=stop, show_progress_bar=False, **settings)
+    continued = train(examples[:1], show_progress_bar=False, **settings)
+    assert continued.card["history"] == whole.card["history"]
+    assert continued.fingerprint() == whole.fingerprint()
+
+
+@pytest.mark.parametrize("deforms", ["features", "motion"])
+@pytest.mark.parametrize("start", ["zero", "baseline"])
+def test_the_network_of_the_paper_learns(deforms: str, start: str) -> None:
+    small = {"n_components": 8, "n_splits": 0, "panel": 12, "channels": 4, "histology_channels": 4, "resnet": False}
+    config = C2STiConfig.paper(**small, deforms=deforms, start=start)
+    examples = make_examples([known()], config)
+    how = TrainConfig(steps=25, panel=12, batch=1, learning_rate=1e-2, motion=0.0)
+    losses = train(examples, config=config, how=how, show_progress_bar=False).card["history"]["loss"]
+    assert np.mean(losses[-5:]) < np.mean(losses[:5]) - 0.02

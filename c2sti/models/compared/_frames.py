@@ -277,9 +277,10 @@ class FrameInterpolator:
         """Hash of the weights."""
         return _checkpoint.fingerprint(self.network)
 
-    def save(self, folder: str | Path) -> None:
-        """Write ``model.safetensors`` and ``config.json`` into a folder, which is made where it is not."""
-        _kind(type(self.network)).write(folder, self.network, self.network.config, self.card)
+    def save(self, folder: str | Path, *, overwrite: bool = False) -> None:
+        """Write ``model.safetensors`` and ``config.json`` into a folder; over a checkpoint only with `overwrite`."""
+        kind = _kind(type(self.network))
+        kind.write(folder, self.network, self.network.config, self.card, overwrite=overwrite)
 
 
 def fresh(network: type[FrameNetwork], config: Any = None, *, seed: int = 0) -> FrameNetwork:
