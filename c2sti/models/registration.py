@@ -28,7 +28,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from c2sti._types import FloatArray, Lattice
-from c2sti.ops import bilinear, gaussian_operator, linear_at, mean_operator, partition
+from c2sti.ops import bilinear, gaussian_operator, linear_at, mean_operator
 
 N_MAPS = 15  # leading components whose maps are compared
 MOST_BINS = 128  # longest side of the lattice of a displacement
@@ -185,9 +185,9 @@ def _near(x: FloatArray, lattice: Lattice) -> NDArray[np.bool_]:
 
 
 def _maps(x: FloatArray, scores: FloatArray, lattice: Lattice) -> Tensor:
-    """(K, H, W) leading maps of a section, smoothed by one bin; spots that are finer than bins are averaged first."""
-    patch = partition(x, 4 * lattice.shape[0] * lattice.shape[1])
-    mean = mean_operator(patch, np.ones(len(patch)))
+    """(K, H, W) leading maps of a section, smoothed by one bin; spots of one bin are averaged first."""
+    _, part = np.unique(lattice.bins(x), return_inverse=True)
+    mean = mean_operator(part, np.ones(len(part)))
     values = gaussian_operator(mean @ x, lattice.centres, lattice.pitch) @ (mean @ scores[:, :N_MAPS])
     return torch.as_tensor(values.T.reshape(-1, *lattice.shape), dtype=torch.float64)
 
