@@ -302,13 +302,8 @@ def prepare(
         Is told each share of the work that has been done, 1 in all.
     """
     lattice = pair.lattice.coarsened(config.bins)
-    if description.registration is None:
-        wanted = [(lattice.centres, [0.0, 1.0]), (at, positions)]
-        (of_a, of_b), maps = description.at_each(wanted, lambda share: progress(0.8 * share))
-    else:
-        of_a, of_b = description.ends(lattice.centres)
-        maps = description.at(at, positions, lambda share: progress(0.8 * share))
-    first, second = (_on_lattice(torch.as_tensor(end), lattice) for end in (of_a, of_b))
+    ends, maps = description.with_ends(lattice.centres, at, positions, lambda share: progress(0.8 * share))
+    first, second = (_on_lattice(torch.as_tensor(end), lattice) for end in ends)
     inputs = _inputs(halfway(pair, description), lattice, config, (first, second))
     prediction = BaselineTensors.of(maps, description, pair.sections, positions)
     progress(0.2)

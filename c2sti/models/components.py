@@ -132,13 +132,22 @@ class Description:
         found = iter(self.field.at_each(homes, progress))
         return [np.concatenate([next(found) for _ in zs]) for _, zs in sets]
 
-    def ends(self, points: FloatArray) -> tuple[FloatArray, FloatArray]:
-        """(M, D·K) maps of the two sections of a pair at (M, 2) places halfway between them, float32."""
-        places, z = points / self.spacing, self._z([0.0, 1.0])
-        if self.registration is not None:
-            places = self.registration.from_halfway(places, self._gap())
-        first, second = self.field.at(places, z)
-        return first, second
+    def with_ends(
+        self,
+        halfway: FloatArray,
+        points: FloatArray,
+        positions: Sequence[float],
+        progress: Callable[[float], object] = lambda share: None,
+    ) -> tuple[FloatArray, FloatArray]:
+        """(2, H·W, D·K) maps of both sections of a pair at places halfway between them, and those of :meth:`at`."""
+        places, points, zs = halfway / self.spacing, points / self.spacing, self._z(positions)
+        if self.registration is None:
+            ends, maps = self.field.at_each([(places, self._z([0.0, 1.0])), (points, zs)], progress)
+            return ends, maps
+        sets = [(self.registration.from_halfway(places, self._gap()), self._z([0.0, 1.0]))]
+        sets += [(self.registration.at_home(points, z), [z]) for z in zs]
+        ends, *found = self.field.at_each(sets, progress)
+        return ends, np.concatenate(found)
 
     def halfway(self, points: FloatArray, position: float) -> FloatArray:
         """(M, 2) where halfway between the sections of a pair the tissue lies that is at the points at a position."""
