@@ -5,11 +5,21 @@ common lattice as the arrays that interpolators take, and `frame_slices` with `a
 into an AnnData, with `write_store` into a store on disk. No other file knows where a container keeps anything.
 """
 
+from c2sti.io._anndata import (
+    N_EDGES,
+    MeasuredPair,
+    add_layers,
+    add_values,
+    frame_slices,
+    graphs_of,
+    held_graph,
+    lattice_as_dict,
+)
 from c2sti.io._annotations import Annotations, is_labels
 from c2sti.io._factors import Layers, StackPart, without_factors
 from c2sti.io._genes import level, on_shared_genes, shared_genes, shared_profiles, values_of
 from c2sti.io._histology import HEImage, histology_on
-from c2sti.io._images import image_of
+from c2sti.io._libraries import image_of
 from c2sti.io._memory import is_dense, memory_of, n_tasks, said
 from c2sti.io._open import completed, read_zarr, with_layers
 from c2sti.io._places import LEAST_SPOTS, check_writable, copied, is_spatialdata
@@ -52,16 +62,6 @@ from c2sti.io._spatialdata import frame_of, table_of
 from c2sti.io._store import check_digits, new_store, write_stack, write_store
 from c2sti.io._virtual_histology import library_of_sections, section_image, section_images, source_places
 from c2sti.io._window import window_of
-from c2sti.io._write import (
-    N_EDGES,
-    MeasuredPair,
-    add_layers,
-    add_values,
-    frame_slices,
-    graphs_of,
-    held_graph,
-    lattice_as_dict,
-)
 
 __all__ = [
     "Annotations",

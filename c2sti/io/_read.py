@@ -20,7 +20,7 @@ from c2sti._backed import Expression, Stored, as_csr, blocks
 from c2sti._types import FloatArray
 from c2sti.io._annotations import Annotations, read_annotations
 from c2sti.io._histology import HEImage, UnusableImage
-from c2sti.io._images import read_image, unusable
+from c2sti.io._libraries import read_image, unusable
 from c2sti.io._places import (
     LEAST_SPOTS,
     Layout,

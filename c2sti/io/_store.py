@@ -23,6 +23,7 @@ from c2sti._atomic import aside
 from c2sti._backed import Expression, blocks
 from c2sti._types import SlicePair
 from c2sti.factors import TOLERANCE
+from c2sti.io._anndata import add_confidence
 from c2sti.io._factors import (
     CHUNK_ROWS,
     FACTORS,
@@ -37,7 +38,6 @@ from c2sti.io._factors import (
     values_lazily,
     weights_of,
 )
-from c2sti.io._write import add_confidence
 
 MANTISSA = 23  # bits of a float32
 MOST_DIGITS = 7  # that a float32 holds

@@ -20,7 +20,7 @@ from c2sti import _keys, _logging
 from c2sti._types import FloatArray
 from c2sti.io import Container, Source, frame_of, is_spatialdata, table_of
 from c2sti.io._histology import LEAST_ON_IMAGE, UnusableImage, on_image, on_white
-from c2sti.io._images import Library, as_number, scale_key, section_library
+from c2sti.io._libraries import Library, as_number, scale_key, section_library
 from c2sti.io._places import library_rows, named_axes
 from c2sti.io._spatialdata import frames_of, is_own, read_table, region_of, slide_key
 from c2sti.pp._maps import apply

@@ -21,7 +21,7 @@ from spatialdata.transformations import Affine, get_transformation
 import c2sti.pp._align as align_module
 from c2sti.datasets import Phantom, phantom
 from c2sti.io import SliceGrid, read_slice
-from c2sti.io._images import Library
+from c2sti.io._libraries import Library
 from c2sti.pp import align, align_series
 from c2sti.pp._estimate import unit_ratio
 from c2sti.pp._write import background, warped
