@@ -89,7 +89,7 @@ class C2STi:
         slices, fields = [], []
         with torch.no_grad():
             moves = self.config.deforms == "maps"
-            motion = None if self.config.deforms == "motion" else network.motion(inputs)
+            motion = network.motion(inputs) if moves else None  # else it comes of the features that are deformed
             share = network.reliability(inputs) if moves else 1.0
             whole = base.basis if moves else with_panel(base.basis, inputs.chosen)
             basis = whole.cpu().numpy()  # one for all sections

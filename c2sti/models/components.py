@@ -117,20 +117,14 @@ class Description:
         progress: Callable[[float], object] = lambda share: None,
     ) -> FloatArray:
         """(S, M, D·K) maps at (M, 2) points of the frame and S positions, float32."""
-        return self.at_each([(points, positions)], progress)[0]
+        return _stacked(self.field.at_each(self._sets(points, positions), progress))
 
-    def at_each(
-        self,
-        wanted: Sequence[tuple[FloatArray, Sequence[float]]],
-        progress: Callable[[float], object] = lambda share: None,
-    ) -> list[FloatArray]:
-        """The same for several sets of points, each with positions of its own: what is costly is done once."""
-        sets = [(points / self.spacing, self._z(p)) for points, p in wanted]
+    def _sets(self, points: FloatArray, positions: Sequence[float]) -> list[tuple[FloatArray, list[float]]]:
+        """Places of the field, and z there, that are points of the frame at positions: one set, or one a position."""
+        places, zs = points / self.spacing, self._z(positions)
         if self.registration is None:
-            return self.field.at_each(sets, progress)
-        homes = [(self.registration.at_home(points, z), [z]) for points, zs in sets for z in zs]
-        found = iter(self.field.at_each(homes, progress))
-        return [np.concatenate([next(found) for _ in zs]) for _, zs in sets]
+            return [(places, zs)]
+        return [(self.registration.at_home(places, z), [z]) for z in zs]
 
     def with_ends(
         self,
@@ -140,14 +134,12 @@ class Description:
         progress: Callable[[float], object] = lambda share: None,
     ) -> tuple[FloatArray, FloatArray]:
         """(2, H·W, D·K) maps of both sections of a pair at places halfway between them, and those of :meth:`at`."""
-        places, points, zs = halfway / self.spacing, points / self.spacing, self._z(positions)
-        if self.registration is None:
-            ends, maps = self.field.at_each([(places, self._z([0.0, 1.0])), (points, zs)], progress)
-            return ends, maps
-        sets = [(self.registration.from_halfway(places, self._gap()), self._z([0.0, 1.0]))]
-        sets += [(self.registration.at_home(points, z), [z]) for z in zs]
+        places = halfway / self.spacing
+        if self.registration is not None:
+            places = self.registration.from_halfway(places, self._gap())
+        sets = [(places, self._z([0.0, 1.0])), *self._sets(points, positions)]
         ends, *found = self.field.at_each(sets, progress)
-        return ends, np.concatenate(found)
+        return ends, _stacked(found)
 
     def halfway(self, points: FloatArray, position: float) -> FloatArray:
         """(M, 2) where halfway between the sections of a pair the tissue lies that is at the points at a position."""
@@ -181,14 +173,9 @@ class Description:
     def noise(self, points: FloatArray, positions: Sequence[float]) -> Noise:
         """Variance of the average over the sets: the average of their variances, for they err alike."""
         return Noise(
-            lambda: self._variance(points / self.spacing, self._z(positions)),
+            lambda: _stacked([self.field.variance_at(*one) for one in self._sets(points, positions)]),
             lambda: (np.square(self.loadings) * self.shares[:, None, None]).reshape(-1, self.loadings.shape[2]),
         )
-
-    def _variance(self, places: FloatArray, zs: Sequence[float]) -> FloatArray:
-        if self.registration is None:
-            return self.field.variance_at(places, zs)
-        return np.concatenate([self.field.variance_at(self.registration.at_home(places, z), [z]) for z in zs])
 
     def keeping(self) -> Description:
         """The same for many gaps: what is solved for one serves the others."""
@@ -201,6 +188,11 @@ class Description:
 
     def _z(self, positions: Sequence[float]) -> list[float]:
         return [(p - self.origin) / self.unit for p in positions]
+
+
+def _stacked(found: Sequence[FloatArray]) -> FloatArray:
+    """(S, M, K) of all sets; what is one already is not copied."""
+    return found[0] if len(found) == 1 else np.concatenate(found)
 
 
 def describe(
