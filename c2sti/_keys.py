@@ -24,6 +24,7 @@ PAIR_CHECK = "pair_check"  # uns of a result: whether the two sections belong to
 COEXPRESSION = "coexpression"  # varp and uns: gene graphs
 ALIGNMENT = "alignment"  # uns: how a section was brought into the frame of another
 VIRTUAL_HISTOLOGY = "virtual_histology"  # uns of a result: sections whose H&E is virtual, not photographed
+PLANE = "plane"  # uns of an oblique section: where it lies
 COUNTS = "counts"  # uns of what tl.sample_counts gives: how its counts were drawn
 OBSM_KEYS = "obsm_keys"  # uns of a result: the tables that were carried along
 OBS_KEYS = "obs_keys"  # uns of a result: the annotations that were carried along

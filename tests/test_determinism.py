@@ -127,6 +127,9 @@ CALLS: dict[str, Callable[[list[AnnData], Path], object]] = {
     "tl.interpolate_series": lambda s, d: c2sti.tl.interpolate_series(
         s, spacing=75.0, model="linear", show_progress_bar=False
     ),
+    "tl.slice_series": lambda s, d: c2sti.tl.slice_series(
+        s, plane={"x": 400.0}, model="linear", show_progress_bar=False
+    ),
     "tl.to_slices": lambda s, d: c2sti.tl.to_slices(_insert(s, d)),
     "tl.to_spatialdata": lambda s, d: c2sti.tl.to_spatialdata(_insert(s, d)),
     "tl.to_volume": lambda s, d: c2sti.tl.to_volume(_insert(s, d), d / "volume.zarr", genes="gene_001"),

@@ -16,7 +16,7 @@ from c2sti.io._anndata import (
     lattice_as_dict,
 )
 from c2sti.io._annotations import Annotations, is_labels
-from c2sti.io._factors import Layers, StackPart, without_factors
+from c2sti.io._factors import Layers, StackPart, confidence, without_factors
 from c2sti.io._genes import level, on_shared_genes, shared_genes, shared_profiles, values_of
 from c2sti.io._histology import HEImage, histology_on
 from c2sti.io._libraries import image_of
@@ -85,6 +85,7 @@ __all__ = [
     "check_layer",
     "common_lattice",
     "completed",
+    "confidence",
     "copied",
     "depth_of_each",
     "frame_of",

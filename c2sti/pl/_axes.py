@@ -43,6 +43,9 @@ class Result:
         inserted = {str(name) for name in self.record["inserted"]}
         self.inserted = [name for name in self.names if name in inserted]
         self.is_stack = _keys.SECTION in adata.obs  # sections are rows, as of tl.to_slices, not layers
+        if _keys.PLANE in self.record:  # a section at an angle has no z of its own
+            self._captions = ["oblique"]
+            return
         kind = "z" if "z" in self.record else "positions"
         places = np.asarray(self.record.get(kind, 0))
         if places.shape != (len(self.names),):

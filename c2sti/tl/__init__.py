@@ -7,6 +7,7 @@ from c2sti.tl._interpolate import interpolate
 from c2sti.tl._materialize import materialize
 from c2sti.tl._sample_counts import sample_counts
 from c2sti.tl._series import interpolate_series
+from c2sti.tl._slice_series import slice_series
 from c2sti.tl._to_slices import to_slices
 from c2sti.tl._to_spatialdata import to_spatialdata
 from c2sti.tl._to_volume import to_volume
@@ -20,6 +21,7 @@ __all__ = [
     "interpolate_series",
     "materialize",
     "sample_counts",
+    "slice_series",
     "to_slices",
     "to_spatialdata",
     "to_volume",

@@ -31,8 +31,9 @@ def describe(adata: AnnData | SpatialData, *, key: str = "c2sti") -> str:
     Parameters
     ----------
     adata
-        Result of :func:`interpolate` or :func:`interpolate_series`, what :func:`to_slices`, :func:`to_spatialdata` or
-        :func:`sample_counts` make of it, or any of these with some of its rows or genes; read from a file or not.
+        Result of :func:`interpolate`, :func:`interpolate_series` or :func:`slice_series`, what :func:`to_slices`,
+        :func:`to_spatialdata` or :func:`sample_counts` make of it, or any of these with some of its rows or genes; read
+        from a file or not.
     key
         The `key_added` that it was made with.
 
@@ -205,6 +206,10 @@ def _computed(made: Sequence[str], record: Mapping[str, Any]) -> str:
     text = f"{len(made)} section{'s were' if len(made) > 1 else ' was'} computed, not measured."
     if (drawn := record.get(_keys.COUNTS)) is not None:
         text += f" Their counts were drawn at random (seed {int(drawn['seed'])}), {drawn['how']}."
+    if (plane := record.get(_keys.PLANE)) is not None:
+        point, normal = (", ".join(f"{float(value):g}" for value in plane[part]) for part in ("point", "normal"))
+        between = ", ".join(map(str, record["slices"]))
+        return f"{text} {made[0]} lies in the plane through ({point}) with normal ({normal}), across {between}."
     names, own = [str(name) for name in record["sections"]], record.get("names", {})
     places = []
     for name in made:

@@ -45,6 +45,7 @@ def insert(
     seed: int = 0,
     key_added: str = _keys.RESULT,
     with_graphs: bool = True,
+    with_images: bool = True,
     std: bool = False,
     interval: float | None = None,
     on_misfit: pair_check.OnMisfit = "warn",
@@ -110,7 +111,9 @@ def insert(
     field = prediction.notes.get("displacement")
     folds = {"folded_bins": pair_check.folded_bins(field, pair.lattice, fractions.tolist())}
     pair_check.complain(folds, a.name, b.name, on_misfit, stacklevel=stacklevel)
-    images = io.section_images(a.image, b.image, lattice, fractions, displacement=field, targets=targets)
+    images = None
+    if with_images:
+        images = io.section_images(a.image, b.image, lattice, fractions, displacement=field, targets=targets)
     inserted, depths = _keys.inserted(key_added, len(fractions)), np.array([0.0, *fractions, 1.0])
     names_of_all = [PAIR[0], *inserted, PAIR[1]]
     record = provenance(grids, model, lattice, seed, parameters or {}, call)

@@ -131,6 +131,11 @@ def _record(adata: AnnData, key: str) -> Mapping[str, Any]:
             f"{str(record['expression'])!r}), without library sizes; make the result from raw counts: "
             "c2sti.tl.interpolate(slice_a, slice_b, layer='counts')"
         )
+    if _keys.PLANE in record:
+        raise ValueError(
+            "adata is a section of c2sti.tl.slice_series, without the measured sections that the noise of counts is "
+            "learnt from; draw counts of the stack of c2sti.tl.interpolate_series"
+        )
     stacked = _keys.SECTION in adata.obs
     for column in [_keys.LIBRARY_SIZE] if stacked else map(_keys.library_size, (_keys.SLICE_A, _keys.SLICE_B)):
         if column not in adata.obs:

@@ -121,6 +121,29 @@ def _own_names(found: Sequence[io.Source], key_added: str) -> list[str]:
     return names
 
 
+def read_series(
+    found: Sequence[io.Source],
+    z: Sequence[float] | None,
+    *,
+    window: io.Windows,
+    obs_keys: str | Sequence[str],
+    obsm_keys: str | Sequence[str],
+    key_added: str,
+) -> tuple[list[io.SliceGrid], list[str], FloatArray]:
+    """The sections of a series on the genes that they share, their names in a result, and (n_sections,) z."""
+    windows = io.window_for_each(window, [source.name for source in found])
+    grids = io.on_shared_genes(
+        [
+            source.read(obs_keys=obs_keys, obsm_keys=obsm_keys, window=given, measured=True)
+            for source, given in zip(found, windows, strict=True)
+        ]
+    )
+    own = _own_names(found, key_added)
+    depths = depths_of(grids, z)
+    io.check_unit(depths, grids[0].pitch)
+    return [replace(g, z=depth) for g, depth in zip(grids, depths.tolist(), strict=True)], own, depths
+
+
 # ---- the series
 
 
@@ -239,17 +262,9 @@ def interpolate_series(
     with ExitStack() as held:
         # Claimed before any work is done, so that a place that cannot be written to is refused at once.
         store = None if out is None else held.enter_context(io.new_store(out))
-        windows = io.window_for_each(window, [source.name for source in found])
-        grids = io.on_shared_genes(
-            [
-                source.read(obs_keys=obs_keys, obsm_keys=obsm_keys, window=given, measured=True)
-                for source, given in zip(found, windows, strict=True)
-            ]
+        grids, own, depths = read_series(
+            found, z, window=window, obs_keys=obs_keys, obsm_keys=obsm_keys, key_added=key_added
         )
-        own = _own_names(found, key_added)
-        depths = depths_of(grids, z)
-        io.check_unit(depths, grids[0].pitch)
-        grids = [replace(g, z=depth) for g, depth in zip(grids, depths.tolist(), strict=True)]
         places = places_of(depths, depths_wanted(depths, at_z, spacing), own, key_added)
         lattice = io.common_lattice(*grids, pitch=pitch)
         labels, var = shared_labels(grids), io.shared_var(grids)
@@ -278,7 +293,7 @@ def interpolate_series(
         parameters = {**found[0].parameters(), "n_context": n_context, "spacing": spacing, "interval": interval}
         record = {_keys.PAIR_CHECK: pd.DataFrame.from_dict(checks, orient="index")}
         record |= provenance(grids, described_model, lattice, seed, parameters, call)
-        stack = _stacked(parts, places, own, lattice, key_added, record)
+        stack = stacked(parts, places, own, lattice, key_added, record)
         note_carried(stack, grids, labels, key_added)
         values = [parts[name].values for name in places.index]
         _logging.info(
@@ -326,12 +341,52 @@ def _interpolated(
     `how` has keywords of :func:`c2sti.tl._gap.insert` that are the same for all gaps.
     """
     inserted = places[places["position"] > 0]
-    gaps = np.unique(inserted["first"]).tolist()
-    method, lattice, key = how["method"], how["lattice"], how["key_added"]
     parts: dict[str, Part] = {}
     fits: dict[int, dict[str, float]] = {}
-    what = f"interpolating {len(inserted)} section(s)"
-    with tqdm(total=100 * len(gaps), desc=what, bar_format=SHARES, disable=not show_progress_bar) as bar:
+    gaps = {first: inserted[inserted["first"] == first] for first in np.unique(inserted["first"]).tolist()}
+    wanted = [Wanted(first, list(inside.index), inside["position"].to_numpy()) for first, inside in gaps.items()]
+    for one, frame, layers in each_gap(grids, depths, wanted, n_context, show_progress_bar, how):
+        parts |= parts_of_gap(frame, layers, one.names, how["key_added"])
+        fits[one.first] = frame.uns[how["key_added"]][_keys.PAIR_CHECK]
+    return parts, fits
+
+
+@dataclass(frozen=True)
+class Wanted:
+    """Sections wanted between two measured ones.
+
+    Parameters
+    ----------
+    first
+        Place of the upper neighbour in the series.
+    names, positions
+        Of the sections; positions are (S,), increasing.
+    at
+        (M, 2) points that are wanted; None for the bins of the tissue.
+    """
+
+    first: int
+    names: list[str]
+    positions: FloatArray
+    at: FloatArray | None = None
+
+
+def each_gap(
+    grids: Sequence[io.SliceGrid],
+    depths: FloatArray,
+    wanted: Sequence[Wanted],
+    n_context: int,
+    show_progress_bar: bool,
+    how: Mapping[str, Any],
+) -> Iterator[tuple[Wanted, AnnData, io.Layers]]:
+    """What is wanted in each gap, in order of `first`, and what :func:`c2sti.tl._gap.insert` gives for it.
+
+    `how` has keywords of that function that are the same for all gaps. A gap that is wanted twice is warned of once.
+    """
+    gaps = list(dict.fromkeys(one.first for one in wanted))
+    method, lattice = how["method"], how["lattice"]
+    what = f"interpolating {sum(len(one.names) for one in wanted)} section(s)"
+    with tqdm(total=100 * len(wanted), desc=what, bar_format=SHARES, disable=not show_progress_bar) as bar:
         for of_window, window in described_together(gaps, len(grids), n_context):
             described = None
             if isinstance(method, Describing):
@@ -339,23 +394,24 @@ def _interpolated(
                 described = describe(
                     sections, spacing, keys, method.settings, device=how["device"], seed=how["seed"]
                 ).keeping()
-            for first in of_window:
-                inside, (above, below) = inserted[inserted["first"] == first], depths[first : first + 2]
+            known: set[int] = set()
+            for one in (one for one in wanted if one.first in of_window):
+                first, (above, below) = one.first, depths[one.first : one.first + 2]
                 around = range(max(first - n_context, 0), min(first + 2 + n_context, len(grids)))
                 beside = [i for i in around if i not in (first, first + 1)]
                 frame, layers, *_ = insert(
                     grids[first],
                     grids[first + 1],
-                    inside["position"].to_numpy(),
+                    one.positions,
+                    at=one.at,
                     context={float((depths[i] - above) / (below - above)): grids[i] for i in beside},
                     progress=shares_of(bar),
                     description=None if described is None else described.between(above, below),
-                    stacklevel=5,
-                    **how,
+                    stacklevel=6,
+                    **{**how, "on_misfit": "ignore" if first in known else how["on_misfit"]},
                 )
-                parts |= _parts_of_gap(frame, layers, list(inside.index), key)
-                fits[first] = frame.uns[key][_keys.PAIR_CHECK]
-    return parts, fits
+                known.add(first)
+                yield one, frame, layers
 
 
 # ---- sections as rows of a stack
@@ -386,7 +442,7 @@ def _measured_part(g: io.SliceGrid, name: str, lattice: Lattice, var: pd.DataFra
     return Part(rows, values, g.obs)
 
 
-def _parts_of_gap(frame: AnnData, layers: io.Layers, names: Sequence[str], key: str) -> dict[str, Part]:
+def parts_of_gap(frame: AnnData, layers: io.Layers, names: Sequence[str], key: str) -> dict[str, Part]:
     """The interpolated sections of one gap, each by its name in the whole series."""
     sections = frame_of_stack(frame, key)
     painted = frame.uns[key][_keys.VIRTUAL_HISTOLOGY]
@@ -401,7 +457,7 @@ def _parts_of_gap(frame: AnnData, layers: io.Layers, names: Sequence[str], key: 
     return parts
 
 
-def _stacked(
+def stacked(
     parts: Mapping[str, Part],
     places: pd.DataFrame,
     own: Sequence[str],

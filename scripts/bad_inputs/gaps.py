@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +26,7 @@ from scripts.bad_inputs.material import (
 )
 
 INTERPOLATE, SERIES, EVALUATE, TRAIN = "tl.interpolate", "tl.interpolate_series", "tl.evaluate", "tl.train"
+PLANE = "tl.slice_series"
 
 
 def interpolate(**given: Any) -> object:
@@ -39,6 +40,13 @@ def in_series(**given: Any) -> object:
     at = {} if {"at_z", "spacing"} & set(given) else {"spacing": 50.0}
     slices = given.pop("slices") if "slices" in given else series()
     return c2sti.tl.interpolate_series(slices, **{"model": "linear", **at, **QUIET, **given})
+
+
+def in_plane(**given: Any) -> object:
+    """Through a series that is right."""
+    slices = given.pop("slices") if "slices" in given else series()
+    plane = given.pop("plane") if "plane" in given else {"x": float(series()[0].obsm["spatial"][:, 0].mean())}
+    return c2sti.tl.slice_series(slices, plane=plane, **{"model": "linear", **QUIET, **given})
 
 
 def evaluate(**given: Any) -> object:
@@ -63,6 +71,7 @@ def cases() -> Iterator[Bad]:
     yield from _in_one_object()
     yield from _stores()
     yield from _series()
+    yield from _plane()
     yield from _evaluate()
     yield from _train()
 
@@ -82,6 +91,7 @@ def _sections() -> Iterator[Bad]:
         broken, says = BROKEN[what]
         for of, call, name in (
             (SERIES, lambda s: in_series(slices=s), r"slices\[1\]"),
+            (PLANE, lambda s: in_plane(slices=s), r"slices\[1\]"),
             (EVALUATE, lambda s: evaluate(slices=s), r"slices\[1\]"),
             (TRAIN, lambda s: train(series=s), r"series\[1\]"),
         ):
@@ -293,14 +303,7 @@ def _in_one_object() -> Iterator[Bad]:
 
 def _series() -> Iterator[Bad]:
     of, call = SERIES, in_series
-    yield from wrong_values(of, call, "slices", [[], series()[:1], series()[0], None, 3, "series", ["a.h5ad"] * 3])
-    yield from wrong_values(
-        of,
-        call,
-        "z",
-        [[], [0, 1], [0, 1, 1], [2, 1, 0], [0, 1, float("nan")], ["top", "middle", "end"], 3, "deep", [[0, 1, 2]]],
-        "z has|z holds|depths",
-    )
+    yield from _of_a_series(of, call)
     yield from wrong_values(
         of,
         call,
@@ -309,6 +312,32 @@ def _series() -> Iterator[Bad]:
     )
     yield from wrong_values(
         of, call, "spacing", [0, -1.0, float("nan"), float("inf"), 1e-9, 300.0, "wide", [50.0], None]
+    )
+    yield from wrong_values(of, call, "key_added", ["slice"])
+    yield Bad(of, "both spacing and at_z", lambda _: in_series(spacing=50.0, at_z=[50.0]), ("spacing", "at_z"))
+
+
+def _plane() -> Iterator[Bad]:
+    of, call = PLANE, in_plane
+    yield from _of_a_series(of, call)
+    origin, up, nan = (0, 0, 0), (0, 0, 1), float("nan")
+    planes: list[Any] = [
+        *([], [origin], [origin, up, up], [origin, origin], [origin, (0, 1)], [(0, 0, nan), up], [origin, (0, nan, 1)]),
+        *([origin, "up"], ["here", up], [origin, None], [[origin], [up]], "x", 3000.0, None, up, origin),
+        *({}, {"x": nan}, {"x": "middle"}, {"x": None}, {"t": 1.0}, {"x": 1.0, "z": 2.0}, {"x": 1e9}, {"z": -1.0}),
+    ]
+    yield from wrong_values(of, call, "plane", planes)
+
+
+def _of_a_series(of: str, call: Callable[..., object]) -> Iterator[Bad]:
+    """What all functions of a series take."""
+    yield from wrong_values(of, call, "slices", [[], series()[:1], series()[0], None, 3, "series", ["a.h5ad"] * 3])
+    yield from wrong_values(
+        of,
+        call,
+        "z",
+        [[], [0, 1], [0, 1, 1], [2, 1, 0], [0, 1, float("nan")], ["top", "middle", "end"], 3, "deep", [[0, 1, 2]]],
+        "z has|z holds|depths",
     )
     yield from wrong_values(of, call, "n_context", [-1, 1.5, "two", None])
     yield from wrong_values(of, call, "model", ["nothing", 3, None])
@@ -320,11 +349,8 @@ def _series() -> Iterator[Bad]:
     yield from wrong_values(of, call, "on_misfit", ["shout"])
     yield from wrong_values(of, call, "device", ["gpu"])
     yield from wrong_values(of, call, "seed", [-1, "zero"])
-    yield from wrong_values(of, call, "key_added", ["", "a/b", 3, "slice"])
-    yield Bad(of, "both spacing and at_z", lambda _: in_series(spacing=50.0, at_z=[50.0]), ("spacing", "at_z"))
-    yield Bad(
-        of, "no depths", lambda _: in_series(slices=[changed(s, _no_depth) for s in series()]), (r"slices\[0\]", "z=")
-    )
+    yield from wrong_values(of, call, "key_added", ["", "a/b", 3])
+    yield Bad(of, "no depths", lambda _: call(slices=[changed(s, _no_depth) for s in series()]), (r"slices\[0\]", "z="))
 
 
 def _no_depth(section: ad.AnnData) -> None:
