@@ -104,7 +104,8 @@ def test_published_files_lie_below_their_folder() -> None:
 
 @pytest.mark.parametrize("name", ["../../etc/passwd", "/etc/passwd", "C3/../../x"])
 def test_names_of_sections_cannot_lead_anywhere(name: str, tmp_path: Path) -> None:
-    for series in (c2sti.datasets.her2st, c2sti.datasets.stahl, c2sti.datasets.developing_heart):
+    known = c2sti.datasets
+    for series in (known.her2st, known.stahl, known.developing_heart, known.dlpfc, known.starmap):
         with pytest.raises(ValueError, match="has no section"):
             series(name, data_dir=tmp_path)
     with pytest.raises(KeyError):

@@ -31,9 +31,10 @@ FUNCTIONS = [
     "tl.describe", "tl.to_slices", "tl.to_volume", "tl.sample_counts", "tl.coexpression", "pp.align", "pp.align_series",
     "pp.check_pair",
     "C2STiConfig", "TrainConfig", "C2STi", "C2STi.load", "C2STi.save", "datasets.phantom", "Phantom.section",
-    "datasets.sections", "datasets.her2st", "datasets.stahl", "datasets.developing_heart", "datasets.openst",
-    "datasets.patches", "metrics.gene_pcc", "metrics.pcc", "metrics.rmse", "metrics.rv", "metrics.psnr", "metrics.ssim",
-    "metrics.ceiling", "pl.sections", "pl.spread", "pl.displacement", "pl.coexpression", "pl.evaluation", "c2sti",
+    "datasets.sections", "datasets.her2st", "datasets.stahl", "datasets.developing_heart", "datasets.dlpfc",
+    "datasets.starmap", "datasets.openst", "datasets.patches", "metrics.gene_pcc", "metrics.pcc",
+    "metrics.rmse", "metrics.rv", "metrics.psnr", "metrics.ssim", "metrics.ceiling",
+    "pl.sections", "pl.spread", "pl.displacement", "pl.coexpression", "pl.evaluation", "c2sti",
     "python -m c2sti.benchmark",
 ]  # fmt: skip
 SLOW = {"tl.to_spatialdata", "tl.interpolate(SpatialData)"}  # the library takes seconds to import

@@ -18,9 +18,9 @@ from c2sti.benchmark._run import Run
 DESCRIPTION = """\
 Train what needs training, score every method on held-out sections of the measured series in a folder, write tables.
 
-Networks are trained on her2st without a patient, and scored on that patient; on heart and stahl, which none was
-trained on, the networks of all folds are scored, and their scores averaged. What is finished is kept below OUT and not
-done again: a run that was stopped continues when the same command is given, and several may share one OUT.
+Networks are trained on her2st without a patient, and scored on that patient; on heart, stahl, dlpfc and starmap, which
+none was trained on, the networks of all folds are scored, and their scores averaged. What is finished is kept below OUT
+and not done again: a run that was stopped continues when the same command is given, and several may share one OUT.
 
 stdout: the table, Markdown. stderr: progress. OUT: table1.md, table1.csv, table1_cases.csv, table1.png (or table2,
 ablation); networks/<method>/<patient>/<seed>/, ordinary checkpoints; scores/.

@@ -32,7 +32,7 @@ class Series:
 
     name: str  # in tables: "her2st A"
     files: tuple[str, ...]  # below the data folder, without their ending
-    in_register: bool = False  # whether its authors brought it into one coordinate system, obsm["spatial_3d"] in µm
+    in_register: bool = False  # whether its sections share a coordinate system, obsm["spatial_3d"], or are slabs
 
     @property
     def group(self) -> str:
@@ -59,6 +59,8 @@ SERIES = (
     # Sections 1 and 2 share most of their spots, count for count: one of them is left out.
     Series("heart", tuple(f"dev_heart/heart6.5_{i}" for i in range(2, 10)), in_register=True),
     Series("stahl", tuple(f"stahl_bc/BC{i}" for i in range(1, 5))),
+    Series("dlpfc", tuple(f"dlpfc/{name}" for name in datasets.sections("dlpfc"))),
+    Series("starmap", tuple(f"starmap/starmap_{i}" for i in range(1, 9)), in_register=True),
 )
 
 
@@ -96,10 +98,14 @@ def read_series(series: Series, data: Path) -> list[io.SliceGrid]:
 
 
 def _keep_registration(section: AnnData) -> None:
-    """Take the coordinates, in µm, into which the authors registered a section."""
-    xyz = section.obsm["spatial_3d"]
-    section.obsm[_keys.ALIGNED] = xyz[:, :2]
-    section.obs[_keys.Z_UM] = xyz[:, 2].mean()
+    """Take the coordinates, in µm, into which the authors registered a section; or those of a slab of one block."""
+    if _keys.SPATIAL_3D in section.obsm:
+        xyz = section.obsm[_keys.SPATIAL_3D]
+        section.obsm[_keys.ALIGNED], section.obs[_keys.Z_UM] = xyz[:, :2], xyz[:, 2].mean()
+    else:
+        slab = section.uns["section"]
+        section.obsm[_keys.ALIGNED] = section.obsm[_keys.SPATIAL]
+        section.obs[_keys.Z_UM] = slab["slab"] * slab["slab_thickness_units"]
     section.uns.pop(_keys.SPATIAL, None)
 
 

@@ -30,7 +30,7 @@ NAIVE_COLOUR = "0.55"
 FAR = ("copy", "linear")  # so far behind on most tissue that an axis with them shows nothing of the others
 MARGIN = 0.12  # of the axis beyond the outermost case
 LABELS = {name: row.label for name, row in ROWS.items()}
-SERIES = {"stahl": "Ståhl", "made": "simulated tissue"}
+SERIES = {"stahl": "Ståhl", "dlpfc": "cortex (DLPFC)", "starmap": "STARmap", "made": "simulated tissue"}
 TITLES = {
     "1": "Table 1: one section held out",
     "2": "Table 2: several sections held out in a row",

@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import hashlib
 import os
+import tempfile
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cache
@@ -21,15 +22,25 @@ from PIL import Image, JpegImagePlugin
 from scipy import sparse
 
 from c2sti import _logging, _validators
+from c2sti.ops import spacing
 
 BASE_URL = "https://raw.githubusercontent.com"
+PYPI_URL = "https://files.pythonhosted.org/packages"  # of archives, whose repository is called "pypi"
 CACHE = Path(pooch.os_cache("c2sti"))
 FOLDER_VARIABLE = "C2STI_DATA"
 
-SPOT_UM, PITCH_UM = 100.0, 200.0  # the legacy Spatial Transcriptomics array, the platform of all three series
+SPOT_UM, PITCH_UM = 100.0, 200.0  # the legacy Spatial Transcriptomics array, of her2st, the heart and Ståhl
+VISIUM_SPOT_UM, VISIUM_PITCH_UM = 55.0, 100.0
+DLPFC_Z_UM = {"151673": 0.0, "151674": 10.0, "151675": 310.0}
+DLPFC_ARCHIVE = "paste2-1.0.1.tar.gz"
 CHEMISTRY = "Spatial Transcriptomics (legacy, 1007 spots)"
 LONGEST_SIDE_PX = {"hires": 1700, "lowres": 600}
-NUMBERED = {"developing_heart": tuple("123456789"), "stahl": tuple("1234")}  # sections of series without tumours
+OF_ONE_BLOCK = {  # sections of series without tumours
+    "developing_heart": tuple("123456789"),
+    "stahl": tuple("1234"),
+    "dlpfc": tuple(DLPFC_Z_UM),
+    "starmap": tuple("12345678"),
+}
 
 
 @dataclass(frozen=True)
@@ -58,11 +69,11 @@ def sections(series: str) -> list[str]:
     ----------
     series
         ``"her2st_A"`` … ``"her2st_H"`` (one tumour each), ``"her2st"`` (all tumours, one after the other),
-        ``"developing_heart"`` or ``"stahl"``.
+        ``"developing_heart"``, ``"stahl"``, ``"dlpfc"`` or ``"starmap"``.
 
     Returns
     -------
-    Names that :func:`her2st`, :func:`developing_heart` and :func:`stahl` take as `section`.
+    Names that the function of the series, such as :func:`her2st`, takes as `section`.
 
     Examples
     --------
@@ -216,13 +227,99 @@ def stahl(section: int | str, *, data_dir: str | Path | None = None, download: b
     return adata
 
 
+def dlpfc(section: int | str, *, data_dir: str | Path | None = None, download: bool = True) -> AnnData:
+    """Load a Visium section of the human dorsolateral prefrontal cortex of Maynard et al. (2021), donor Br8100.
+
+    Three sections, not in register: shifts and small turns.
+
+    Parameters
+    ----------
+    section
+        151673, 151674 or 151675.
+    data_dir
+        Folder that holds ``dlpfc/<section>.h5ad``. Default: the one that ``C2STI_DATA`` names.
+    download
+        Fetch what the folder lacks (47 MB, for all sections) and keep it in the user's cache.
+
+    Returns
+    -------
+    Spots × genes (about 2,900 × 10,600–12,400; PASTE2 keeps the spots in tissue that have a layer):
+
+    - ``X``: raw counts, CSR float32.
+    - ``obs``: ``in_tissue``, ``array_row``, ``array_col``; ``layer`` (``"L1"`` … ``"L6"``, ``"WM"``, by the authors);
+      ``cell_count`` (nuclei in the spot); ``z_um`` (0, 10, 310).
+    - ``obsm["spatial"]``: (spots, 2) pixels of the full-resolution image.
+    - ``uns["spatial"][section]``: the H&E, 600 pixels a side, where the folder's file has it; none in the download.
+    - ``uns["section"]``: as in :func:`her2st`, with ``spot_diameter_um`` = 55 and ``spot_pitch_um`` = 100.
+
+    Notes
+    -----
+    The donor's fourth section, 151676, is left out. Licence: BSD-3 (the PASTE2 package).
+
+    References
+    ----------
+    Maynard et al. (2021), *Nature Neuroscience* 24, 425–436; Liu et al. (2023), *Genome Research* 33, 1124–1132.
+    Data: https://pypi.org/project/paste2/1.0.1
+
+    Examples
+    --------
+    >>> adata = dlpfc(151674)  # doctest: +SKIP
+    """
+    file, fix = f"dlpfc/{section}.h5ad", f"Call dlpfc({section}, download=True)"
+    adata = _from_folder("dlpfc", str(section), data_dir, file, None if download else fix)
+    if adata is None:
+        adata = _build_dlpfc(str(section))
+    adata.uns["section"] = {**adata.uns.get("section", {}), **_dlpfc_section(str(section), adata)}
+    return adata
+
+
+def starmap(section: int | str, *, data_dir: str | Path | None = None) -> AnnData:
+    """Load a slab of the mouse visual cortex that Wang et al. (2018) measured in three dimensions by STARmap.
+
+    Eight slabs of one block, 10 units thick and in register: single cells, a small panel. Read from a folder only: the
+    files that are published state no licence.
+
+    Parameters
+    ----------
+    section
+        1 … 8, from the first z on.
+    data_dir
+        Folder that holds ``starmap/starmap_<section>.h5ad``. Default: the one that ``C2STI_DATA`` names.
+
+    Returns
+    -------
+    Cells × genes (about 3,700 × 28):
+
+    - ``X``: intensities, CSR float32, not counts; they fall tenfold from the first slab to the last.
+    - ``obs``: ``cell_class``, ``leiden``, ``cell_z`` (of the cell); ``z`` (of the slab), which series are ordered by.
+    - ``obsm["spatial"]``: (cells, 2) x and y, in the unit of z, the frame that the slabs share.
+    - ``uns["section"]``: among others ``slab`` and ``slab_thickness_units`` (10).
+
+    References
+    ----------
+    Wang et al. (2018), *Science* 361, eaat5691.
+
+    Examples
+    --------
+    >>> adata = starmap(4, data_dir="~/sections")  # doctest: +SKIP
+    """
+    file = f"starmap/starmap_{section}.h5ad"
+    origin = "It cannot be downloaded: no file of a slab is published under a licence (Wang et al. 2018)."
+    adata = _from_folder(
+        "starmap", str(section), data_dir, file, f'{origin} Call starmap({section}, data_dir="<folder>")'
+    )
+    assert adata is not None  # with a fix to name, what is not there is an error
+    adata.obs["z"] = int(section) * float(adata.uns["section"]["slab_thickness_units"])
+    return adata
+
+
 # -- names and folders
 
 
 def _series() -> dict[str, tuple[str, ...]]:
     names = sorted(Path(path).name.removesuffix(".tsv.gz") for path in published() if path.startswith("data/ST-cnts/"))
     by_tumour = {f"her2st_{t}": tuple(n for n in names if n[0] == t) for t in sorted({n[0] for n in names})}
-    return {"her2st": tuple(names), **by_tumour, **NUMBERED}
+    return {"her2st": tuple(names), **by_tumour, **OF_ONE_BLOCK}
 
 
 def _from_folder(series: str, section: str, data_dir: str | Path | None, file: str, fix: str | None) -> AnnData | None:
@@ -256,7 +353,8 @@ def _from_folder(series: str, section: str, data_dir: str | Path | None, file: s
 def fetch(path: str) -> Path:
     """The cached copy of a published file, downloaded where there is none or where it was altered."""
     source = published()[path]
-    folder, url = CACHE / source.repository / source.commit, f"{BASE_URL}/{source.repository}/{source.commit}/"
+    folder = CACHE / source.repository / source.commit
+    url = f"{PYPI_URL if source.repository == 'pypi' else f'{BASE_URL}/{source.repository}'}/{source.commit}/"
 
     def download(url: str, output: str, store: pooch.Pooch) -> None:
         pooch.HTTPDownloader(timeout=60)(url, output, store)
@@ -349,7 +447,7 @@ def _build_stahl(section: str) -> AnnData:
         "dataset": "stahl_bc",
         "section_id": f"BC{section}",
         "section_index": int(section),
-        "n_sections": len(NUMBERED["stahl"]),
+        "n_sections": len(OF_ONE_BLOCK["stahl"]),
         "patient": "BC",
         "registered": False,
         "um_per_px_fullres": 1.0,
@@ -362,6 +460,46 @@ def _build_stahl(section: str) -> AnnData:
         "licence": "BSD-3 (package); data Stahl et al. 2016",
     }
     return adata
+
+
+def _build_dlpfc(section: str) -> AnnData:
+    archive = fetch(DLPFC_ARCHIVE)
+    member = f"{DLPFC_ARCHIVE.removesuffix('.tar.gz')}/sample_data/{section}.h5ad"
+    _logging.info(f"unpacking {member} of {archive}")
+    with tempfile.TemporaryDirectory() as folder:
+        # One file, by its name, of an archive whose hash is known.
+        (file,) = pooch.Untar(members=[member], extract_dir=folder)(str(archive), "update", None)
+        published = ad.read_h5ad(file)
+    obs = published.obs[["in_tissue", "array_row", "array_col"]].copy()
+    obs["layer"] = published.obs["layer_guess_reordered_short"].astype(str).astype("category")
+    obs["cell_count"] = published.obs["cell_count"]
+    obs["z_um"] = DLPFC_Z_UM[section]
+    # behind its barcode a spot has the number of its name's repetition in a larger table
+    # behind its barcode a spot has the number of its name's repetition in a larger table
+    obs.index = obs.index.str.replace(r"\.\d+$", "", regex=True)
+    xy = np.asarray(published.obsm["spatial"], dtype=float)
+    x = sparse.csr_matrix(published.X, dtype=np.float32)
+    return AnnData(x, obs=obs, var=published.var[["gene_ids"]].copy(), obsm={"spatial": xy})
+
+
+def _dlpfc_section(section: str, adata: AnnData) -> dict[str, object]:
+    has_image = "spatial" in adata.uns
+    return {
+        "dataset": "dlpfc",
+        "section_id": section,
+        "section_index": list(DLPFC_Z_UM).index(section) + 1,
+        "n_sections": len(DLPFC_Z_UM),
+        "patient": "Br8100",
+        "registered": False,
+        # neighbours of the honeycomb are a pitch apart, and all spots of a slide alike
+        "um_per_px_fullres": VISIUM_PITCH_UM / spacing(np.asarray(adata.obsm["spatial"])),
+        "spot_diameter_um": VISIUM_SPOT_UM,
+        "spot_pitch_um": VISIUM_PITCH_UM,
+        "z_um": DLPFC_Z_UM[section],
+        "has_image": has_image,
+        "image_kind": "H&E (low resolution)" if has_image else "none",
+        "licence": "BSD-3 (package); data Maynard et al. 2021",
+    }
 
 
 def _section(name: str, counts: pd.DataFrame, xy: ArrayLike, *, row: ArrayLike, column: ArrayLike) -> AnnData:

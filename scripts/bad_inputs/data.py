@@ -49,6 +49,15 @@ def _made() -> Iterator[Bad]:
     yield Bad(of, "series of words", lambda _: datasets.phantom(seed=0, size=8).series(["top"]), (r"\bz\b",))
 
 
+_REAL: dict[str, tuple[str | int, str]] = {  # a section of each series, and its file
+    "her2st": ("A1", "her2st/her2st_A1.h5ad"),
+    "stahl": (1, "stahl_bc/BC1.h5ad"),
+    "developing_heart": (2, "dev_heart/heart6.5_2.h5ad"),
+    "dlpfc": (151673, "dlpfc/151673.h5ad"),
+    "starmap": (1, "starmap/starmap_1.h5ad"),
+}
+
+
 def _real() -> Iterator[Bad]:
     yield from wrong_values(
         "datasets.sections",
@@ -57,28 +66,23 @@ def _real() -> Iterator[Bad]:
         ["nothing", "", 3, None, ["stahl"]],
         "series",
     )
-    for name, file in (("her2st", "A1"), ("stahl", 1), ("developing_heart", 2)):
+    for name, (section, file) in _REAL.items():
         load = getattr(datasets, name)
         wrong = ["Z9", 99, "", None, ["A1"]]
         yield from wrong_values(f"datasets.{name}", lambda section, l=load: l(section), "section", wrong, "no section")
-        given = {} if name == "developing_heart" else {"download": False}
+        given = {} if name in ("developing_heart", "starmap") else {"download": False}
         for what, folder in (
             ("empty", lambda f: f),
             ("that is not there", lambda f: f / "nowhere"),
             ("a number", lambda f: 3),
         ):
-            call = lambda f, l=load, s=file, d=folder, g=given: l(s, data_dir=d(f), **g)
+            call = lambda f, l=load, s=section, d=folder, g=given: l(s, data_dir=d(f), **g)
             yield Bad(f"datasets.{name}", f"data_dir {what}", call, ("data_dir",))
-        broken = {
-            "her2st": "her2st/her2st_A1.h5ad",
-            "stahl": "stahl_bc/BC1.h5ad",
-            "developing_heart": "dev_heart/heart6.5_2.h5ad",
-        }
         yield Bad(
             f"datasets.{name}",
             "a file that is no h5ad",
-            lambda f, l=load, s=file, g=given, b=broken[name]: l(s, data_dir=_broken(f, b), **g),
-            (Path(broken[name]).name,),
+            lambda f, l=load, s=section, g=given, b=file: l(s, data_dir=_broken(f, b), **g),
+            (Path(file).name,),
         )
 
 

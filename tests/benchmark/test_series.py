@@ -17,12 +17,14 @@ def test_series_by_study_and_patient() -> None:
     assert names == ["her2st A", "her2st C", "stahl"]  # in their own order, whatever was asked for first
     (heart,) = benchmark.series_of(["heart"])
     assert (heart.group, heart.patient, len(heart.files)) == ("heart", "", 8)
-    with pytest.raises(ValueError, match="there is no series 'liver'; those that exist are her2st, heart, stahl"):
+    with pytest.raises(
+        ValueError, match="there is no series 'liver'; those that exist are her2st, heart, stahl, dlpfc, starmap"
+    ):
         benchmark.series_of(["liver"])
 
 
 def test_a_folder_is_searched_for_whole_series(tmp_path: Path) -> None:
-    message = r"holds no measured series; looked for her2st/her2st_A1.h5ad … her2st_A6.h5ad, .*BC1.h5ad … BC4.h5ad"
+    message = r"measured series; looked for her2st/her2st_A1.h5ad … her2st_A6.h5ad, .*BC1.h5ad … BC4.h5ad, .*673.h5ad"
     with pytest.raises(FileNotFoundError, match=message):
         _series.find_series(tmp_path)
     for i in range(1, 5):
@@ -71,6 +73,25 @@ def test_a_registered_series_is_read_in_its_own_frame(series: list[AnnData], tmp
     grids = benchmark.read_series(_series.Series("heart", ("h/2", "h/3"), in_register=True), tmp_path)
     assert [(g.name, g.z, g.image) for g in grids] == [("2", 24.0, None), ("3", 36.0, None)]
     np.testing.assert_allclose(grids[0].xy, series[2].obsm["spatial"][:, ::-1] + [7, 0])
+
+
+def test_slabs_are_read_in_the_frame_of_their_block(series: list[AnnData], tmp_path: Path) -> None:
+    (tmp_path / "s").mkdir()
+    for i, section in enumerate(series[:2], start=1):
+        del section.obs["z_um"]
+        section.uns["section"] = {"slab": i, "slab_thickness_units": 10.0}
+        section.write_h5ad(tmp_path / "s" / f"{i}.h5ad")
+    grids = benchmark.read_series(_series.Series("starmap", ("s/1", "s/2"), in_register=True), tmp_path)
+    assert [(g.name, g.z) for g in grids] == [("1", 10.0), ("2", 20.0)]
+    np.testing.assert_array_equal(grids[1].xy, series[1].obsm["spatial"])
+
+
+def test_measured_slabs_and_cortex_are_found(real: Path) -> None:
+    dlpfc, starmap = benchmark.series_of(["dlpfc", "starmap"])
+    assert {dlpfc, starmap} <= set(_series.find_series(real))
+    slabs = benchmark.read_series(starmap, real)
+    assert [g.z for g in slabs] == [10.0 * i for i in range(1, 9)]
+    assert {g.layout for g in slabs} == {"cells"}
 
 
 def test_networks_are_taught_by_every_series_of_a_study_and_by_made_tissue(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -8,6 +8,7 @@ import hashlib
 import http.server
 import io
 import os
+import tarfile
 import threading
 from collections.abc import Callable, Iterator
 from dataclasses import replace
@@ -21,7 +22,7 @@ from PIL import Image
 from scipy import sparse
 
 from c2sti.datasets import _real
-from c2sti.datasets._real import developing_heart, her2st, sections, stahl
+from c2sti.datasets._real import developing_heart, dlpfc, her2st, sections, stahl, starmap
 
 DATA = Path(os.environ.get("C2STI_DATA") or Path(__file__).parents[3] / "shared" / "data")
 needs_data = pytest.mark.skipif(not (DATA / "her2st").is_dir(), reason=f"no measured sections in {DATA} (C2STI_DATA)")
@@ -61,7 +62,8 @@ class Repository:
 
     def serve(self, path: str, content: bytes) -> None:
         source = _real.published()[path]
-        self.files[f"/{source.repository}/{source.commit}/{path}"] = content
+        folder = "" if source.repository == "pypi" else f"/{source.repository}"  # that of PyPI is the server itself
+        self.files[f"{folder}/{source.commit}/{path}"] = content
 
     def stop(self) -> None:
         self.server.shutdown()
@@ -96,6 +98,7 @@ def repository(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[Repo
     monkeypatch.delenv("C2STI_DATA", raising=False)
     made = Repository(monkeypatch)
     monkeypatch.setattr(_real, "BASE_URL", made.url)
+    monkeypatch.setattr(_real, "PYPI_URL", made.url)
     monkeypatch.setattr(_real, "CACHE", tmp_path / "cache")
     yield made
     made.stop()
@@ -155,6 +158,8 @@ def test_sections_are_named_in_order() -> None:
     assert len(sections("her2st")) == 36
     assert sections("developing_heart") == list("123456789")
     assert sections("stahl") == list("1234")
+    assert sections("dlpfc") == ["151673", "151674", "151675"]
+    assert sections("starmap") == list("12345678")
 
 
 def test_every_her2st_section_has_its_files() -> None:
@@ -167,7 +172,7 @@ def test_every_her2st_section_has_its_files() -> None:
 
 
 def test_unknown_names_list_those_that_exist() -> None:
-    with pytest.raises(ValueError, match=r"no series 'her2st_Z'.*her2st_H, developing_heart, stahl"):
+    with pytest.raises(ValueError, match=r"no series 'her2st_Z'.*her2st_H, developing_heart, stahl, dlpfc, starmap"):
         sections("her2st_Z")
     with pytest.raises(ValueError, match=r"her2st has no section 'E4'.*A1, A2, .*H3"):
         her2st("E4")
@@ -175,6 +180,10 @@ def test_unknown_names_list_those_that_exist() -> None:
         developing_heart(10)
     with pytest.raises(ValueError, match=r"stahl has no section '0'.*1, 2, 3, 4"):
         stahl(0)
+    with pytest.raises(ValueError, match=r"dlpfc has no section '151676'.*151673, 151674, 151675"):
+        dlpfc(151676)
+    with pytest.raises(ValueError, match=r"starmap has no section '9'"):
+        starmap(9)
 
 
 # -- the folder
@@ -211,6 +220,10 @@ def test_missing_sections_say_where_they_were_looked_for(tmp_path: Path, monkeyp
         her2st("C3", download=False)
     with pytest.raises(FileNotFoundError, match=r"cannot be downloaded.*developing_heart\(5, data_dir="):
         developing_heart(5)
+    with pytest.raises(FileNotFoundError, match=r"cannot be downloaded.*starmap\(5, data_dir="):
+        starmap(5)
+    with pytest.raises(FileNotFoundError, match=r"C2STI_DATA is not set.*dlpfc\(151674, download=True\)"):
+        dlpfc(151674, download=False)
     with pytest.raises(FileNotFoundError, match=rf"no stahl_bc/BC2.h5ad in {tmp_path} \(data_dir\)"):
         stahl(2, data_dir=tmp_path, download=False)
     monkeypatch.setenv("C2STI_DATA", str(tmp_path))
@@ -218,6 +231,53 @@ def test_missing_sections_say_where_they_were_looked_for(tmp_path: Path, monkeyp
         developing_heart(5)
     with pytest.raises(FileNotFoundError, match="'/no/such/folder' is not a folder"):
         stahl(2, data_dir="/no/such/folder")
+
+
+def visium(names: list[str]) -> ad.AnnData:
+    """Five spots of a honeycomb, 137 pixels apart, in the layout of PASTE2's sample data."""
+    xy = 137 * np.array([[0, 0], [1, 0], [0.5, 0.75**0.5], [1.5, 0.75**0.5], [2, 0]])
+    obs = pd.DataFrame({"in_tissue": 1, "array_row": [0, 0, 1, 1, 0], "array_col": [0, 2, 1, 3, 4]}, index=names)
+    obs["cell_count"] = [0, 4, 2, 7, 1]
+    obs["layer_guess_reordered_short"] = pd.Categorical(["L1", "L1", "L2", "WM", "L1"])
+    obs["sum_umi"] = 3
+    var = pd.DataFrame({"gene_ids": ["ENSG1", "ENSG2"], "mean_counts": 0.5}, index=["A", "B"])
+    counts = sparse.csr_matrix(np.arange(10, dtype=np.float32).reshape(5, 2))
+    return ad.AnnData(counts, obs=obs, var=var, obsm={"spatial": xy.round(), "rgb": np.zeros((5, 3))})
+
+
+def test_dlpfc_in_a_folder_and_in_its_archive_are_one(
+    repository: Repository, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    published = visium([f"SPOT{i}-1.{i + 2}" for i in range(5)])
+    published.write_h5ad(tmp_path / "151674.h5ad")
+    with tarfile.open(tmp_path / "p.tar.gz", "w:gz") as packed:
+        packed.add(tmp_path / "151674.h5ad", "paste2-1.0.1/sample_data/151674.h5ad")
+    repository.publish({"paste2-1.0.1.tar.gz": (tmp_path / "p.tar.gz").read_bytes()})
+    built = dlpfc(151674)
+    assert list(built.obs_names) == [f"SPOT{i}-1" for i in range(5)]
+    assert list(built.obs) == ["in_tissue", "array_row", "array_col", "layer", "cell_count", "z_um"]
+    assert list(built.obs["layer"]) == ["L1", "L1", "L2", "WM", "L1"]
+    assert list(built.var) == ["gene_ids"]
+    assert set(built.obsm) == {"spatial"}
+    assert built.obs["z_um"].unique().tolist() == [10.0]
+    section = built.uns["section"]
+    assert section["um_per_px_fullres"] == pytest.approx(100 / 137, rel=0.01)
+    assert (section["section_index"], section["n_sections"], section["has_image"]) == (2, 3, False)
+    (tmp_path / "folder" / "dlpfc").mkdir(parents=True)
+    built.write_h5ad(tmp_path / "folder" / "dlpfc" / "151674.h5ad")
+    again = dlpfc("151674", data_dir=tmp_path / "folder")
+    assert_same(again, built)
+    assert_same_values(again.uns["section"], section)
+    assert cached(tmp_path) == ["paste2-1.0.1.tar.gz"]  # what was unpacked is not kept
+    assert len(repository.requests) == 1
+
+
+def test_slabs_of_starmap_carry_their_z(tmp_path: Path) -> None:
+    write(tmp_path, "starmap/starmap_3.h5ad", 1)
+    slab = ad.read_h5ad(tmp_path / "starmap" / "starmap_3.h5ad")
+    slab.uns["section"] = {"name": "starmap_3", "slab": 3, "slab_thickness_units": 10.0}
+    slab.write_h5ad(tmp_path / "starmap" / "starmap_3.h5ad")
+    assert starmap(3, data_dir=tmp_path).obs["z"].tolist() == [30.0]
 
 
 # -- the authors' files
@@ -426,6 +486,21 @@ def test_measured_sections_are_what_they_say() -> None:
     z = [adata.uns["section"]["z_um"] for adata in series["developing_heart"]]
     np.testing.assert_allclose(np.diff(z), [17.92, 143.36])  # µm, uneven
     assert [adata.uns["section"]["section_index"] for adata in series["stahl"]] == [1, 3]
+
+
+@needs_data
+def test_measured_cortex_is_what_it_says() -> None:
+    layers = {"L1", "L2", "L3", "L4", "L5", "L6", "WM"}
+    for name in sections("dlpfc"):
+        adata = dlpfc(name, data_dir=DATA, download=False)
+        assert np.all(adata.X.data == np.round(adata.X.data))
+        assert set(adata.obs["layer"]) == layers
+        assert adata.obs["z_um"].unique().tolist() == [adata.uns["section"]["z_um"]]
+        assert adata.uns["section"]["has_image"] == ("spatial" in adata.uns)
+    slabs = [starmap(name, data_dir=DATA) for name in sections("starmap")]
+    assert [slab.obs["z"].iloc[0] for slab in slabs] == [10.0 * i for i in range(1, 9)]
+    assert all((slab.obs["cell_z"] - slab.obs["z"]).between(0, 10).all() for slab in slabs)
+    assert len({tuple(slab.var_names) for slab in slabs}) == 1
 
 
 @needs_data
