@@ -66,6 +66,15 @@ class Lattice:
         return sp.csr_array((ones, (index[spots], spots)), shape=(self.shape[0] * self.shape[1], len(xy)))
 
 
+class PointFeatures(Protocol):
+    """Maps (M, 2) points of the frame to (M, F) features of an H&E around them, NaN beyond the image.
+
+    The first is the optical density of all dyes, which is near 0 on glass.
+    """
+
+    def __call__(self, points: FloatArray) -> FloatArray: ...
+
+
 @dataclass(frozen=True)
 class Section:
     """One measured section in the shared frame.
@@ -87,6 +96,8 @@ class Section:
         (n, N) the counts behind the expression, None where they are not known.
     library
         (n,) library sizes by which the counts were normalised; None without counts.
+    image_features
+        Features of the H&E around any point, where the missing section has H&E too; else None.
     """
 
     xy: FloatArray
@@ -96,6 +107,7 @@ class Section:
     features: FloatArray | None = None
     counts: Expression | None = None
     library: FloatArray | None = None
+    image_features: PointFeatures | None = None
 
     @cached_property
     def moments(self) -> Moments:
@@ -131,6 +143,8 @@ class SlicePair:
         (3, H, W) H&E of missing sections that were stained though not sequenced, by position.
     gene_keys
         (N,) hashes of gene names, which make random draws independent of the order of genes.
+    target_features
+        Features of the images in `targets` around any point, by position.
     """
 
     a: Section
@@ -140,6 +154,7 @@ class SlicePair:
     context: tuple[Section, ...] = ()
     targets: Mapping[float, FloatArray] = field(default_factory=dict)
     gene_keys: NDArray[np.uint64] | None = None
+    target_features: Mapping[float, PointFeatures] = field(default_factory=dict)
 
     @property
     def keys(self) -> NDArray[np.uint64]:

@@ -18,6 +18,7 @@ from c2sti._backed import Expression, blocks
 from c2sti._types import FloatArray, ImageEncoder, Lattice, Section, SlicePair
 from c2sti.io._genes import shared_genes, values_of
 from c2sti.io._histology import HEImage, features_on, histology_on
+from c2sti.io._image_features import check_target, image_features
 from c2sti.io._read import SliceGrid, log_normalise
 from c2sti.io._window import within
 from c2sti.ops import nearest
@@ -113,9 +114,30 @@ def make_pair(
     names = shared_genes(grids, genes)
     positions = [0.0, 1.0, *around]
     sections = [_section(grid, p, lattice, names, encoder) for grid, p in zip(grids, positions, strict=True)]
-    stained = {position: histology_on(image, lattice) for position, image in (targets or {}).items()}
     spacing, keys = _spacing([a, b], lattice), _keys_of(names)
-    return SlicePair(sections[0], sections[1], spacing, lattice, tuple(sections[2:]), stained, keys), names
+    pair = SlicePair(sections[0], sections[1], spacing, lattice, tuple(sections[2:]), gene_keys=keys)
+    return (_with_targets(pair, [grid.image for grid in grids], targets, encoder) if targets else pair), names
+
+
+def _with_targets(
+    pair: SlicePair,
+    images: Sequence[HEImage | None],
+    targets: Mapping[float, HEImage],
+    encoder: ImageEncoder | None,
+) -> SlicePair:
+    """The pair with the H&E of missing sections, and with features of it and of the sections' own."""
+    stained = {position: histology_on(image, pair.lattice) for position, image in targets.items()}
+    for position, image in targets.items():
+        check_target(image, stained[position], (pair.a, pair.b), pair.lattice)
+    given = [image for image in images if image is not None]
+    found = iter(image_features([*given, *targets.values()], pair.spacing, pair.lattice, encoder))
+    a, b, *context = (
+        section if image is None else replace(section, image_features=next(found))
+        for section, image in zip(pair.sections, images, strict=True)
+    )
+    return replace(
+        pair, a=a, b=b, context=tuple(context), targets=stained, target_features=dict(zip(targets, found, strict=True))
+    )
 
 
 def make_sections(grids: Sequence[SliceGrid], lattice: Lattice) -> tuple[list[Section], float, NDArray[np.uint64]]:

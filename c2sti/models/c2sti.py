@@ -23,6 +23,7 @@ from c2sti._types import FloatArray, InterpolatedSection, Lattice, Prediction, S
 from c2sti.models import _checkpoint
 from c2sti.models.components import Description, Settings
 from c2sti.models.gp import Baseline, BaselineTensors
+from c2sti.models.target_image import with_target_images
 from c2sti.nn.c2sti import C2STiConfig, ModelInputs, Network, fresh, on_bins
 from c2sti.nn.resnet import load_resnet50
 from c2sti.ops import gaussian_operator, graph_values, linear_at, most_variable, pearson_graph, propagation, sample
@@ -106,7 +107,10 @@ class C2STi:
             "displacement_reliability": share,
             "weights": self.fingerprint(),
         }
-        return Prediction(tuple(slices), notes, description.noise(at, positions))
+        prediction = Prediction(tuple(slices), notes, description.noise(at, positions))
+        if self.config.start == "zero":  # the paper's network, by itself
+            return prediction
+        return with_target_images(prediction, pair, description, at, positions)
 
     @classmethod
     def paper(cls, resnet: str | Path | None = None, **settings: Any) -> C2STi:

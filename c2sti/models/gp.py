@@ -15,6 +15,7 @@ from torch import Tensor
 from c2sti._types import FloatArray, InterpolatedSection, Interpolator, Lattice, Prediction, Section, SlicePair
 from c2sti.models.components import Description, Settings, describe
 from c2sti.models.registration import MOST_BINS
+from c2sti.models.target_image import with_target_images
 
 
 class Baseline:
@@ -68,7 +69,8 @@ class Baseline:
         }
         if description.registration is not None:
             notes["displacement"] = displacements(description, pair.lattice.coarsened(MOST_BINS), positions)
-        return Prediction(tuple(slices), notes, description.noise(at, positions))
+        prediction = Prediction(tuple(slices), notes, description.noise(at, positions))
+        return with_target_images(prediction, pair, description, at, positions)
 
 
 class Descriptions:

@@ -101,7 +101,8 @@ def interpolate(
         Where a section ends at its window, the other one is used. By default it is estimated.
     target_images
         H&E of the missing sections themselves, where they were stained: one a section, each as a library of
-        ``uns["spatial"]``, or None. ``"c2sti"`` uses them.
+        ``uns["spatial"]``, or None. ``"c2sti"`` and ``"gp"`` predict expression from them, as far as two measured
+        sections or more have H&E by which expression is predicted from section to section.
     histology_encoder
         Encoder of the H&E for a network that was trained with one, see :func:`train`.
     pitch
