@@ -7,10 +7,13 @@ import platform
 import shutil
 import time
 from collections.abc import Callable, Mapping
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, field, replace
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any, TypeAlias
+
+import torch
+from torch import Tensor
 
 from c2sti._types import Interpolator
 from c2sti.benchmark._series import MADE, Material, Source
@@ -19,6 +22,7 @@ from c2sti.models._registry import METHODS as NAIVE
 from c2sti.models._registry import NETWORKS, ON_REQUEST, bundled, load_compared
 from c2sti.models.c2sti import KIND, C2STi, C2STiConfig
 from c2sti.models.compared import FrameInterpolator
+from c2sti.nn.c2sti import ModelInputs
 from c2sti.training import Schedule, TrainConfig, compared_schedule, train, train_compared
 
 OURS = KIND.name
@@ -26,13 +30,20 @@ STEPS = 300  # of every network by default
 SAVE_EVERY = 10  # steps: what a stopped run loses at most
 STATE = "state"  # folder of a training that is not finished
 CARD = ("series", "without", "sections", "version")  # of a recipe, what a checkpoint's card keeps beside the training
-# The paper's network, and its training, at a size that a processor can train: tables say so.
-PAPER = C2STiConfig.paper(channels=8, histology_channels=8, bins=64, panel=32, resnet=False, n_splits=0)
-PAPER_QUICK = replace(PAPER, channels=4, histology_channels=4, bins=16, panel=12, n_components=8)
-PAPER_TRAINING = {"batch": 2, "learning_rate": 2e-3, "final_learning_rate": 2e-5, "validate_every": 25, "patience": 8}
-QUICK = C2STiConfig(channels=4, panel=24, n_components=12, n_splits=1)
+# The default's network, and the paper's at a size that a processor can train: tables say so.
+DEFAULT, PAPER = "default", "paper"
+NETWORK = {
+    DEFAULT: C2STiConfig(),
+    PAPER: C2STiConfig.paper(channels=8, histology_channels=8, bins=64, panel=32, resnet=False, n_splits=0),
+}
+QUICK = {
+    DEFAULT: C2STiConfig(channels=4, panel=24, n_components=12, n_splits=1),
+    PAPER: replace(NETWORK[PAPER], channels=4, histology_channels=4, bins=16, panel=12, n_components=8),
+}
+PAPER_TRAINING = {"batch": 2, "learning_rate": 2e-3, "final_learning_rate": 2e-5, "validate_every": 25}
 
 Trained: TypeAlias = C2STi | FrameInterpolator
+Control: TypeAlias = Callable[[C2STi], C2STi]
 
 
 @dataclass(frozen=True)
@@ -42,40 +53,80 @@ class Method:
     name: str  # in folders, and on the command line
     label: str  # in tables
     model: str = ""  # whose checkpoint its network is: "c2sti" or a key of compared.NETWORKS
-    off: str = ""  # the field of C2STiConfig that an ablation switches off
-    start: str = ""  # that of C2STiConfig, where it is another one
+    network: str = DEFAULT  # of C2-STi: the default's or the paper's
+    changed: Mapping[str, Any] = field(default_factory=dict)  # fields of its C2STiConfig that are other ones
+    objective: str = "paper"  # what the paper's network is trained for
     naive: Interpolator | None = None
     arbitrary: bool = True  # whether it interpolates at any position; else it knows the middle
+    control: Control | None = None  # what is taken from a trained network before it is scored
+    of: str = ""  # the method whose network that is; its own by default
 
     @property
     def trained(self) -> bool:
-        """Whether it has to be trained. A network that may move nothing has nothing to learn."""
-        return self.naive is None and self.off != "displacement"
+        """Whether it has a network to train: the default's, if it may move nothing, has nothing to learn."""
+        return self.naive is None and (self.network == PAPER or self.changed.get("displacement", True))
 
-    def config(self, ours: C2STiConfig) -> Any:
-        """Settings of its network, where `ours` are those of C2-STi."""
-        if self.model != OURS:
-            return NETWORKS[self.model].Config()
-        switched: dict[str, Any] = {self.off: False} if self.off else {}
-        if self.start:
-            switched["start"] = self.start
-        return replace(ours, **switched)
+    def config(self, networks: Mapping[str, C2STiConfig]) -> Any:
+        """Settings of its network, where `networks` has those of the default's and of the paper's."""
+        return replace(networks[self.network], **self.changed) if self.model == OURS else NETWORKS[self.model].Config()
 
-    def schedule(self, steps: int, seed: int, *, paper: bool = False) -> Schedule:
-        """How its network is trained; ours as in the paper, where it is its network."""
+    def schedule(self, steps: int, seed: int, *, watched: bool = False) -> Schedule:
+        """How its network is trained; `watched`: sections of a validation part may stop the paper's early."""
         settings: dict[str, Any] = {"steps": steps, "seed": seed, "save_every": SAVE_EVERY}
         if self.model != OURS:
             return compared_schedule(**settings)
-        return TrainConfig.paper(**PAPER_TRAINING, **settings) if paper else TrainConfig(**settings)
+        if self.network == DEFAULT:
+            return TrainConfig(**settings)
+        patience = {"patience": 8} if watched else {}
+        return TrainConfig.paper(**PAPER_TRAINING, **settings, **patience, objective=self.objective)
+
+
+def without_displacement(model: C2STi) -> C2STi:
+    """The trained model, in which nothing moves."""
+    model.network.config = replace(model.network.config, displacement=False)
+    return model
+
+
+def with_histology_shuffled(model: C2STi) -> C2STi:
+    """The trained model, which sees the bins of either H&E in a random order."""
+    return _with_inputs(model, lambda inputs: replace(inputs, images=tuple(map(_shuffled, inputs.images))))
+
+
+def with_graph_shuffled(model: C2STi) -> C2STi:
+    """The trained model, whose genes have each other's neighbours in the graph."""
+
+    def shuffled(inputs: ModelInputs) -> ModelInputs:
+        order = torch.randperm(len(inputs.propagation), generator=torch.Generator().manual_seed(0))
+        return replace(inputs, propagation=inputs.propagation[order][:, order])
+
+    return _with_inputs(model, shuffled)
+
+
+def _shuffled(image: Tensor | None) -> Tensor | None:
+    """(C, H, W) with the bins that show something in a random order."""
+    if image is None:
+        return None
+    flat = image.flatten(1).clone()
+    shown = flat.isfinite().all(dim=0).nonzero()[:, 0]
+    order = torch.randperm(len(shown), generator=torch.Generator().manual_seed(0)).to(shown)
+    flat[:, shown] = flat[:, shown[order]]
+    return flat.reshape(image.shape)
+
+
+def _with_inputs(model: C2STi, change: Callable[[ModelInputs], ModelInputs]) -> C2STi:
+    model.network.register_forward_pre_hook(lambda network, given: (change(given[0]), *given[1:]))
+    return model
 
 
 _LABELS = {"rbi": "RBI", "unet": "U-Net", "rife": "RIFE", "ifrnet": "IFRNet", "dain": "DAIN-style"}
-_ABLATIONS = {
-    "no_cross_modal": ("w/o cross-modal", "cross_modal"),
-    "no_graph": ("w/o MGC-Graph", "graph"),
-    "no_dlsm": ("w/o DLSM", "dlsm"),
-    "no_displacement": ("displacement off", "displacement"),
+_OFF = {"cross_modal": "w/o cross-modal", "graph": "w/o MGC-Graph", "dlsm": "w/o DLSM"}
+_ABLATIONS = {f"no_{off}": (label, off) for off, label in {**_OFF, "displacement": "displacement off"}.items()}
+_CONTROLS = {
+    "histology_shuffled": ("H&E shuffled", with_histology_shuffled),
+    "graph_shuffled": ("graph shuffled", with_graph_shuffled),
+    "no_displacement": ("displacement off", without_displacement),
 }
+_PAPERS = "paper's network"
 ROWS: dict[str, Method] = {
     row.name: row
     for row in (
@@ -83,9 +134,16 @@ ROWS: dict[str, Method] = {
         *(Method(name, _LABELS[name], naive=method) for name, method in ON_REQUEST.items()),
         *(Method(name, _LABELS[name], name, arbitrary=NETWORKS[name].arbitrary) for name in NETWORKS),
         Method(OURS, "C2-STi", OURS),
-        Method("default", "C2-STi, default", naive=bundled()),
-        Method("from_baseline", "from the baseline", OURS, start="baseline"),
-        *(Method(name, label, OURS, off) for name, (label, off) in _ABLATIONS.items()),
+        Method("bundled", "C2-STi, as it comes", naive=bundled()),
+        *(Method(name, label, OURS, changed={off: False}) for name, (label, off) in _ABLATIONS.items()),
+        Method(PAPER, f"{_PAPERS}, from zero", OURS, PAPER),
+        *(Method(f"paper_no_{off}", f"from zero, {label}", OURS, PAPER, {off: False}) for off, label in _OFF.items()),
+        *(
+            Method(f"paper_{name}", f"from zero, {label}", OURS, PAPER, control=control, of=PAPER)
+            for name, (label, control) in _CONTROLS.items()
+        ),
+        Method("paper_from_baseline", f"{_PAPERS}, from the baseline", OURS, PAPER, {"start": "baseline"}),
+        Method("paper_squares", f"{_PAPERS}, squared error", OURS, PAPER, objective="squares"),
     )
 }
 TABLES = {
@@ -93,7 +151,7 @@ TABLES = {
     "2": [*NAIVE, *_LABELS, OURS],
     "ablation": [*NAIVE, OURS, *_ABLATIONS],
 }
-PAPER_ROWS = [*NAIVE, *_LABELS, "default", OURS, "from_baseline", "no_cross_modal", "no_graph", "no_dlsm"]
+PAPER_ROWS = [*NAIVE, *_LABELS, "bundled", OURS, *(name for name, row in ROWS.items() if row.network == PAPER)]
 SLICES = {"1": [1], "2": [2, 3, 4], "ablation": [1, 2, 3, 4]}  # sections held out in a row
 
 
@@ -141,10 +199,10 @@ class Network:
         shutil.rmtree(self.folder / STATE, ignore_errors=True)
 
 
-def recipe_of(network: Network, source: Source, ours: C2STiConfig, how: Schedule) -> dict[str, Any]:
+def recipe_of(network: Network, source: Source, configs: Mapping[str, C2STiConfig], how: Schedule) -> dict[str, Any]:
     """What a network is trained by, as its checkpoint has to say it."""
     return {
-        "config": asdict(network.method.config(ours)),
+        "config": asdict(network.method.config(configs)),
         "training": _without_saving(asdict(how)),
         "series": [source.taught, *([MADE] if source.simulated else [])],
         "without": [network.fold],
@@ -188,7 +246,7 @@ def fit(
     """Train a network, from where it was stopped if it was, and write its checkpoint."""
     start, method, fold = time.perf_counter(), network.method, network.fold
     given: dict[str, Any] = {
-        "config": method.config(material.config),
+        "config": method.config(material.configs),
         "how": how,
         "folder": network.folder / STATE,
         "device": device,
@@ -197,7 +255,9 @@ def fit(
     }
     model: Trained
     if method.model == OURS:
-        model = train(material.examples(fold), validation=material.validation() or None, **given)
+        model = train(
+            material.examples(fold, method.network), validation=material.validation(method.network) or None, **given
+        )
     else:
         model = train_compared(method.model, material.cases(fold), **given)
     model.card |= {key: recipe[key] for key in CARD} | provenance(time.perf_counter() - start, device)

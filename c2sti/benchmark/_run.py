@@ -15,12 +15,11 @@ from tqdm.auto import tqdm
 
 from c2sti import _validators
 from c2sti._atomic import put
-from c2sti.benchmark._networks import OURS, PAPER, PAPER_QUICK, QUICK, ROWS, STEPS, Network, fit, recipe_of
+from c2sti.benchmark._networks import NETWORK, OURS, PAPER, QUICK, ROWS, STEPS, Network, fit, recipe_of
 from c2sti.benchmark._protocol import open_st
 from c2sti.benchmark._scores import Job, collect, jobs, score
 from c2sti.benchmark._series import Material, made, measured
 from c2sti.benchmark._tables import draw, markdown, summarise
-from c2sti.models.c2sti import C2STiConfig
 from c2sti.training import OtherRun, Schedule
 
 RUN = "run.json"  # in OUT: what all that lies there has in common
@@ -44,12 +43,15 @@ class Run:
             raise ValueError(f"there is no method {unknown[0]!r}; those that exist are {', '.join(ROWS)}")
         self.methods = [ROWS[name] for name in dict.fromkeys(o.methods)]
         self.paper = o.protocol == "paper"
+        self.configs = QUICK if o.quick else NETWORK
         if self.paper:
             self.source = open_st(o.data if o.data.is_dir() and o.open_st else None, split=o.split, quick=o.quick)
-            self.ours = PAPER_QUICK if o.quick else PAPER
         else:
             self.source = made() if o.quick else measured(o.data)
-            self.ours = QUICK if o.quick else C2STiConfig()
+        asked = {m.name for m in self.methods}
+        for method in self.methods:
+            if method.of and method.of not in asked:
+                raise ValueError(f"--methods {method.name}: it is scored with the network of {method.of!r}; name both")
         steps = o.steps or (QUICK_STEPS if o.quick else STEPS)
         self.steps = {m.name: steps if m.model == OURS else o.rival_steps or steps for m in self.methods}
         folds = self.source.folds
@@ -58,7 +60,7 @@ class Run:
             Network(method, fold, seed, o.out / "networks" / method.name / fold / str(seed))
             for fold in folds
             for method in self.methods
-            if method.trained
+            if method.trained and not method.of
             for seed in range(o.seeds)
         ]
         if not self.paper and any(method.trained for method in self.methods) and len(folds) < 2:
@@ -82,7 +84,8 @@ class Run:
         rows, methods = collect(done), [m.name for m in self.methods]
         summary = summarise(rows)
         models = {network.method.name: network.load() for network in self.networks if network.seed == 0}
-        parameters = {name: sum(p.numel() for p in model.network.parameters()) for name, model in models.items()}
+        learnt = {name: sum(p.numel() for p in model.network.parameters()) for name, model in models.items()}
+        parameters = {m.name: learnt[m.of or m.name] for m in self.methods if (m.of or m.name) in learnt}
         text = markdown(o.table, summary, parameters=parameters, methods=methods, about=self._about())
         path = o.out / FILES[o.table]
         put(path.with_name(f"{path.name}_cases.csv"), rows.to_csv(index=False).encode())
@@ -116,7 +119,7 @@ class Run:
             return
         steps = [self.steps[network.method.name] for network in missing]
         with tqdm(total=sum(steps), desc="training", unit="step") as bar:
-            material = Material(self.source, self.ours, device=self.options.device, progress=bar.set_postfix_str)
+            material = Material(self.source, self.configs, device=self.options.device, progress=bar.set_postfix_str)
             for i, network in enumerate(missing):
                 bar.set_description(f"training {network} ({i + 1} of {len(missing)})")
 
@@ -125,7 +128,7 @@ class Run:
                     bar.update(before + step + 1 - bar.n)  # a run that continues begins in the middle
 
                 how = self._schedule(network)
-                recipe = recipe_of(network, self.source, self.ours, how)
+                recipe = recipe_of(network, self.source, self.configs, how)
                 train = partial(fit, network, recipe, material, how, device=self.options.device, progress=progress)
                 try:
                     train()
@@ -137,7 +140,7 @@ class Run:
 
     def _finished(self, network: Network) -> bool:
         try:
-            return network.finished(recipe_of(network, self.source, self.ours, self._schedule(network)))
+            return network.finished(recipe_of(network, self.source, self.configs, self._schedule(network)))
         except ValueError:
             if not self.options.force:
                 raise
@@ -145,7 +148,7 @@ class Run:
             return False
 
     def _schedule(self, network: Network) -> Schedule:
-        return network.method.schedule(self.steps[network.method.name], network.seed, paper=self.paper)
+        return network.method.schedule(self.steps[network.method.name], network.seed, watched=bool(self.source.watched))
 
     def _score(self) -> Sequence[Job]:
         o = self.options
@@ -160,7 +163,7 @@ class Run:
             score(
                 missing,
                 self.source,
-                config=self.ours,
+                configs=self.configs,
                 n_genes=o.n_genes,
                 context=o.context,
                 device=o.device,
@@ -176,11 +179,10 @@ class Run:
         steps = dict.fromkeys(str(self.steps[network.method.name]) for network in self.networks)
         if self.paper:
             against = "the truth without noise" if self.source.truth else "what was measured"
-            k, seeds = self.ours, f"{o.seeds} seed{'s' if o.seeds > 1 else ''}"
+            k, seeds = self.configs[PAPER], f"{o.seeds} seed{'s' if o.seeds > 1 else ''}"
             return (
-                f"{self.source.name.capitalize()}; {seeds}, up to {' or '.join(steps)} steps. C2-STi is the network of "
-                f"the paper, from zero, with {k.channels} channels, {k.panel} genes and {k.bins} bins a side. Scores "
-                f"are against {against}."
+                f"{self.source.name.capitalize()}; {seeds}, up to {' or '.join(steps)} steps. The paper's network has "
+                f"{k.channels} channels, {k.panel} genes and {k.bins} bins a side. Scores are against {against}."
             )
         return (
             f"Networks: {o.seeds} seed{'s' if o.seeds > 1 else ''}, {' or '.join(steps)} steps, trained on "

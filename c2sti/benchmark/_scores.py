@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -81,7 +81,7 @@ def jobs(
             for a in range(len(names) - s - 1):  # none where the series is too short to hold out as many
                 case = f"{names[a]}..{names[a + s + 1]}"
                 for method in methods:
-                    for network in [n for n in own if n.method is method] if method.trained else [None]:
+                    for network in _networks_of(method, own) if method.trained else [None]:
                         place = [] if network is None else [network.fold, str(network.seed)]
                         file = below.joinpath(method.name, *place, f"{case}.json")
                         found.append(Job(method, network, series, s, a, case, file))
@@ -92,7 +92,7 @@ def score(
     todo: Sequence[Job],
     source: Source,
     *,
-    config: C2STiConfig,
+    configs: Mapping[str, C2STiConfig],
     n_genes: int,
     context: bool,
     device: str,
@@ -109,10 +109,9 @@ def score(
             pair, genes = pair_of(slices, window, n_genes, context=context)
             targets = [_target(source, job.series, i, pair, genes) for i in window.held_out]
             known = Descriptions(pair, device=device, seed=SEED)
-        name = job.method.name if job.network is None else str(job.network)
+        name = f"{job.method.name}: {job.network or ''}"
         if name not in models:
-            untrained = job.method.naive or C2STi(job.method.config(config)) if job.network is None else None
-            models[name] = untrained or job.network.load()  # type: ignore[union-attr]
+            models[name] = _model(job, configs)
         rows = [
             {"section": job.series.names[i], "position": position} | _scored(models[name], known, target, position)
             for i, position, target in zip(window.held_out, window.positions, targets, strict=True)
@@ -120,6 +119,18 @@ def score(
         job.file.parent.mkdir(parents=True, exist_ok=True)
         put(job.file, (json.dumps({"weights": job.weights, "rows": rows}, indent=1) + "\n").encode())
         progress(job)
+
+
+def _networks_of(method: Method, networks: Sequence[Network]) -> list[Network]:
+    return [network for network in networks if network.method.name == (method.of or method.name)]
+
+
+def _model(job: Job, configs: Mapping[str, C2STiConfig]) -> Interpolator:
+    """What is scored: a method as it is given, an untrained network, or a trained one."""
+    if job.network is None:
+        return job.method.naive or C2STi(job.method.config(configs))
+    model = job.network.load()
+    return job.method.control(model) if job.method.control and isinstance(model, C2STi) else model
 
 
 def _target(source: Source, series: Series, i: int, pair: SlicePair, genes: pd.Index) -> Target:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache, partial
 from itertools import count
@@ -230,14 +230,19 @@ def _simulated_case(seed: int, size: tuple[int, int], n_genes: int) -> Case:
 class Material:
     """Training data of the folds of a benchmark; of a series that several folds share they are made once.
 
-    Ablations share the examples: the switches of `config` are no part of the baseline prediction. `progress` is called
-    with a word on what is being done.
+    `configs` has the settings of each network. Its ablations share the examples: switches are no part of the baseline
+    prediction. `progress` is called with a word on what is being done.
     """
 
     def __init__(
-        self, source: Source, config: C2STiConfig, *, device: str, progress: Callable[[str], object] = lambda word: None
+        self,
+        source: Source,
+        configs: Mapping[str, C2STiConfig],
+        *,
+        device: str,
+        progress: Callable[[str], object] = lambda word: None,
     ) -> None:
-        self.source, self.config = source, config
+        self.source, self.configs = source, configs
         names = {None: MADE} | {series: series.name for series in source.series}
 
         @cache
@@ -252,13 +257,13 @@ class Material:
             return simulated_cases(2, size=(8, 11), n_genes=60) if source.name == "made" else simulated_cases()
 
         @cache
-        def examples_of(series: Series | None) -> list[Example]:
+        def examples_of(series: Series | None, network: str) -> list[Example]:
             cases, done = cases_of(series), count(1)
 
             def looked(case: Case) -> None:
                 progress(f"looking at {names[series]}: {next(done)} of {len(cases)}")
 
-            return make_examples(cases, config, device=device, progress=looked)
+            return make_examples(cases, configs[network], device=device, progress=looked)
 
         self._cases_of, self._examples_of = cases_of, examples_of
 
@@ -266,13 +271,13 @@ class Material:
         """Held-out sections that a network of this fold is trained on, in the order of :func:`training_cases`."""
         return [case for series in self._lessons(fold) for case in self._cases_of(series)]
 
-    def examples(self, fold: str) -> list[Example]:
-        """The same, made ready for C2-STi."""
-        return [example for series in self._lessons(fold) for example in self._examples_of(series)]
+    def examples(self, fold: str, network: str) -> list[Example]:
+        """The same, made ready for one of our networks."""
+        return [example for series in self._lessons(fold) for example in self._examples_of(series, network)]
 
-    def validation(self) -> list[Example]:
+    def validation(self, network: str) -> list[Example]:
         """Examples by which a training is validated; none where no section is set aside for that."""
-        return [example for series in self.source.watched for example in self._examples_of(series)]
+        return [example for series in self.source.watched for example in self._examples_of(series, network)]
 
     def _lessons(self, fold: str) -> list[Series | None]:
         return [*self.source.lessons(fold), *([None] if self.source.simulated else [])]

@@ -7,7 +7,7 @@ defined counts 0 and has no gradient.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import torch
 from torch import Tensor
@@ -22,6 +22,11 @@ def similarity(predicted: Tensor, truth: Tensor) -> Tensor:
     return (predicted - truth).abs().mean()
 
 
+def squares(predicted: Tensor, truth: Tensor) -> Tensor:
+    """Mean squared difference of two tensors of one shape; a scalar. Unlike L1, it asks for the mean of counts."""
+    return (predicted - truth).square().mean()
+
+
 def smoothness(fields: Sequence[Tensor]) -> Tensor:
     """L_sno: mean total variation of displacement fields, (..., h, w) each; a scalar.
 
@@ -33,7 +38,13 @@ def smoothness(fields: Sequence[Tensor]) -> Tensor:
 
 
 def paper_loss(
-    predicted: Tensor, truth: Tensor, fields: Sequence[Tensor], sim: float = 1.0, sno: float = 1.0
+    predicted: Tensor,
+    truth: Tensor,
+    fields: Sequence[Tensor],
+    sim: float = 1.0,
+    sno: float = 1.0,
+    *,
+    difference: Callable[[Tensor, Tensor], Tensor] = similarity,
 ) -> Tensor:
     """λ_sim · L_sim + λ_sno · L_sno, a scalar.
 
@@ -45,8 +56,10 @@ def paper_loss(
         Displacement fields, (..., h, w) each.
     sim, sno
         The weights λ, both 1 in the paper.
+    difference
+        What L_sim is: by default as in the paper.
     """
-    return sim * similarity(predicted, truth) + sno * smoothness(fields)
+    return sim * difference(predicted, truth) + sno * smoothness(fields)
 
 
 def correlation(predicted: Tensor, truth: Tensor) -> Tensor:

@@ -17,11 +17,21 @@ from c2sti.models import compared
 from c2sti.models.c2sti import C2STi, C2STiConfig, Network, fresh, values_at
 from c2sti.models.compared import NETWORKS, FrameInterpolator, Frames
 from c2sti.nn.c2sti import on_bins
-from c2sti.nn.losses import coexpression, correlation, endpoint_error, paper_loss, relative_error, smoothness
+from c2sti.nn.losses import (
+    coexpression,
+    correlation,
+    endpoint_error,
+    paper_loss,
+    relative_error,
+    similarity,
+    smoothness,
+    squares,
+)
 from c2sti.ops import sample
 from c2sti.training._examples import Case, Example, mark_of, turn, turned_maps
 from c2sti.training._loop import Schedule, descend
 
+OBJECTIVES = ("scores", "paper", "squares")
 MIDDLE = 0.1  # how far from 0.5 a network that knows the middle only is shown sections
 RATE, FINAL_RATE = 1e-3, 1e-5  # of the compared networks
 
@@ -61,7 +71,7 @@ class TrainConfig(Schedule):
         Genes compared in a step, and genes of the panel that the network looks at, drawn at random.
     objective
         ``"scores"``: correlation, relative error and co-expression, as sections are judged. ``"paper"``: mean absolute
-        difference and smoothness, 1 : 1 (section 2.4).
+        difference and smoothness, 1 : 1 (section 2.4). ``"squares"``: the same with squared differences.
     error, structure, smooth, motion
         Weights of relative error, co-expression, smoothness, and of the error of a known motion in bins, beside
         correlation.
@@ -84,8 +94,8 @@ class TrainConfig(Schedule):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if self.objective not in ("scores", "paper"):
-            raise ValueError(f"objective = {self.objective!r}; those that exist are 'scores' and 'paper'")
+        if self.objective not in OBJECTIVES:
+            raise ValueError(f"objective = {self.objective!r}; those that exist are {', '.join(OBJECTIVES)}")
         for name in ("genes", "panel"):
             _validators.whole(getattr(self, name), name)
         for name in ("error", "structure", "smooth", "motion"):
@@ -218,8 +228,9 @@ def _loss(how: TrainConfig, network: Network, example: Example, genes: Tensor) -
     predicted = values_at(found, base, inputs, network.config, genes)
     truth = example.truth[:, genes]
     displacement = deformation.displacement
-    if how.objective == "paper":
-        return paper_loss(predicted, truth, [displacement])
+    if how.objective != "scores":
+        difference = similarity if how.objective == "paper" else squares
+        return paper_loss(predicted, truth, [displacement], difference=difference)
     loss = -correlation(predicted, truth) + how.error * relative_error(predicted, truth)
     loss = loss - how.structure * coexpression(predicted, truth)
     loss = loss + how.smooth * smoothness([displacement])

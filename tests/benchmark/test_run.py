@@ -15,7 +15,7 @@ import pytest
 from c2sti import benchmark, io, metrics
 from c2sti.benchmark import _leave_out, _networks, _scores, _series
 from c2sti.benchmark.__main__ import main
-from c2sti.benchmark._networks import QUICK, ROWS, SAVE_EVERY
+from c2sti.benchmark._networks import DEFAULT, QUICK, ROWS, SAVE_EVERY
 from c2sti.benchmark._protocol import open_st
 from c2sti.models._registry import METHODS, NETWORKS
 from c2sti.models.c2sti import C2STi, C2STiConfig
@@ -162,7 +162,7 @@ def test_a_card_of_the_script_is_believed() -> None:
     network = _networks.Network(ROWS["c2sti"], "A", 2, Path("nowhere"))
     how = network.method.schedule(300, 2)
     assert isinstance(how, TrainConfig)
-    recipe = _networks.recipe_of(network, source, C2STiConfig(), how)
+    recipe = _networks.recipe_of(network, source, _networks.NETWORK, how)
     training = {"steps": 300, "seed": 2, "save_every": SAVE_EVERY + 1}
     card = {"training": json.loads(json.dumps(vars(how) | training)), "series": recipe["series"], "without": ["A"]}
 
@@ -231,14 +231,17 @@ def test_one_patient_is_too_few_to_train_without_one(
 
 def test_the_ablation_without_motion_moves_nothing() -> None:
     row = ROWS["no_displacement"]
-    assert (row.trained, row.naive, row.config(QUICK)) == (False, None, replace(QUICK, displacement=False))
+    assert (row.trained, row.naive, row.config(QUICK)) == (False, None, replace(QUICK[DEFAULT], displacement=False))
 
 
 # ---- the paper's protocol
 
 
 def test_the_protocol_of_the_paper_on_a_simulated_series(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    out, methods = tmp_path / "out", ["gp", "rife", "default", "c2sti", "from_baseline", "no_graph"]
+    out, methods = (
+        tmp_path / "out",
+        ["gp", "rife", "bundled", "paper", "paper_from_baseline", "paper_no_graph", "paper_graph_shuffled"],
+    )
     words = [
         "--protocol",
         "paper",
@@ -262,8 +265,8 @@ def test_the_protocol_of_the_paper_on_a_simulated_series(tmp_path: Path, capsys:
     assert list(table["method"]) == methods
     assert table["n_cases"].nunique() == 1
     scores = table.set_index("method")["pcc"]
-    assert scores["gp"] > 0.3 > abs(scores["c2sti"])  # two steps from zero are no training
-    card = C2STi.load(out / "networks/c2sti/test/0").card
+    assert scores["gp"] > 0.3 > abs(scores["paper"])  # two steps from zero are no training
+    card = C2STi.load(out / "networks/paper/test/0").card
     assert len(card["history"]["validation"]) == 1
     assert card["series"] == ["open-st"]
     tested = set(cases(out)["section"])
@@ -271,7 +274,7 @@ def test_the_protocol_of_the_paper_on_a_simulated_series(tmp_path: Path, capsys:
     assert {name[:3] for name in tested}.isdisjoint(name[:3] for name in trained)  # no section is in two parts
     before = (out / "table1.csv").read_text()
     shutil.rmtree(out / "scores" / "pair" / "rife")
-    (out / "networks/no_graph/test/0/config.json").unlink()  # as if it had been killed there
+    (out / "networks/paper_no_graph/test/0/config.json").unlink()  # as if it had been killed there
     assert main(words) == 0
     again = pd.read_csv(out / "table1.csv")
     kept = [c for c in again if c != "seconds"]

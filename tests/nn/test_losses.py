@@ -27,6 +27,8 @@ def test_losses_of_the_paper_by_hand() -> None:
     assert losses.smoothness([ramp, torch.zeros(2, 2, 2)]) == 0.25
     assert losses.paper_loss(truth + 1, truth, [ramp]) == 1.5
     assert losses.paper_loss(truth + 1, truth, [ramp], sim=2.0, sno=4.0) == 4.0
+    assert losses.squares(torch.tensor([[1.0, -1.0], [0.0, 4.0]]), truth) == 4.5
+    assert losses.paper_loss(truth + 3, truth, [ramp], difference=losses.squares) == 9.5
 
 
 @pytest.mark.parametrize("dtype", [torch.float64, torch.float32])
