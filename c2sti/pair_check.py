@@ -41,6 +41,7 @@ SEEN = 0.1  # share of a section's spots in which a gene is detected
 MOST_NOISE = 0.1  # share of the variance of the means between genes that may be noise
 LEAST_GENES = 20
 LEAST_SHARED = 20  # spots in the other's tissue
+AROUND = 6  # spots beyond whose mean detail begins
 LEAST_STRUCTURE = 0.1  # correlation of spots with their neighbours: with less there is nothing to agree on
 MOST_SPOTS = 1500  # sections of more are averaged over patches, which also takes their noise
 SAMPLED = 1000  # spots by which genes are chosen and means are taken
@@ -65,7 +66,8 @@ def measure(a: Section, b: Section, spacing: float, overlap: float, level: float
     some = [sampled(section.expression) for section in (a, b)]
     concordance, z = _concordance((a, b), most_variable([moments(x) for x in some], CANDIDATES), spacing)
     placed = {"overlap": overlap, "spatial_concordance": concordance, "spatial_concordance_z": z}
-    return placed | {"expression_similarity": _similarity(some), "level": level}
+    told = {"expression_similarity": _similarity(some), "level": level}
+    return placed | told | {"shared_detail": shared_detail(a, b, spacing)}
 
 
 def sampled(expression: Expression) -> sp.csr_array:
@@ -163,6 +165,30 @@ def _correlations(
         predicted = gaussian_operator(x_other, points[near], side) @ others if enough else None
         found.append(float("nan") if predicted is None else _correlation(values[near], predicted))
     return found
+
+
+def shared_detail(a: Section, b: Section, spacing: float) -> float:
+    """Correlation over `CANDIDATES` genes of what spots have beyond the mean of the `AROUND` spots around them.
+
+    Of spots at the same place, within half a spacing; NaN where there are fewer than `LEAST_SHARED`. Of many spots
+    those around the middle of section a are taken.
+    """
+    genes = most_variable([moments(sampled(section.expression)) for section in (a, b)], CANDIDATES)
+    middle, (details, places) = np.median(a.xy, axis=0), ([], [])
+    for section in (a, b):
+        rows = np.sort(KDTree(section.xy).query(middle, k=range(1, min(len(section.xy), MOST_SPOTS) + 1))[1])
+        xy = section.xy[rows]
+        values = in_memory(section.expression[rows])[:, genes].toarray().astype(np.float64)
+        around = KDTree(xy).query(xy, k=min(AROUND + 1, len(xy)))[1][:, 1:]
+        details.append(values - values[around].mean(axis=1))
+        places.append(xy)
+    distance, nearest = KDTree(places[1]).query(places[0])
+    same = distance <= spacing / 2
+    if same.sum() < LEAST_SHARED or len(genes) == 0:
+        return float("nan")
+    one, other = details[0][same], details[1][nearest[same]]
+    power = np.sqrt(np.square(one).sum(axis=0) * np.square(other).sum(axis=0)).sum()
+    return float((one * other).sum() / power) if power > 0 else float("nan")
 
 
 def folded_bins(fields: FloatArray | None, lattice: Lattice, positions: Sequence[float]) -> float:

@@ -6,7 +6,7 @@ import torch
 from scipy.ndimage import gaussian_filter
 
 from c2sti import field
-from c2sti.field import Field, Kernel, Observed, _field, _kernel
+from c2sti.field import Detail, Field, Kernel, Observed, _field, _kernel
 
 
 def test_kernel_by_hand() -> None:
@@ -184,3 +184,76 @@ def test_tiles_leave_no_seams(ratio: float, most: float, monkeypatch: pytest.Mon
     off = one_length(seen, kernel, np.array([ratio])).at(x, [0.5])[0].reshape(side, side) - exact
     assert 0 < np.abs(np.diff(off, axis=0)).max() < most * exact.std()
     assert np.abs(off).max() < most * exact.std()
+
+
+# ---- detail
+
+
+ROUGH = Kernel(3.0, 0.9, 0.9, gaussian=False)
+
+
+def sections(shared: float, seed: int = 0, n: int = 18, n_maps: int = 40) -> tuple[Observed, np.ndarray]:
+    """Maps of three sections and detail on top, the middle one held out; with the (n², K) values of that one.
+
+    Detail follows a chain from section to section with the correlation `shared`.
+    """
+    rng = np.random.default_rng(seed)
+    x = np.stack(np.meshgrid(np.arange(n), np.arange(n)), axis=-1).reshape(-1, 2).astype(float)
+    places, z = torch.as_tensor(np.tile(x, (3, 1))), torch.as_tensor(np.repeat([0.0, 0.5, 1.0], n * n))
+    covariance = ROUGH(places, z, places, z) + 1e-8 * torch.eye(3 * n * n)
+    maps = (torch.linalg.cholesky(covariance).numpy() @ rng.standard_normal((3 * n * n, n_maps))).reshape(3, n * n, -1)
+    own = [rng.standard_normal((n * n, n_maps))]
+    for _ in range(2):
+        own.append(shared * own[-1] + (1 - shared**2) ** 0.5 * rng.standard_normal((n * n, n_maps)))
+    a, held_out, b = maps + 0.7 * np.stack(own)
+    return observed(np.concatenate([x, x]), np.repeat([0.0, 1.0], n * n), np.concatenate([a, b])), held_out
+
+
+def learnt(seen: Observed, **how: object) -> Field:
+    return Field.learn(seen, ROUGH, 0, own_lengths=False, **how)
+
+
+def detail_of(seen: Observed) -> Detail:
+    maps = [(part.kernel, part.scale, part.noise * part.scale) for part in learnt(seen).parts]
+    return Detail.of([seen], maps)
+
+
+def test_the_correlation_of_detail_is_that_of_the_sections() -> None:
+    none, some, much = (detail_of(sections(shared)[0]) for shared in (0.0, 0.5, 0.9))
+    assert none.correlation == pytest.approx(0, abs=0.03)
+    assert none.shown == 0
+    assert some.correlation == pytest.approx(0.5**2, abs=0.05)
+    assert some.correlation - 0.02 < some.shown < some.correlation
+    assert some.kernel.decay == pytest.approx(some.shown**0.5)
+    assert 1 / (1 + some.noise) == pytest.approx(some.shown**0.5)
+    assert much.shown > 0.8
+    assert {found.gap for found in (none, some, much)} == {1}
+
+
+def test_shared_detail_brings_the_answer_nearer() -> None:
+    seen, truth = sections(0.9)
+    x = seen.x[seen.z == 0].numpy()
+    detailed = learnt(seen, spots=lambda rows: seen[np.arange(len(seen.x))[rows]], windows_of_spots=[np.arange(len(seen.x))])
+    assert len(detailed.parts) == 2
+    before, after = (np.square(made.at(x, [0.5])[0] - truth).mean() for made in (learnt(seen), detailed))
+    assert after < 0.8 * before
+    assert (detailed.variance_at(x, [0.5]) > 0).all()
+
+
+def test_detail_at_one_spot_by_hand() -> None:
+    seen = observed(np.zeros((2, 2)), np.array([0.0, 1.0]), np.array([[1.0], [3.0]]))
+    flat = one_length(seen, Kernel(3.0, 0.5, 0.5), np.array([1e12]), 0.0)  # says nothing
+    shared = Detail(0.25, 0.0, 1.0)  # s and ρ are 1/2
+    found = flat.with_detail(seen, shared).at(np.zeros((1, 2)), [0.5])[0]
+    # (C + V) w = c with C = s [[1, ρ], [ρ, 1]], V = (1 - s) I, c = s ρ^(1/2)
+    weight = 0.5 * 0.5**0.5 / (0.5 * 1.5 + 0.5)
+    assert found.item() == pytest.approx(4 * weight, rel=1e-5)
+
+
+def test_too_few_spots_say_nothing() -> None:
+    seen = sections(0.9)[0]
+    maps = [(ROUGH, torch.ones(40), 0.49 * torch.ones(40))]
+    assert Detail.of([seen[np.r_[0:6, 324:330]]], maps) == Detail()
+    assert Detail.of([seen], maps).shown > 0
+    seen.x[seen.z == 1] += 100
+    assert Detail.of([seen], maps) == Detail()

@@ -23,7 +23,14 @@ from tests.conftest import square_array
 
 SIDE = 20
 XY = square_array(SIDE)
-NAMES = ["overlap", "spatial_concordance", "spatial_concordance_z", "expression_similarity", "level"]
+NAMES = [
+    "overlap",
+    "spatial_concordance",
+    "spatial_concordance_z",
+    "expression_similarity",
+    "level",
+    "shared_detail",
+]
 
 
 def waves(seed: int, noise: float = 0.0) -> np.ndarray:
@@ -197,7 +204,7 @@ def test_made_neighbours_fit_and_the_numbers_stay_with_the_result(large: list[An
     table = c2sti.pp.check_pair(large[0], large[1])
     assert list(table.index) == NAMES
     assert table["passes"].all()
-    assert table["passes"].isna().tolist() == [False, False, True, False, True]  # counts have no level
+    assert table["passes"].isna().tolist() == [False, False, True, False, True, True]  # counts have no level
     out = insert(large[0], large[1])  # warnings are errors here
     kept = out.uns["c2sti"]["pair_check"]
     assert {name: kept[name] for name in NAMES} == pytest.approx(table["value"].to_dict(), nan_ok=True)

@@ -71,11 +71,12 @@ def leave_sections_out(
             targets = [target_of(slices[i], pair, genes) for i in window.held_out]
             places = [io.rows_of(a, b, pair.lattice, xy) for xy, _, _ in targets]
             known = Descriptions(pair, device=device, seed=seed)
+            detail = {"shared_detail": pair_check.shared_detail(pair.a, pair.b, pair.spacing)}
             for name, method in methods.items():
                 for i, position, target, points in zip(window.held_out, window.positions, targets, places, strict=True):
                     scores = _score(method, known, points, position, target, intervals)
                     row = {"section": i, "name": slices[i].name, "position": position, "method": name}
-                    rows.append(row | scores)
+                    rows.append(row | scores | detail)
                 bar.update()
     return pd.DataFrame(rows)
 

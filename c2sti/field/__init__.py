@@ -10,17 +10,21 @@ v_i the spot's, σ_k² drops out; all but v are chosen by the evidence. So there
 the tissue does not support get a large r_k and vanish, fine-grained ones stay sharp, and 1 - c is what a section shares
 with no other. A map may also have a length scale of its own: it is then the mean over a few, weighted by its evidence.
 
+Below these length scales there is detail, which sections a few micrometres apart share: a field of its own, on top.
+
 One eigendecomposition of the covariance serves all maps and noise levels. Many spots are solved tile by tile: a tile is
 halved where that is less work, and sees the spots around it, whose weight fades to zero over some length scales.
 Tiles are solved side by side by threads, or on the caller's Dask cluster.
 """
 
+from c2sti.field._detail import Detail
 from c2sti.field._field import MOST, Field, Part, windows_of
 from c2sti.field._kernel import NOISES, Kernel, Observed, Spectrum, best_length, best_sharing
 
 __all__ = [
     "MOST",
     "NOISES",
+    "Detail",
     "Field",
     "Kernel",
     "Observed",

@@ -15,6 +15,7 @@ from torch import Tensor
 
 from c2sti._tasks import each
 from c2sti._types import FloatArray
+from c2sti.field._detail import Detail
 from c2sti.field._kernel import Kernel, Observed, Spectrum, best_noise, dot
 
 MOST = 1500  # spots up to which a tile is not halved
@@ -185,6 +186,8 @@ class Field:
         *,
         own_lengths: bool,
         coarser: Callable[[float], Observed] | None = None,
+        spots: Callable[[NDArray[np.intp] | slice], Observed] | None = None,
+        windows_of_spots: Sequence[NDArray[np.intp]] = (),
     ) -> Field:
         """Noise ratios and variances by the evidence of all spots, or of those in some windows.
 
@@ -200,6 +203,9 @@ class Field:
             Whether each map is a mean over `OWN_LENGTHS`, weighted by its evidence, and not of the kernel's length.
         coarser
             Gives, where there are many spots, cells of them that are small enough for a longer length scale.
+        spots, windows_of_spots
+            Gives some of the single spots, and those of a few windows, where sections are asked for detail that they
+            share.
         """
         many = len(observed.x) > MOST
         if many:
@@ -219,7 +225,24 @@ class Field:
             if share.any():
                 seen = coarser(own.length) if many and coarser and own.length > kernel.length else observed
                 parts.append(Part(seen, own, noise, scale, share, None if many else known[0]))
-        return cls(tuple(parts))
+        field = cls(tuple(parts))
+        if spots is None:
+            return field
+        maps = [(part.kernel, part.scale * part.share, part.noise * part.scale * part.share) for part in parts]
+        detail = Detail.of([spots(window) for window in windows_of_spots], maps)
+        return field.with_detail(spots(slice(None)), detail) if detail.shown else field
+
+    def with_detail(self, spots: Observed, detail: Detail) -> Field:
+        """The same and, on top, the field of the detail that sections share, from all single spots."""
+        x, z = spots.x.cpu().numpy(), spots.z.cpu().numpy()
+        left = spots.values.clone()
+        for own in np.unique(z):
+            rows = np.flatnonzero(z == own)
+            left[rows] -= torch.as_tensor(self.at(x[rows], [float(own)])[0]).to(left)
+        every = torch.ones_like(self.parts[0].noise)
+        scale = left.var(dim=0, correction=0) / (1 + detail.noise)  # the rest of what is left at the spots is noise
+        part = Part(replace(spots, values=left), detail.kernel, every * detail.noise, scale, every)
+        return Field((*self.parts, part))
 
     def keeping(self) -> Field:
         """The same, with tiles that are solved once, however often they are asked, as far as memory is set aside."""

@@ -17,12 +17,13 @@ from c2sti._types import FloatArray
 
 @dataclass(frozen=True)
 class Kernel:
-    """ℓ in spot spacings, c and ρ of the covariance above, and whether S is a Gaussian."""
+    """ℓ in spot spacings, c and ρ of the covariance above, whether S is a Gaussian, and the power of |z - z'|."""
 
     length: float
     shared: float
     decay: float
     gaussian: bool = True
+    power: float = 2
 
     @property
     def correlation(self) -> float:
@@ -35,7 +36,10 @@ class Kernel:
 
     def within(self, x: Tensor, x2: Tensor) -> Tensor:
         """(n, m) covariance of places in one section, S."""
-        distance = torch.cdist(x, x2, compute_mode="donot_use_mm_for_euclid_dist")
+        return self.at(torch.cdist(x, x2, compute_mode="donot_use_mm_for_euclid_dist"))
+
+    def at(self, distance: Tensor) -> Tensor:
+        """S at distances, which may be overwritten."""
         if self.gaussian:
             return (distance / self.length).square_().mul_(-0.5).exp_()
         u = distance * (3**0.5 / self.length)
@@ -44,7 +48,7 @@ class Kernel:
     def between(self, z: Tensor, z2: Tensor) -> Tensor:
         """(n, m) covariance of one place at two z, B; sections are few, so each two are looked at once."""
         (own, row), (other, column) = (one.unique(return_inverse=True) for one in (z, z2))
-        gap = (own[:, None] - other[None]) ** 2
+        gap = (own[:, None] - other[None]).abs() ** self.power
         return torch.where(gap > 0, self.shared * self.decay**gap, 1.0)[row][:, column]
 
 

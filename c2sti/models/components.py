@@ -48,6 +48,7 @@ DOUBLE = 2**22  # values of a section up to which they are kept in double precis
 N_LEADING = 8  # components by which the covariance that all share is chosen
 WHOLE, WINDOW = 800, 500  # spots that a length scale is learnt from: all, or those of each window where there are more
 NARROW = 300  # spots of a window in which two sections are compared before and after they are registered
+DETAIL = 2000  # spots of a window in which sections are asked for detail that they share
 NEAR = 1.4  # spacings within which spots lie beside each other
 PER_LENGTH = 1.6  # cells per length scale, either way
 
@@ -72,6 +73,8 @@ class Settings:
         Whether each map has length scales of its own.
     registered
         Whether sections are registered before maps are made of them, as far as that explains how they differ.
+    detail
+        Whether detail below the length scales is told from one section to the next, as far as sections share it.
     """
 
     n_components: int = 60
@@ -80,6 +83,7 @@ class Settings:
     matern: bool = True
     own_lengths: bool = True
     registered: bool = True
+    detail: bool = True
 
 
 @dataclass(frozen=True)
@@ -272,12 +276,18 @@ def describe(
             values = np.concatenate([mean @ own for own in scores], axis=1)
             return Observed.of(mean @ block.x, z, values, mean.power(2) @ variance, device)
 
+        def spots(index: NDArray[np.intp] | slice) -> Observed:
+            values = np.concatenate([own[index] for own in scores], axis=1)
+            return Observed.of(block.x[index], block.z[index], values, variance[index], device)
+
         field = Field.learn(
             cells(kernel.length),
             kernel,
             seed,
             own_lengths=settings.own_lengths,
             coarser=cells,
+            spots=spots if settings.detail else None,
+            windows_of_spots=_windows(block.x, block.z, seed, DETAIL),
         )
         progress(0.2)
     shares = _shares(n_splits, len(block.x), n_genes[0])

@@ -175,4 +175,4 @@ class BaselineTensors:
         return BaselineTensors(self.maps.to(device), self.basis.to(device), self.means.to(device))
 
 
-gp = Baseline(Settings(n_splits=0, counts=False, matern=False, own_lengths=False, registered=False), "gp")
+gp = Baseline(Settings(n_splits=0, counts=False, matern=False, own_lengths=False, registered=False, detail=False), "gp")

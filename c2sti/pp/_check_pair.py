@@ -59,6 +59,9 @@ def check_pair(
     - ``level``, 0 to 1: whether normalised expression is on one scale, from the ratio of the totals of the spots and
       the unit of the logarithms, 0 where a logarithm is missing; or, where the spots have no common total, the median
       over genes of the ratio of mean expression, less a factor of 1.25. NaN for counts, which c2sti normalises.
+    - ``shared_detail``, -1 to 1: correlation of what spots have beyond the mean of the six around them, at the same
+      place in both sections. 0 on most tissue; above .05 where sections are so near that cells reach from one into the
+      other, which `gp` does not use and the default does. It has no limit.
 
     Notes
     -----

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 import scipy.sparse as sp
 from anndata import AnnData
+from scipy.spatial import KDTree
 from threadpoolctl import threadpool_limits
 
 import c2sti
@@ -204,8 +205,8 @@ def test_library_sizes_over_four_orders_of_magnitude(pair: SlicePair) -> None:
     rng = np.random.default_rng(0)
     size = 10 ** rng.uniform(1, 5, len(pair.a.xy))
     share = np.full((1, 50), 1 / 50)
-    a = section(rng.poisson(size[:, None] * share), size)
-    pair = dataclasses.replace(pair, a=a, b=dataclasses.replace(a, position=1.0), spacing=1.0, gene_keys=None)
+    a, b = (section(rng.poisson(s[:, None] * share), s) for s in (size, rng.permutation(size)))
+    pair = dataclasses.replace(pair, a=a, b=dataclasses.replace(b, position=1.0), spacing=1.0, gene_keys=None)
     found = predicted(pair)
     assert np.isfinite(found).all()
     assert found.std(axis=0).mean() < 0.5 * a.expression.toarray().std(axis=0).mean()
@@ -250,3 +251,17 @@ def test_methods_of_one_baseline_describe_a_pair_once(pair: SlicePair, monkeypat
     linear = _registry.METHODS["linear"]
     assert known.bound(linear) is linear
     assert known.seconds(linear) == 0
+
+
+def test_detail_is_used_where_sections_share_it(pair: SlicePair) -> None:
+    without = dataclasses.replace(DEFAULT, detail=False)
+    detail = np.random.default_rng(0).standard_normal(pair.a.expression.shape)
+
+    def more(s: Section) -> Section:
+        near = KDTree(pair.a.xy).query(s.xy)[1]
+        return dataclasses.replace(s, expression=sp.csr_array(s.expression.toarray() + detail[near]), counts=None)
+
+    shared = dataclasses.replace(pair, a=more(pair.a), b=more(pair.b))
+    apart = dataclasses.replace(pair, a=more(pair.a), b=dataclasses.replace(pair.b, counts=None))
+    assert len(described(shared).field.parts) == len(described(shared, without).field.parts) + 1
+    np.testing.assert_array_equal(predicted(apart), predicted(apart, without))
