@@ -4,6 +4,7 @@ from c2sti.tl._coexpression import coexpression
 from c2sti.tl._describe import describe
 from c2sti.tl._evaluate import evaluate
 from c2sti.tl._interpolate import interpolate
+from c2sti.tl._interpolate_cells import interpolate_cells
 from c2sti.tl._materialize import materialize
 from c2sti.tl._sample_counts import sample_counts
 from c2sti.tl._series import interpolate_series
@@ -18,6 +19,7 @@ __all__ = [
     "describe",
     "evaluate",
     "interpolate",
+    "interpolate_cells",
     "interpolate_series",
     "materialize",
     "sample_counts",

@@ -243,7 +243,8 @@ def _contents(tables: Sequence[AnnData], made: Sequence[str], record: Mapping[st
     pitch = f" of side {float(record['lattice']['pitch']):g} (unit of the coordinates)" if "lattice" in record else ""
     n, before = tables[0].n_vars, len(record.get("genes", ()))
     of = f" of {before}" if before > n else ""
-    text = f"The result holds {n}{of} genes in {sum(table.n_obs for table in tables)} rows, bins{pitch}."
+    kind = "measured cells at new places" if _keys.CELLS in record else f"bins{pitch}"
+    text = f"The result holds {n}{of} genes in {sum(table.n_obs for table in tables)} rows, {kind}."
     text += f" Expression: {record['expression']}." if "expression" in record else ""
     layers = {str(name) for table in tables for name in table.layers}
     kinds = {_keys.STD: "standard deviations of the means", _keys.UPPER: "intervals for measured values"}

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, Literal
 
 import pandas as pd
 from anndata import AnnData
@@ -13,6 +13,7 @@ from c2sti import _validators, benchmark, io
 from c2sti._types import Interpolator
 from c2sti.models._registry import METHODS, available, named
 from c2sti.pair_check import OnMisfit, check_on_misfit
+from c2sti.tl._evaluate_cells import leave_cells_out
 
 if TYPE_CHECKING:
     from spatialdata import SpatialData
@@ -28,6 +29,8 @@ def evaluate(
     context: bool = True,
     n_genes: int = 1000,
     intervals: Sequence[float] = (),
+    output: Literal["expression", "cells"] = "expression",
+    labels: str | None = None,
     layer: io.Key = None,
     spatial_key: str | None = None,
     table_key: io.Key = None,
@@ -64,6 +67,10 @@ def evaluate(
         The most variable genes among those detected in at least 10 % of the spots of both neighbours are scored.
     intervals
         Levels of intervals to check, ``(0.5, 0.9)`` say: what :func:`interpolate` gives as `interval`.
+    output, labels
+        ``"cells"`` scores what :func:`interpolate_cells` gives instead, of the models in `methods` alone, beside
+        ``"copy"``, ``"mixture"`` (each cell of both sections kept with probability 1 - p or p) and ``"half"``, the
+        limit: one random half of the held-out section by the other. `labels` is the column of `obs` with the types.
     on_misfit
         What to do where two consecutive sections do not pass the pair check, as in :func:`interpolate`.
     layer, spatial_key, table_key, image_key, coordinate_system, device, seed, show_progress_bar
@@ -74,8 +81,16 @@ def evaluate(
     One row per method and held-out section: ``section`` (its place in the series), ``name``, ``position``, ``method``,
     ``pcc`` (mean over genes of the correlation over spots), ``rmse`` (log1p), ``rv`` (co-expression kept, 1 is
     perfect), ``ceiling`` (the noise ceiling: the PCC that the section's own count noise allows; NaN without counts),
-    ``fraction`` (pcc / ceiling), ``n_spots``, ``n_genes``, ``seconds``; with `intervals`, of each level the share of
+    ``fraction`` (pcc / ceiling), ``n_spots``, ``n_genes``, ``seconds``, ``shared_detail`` of the two neighbours (see
+    :func:`c2sti.pp.check_pair`); with `intervals`, of each level the share of
     measured values that its intervals hold, say ``coverage_90``.
+
+    With ``output="cells"``, in bins of 16 cells on average: ``density_rmse`` (by the mean) and ``density_pcc`` of
+    numbers of cells; ``composition_tv`` and ``local_composition_tv`` (total variation of the shares of types, of the
+    section and of bins); ``spacing`` (Wasserstein distance of the distances to nearest neighbours, by their mean);
+    ``neighbourhood_pcc`` and ``_rmse`` of squidpy's z-scores of neighbourhood enrichment; ``type_pcc`` and ``_rmse`` of
+    the mean expression of types; ``local_pcc`` and ``_rmse`` of that of bins; ``n_cells``, ``n_genes``, ``seconds``.
+    Scores of types are NaN without `labels`.
 
     Raises
     ------
@@ -103,6 +118,11 @@ def evaluate(
         raise ValueError(f"intervals = {levels.tolist()}; a list of levels between 0 and 1 is needed, such as [0.9]")
     judged = named([*METHODS, *_validators.several(methods, "methods", "models")], "methods")
     device = available(device)
+    if output not in ("expression", "cells"):
+        raise ValueError(f"output = {_validators.shown(output)}; 'expression' or 'cells' is needed")
+    if output == "expression" and labels is not None or output == "cells" and len(levels):
+        wrong = "labels= is for output='cells'" if labels is not None else "intervals= are for output='expression'"
+        raise ValueError(f"{wrong}; leave it out, or change output=")
     found = io.sources(
         slices,
         library_key=library_key,
@@ -112,16 +132,17 @@ def evaluate(
         image_key=image_key,
         coordinate_system=coordinate_system,
     )
-    return benchmark.leave_sections_out(
-        [source.read(measured=True) for source in found],
-        methods=judged,
-        n_slices=n_slices,
-        z=z,
-        context=context,
-        n_genes=n_genes,
-        intervals=intervals,
-        on_misfit=on_misfit,
-        device=device,
-        seed=seed,
-        show_progress_bar=show_progress_bar,
-    )
+    how: dict[str, Any] = {
+        "n_slices": n_slices,
+        "z": z,
+        "context": context,
+        "n_genes": n_genes,
+        "on_misfit": on_misfit,
+        "device": device,
+        "seed": seed,
+        "show_progress_bar": show_progress_bar,
+    }
+    read = [source.read(obs_keys=() if labels is None else labels, measured=True) for source in found]
+    if output == "cells":
+        return leave_cells_out(read, labels=labels, methods=named(methods, "methods"), **how)
+    return benchmark.leave_sections_out(read, methods=judged, intervals=intervals, **how)

@@ -131,6 +131,8 @@ def _record(adata: AnnData, key: str) -> Mapping[str, Any]:
             f"{str(record['expression'])!r}), without library sizes; make the result from raw counts: "
             "c2sti.tl.interpolate(slice_a, slice_b, layer='counts')"
         )
+    if _keys.CELLS in record:
+        raise ValueError("adata holds cells; c2sti.tl.interpolate_cells gives them with counts: counts=True")
     if _keys.PLANE in record:
         raise ValueError(
             "adata is a section of c2sti.tl.slice_series, without the measured sections that the noise of counts is "

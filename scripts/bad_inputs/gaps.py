@@ -1,8 +1,9 @@
-"""Sections to tools that read them: `tl.interpolate`, `tl.interpolate_series`, `tl.evaluate`, `tl.train`."""
+"""Sections to tools that read them: `tl.interpolate` and its kin, `tl.slice_series`, `tl.evaluate`, `tl.train`."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -27,6 +28,7 @@ from scripts.bad_inputs.material import (
 
 INTERPOLATE, SERIES, EVALUATE, TRAIN = "tl.interpolate", "tl.interpolate_series", "tl.evaluate", "tl.train"
 PLANE = "tl.slice_series"
+CELLS = "tl.interpolate_cells"
 
 
 def interpolate(**given: Any) -> object:
@@ -70,6 +72,7 @@ def cases() -> Iterator[Bad]:
     yield from _interpolate()
     yield from _in_one_object()
     yield from _stores()
+    yield from _cells()
     yield from _series()
     yield from _plane()
     yield from _evaluate()
@@ -149,6 +152,16 @@ def _interpolate() -> Iterator[Bad]:
     yield from wrong_values(
         of, call, "target_images", [[], [None, None], [{}], ["tissue.png"], 3, [{"images": {}, "scalefactors": {}}]]
     )
+    for what, target, says in (
+        ("that lies elsewhere", _stained(scale=30.0), "lies under"),
+        ("with glass where the tissue is", _stained(scale=0.3), "shows tissue at"),
+    ):
+        yield Bad(
+            of,
+            f"an H&E of the missing section {what}",
+            lambda _, t=target: interpolate(target_images=[t]),
+            (r"target_images\[0\]", says, "scale factor"),
+        )
     yield from wrong_values(of, call, "interval", [0, 1, -0.5, 90, float("nan"), "wide", [0.9], True])
     yield from wrong_values(of, call, "on_misfit", ["shout", None, 3, ["warn"]])
     yield from wrong_values(of, call, "device", ["gpu", "", 3, "cuda:99", "meta"])
@@ -183,6 +196,12 @@ def _interpolate() -> Iterator[Bad]:
         ("of truncated weights", lambda f: _cut(f / "model.safetensors"), "model.safetensors"),
     ):
         yield Bad(of, f"a checkpoint {what}", lambda folder, s=step: _tampered(folder, s), (says,))
+
+
+def _stained(scale: float) -> dict[str, Any]:
+    """An H&E that lies where the tissue is only if the factor by which its scale is wrong is 1."""
+    library = next(iter(pair()[0].uns["spatial"].values()))
+    return {**library, "scalefactors": {k: scale * v for k, v in library["scalefactors"].items()}}
 
 
 def _apart() -> object:
@@ -301,6 +320,46 @@ def _in_one_object() -> Iterator[Bad]:
     yield Bad(SERIES, "no such column", lambda _: in_series(slices=_whole(), library_key="x"), ("library_key", "'x'"))
 
 
+def _cells() -> Iterator[Bad]:
+    of, (a, b) = CELLS, _pair_of_cells()
+
+    def call(**given: Any) -> object:
+        given = {"slice_a": a, "slice_b": b, "model": "linear", "labels": "domain", **QUIET, **given}
+        return c2sti.tl.interpolate_cells(given.pop("slice_a"), given.pop("slice_b"), **given)
+
+    def typed(types: Any) -> ad.AnnData:
+        adata = b.copy()
+        adata.obs["domain"] = types
+        return adata
+
+    yield Bad(of, "spots", lambda _: call(slice_b=pair()[1]), ("slice_b", "square array of spots", "interpolate"))
+    yield Bad(of, "49 cells", lambda _: call(slice_b=b[:49].copy()), ("slice_b", "49 cells", "50"))
+    yield Bad(of, "no types", lambda _: call(slice_b=typed(np.nan)), ("slice_b", "domain", "labels=None"))
+    yield Bad(of, "numbers for types", lambda _: call(slice_b=typed(0.5)), ("domain", "labels|numbers"))
+    yield Bad(of, "no counts", lambda _: call(slice_a=_logged(a), slice_b=_logged(b), counts=True), ("counts=True",))
+    yield from wrong_values(of, call, "labels", ["nothing", "", 3, ["domain"], "from_cell", "section"], "labels|domain")
+    yield from wrong_values(of, call, "n_slices", [0, -1, 1.5, "three", [1]])
+    yield from wrong_values(of, call, "positions", [[], [0.0], [float("nan")], "half", [0.7, 0.3]])
+    yield from wrong_values(of, call, "genes", [[], ["nothing"], 3])
+    yield from wrong_values(of, call, "model", ["nothing", 3])
+    yield from wrong_values(of, call, "on_misfit", ["shout"])
+    yield from wrong_values(of, call, "device", ["gpu"])
+    yield from wrong_values(of, call, "seed", [-1, 1.5, None])
+    yield from wrong_values(of, call, "key_added", ["", "a/b", "spatial"])
+
+
+@cache
+def _pair_of_cells() -> list[ad.AnnData]:
+    tissue = c2sti.datasets.phantom(seed=0, size=6, n_genes=12)
+    return tissue.series([0.0, 100.0], layout="cells", image=False)
+
+
+def _logged(adata: ad.AnnData) -> ad.AnnData:
+    adata = adata.copy()
+    adata.X = adata.X.log1p()
+    return adata
+
+
 def _series() -> Iterator[Bad]:
     of, call = SERIES, in_series
     yield from _of_a_series(of, call)
@@ -367,6 +426,9 @@ def _evaluate() -> Iterator[Bad]:
     )
     yield from wrong_values(of, call, "n_genes", [0, -1, 1.5, "all", None])
     yield from wrong_values(of, call, "intervals", [[0], [1.5], ["wide"], 0.9, [float("nan")], "wide"])
+    yield from wrong_values(of, call, "output", ["bins", "", None, 3])
+    yield from wrong_values(of, call, "labels", ["domain", "nothing"])
+    yield Bad(of, "cells of spots", lambda _: call(output="cells", methods=["linear"]), ("spots", "interpolate"))
     yield from wrong_values(of, call, "layer", ["nothing"])
     yield from wrong_values(of, call, "device", ["gpu"])
     yield from wrong_values(of, call, "seed", [-1, "zero"])

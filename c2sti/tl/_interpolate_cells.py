@@ -1,0 +1,481 @@
+"""Single cells between two sections of single cells: measured cells at new places, with what they express there."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import pandas as pd
+import scipy.sparse as sp
+from anndata import AnnData
+from numpy.typing import NDArray
+from tqdm.auto import tqdm
+
+from c2sti import _keys, _logging, _result, _validators, io, pair_check
+from c2sti._backed import in_memory
+from c2sti._types import FloatArray, InterpolatedSection, Interpolator, Lattice, Prediction, SlicePair
+from c2sti.models import cells
+from c2sti.models._registry import available, name_of, resolve, sees_context
+from c2sti.models.gp import Describing, with_description
+from c2sti.ops import gaussian_operator
+from c2sti.pair_check import OnMisfit, check_on_misfit
+from c2sti.tl._describe import call_of, model_record, provenance
+from c2sti.tl._gap import PAIR, check_key
+from c2sti.tl._interpolate import _fractions
+from c2sti.tl._labels import note_carried, shared_labels
+from c2sti.uncertainty import BESIDE, ask
+
+if TYPE_CHECKING:
+    from spatialdata import SpatialData
+
+LEAST_CELLS = 50  # of a section, by which composition and spacing can be told from chance
+N_FIXED = 20  # steps in which the place of a cell of a section is found at another position
+HOLE = 2.0  # cell spacings from a cell, up to which there is tissue
+AROUND = 2.0  # cell spacings: width of the Gaussian by which the change of a cell is averaged with those around it
+BLOCK = 2**22  # values of cells and genes that are worked on together
+TOTAL_COUNTS = "total_counts"  # obs, by scanpy's convention
+OWN = _keys.TAKEN | {_keys.FROM_SECTION, _keys.FROM_CELL, TOTAL_COUNTS}  # columns of obs that no labels may be called
+HOW = "measured cells of both sections at new places, with what they express there"
+
+
+def interpolate_cells(
+    slice_a: AnnData | SpatialData,
+    slice_b: AnnData | SpatialData | None = None,
+    *,
+    n_slices: int | None = None,
+    positions: Sequence[float] | None = None,
+    labels: str | None = None,
+    counts: bool = False,
+    context: Mapping[float, AnnData | SpatialData | str] | None = None,
+    model: str | Path | Interpolator = "c2sti",
+    library_key: str | None = None,
+    layer: io.Key = None,
+    spatial_key: str | None = None,
+    table_key: io.Key = None,
+    image_key: io.Key = None,
+    coordinate_system: io.Key = None,
+    window: io.Windows = None,
+    genes: Sequence[str] | pd.Index | None = None,
+    on_misfit: OnMisfit = "warn",
+    device: str | None = None,
+    seed: int = 0,
+    key_added: str = "c2sti",
+    show_progress_bar: bool = True,
+) -> AnnData:
+    """Interpolate sections of single cells between two measured ones: cells, not bins.
+
+    Each row is a cell of one of the two sections, at a new place, with its own type and what it expresses there. The
+    result is a *sample* that looks like a section; for values at places, with their uncertainty, take
+    :func:`interpolate`.
+
+    Parameters
+    ----------
+    slice_a, slice_b
+        Neighbouring sections of single cells, each of at least 50, in common coordinates.
+    n_slices, positions
+        Which sections, as in :func:`interpolate`.
+    labels
+        Column of `obs` with the types of cells, in both sections. With it density and neighbourhoods are kept type by
+        type; without, of all cells together.
+    counts
+        Whether `X` holds counts; they are needed in both sections. By default it is log1p expression.
+    context, model, library_key, layer, spatial_key, table_key, image_key, coordinate_system, window, on_misfit
+        As in :func:`interpolate`.
+    genes
+        Names of the genes wanted; by default all shared ones.
+    device, seed
+        As in :func:`interpolate`; the seed decides which cells are taken.
+    key_added, show_progress_bar
+        Key of the record in `uns`, and prefix of the sections' names; whether to show a progress bar.
+
+    Returns
+    -------
+    AnnData of cells × N genes, the interpolated sections one below the other, in the layout of :func:`to_slices`:
+
+    - ``X``: CSR float32, log1p expression ≥ 0, or with `counts` whole numbers.
+    - ``obs["section"]``, ``"inserted"`` (True), ``"z"``; ``obs["from_section"]`` and ``obs["from_cell"]``, the measured
+      cell; ``obs[labels]``; of counts ``obs["library_size"]``, of the measured cell over the genes that sections
+      share, and ``obs["total_counts"]``.
+    - ``obsm["spatial"]``, ``obsm["spatial_3d"]``.
+    - ``uns["c2sti"]``: provenance as of :func:`interpolate`, ``synthetic: True``; in ``"cells"`` what is said of types
+      that one section alone has.
+
+    Raises
+    ------
+    KeyError, ValueError
+        A section is an array of spots, has fewer than 50 cells or lacks types (or counts) that are asked for.
+
+    Notes
+    -----
+    Cells are moved by the displacement of the model and chosen so that density, composition and pairs of neighbours are
+    interpolated between the two sections, ``c2sti/models/cells.py`` says how. What a cell expresses is the prediction
+    of the model at its new place, and what it had beyond that of its own section at its own place: counts are thinned
+    or added to by the ratio of the two, normalised expression is moved by their difference. Genes that a cell lacks it
+    lacks there, too. Types of one section alone fade with the position.
+
+    Examples
+    --------
+    >>> import c2sti
+    >>> tissue = c2sti.datasets.phantom(seed=0, size=8, n_genes=30)
+    >>> a, b = tissue.series([0.0, 100.0], layout="cells", image=False)
+    >>> out = c2sti.tl.interpolate_cells(a, b, labels="domain", show_progress_bar=False)
+    >>> bool(out.uns["c2sti"]["synthetic"]), sorted(out.obs["from_section"].unique())
+    (True, ['slice_a', 'slice_b'])
+    """
+    call = call_of(interpolate_cells, locals())
+    check_on_misfit(on_misfit)
+    check_key(key_added)
+    seed, device, method = _validators.seed(seed), available(device), resolve(model)
+    if labels is not None and _validators.text(labels, "labels") in OWN:
+        raise ValueError(f"labels={labels!r} is a column of the result itself; rename that of the sections")
+    first, second, beside = io.pair_sources(
+        slice_a,
+        slice_b,
+        context,
+        library_key=library_key,
+        layer=layer,
+        spatial_key=spatial_key,
+        table_key=table_key,
+        image_key=image_key,
+        coordinate_system=coordinate_system,
+    )
+    windows = io.window_for_each(window, [first.name, second.name])
+    keys = () if labels is None else labels
+    pair = [
+        source.read(obs_keys=keys, window=given, measured=True)
+        for source, given in zip((first, second), windows, strict=True)
+    ]
+    if beside and not sees_context(method):
+        _logging.warning(f"model={name_of(model)!r} looks at two sections only; context is ignored")
+    a, b, *others = io.on_shared_genes([*pair, *(source.read(measured=True) for source in beside.values())])
+    a, b = io.with_distinct_z(a, b)
+    types = types_of(a, b, labels)
+    if counts:
+        _check_counts(a, b)
+    fractions = _fractions(n_slices, positions, a.z, b.z)
+    what = f"interpolating {len(fractions)} section(s) of cells"
+    with tqdm(total=len(fractions), desc=what, disable=not show_progress_bar) as bar:
+        gap = Gap.of(
+            a,
+            b,
+            types,
+            context=dict(zip(beside, others, strict=True)),
+            method=method,
+            on_misfit=on_misfit,
+            device=device,
+            seed=seed,
+        )
+        var = io.shared_var([a, b, *others]).loc[gap.genes]
+        wanted = None if genes is None else _result.genes_of(genes, var.index, var, "all sections")
+        made = []
+        for p in fractions.tolist():
+            made.append(gap.section(p, counts=counts, genes=wanted))
+            bar.update()
+    record = provenance(
+        [a, b, *others],
+        model_record(model, method),
+        gap.pair.lattice,
+        seed,
+        {**first.parameters(), "labels": labels},
+        call,
+    )
+    return _framed(gap, made, fractions, record, var if wanted is None else var.loc[wanted], labels, counts, key_added)
+
+
+# ---- types of cells
+
+
+@dataclass(frozen=True)
+class Types:
+    """Types of the cells of both sections.
+
+    Parameters
+    ----------
+    kind
+        Names; None where types are not asked for.
+    codes
+        (n_a,) and (n_b,) numbers of the types, −1 where unknown.
+    lonely
+        By type that one section alone has, that section.
+    """
+
+    kind: pd.CategoricalDtype | None
+    codes: tuple[NDArray[np.intp], NDArray[np.intp]]
+    lonely: Mapping[str, str]
+
+    @property
+    def together(self) -> NDArray[np.intp]:
+        """(n_a + n_b,) types from 0; what is unknown is a type of its own."""
+        codes = np.concatenate(self.codes)
+        return np.where(codes < 0, codes.max() + 1, codes)
+
+
+def types_of(a: io.SliceGrid, b: io.SliceGrid, labels: str | None) -> Types:
+    """Types that two sections of cells carry; refuses what are no cells, too few of them, or cells without types."""
+    for g in (a, b):
+        if g.layout in ("square", "hex"):
+            raise ValueError(
+                f"{g.name} is a {g.layout} array of spots, not of single cells; c2sti.tl.interpolate takes spots"
+            )
+        if len(g.xy) < LEAST_CELLS:
+            raise ValueError(
+                f"{g.name} has {len(g.xy)} cells; at least {LEAST_CELLS} are needed to tell how cells lie from chance. "
+                "c2sti.tl.interpolate gives expression at places from fewer"
+            )
+    if labels is None:
+        return Types(None, (np.zeros(len(a.xy), np.intp), np.zeros(len(b.xy), np.intp)), {})
+    for g in (a, b):
+        if labels in g.annotations.absent:
+            known = g.annotations.absent[labels]
+            raise type(known)(f"{str(known.args[0])}. Types of both sections are needed, or none: labels=None")
+    kind = shared_labels([a, b])[labels]
+    if not isinstance(kind, pd.CategoricalDtype):
+        raise ValueError(f"obs[{labels!r}] (labels=) holds numbers; types of cells are labels: .astype(str)")
+    first, second = (pd.Categorical(g.annotations.labels(labels), dtype=kind).codes.astype(np.intp) for g in (a, b))
+    lonely = {}
+    for g, own, other in ((a, first, second), (b, second, first)):
+        if (own < 0).any():
+            _logging.warning(f"{int((own < 0).sum())} of {len(own)} cells of {g.name} have no type in obs[{labels!r}]")
+        for code in np.setdiff1d(own[own >= 0], other):
+            name, n = str(kind.categories[code]), int((own == code).sum())
+            lonely[name] = g.name
+            _logging.warning(f"type {name!r} is found in {g.name} alone ({n} cells); it fades with the position")
+    return Types(kind, (first, second), lonely)
+
+
+def _check_counts(a: io.SliceGrid, b: io.SliceGrid) -> None:
+    for g in (a, b):
+        if not g.counts and g.beside is None:
+            raise ValueError(
+                f"{g.name} holds normalised expression, and counts=True needs counts; name their layer: layer='counts'"
+            )
+
+
+# ---- a gap between two sections
+
+
+@dataclass(frozen=True)
+class CellSection:
+    """An interpolated section of m cells.
+
+    Parameters
+    ----------
+    cells
+        (m,) numbers of the measured cells, those of the second section after those of the first.
+    xy
+        (m, 2) where they lie.
+    values
+        (m, N) log1p expression or counts.
+    """
+
+    cells: NDArray[np.intp]
+    xy: FloatArray
+    values: sp.csr_array
+
+
+@dataclass(frozen=True)
+class Gap:
+    """Two sections of cells, and what a method says of both and of what lies between them."""
+
+    a: io.SliceGrid
+    b: io.SliceGrid
+    types: Types
+    pair: SlicePair
+    genes: pd.Index
+    method: Interpolator
+    ends: tuple[InterpolatedSection, InterpolatedSection]  # of a and of b, at the places of their own cells
+    fits: Mapping[str, float]
+    device: str
+    seed: int
+
+    @cached_property
+    def outlines(self) -> tuple[io.SliceGrid, io.SliceGrid]:
+        """Both sections as cells, however few they are: a hole between cells is not the end of the tissue."""
+        a, b = (replace(g, layout="cells", pitch=HOLE * cells.spacing(g.xy)) for g in (self.a, self.b))
+        return a, b
+
+    @cached_property
+    def lattice(self) -> Lattice:
+        """Bins on which outlines are interpolated."""
+        return io.common_lattice(*self.outlines)
+
+    @classmethod
+    def of(
+        cls,
+        a: io.SliceGrid,
+        b: io.SliceGrid,
+        types: Types,
+        *,
+        context: Mapping[float, io.SliceGrid],
+        method: Interpolator,
+        on_misfit: OnMisfit,
+        device: str,
+        seed: int,
+    ) -> Gap:
+        """Check and describe a pair."""
+        pair, genes = io.make_pair(a, b, context=context, lattice=io.common_lattice(a, b), judged=True)
+        level, scales = io.level(a, b)
+        fits = pair_check.measure(pair.a, pair.b, pair.spacing, io.overlap(a, b), level)
+        pair_check.complain(fits, a.name, b.name, on_misfit, scales=scales, stacklevel=4)
+        pair = pair.in_memory()
+        if isinstance(method, Describing):  # it is asked three times
+            method = with_description(method, method.describe(pair, device=device, seed=seed).keeping())
+        places = np.concatenate([a.xy, b.xy])
+        found = _asked(method, pair, places, [BESIDE, 1 - BESIDE], device, seed).slices
+        n = len(a.xy)
+        ends = found[0].rows(slice(n)), found[1].rows(slice(n, None))
+        return cls(a, b, types, pair, genes, method, ends, fits, device, seed)
+
+    def section(self, position: float, *, counts: bool = False, genes: pd.Index | None = None) -> CellSection:
+        """The cells at a position."""
+        rng = np.random.default_rng([self.seed, int(np.float64(position).view(np.uint64))])
+        kept, xy = cells.chosen(self.candidates(position), rng)
+        rows = io.rows_of(*self.outlines, self.lattice, xy)
+        how: dict[str, Any] = {"device": self.device, "seed": self.seed, "std": False, "blind": rows.blind}
+        (there,) = ask(self.method, self.pair, xy, [position], **how)[0].slices
+        wanted = np.arange(len(self.genes)) if genes is None else self.genes.get_indexer(genes)
+        n, first = len(self.a.xy), int(np.searchsorted(kept, len(self.a.xy)))
+        parts: list[sp.csr_array] = []
+        for end, own, here in zip(
+            self.ends, (kept[:first], kept[first:] - n), (slice(first), slice(first, None)), strict=True
+        ):
+            around = _around(xy[here])
+            before, after = _averaged(end.rows(own), around), _averaged(there.rows(here), around)
+            parts += self._values(kept[here], before, after, counts, wanted, rng)
+        return CellSection(kept, xy, sp.csr_array(sp.vstack(parts, format="csr")))
+
+    def candidates(self, position: float) -> cells.Candidates:
+        """All cells where they lie at a position, and the share of them that is kept."""
+        lattice, middle = self.pair.lattice, self.pair.lattice.centres[:1]
+        field = _asked(self.method, self.pair, middle, [position], self.device, self.seed).notes.get("displacement")
+        field = None if field is None else field[0]
+        second = np.repeat([False, True], [len(self.a.xy), len(self.b.xy)])
+        xy = np.concatenate([_moved(g.xy, field, lattice, position, i) for i, g in enumerate((self.a, self.b))])
+        inside = io.rows_of(*self.outlines, self.lattice, xy).inside(position)
+        there = io.source_places(xy, field, lattice, position)
+        covered = np.where(second, self.outlines[0].covers(there[0]), self.outlines[1].covers(there[1]))
+        share = np.where(covered, np.where(second, position, 1 - position), 1.0)
+        return cells.Candidates(xy, second, self.types.together, np.where(inside, share, 0.0))
+
+    def _values(
+        self,
+        kept: NDArray[np.intp],
+        before: InterpolatedSection,
+        after: InterpolatedSection,
+        counts: bool,
+        genes: NDArray[np.intp],
+        rng: np.random.Generator,
+    ) -> Iterator[sp.csr_array]:
+        """What cells of one section express at their new places, of some genes: (m, n), block by block."""
+        step = max(BLOCK // len(self.genes), 1)
+        for start in range(0, len(kept), step):
+            own, block = kept[start : start + step], slice(start, start + step)
+            change = after.block(block, slice(None)) - before.block(block, slice(None))
+            if counts or self.a.counts:
+                found = cells.moved_counts(self._counts[own], change, rng)
+                yield (found if counts else _logged(found))[:, genes]
+            else:
+                yield cells.moved_expression(self._expression[own], change)[:, genes]
+
+    @cached_property
+    def _expression(self) -> sp.csr_array:
+        """(n, N) values of the cells of both sections, as the sections hold them."""
+        return sp.csr_array(sp.vstack([in_memory(io.values_of(g, self.genes)) for g in (self.a, self.b)], format="csr"))
+
+    @cached_property
+    def _counts(self) -> sp.csr_array:
+        """(n, N) counts of the cells of both sections."""
+        if self.a.counts:
+            return self._expression
+        grids = (replace(g, values=g.beside, counts=True) for g in (self.a, self.b) if g.beside is not None)
+        return sp.csr_array(sp.vstack([in_memory(io.values_of(g, self.genes)) for g in grids], format="csr"))
+
+
+def _around(xy: FloatArray) -> sp.csr_array:
+    """(m, m) weights of the cells around each: what a model says at a cell's own place has its noise in it, too."""
+    return gaussian_operator(xy, xy, AROUND * cells.spacing(xy)) if len(xy) > 1 else sp.csr_array(np.eye(len(xy)))
+
+
+def _averaged(section: InterpolatedSection, around: sp.csr_array) -> InterpolatedSection:
+    return replace(section, weights=around @ section.weights)
+
+
+def _logged(counts: sp.csr_array) -> sp.csr_array:
+    return in_memory(io.log_normalise(counts, np.asarray(counts.sum(axis=1)).ravel()))
+
+
+def _asked(
+    method: Interpolator, pair: SlicePair, points: FloatArray, positions: Sequence[float], device: str, seed: int
+) -> Prediction:
+    return method(pair, points, positions, device=device, seed=seed, progress=lambda share: None)
+
+
+def _moved(xy: FloatArray, field: FloatArray | None, lattice: Lattice, position: float, section: int) -> FloatArray:
+    """(n, 2) where at a position the tissue lies that is at places of the first (0) or the second (1) section."""
+    if field is None:
+        return xy
+    points = xy
+    for _ in range(N_FIXED):
+        points = xy - (io.source_places(points, field, lattice, position)[section] - points)
+    return points
+
+
+# ---- the result
+
+
+def _framed(
+    gap: Gap,
+    made: Sequence[CellSection],
+    fractions: FloatArray,
+    record: Mapping[str, Any],
+    var: pd.DataFrame,
+    labels: str | None,
+    counts: bool,
+    key: str,
+) -> AnnData:
+    """The sections one below the other, with a record of how they were made."""
+    a, b = gap.a, gap.b
+    inserted, depths = _keys.inserted(key, len(made)), np.array([0.0, *fractions, 1.0])
+    z = depths if a.z is None or b.z is None else a.z + depths * (b.z - a.z)
+    own, n = np.concatenate([section.cells for section in made]), [len(section.cells) for section in made]
+    xy, depth = np.concatenate([section.xy for section in made]), np.repeat(z[1:-1], n)
+    obs = pd.DataFrame(
+        {
+            _keys.SECTION: pd.Categorical(np.repeat(inserted, n), categories=inserted, ordered=True),
+            _keys.INSERTED: True,
+            _keys.Z: depth,
+            _keys.FROM_SECTION: pd.Categorical.from_codes((own >= len(a.xy)).astype(int), categories=list(PAIR)),
+            _keys.FROM_CELL: np.concatenate([a.names, b.names])[own],
+        },
+        index=[f"{name}_cell_{i}" for name, m in zip(inserted, n, strict=True) for i in range(m)],
+    )
+    matrix = sp.csr_matrix(sp.vstack([section.values for section in made], format="csr"))
+    if labels is not None:
+        obs[labels] = pd.Categorical.from_codes(np.concatenate(gap.types.codes)[own], dtype=gap.types.kind)
+    if counts:
+        obs[_keys.LIBRARY_SIZE] = np.concatenate([a.library, b.library])[own]
+        obs[TOTAL_COUNTS] = np.asarray(matrix.sum(axis=1), dtype=np.float64).ravel()
+    obsm = {_keys.SPATIAL: xy, _keys.SPATIAL_3D: np.column_stack([xy, depth])}
+    out = AnnData(X=matrix, obs=obs, var=var, obsm=obsm)
+    scale = None if counts else _result.log1p_of(record)
+    if scale is not None:
+        out.uns[_keys.LOG1P] = scale
+    out.uns[key] = {
+        "synthetic": True,
+        "sections": [PAIR[0], *inserted, PAIR[1]],
+        "inserted": inserted,
+        "positions": depths,
+        "genes": var.index.to_numpy(dtype=str),
+        _keys.PAIR_CHECK: dict(gap.fits),
+        _keys.CELLS: {"how": HOW, "types_in_one_section": dict(gap.types.lonely)},
+        **({} if a.z is None or b.z is None else {"z": z}),
+        **{name: value for name, value in record.items() if name != _keys.LOG1P},
+    }
+    if labels is not None:
+        note_carried(out, (a, b), {labels: gap.types.kind}, key)
+    _logging.info(f"interpolated {', '.join(inserted)} ({out.n_obs} cells x {out.n_vars} genes)")
+    return out
