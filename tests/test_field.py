@@ -186,6 +186,16 @@ def test_tiles_leave_no_seams(ratio: float, most: float, monkeypatch: pytest.Mon
     assert np.abs(off).max() < most * exact.std()
 
 
+def test_weak_maps_take_the_length_scale_of_most() -> None:
+    misfits = torch.tensor([[0.0] * 9 + [0.0, 5.0], [4.0] * 9 + [0.0, 0.0]], dtype=torch.float64)
+    shares = _field._posterior(misfits)
+    torch.testing.assert_close(shares.sum(dim=0), torch.ones(11, dtype=torch.float64))
+    usual = shares.mean(dim=1)
+    torch.testing.assert_close(shares[0, 9], usual[0], atol=1e-3, rtol=0)  # says nothing itself
+    assert usual[0] > 0.85
+    assert shares[1, 10] > 0.9  # says enough
+
+
 # ---- detail
 
 
@@ -233,7 +243,9 @@ def test_the_correlation_of_detail_is_that_of_the_sections() -> None:
 def test_shared_detail_brings_the_answer_nearer() -> None:
     seen, truth = sections(0.9)
     x = seen.x[seen.z == 0].numpy()
-    detailed = learnt(seen, spots=lambda rows: seen[np.arange(len(seen.x))[rows]], windows_of_spots=[np.arange(len(seen.x))])
+    detailed = learnt(
+        seen, spots=lambda rows: seen[np.arange(len(seen.x))[rows]], windows_of_spots=[np.arange(len(seen.x))]
+    )
     assert len(detailed.parts) == 2
     before, after = (np.square(made.at(x, [0.5])[0] - truth).mean() for made in (learnt(seen), detailed))
     assert after < 0.8 * before

@@ -107,6 +107,7 @@ WINDOW = 1000  # spots of a window that noise is learnt from where there are mor
 KEPT = 2**30  # bytes that fields of one length scale keep of what they have solved
 CHUNK = 1024  # places whose variances are computed together
 OWN_LENGTHS = (1.5, 2.6, 4.5, 8.0)  # over which a map is averaged
+STEPS = 20  # of the shares of the length scales, which then change no more
 SLIGHT = 1e-3  # largest share of a map up to which a length scale is left out
 
 
@@ -200,7 +201,8 @@ class Field:
         seed
             Of the windows.
         own_lengths
-            Whether each map is a mean over `OWN_LENGTHS`, weighted by its evidence, and not of the kernel's length.
+            Whether each map is a mean over `OWN_LENGTHS`, weighted by its evidence and by how usual each is among the
+            maps, and not of the kernel's length.
         coarser
             Gives, where there are many spots, cells of them that are small enough for a longer length scale.
         spots, windows_of_spots
@@ -217,7 +219,7 @@ class Field:
         kernels = [replace(kernel, length=length) for length in lengths]
         spectra = [[Spectrum.of(k, window) for window in windows] for k in kernels]
         misfits, noises, scales = zip(*(best_noise(own, [w.values for w in windows]) for own in spectra), strict=True)
-        shares = torch.softmax(-torch.stack(misfits), dim=0)
+        shares = _posterior(torch.stack(misfits))
         shares = torch.where((shares > SLIGHT).any(dim=1, keepdim=True), shares, 0)
         shares = shares / shares.sum(dim=0)
         parts = []
@@ -297,6 +299,19 @@ class Field:
                     total[:, tile.here[rows] - start] += values * share
                 progress(len(tile.here) / len(places) / len(self.parts))
         return totals
+
+
+def _posterior(misfits: Tensor) -> Tensor:
+    """(L, K) probability of each length scale for each map, of its negative log evidence.
+
+    How often each occurs among the maps is learnt as well, from equal shares on (expectation maximisation): weak maps,
+    of which the evidence says little, are as most maps are.
+    """
+    shares = torch.softmax(-misfits, dim=0)
+    for _ in range(STEPS):
+        usual = shares.mean(dim=1, keepdim=True).clamp(min=1e-9)
+        shares = torch.softmax(usual.log() - misfits, dim=0)
+    return shares
 
 
 @dataclass(frozen=True)
