@@ -8,7 +8,7 @@ the H&E (section 2.3) and total variation (section 2.4).
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
-from math import ceil, isqrt
+from math import isqrt
 
 import numpy as np
 import scipy.sparse as sp
@@ -400,12 +400,12 @@ def sobel_magnitude(image: Tensor) -> Tensor:
     amplitude = sobel(filled[None], eps=0.0)[0].mean(dim=0)
     # Rounding leaves a trace on a flat image, which the scale would blow up to structure.
     amplitude = torch.where(inside & (amplitude > 1e-6 * filled.abs().max()), amplitude, 0)
-    if not amplitude.any():
-        return amplitude
-    edges = amplitude[inside]
-    # quantile() refuses more than 16 million bins.
-    high = edges.kthvalue(1 + ceil(0.99 * (len(edges) - 1))).values
-    return (amplitude / torch.where(high > 0, high, amplitude.max())).clamp(max=1)
+    # Of those inside, behind all others; quantile() refuses more than 16 million bins.
+    ranked, n = torch.where(inside, amplitude, -1).flatten().sort().values, inside.sum()
+    place = len(ranked) - n + (99 * (n - 1) + 99) // 100
+    high = ranked.gather(0, place.clamp(0, len(ranked) - 1)[None])
+    scale = torch.where(high > 0, high, amplitude.max())
+    return (amplitude / torch.where(scale > 0, scale, 1)).clamp(max=1)
 
 
 def total_variation(field: Tensor) -> Tensor:

@@ -90,16 +90,28 @@ def test_every_weight_of_the_paper_has_a_gradient(network: Network, inputs: Mode
     assert without <= unused
 
 
-@pytest.mark.parametrize("name", ["maps", "features"])  # autocast does not reach into the vmap of "motion"
-def test_half_precision_is_near(name: str, device: str) -> None:
+def ready(name: str, device: str) -> tuple[Network, ModelInputs]:
+    """An untrained network, and what it looks at."""
     network, generator = fresh(CONFIGS[name], 0).to(device), torch.Generator().manual_seed(0)
     maps = lambda *s: torch.rand(*s, 12, 12, generator=generator).to(device)
     panel = tuple(torch.stack([maps(6) - 0.5, torch.ones(6, 12, 12, device=device)], dim=1) for _ in range(2))
     lattice, ends, images = Lattice((0.0, 0.0), 1.0, (12, 12)), (maps(3), maps(3)), (maps(3), maps(3))
     chosen, scale, graph = (x.to(device) for x in (torch.arange(6), torch.ones(6), torch.eye(6)))
-    inputs = ModelInputs(lattice, (0.0, 1.0), panel, chosen, scale, images, graph, ends, (None, None))
+    return network, ModelInputs(lattice, (0.0, 1.0), panel, chosen, scale, images, graph, ends, (None, None))
+
+
+@pytest.mark.parametrize("name", ["maps", "features"])  # autocast does not reach into the vmap of "motion"
+def test_half_precision_is_near(name: str, device: str) -> None:
+    network, inputs = ready(name, device)
     with torch.no_grad():
         exact = network(inputs, 0.4)[0]
         with torch.autocast(device, dtype=torch.bfloat16):
             near = network(inputs, 0.4)[0]
     torch.testing.assert_close(near.float(), exact, atol=0.05, rtol=0.05)
+
+
+def test_it_compiles_as_one_graph(device: str) -> None:
+    network, inputs = ready("features", device)
+    compiled = torch.compile(network, backend="eager", fullgraph=True)  # inductor: minutes, and 1e-6
+    with torch.no_grad():
+        torch.testing.assert_close(compiled(inputs, 0.4)[0], network(inputs, 0.4)[0], atol=1e-5, rtol=0)
