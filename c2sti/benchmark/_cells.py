@@ -18,7 +18,7 @@ from scipy.spatial import KDTree
 
 from c2sti import metrics
 from c2sti._types import FloatArray
-from c2sti.models.cells import spacing
+from c2sti.models.cells import nearest_cell, spacing
 
 PER_BIN = 16  # cells of a bin, on average, of the measured section
 LEAST = 5  # cells of a bin in both sections, from which its mean expression is compared
@@ -99,7 +99,7 @@ def _spacing_distance(predicted: FloatArray, measured: FloatArray) -> float:
     """Wasserstein distance of the distances to nearest neighbours, by the mean of the measured ones."""
     from scipy.stats import wasserstein_distance  # noqa: PLC0415 - slow to import
 
-    p, m = (KDTree(xy).query(xy, k=[2])[0][:, 0] for xy in (predicted, measured))
+    p, m = nearest_cell(predicted), nearest_cell(measured)
     return float(wasserstein_distance(p, m) / m.mean())
 
 

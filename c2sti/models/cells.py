@@ -52,12 +52,16 @@ class Candidates:
     share
         (n,) of the cells like this one that are kept: 1 − p of the first section and p of the second; 1 where the other
         section has no tissue, and 0 outside of the outline.
+    nearest
+        (n,) distance to the nearest cell of the same section, where both were measured: tissue that is bent by a
+        registration bends no cell.
     """
 
     xy: FloatArray
     second: NDArray[np.bool_]
     types: NDArray[np.intp]
     share: FloatArray
+    nearest: FloatArray
 
     @property
     def sections(self) -> list[NDArray[np.intp]]:
@@ -71,10 +75,15 @@ def spacing(xy: FloatArray) -> float:
     return float(np.sqrt(np.pi / 6) * np.median(sixth))
 
 
+def nearest_cell(xy: FloatArray) -> FloatArray:
+    """(n,) distance to the nearest other cell."""
+    return KDTree(xy).query(xy, k=[2])[0][:, 0]
+
+
 def chosen(candidates: Candidates, rng: np.random.Generator) -> tuple[NDArray[np.intp], FloatArray]:
     """Indices (m,) of the cells that are kept, and where (m, 2) they lie."""
     kept = np.flatnonzero(_kept(candidates, rng))
-    return kept, _spaced(candidates.xy[kept], *_distances(candidates), rng)
+    return kept, _spaced(candidates.xy[kept], candidates.nearest, candidates.share, rng)
 
 
 # ---- which cells
@@ -157,16 +166,6 @@ def _lowest(sees: sp.csr_array, cost: FloatArray) -> NDArray[np.bool_]:
 
 
 # ---- where they lie
-
-
-def _distances(cells: Candidates) -> tuple[FloatArray, FloatArray]:
-    """Distances to the nearest neighbour within each section, and how much each counts."""
-    found, share = [], []
-    for own in cells.sections:
-        if len(own) > 1:
-            found.append(KDTree(cells.xy[own]).query(cells.xy[own], k=[2])[0][:, 0])
-            share.append(cells.share[own])
-    return np.concatenate(found), np.concatenate(share)
 
 
 def _spaced(xy: FloatArray, distances: FloatArray, share: FloatArray, rng: np.random.Generator) -> FloatArray:

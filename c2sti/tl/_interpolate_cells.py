@@ -359,7 +359,7 @@ class Gap:
         there = io.source_places(xy, field, lattice, position)
         covered = np.where(second, self.outlines[0].covers(there[0]), self.outlines[1].covers(there[1]))
         share = np.where(covered, np.where(second, position, 1 - position), 1.0)
-        return cells.Candidates(xy, second, self.types.together, np.where(inside, share, 0.0))
+        return cells.Candidates(xy, second, self.types.together, np.where(inside, share, 0.0), self._nearest)
 
     def _values(
         self,
@@ -380,6 +380,10 @@ class Gap:
                 yield (found if counts else _logged(found))[:, genes]
             else:
                 yield cells.moved_expression(self._expression[own], change)[:, genes]
+
+    @cached_property
+    def _nearest(self) -> FloatArray:
+        return np.concatenate([cells.nearest_cell(g.xy) for g in (self.a, self.b)])
 
     @cached_property
     def _expression(self) -> sp.csr_array:

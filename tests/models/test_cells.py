@@ -7,7 +7,7 @@ from numpy.typing import NDArray
 from scipy.spatial import KDTree
 
 from c2sti.models import cells
-from c2sti.models.cells import Candidates, chosen, moved_counts, moved_expression, spacing
+from c2sti.models.cells import Candidates, chosen, moved_counts, moved_expression, nearest_cell, spacing
 
 
 def section(seed: int) -> NDArray[np.float64]:
@@ -21,11 +21,8 @@ def candidates(p: float, types: tuple[NDArray[np.intp], NDArray[np.intp]] | None
     a, b = section(2 * seed), section(2 * seed + 1)
     second = np.repeat([False, True], [len(a), len(b)])
     codes = np.zeros(len(second), np.intp) if types is None else np.concatenate(types)
-    return Candidates(np.concatenate([a, b]), second, codes, np.where(second, p, 1 - p))
-
-
-def nearest(xy: NDArray[np.float64]) -> NDArray[np.float64]:
-    return KDTree(xy).query(xy, k=[2])[0][:, 0]
+    distances = np.concatenate([nearest_cell(a), nearest_cell(b)])
+    return Candidates(np.concatenate([a, b]), second, codes, np.where(second, p, 1 - p), distances)
 
 
 def test_spacing_is_that_of_a_lattice() -> None:
@@ -48,12 +45,12 @@ def test_density_and_spacing_are_between_those_of_the_sections(p: float) -> None
     kept, xy = chosen(given, np.random.default_rng(0))
     assert len(kept) == pytest.approx(given.share.sum(), rel=0.03)
     assert given.second[kept].mean() == pytest.approx(p, abs=0.07)
-    within = np.concatenate([nearest(given.xy[given.second == second]) for second in (False, True)])
+    within = np.concatenate([nearest_cell(given.xy[given.second == second]) for second in (False, True)])
     np.testing.assert_allclose(
-        np.quantile(nearest(xy), [0.1, 0.5, 0.9]), np.quantile(within, [0.1, 0.5, 0.9]), rtol=0.1
+        np.quantile(nearest_cell(xy), [0.1, 0.5, 0.9]), np.quantile(within, [0.1, 0.5, 0.9]), rtol=0.1
     )
     mixed = given.xy[np.random.default_rng(1).random(len(given.xy)) < given.share]
-    assert nearest(mixed).mean() < 0.9 * nearest(xy).mean()
+    assert nearest_cell(mixed).mean() < 0.9 * nearest_cell(xy).mean()
 
 
 def test_density_is_nearer_to_the_interpolated_one_than_by_chance() -> None:
@@ -72,7 +69,7 @@ def test_density_is_nearer_to_the_interpolated_one_than_by_chance() -> None:
 def test_a_type_of_one_section_fades(p: float) -> None:
     plain = candidates(p)
     types = np.where(plain.second & (plain.xy[:, 0] < 10), 1, 0)
-    given = Candidates(plain.xy, plain.second, types, plain.share)
+    given = Candidates(plain.xy, plain.second, types, plain.share, plain.nearest)
     kept = chosen(given, np.random.default_rng(0))[0]
     assert (types[kept] == 1).sum() == pytest.approx(p * types.sum(), rel=0.15)
 
@@ -81,7 +78,7 @@ def test_pairs_of_types_are_kept() -> None:
     """Two types in stripes of both sections: few cells of one lie beside the other, as in both."""
     plain = candidates(0.5)
     types = (plain.xy[:, 0] // 5 % 2).astype(np.intp)
-    given = Candidates(plain.xy, plain.second, types, plain.share)
+    given = Candidates(plain.xy, plain.second, types, plain.share, plain.nearest)
     kept, xy = chosen(given, np.random.default_rng(0))
 
     def apart(xy: NDArray[np.float64], types: NDArray[np.intp]) -> float:
@@ -96,7 +93,7 @@ def test_what_lies_outside_is_never_kept_and_what_one_section_has_stays() -> Non
     outside, alone = plain.xy[:, 1] < 8, plain.second & (plain.xy[:, 1] > 30)
     share = np.where(outside, 0.0, np.where(alone, 1.0, plain.share))
     share[~plain.second & (plain.xy[:, 1] > 30)] = 0.0
-    given = Candidates(plain.xy, plain.second, plain.types, share)
+    given = Candidates(plain.xy, plain.second, plain.types, share, plain.nearest)
     kept = chosen(given, np.random.default_rng(0))[0]
     assert not outside[kept].any()
     assert np.isin(np.flatnonzero(alone), kept).mean() > 0.9
@@ -113,11 +110,17 @@ def test_the_seed_decides() -> None:
 def test_the_same_section_twice_gives_one() -> None:
     a = section(0)
     second = np.repeat([False, True], len(a))
-    given = Candidates(np.concatenate([a, a]), second, np.zeros(2 * len(a), np.intp), np.full(2 * len(a), 0.5))
+    given = Candidates(
+        np.concatenate([a, a]),
+        second,
+        np.zeros(2 * len(a), np.intp),
+        np.full(2 * len(a), 0.5),
+        np.tile(nearest_cell(a), 2),
+    )
     kept, xy = chosen(given, np.random.default_rng(0))
     assert len(kept) == pytest.approx(len(a), rel=0.03)
     assert np.isfinite(xy).all()
-    assert nearest(xy).min() > 0
+    assert nearest_cell(xy).min() > 0
 
 
 def test_work_grows_with_the_number_of_cells_not_with_its_square() -> None:
@@ -125,7 +128,9 @@ def test_work_grows_with_the_number_of_cells_not_with_its_square() -> None:
     n = len(given.xy)
     assert cells._alike(given, 1.0).nnz < n * 300
     far = np.concatenate([given.xy, given.xy + 1000.0])
-    twice = Candidates(far, np.tile(given.second, 2), np.tile(given.types, 2), np.tile(given.share, 2))
+    twice = Candidates(
+        far, np.tile(given.second, 2), np.tile(given.types, 2), np.tile(given.share, 2), np.tile(given.nearest, 2)
+    )
     assert cells._alike(twice, 1.0).nnz == 2 * cells._alike(given, 1.0).nnz
 
 
