@@ -1,4 +1,4 @@
-"""Fill a whole series of sections: to an even spacing, or at given z.
+"""Fill a whole series of sections: so many in each gap, to a spacing, or at given z.
 
 Every z lies in one gap between two measured sections. These two are the pair, the sections around them are context, and
 all sections of a gap are interpolated at once, on one lattice for the series.
@@ -53,9 +53,20 @@ def depths_of(grids: Sequence[io.SliceGrid], z: Sequence[float] | None) -> Float
                 f"{', '.join(without)} carry no depth; give one a section with z=[…] in µm, or put it into obs['z_um']"
             )
         z = [g.z for g in grids if g.z is not None]
+        _warn_of_unit(grids)
     depths = io.depth_of_each(z, len(grids))
     _check_increasing(depths, "the depths of the sections", "put slices (and z) in order, and leave out what is twice")
     return depths
+
+
+def _warn_of_unit(grids: Sequence[io.SliceGrid]) -> None:
+    """Warn where z is a column that names no unit: a stack lays it beside x and y."""
+    unnamed = [g.name for g in grids if g.obs is not None and _keys.Z_UM not in g.obs and _keys.Z in g.obs]
+    if unnamed:
+        _logging.warning(
+            f"obs['z'] of {', '.join(unnamed)} names no unit, and obsm['spatial_3d'] has it beside x and y as it is. "
+            "Put z in the unit of x and y into obs['z_um'], or give it: z=[…]"
+        )
 
 
 def _check_increasing(depths: FloatArray, what: str, fix: str) -> None:
@@ -63,24 +74,59 @@ def _check_increasing(depths: FloatArray, what: str, fix: str) -> None:
         raise ValueError(f"{what}, {depths.tolist()}, must increase without repeats; {fix}")
 
 
-def depths_wanted(depths: FloatArray, at_z: Sequence[float] | None, spacing: float | None) -> FloatArray:
-    """(S,) z of the sections wanted: those given, or even steps from the first section on."""
+def depths_wanted(
+    depths: FloatArray,
+    at_z: Sequence[float] | None = None,
+    spacing: float | None = None,
+    n_slices: int | Sequence[int] | None = None,
+) -> FloatArray:
+    """(S,) z of the sections wanted: those given, or all that were measured and even steps in each gap between them."""
     top, bottom = depths[[0, -1]]
-    if (at_z is None) == (spacing is None):
-        gaps = np.diff(depths)
+    gaps = np.diff(depths)
+    if sum(given is not None for given in (at_z, spacing, n_slices)) != 1:
         raise ValueError(
-            f"give either spacing= (the sections are {gaps.min():g} to {gaps.max():g} apart) or at_z= (depths from "
-            f"{top:g} to {bottom:g})"
+            f"give one of n_slices= (sections in each gap), spacing= (the sections are {gaps.min():g} to "
+            f"{gaps.max():g} apart) and at_z= (depths from {top:g} to {bottom:g})"
         )
-    if spacing is not None:
-        if not 0 < _validators.number(spacing, "spacing") <= bottom - top:
-            raise ValueError(f"spacing = {spacing:g} must be positive and at most {bottom - top:g}, the whole series")
-        if (bottom - top) / spacing > MOST_DEPTHS:
-            raise ValueError(
-                f"spacing = {spacing:g} makes {(bottom - top) / spacing:.0f} sections between {top:g} and {bottom:g}; "
-                "is it in the unit of the depths?"
-            )
-        return top + spacing * np.arange(int((bottom - top) / spacing * (1 + SAME)) + 1)
+    if at_z is not None:
+        return _depths_given(depths, at_z)
+    n_steps = 1 + _numbers_given(n_slices, len(gaps)) if spacing is None else _steps(gaps, spacing)
+    if n_steps.sum() > MOST_DEPTHS:
+        asked = f"n_slices = {_validators.shown(n_slices)}" if spacing is None else f"spacing = {spacing:g}"
+        raise ValueError(
+            f"{asked} makes {n_steps.sum():.0f} sections between {top:g} and {bottom:g}; "
+            + ("choose fewer" if spacing is None else "is it in the unit of the depths?")
+        )
+    inner = [np.linspace(*ends, int(n) + 1)[:-1] for *ends, n in zip(depths[:-1], depths[1:], n_steps, strict=True)]
+    return np.append(np.concatenate(inner), bottom)
+
+
+def _steps(gaps: FloatArray, spacing: float) -> FloatArray:
+    """(G,) how many even steps each gap has: where there are several, each is 2/3 to 5/4 of the spacing."""
+    if not 0 < _validators.number(spacing, "spacing") <= gaps.sum():
+        raise ValueError(f"spacing = {spacing:g} must be positive and at most {gaps.sum():g}, the whole series")
+    n_steps = np.floor(gaps / spacing + 0.5 + SAME)
+    if n_steps.max() < 2:
+        raise ValueError(
+            f"spacing = {spacing:g} leaves no room for a section in any gap: the sections are {gaps.min():g} to "
+            f"{gaps.max():g} apart; give spacing={gaps.max() / 2:g} or less, or n_slices=1"
+        )
+    return np.asarray(np.maximum(n_steps, 1))
+
+
+def _numbers_given(n_slices: int | Sequence[int] | None, n_gaps: int) -> FloatArray:
+    """(G,) how many sections are wanted in each gap."""
+    if np.ndim(n_slices) == 0:
+        return np.full(n_gaps, _validators.whole(n_slices, "n_slices"))
+    given = _validators.several(n_slices, "n_slices", "whole numbers, one for each gap")
+    if len(given) != n_gaps:
+        raise ValueError(f"n_slices holds {len(given)} number(s); one for each of the {n_gaps} gaps is needed")
+    return np.array([_validators.whole(n, "n_slices", least=0) for n in given])
+
+
+def _depths_given(depths: FloatArray, at_z: Sequence[float]) -> FloatArray:
+    """(S,) `at_z`, which must increase within the series."""
+    top, bottom = depths[[0, -1]]
     wanted = np.atleast_1d(_validators.reals(at_z, "at_z"))
     if wanted.ndim != 1 or len(wanted) == 0:
         raise ValueError(f"at_z has shape {wanted.shape}; a list of z is needed")
@@ -152,6 +198,7 @@ def interpolate_series(
     *,
     library_key: str | None = None,
     z: Sequence[float] | None = None,
+    n_slices: int | Sequence[int] | None = None,
     at_z: Sequence[float] | None = None,
     spacing: float | None = None,
     n_context: int = 2,
@@ -176,7 +223,7 @@ def interpolate_series(
     out: str | Path | None = None,
     max_memory: int | str | None = None,
 ) -> AnnData:
-    """Interpolate a series of sections to an even spacing, or at given z.
+    """Interpolate a series of sections: so many in each gap, to a spacing, or at given z.
 
     A z that is a measured section's gives that section as it was measured; any other section is interpolated between
     its two measured neighbours, with the sections around these as context.
@@ -190,8 +237,11 @@ def interpolate_series(
         Column of `obs` that names the section of each row; measured sections keep these names in the result.
     z
         z of each section, increasing, µm; by default ``obs["z_um"]`` or ``obs["z"]`` of the sections.
-    at_z, spacing
-        z of the sections wanted, increasing; or their distance, from the first section on.
+    n_slices, spacing, at_z
+        What is wanted, one of: the number of sections in each gap between measured ones, or a list of one number a gap;
+        their distance, by which each gap is divided evenly, in the steps nearest to it (at least 2/3 of it, so that no
+        interpolated section lies beside a measured one); or z of the sections, increasing. The first two keep all
+        measured sections, `at_z` those whose z it names.
     n_context
         Sections on either side of a pair that are used as its context.
     pitch
@@ -237,6 +287,9 @@ def interpolate_series(
     ['slice_0', 'c2sti_1', 'slice_1', 'c2sti_2', 'c2sti_3', 'slice_2']
     >>> stack.uns["c2sti"]["z"].tolist()
     [0.0, 50.0, 100.0, 150.0, 200.0, 250.0]
+    >>> stack = c2sti.tl.interpolate_series(series, n_slices=[0, 1], model="linear", show_progress_bar=False)
+    >>> stack.uns["c2sti"]["z"].tolist()
+    [0.0, 100.0, 175.0, 250.0]
     """
     call = call_of(interpolate_series, locals())  # before there are other names than those of the arguments
     check_level(interval)
@@ -265,7 +318,7 @@ def interpolate_series(
         grids, own, depths = read_series(
             found, z, window=window, obs_keys=obs_keys, obsm_keys=obsm_keys, key_added=key_added
         )
-        places = places_of(depths, depths_wanted(depths, at_z, spacing), own, key_added)
+        places = places_of(depths, depths_wanted(depths, at_z, spacing, n_slices), own, key_added)
         lattice = io.common_lattice(*grids, pitch=pitch)
         labels, var = shared_labels(grids), io.shared_var(grids)
         if genes is not None:

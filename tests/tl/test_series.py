@@ -18,7 +18,7 @@ from scipy.spatial import KDTree
 import c2sti
 from c2sti.datasets import Phantom
 from c2sti.models import components
-from c2sti.tl._series import MOST_SECTIONS, described_together, places_of
+from c2sti.tl._series import MOST_SECTIONS, depths_wanted, described_together, places_of
 
 
 def fill(slices: list[AnnData], **keywords: object) -> AnnData:
@@ -152,12 +152,44 @@ def test_it_follows_the_tissue_through_depth(tissue: Phantom, uneven: list[AnnDa
 
 
 def test_depths_may_be_given(uneven: list[AnnData]) -> None:
-    expected = fill(uneven, spacing=225.0)
+    expected = fill(uneven, n_slices=1)
     for section in uneven:
         del section.obs["z_um"]
-    given = fill(uneven, z=[0.0, 150.0, 450.0], spacing=225.0)
-    np.testing.assert_array_equal(given.X, expected.X)
-    np.testing.assert_array_equal(given.uns["c2sti"]["z"], [0, 225, 450])
+    given = fill(uneven, z=[0.0, 150.0, 450.0], spacing=150.0)
+    np.testing.assert_array_equal(given.uns["c2sti"]["z"], [0, 150, 300, 450])
+    np.testing.assert_array_equal(values_of(given, "c2sti_1").X, values_of(expected, "c2sti_2").X)
+
+
+def test_measured_sections_are_kept_at_any_spacing() -> None:
+    """z of eight measured hearts: steps of 20 µm from the first one pass seven of them by."""
+    depths = np.array([0.0, 49.7, 101.3, 150.0, 210.6, 240.4, 300.1, 345.0])
+    for spacing in (3.0, 7.5, 20.0, 33.0, 40.0):
+        wanted = depths_wanted(depths, spacing=spacing)
+        assert np.isin(depths, wanted).all()
+        assert (np.diff(wanted) > 0.66 * spacing).all()
+        assert (np.diff(wanted) < 1.51 * spacing).all() or spacing > 30
+        inside = wanted[~np.isin(wanted, depths)]
+        assert np.abs(inside[:, None] - depths).min() >= spacing / 2
+    assert depths_wanted(np.array([0.0, 30.0, 40.0]), spacing=20.0).tolist() == [0.0, 15.0, 30.0, 40.0]
+
+
+def test_each_gap_has_the_number_of_sections_asked_for() -> None:
+    depths = np.array([0.0, 10.0, 30.0, 40.0])
+    assert depths_wanted(depths, n_slices=1).tolist() == [0.0, 5.0, 10.0, 20.0, 30.0, 35.0, 40.0]
+    assert depths_wanted(depths, n_slices=(0, 3, 1)).tolist() == [0.0, 10.0, 15.0, 20.0, 25.0, 30.0, 35.0, 40.0]
+
+
+def test_z_without_a_unit_is_said(uneven: list[AnnData], monkeypatch: pytest.MonkeyPatch) -> None:
+    said: list[str] = []
+    monkeypatch.setattr("c2sti._logging.warning", said.append)
+    fill(uneven, n_slices=1)
+    assert said == []
+    for section in uneven:
+        section.obs = section.obs.rename(columns={"z_um": "z"})
+    fill(uneven, n_slices=1)
+    assert "obs['z'] of slices[0], slices[1], slices[2] names no unit" in said.pop()
+    fill(uneven, n_slices=1, z=[0.0, 150.0, 450.0])
+    assert said == []
 
 
 def test_places_are_those_of_the_gaps() -> None:
@@ -198,8 +230,12 @@ BAD = {
     "depths short": (lambda s: {"z": [0.0, 1.0], "spacing": 1.0}, r"z has shape \(2,\); one number for each of the 3"),
     "depths unsorted": (lambda s: s.reverse() or {"spacing": 1.0}, r"\[450.0, 150.0, 0.0\], must increase"),
     "depths twice": (lambda s: {"z": [0.0, 0.0, 1.0], "spacing": 1.0}, "must increase without repeats; put slices"),
-    "nothing asked": (lambda s: {}, r"either spacing= \(the sections are 150 to 300 apart\) or at_z="),
-    "both asked": (lambda s: {"spacing": 1.0, "at_z": [1.0]}, "give either spacing="),
+    "nothing asked": (lambda s: {}, r"one of n_slices= .* spacing= \(the sections are 150 to 300 apart\) and at_z="),
+    "both asked": (lambda s: {"spacing": 1.0, "at_z": [1.0]}, "give one of n_slices="),
+    "n_slices 0": (lambda s: {"n_slices": 0}, "n_slices = 0 must be a whole number of at least 1"),
+    "n_slices short": (lambda s: {"n_slices": [1]}, r"holds 1 number\(s\); one for each of the 2 gaps"),
+    "n_slices many": (lambda s: {"n_slices": 10**6}, "n_slices = 1000000 makes 2000002 sections.*choose fewer"),
+    "no room": (lambda s: {"spacing": 225.0}, "leaves no room for a section in any gap.*give spacing=150 or less"),
     "spacing 0": (lambda s: {"spacing": 0.0}, "spacing = 0 must be positive and at most 450"),
     "spacing wide": (lambda s: {"spacing": 451.0}, "at most 450, the whole series"),
     "spacing in mm": (lambda s: {"spacing": 0.001}, "makes 450000 sections.*unit of the depths"),
