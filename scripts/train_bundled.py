@@ -43,7 +43,7 @@ def main() -> None:
     parser.add_argument("--quick", action="store_true")
     given = parser.parse_args()
     out = given.out or (Path("quick") if given.quick else WEIGHTS)
-    config = benchmark.QUICK if given.quick else C2STiConfig()
+    config = benchmark.QUICK["default"] if given.quick else C2STiConfig()
     how = TrainConfig(
         steps=given.steps or (60 if given.quick else TrainConfig().steps),
         seed=given.seed,

@@ -10,7 +10,7 @@ import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import pairwise
-from typing import TypeAlias
+from typing import Any, TypeAlias
 
 import numpy as np
 import pandas as pd
@@ -19,8 +19,8 @@ from tqdm.auto import tqdm
 
 from c2sti import _validators, io, metrics, ops, pair_check
 from c2sti._backed import in_memory
-from c2sti._types import FloatArray, ImageEncoder, Interpolator, SlicePair
-from c2sti.models.gp import Descriptions
+from c2sti._types import FloatArray, ImageEncoder, Interpolator, Section, SlicePair
+from c2sti.models.gp import Describing, Descriptions
 from c2sti.training import Case
 from c2sti.uncertainty import ask
 
@@ -51,6 +51,7 @@ def leave_sections_out(
     context: bool = True,
     n_genes: int = 1000,
     intervals: Sequence[float] = (),
+    half_observed: bool = False,
     on_misfit: pair_check.OnMisfit = "warn",
     device: str = "cpu",
     seed: int = 0,
@@ -72,11 +73,18 @@ def leave_sections_out(
             places = [io.rows_of(a, b, pair.lattice, xy) for xy, _, _ in targets]
             known = Descriptions(pair, device=device, seed=seed)
             detail = {"shared_detail": pair_check.shared_detail(pair.a, pair.b, pair.spacing)}
+            halves = [
+                Half.of(known, io.section_of(replace(slices[i], image=None), p, pair.lattice, genes))
+                for i, p in zip(window.held_out, window.positions, strict=True)
+                if half_observed
+            ]
             for name, method in methods.items():
-                for i, position, target, points in zip(window.held_out, window.positions, targets, places, strict=True):
+                for j, (i, position, target, points) in enumerate(
+                    zip(window.held_out, window.positions, targets, places, strict=True)
+                ):
                     scores = _score(method, known, points, position, target, intervals)
                     row = {"section": i, "name": slices[i].name, "position": position, "method": name}
-                    rows.append(row | scores | detail)
+                    rows.append(row | scores | detail | (halves[j].scores(method) if halves else {}))
                 bar.update()
     return pd.DataFrame(rows)
 
@@ -228,6 +236,54 @@ def _score(
             lower, upper = spread.calibration.bounds(predicted, level)
             scores[f"coverage_{100 * level:g}"] = float(((lower <= target[1]) & (target[1] <= upper)).mean())
     return scores | {"seconds": time.perf_counter() - start}
+
+
+@dataclass(frozen=True)
+class Half:
+    """A held-out section of which a method is told one random half of the spots, as one more section at its depth.
+
+    Parameters
+    ----------
+    known, told
+        The pair without, and with them.
+    xy, truth
+        (m, 2) and (m, N) of the other half.
+    position
+        Of the section.
+    """
+
+    known: Descriptions
+    told: Descriptions
+    xy: FloatArray
+    truth: FloatArray
+    position: float
+
+    @classmethod
+    def of(cls, known: Descriptions, section: Section) -> Half:
+        """One half told, by the seed of the descriptions."""
+        first = np.zeros(len(section.xy), dtype=bool)
+        first[np.random.default_rng(known.seed).permutation(len(first))[: len(first) // 2]] = True
+        library = None if section.library is None else section.library[first]
+        half = replace(section.each(lambda values: in_memory(values)[first]), xy=section.xy[first], library=library)
+        pair = replace(known.pair, context=(*known.pair.context, half))
+        told = Descriptions(pair, device=known.device, seed=known.seed)
+        truth = in_memory(section.expression)[~first].toarray()
+        return cls(known, told, section.xy[~first], truth, section.position)
+
+    def scores(self, method: Interpolator) -> dict[str, float]:
+        """PCC with the half told, and the share of it that is reached without; NaN for methods without a description.
+
+        Only those take a section between the two of a pair for what it is.
+        """
+        if not isinstance(method, Describing):
+            return {"half_observed": float("nan"), "share": float("nan")}
+        without, told = (self._pcc(method, one) for one in (self.known, self.told))
+        return {"half_observed": told, "share": without / told if told > 0 else float("nan")}
+
+    def _pcc(self, method: Interpolator, known: Descriptions) -> float:
+        how: dict[str, Any] = {"device": known.device, "seed": known.seed, "progress": lambda share: None}
+        answer = known.bound(method)(known.pair, self.xy, [self.position], **how)
+        return metrics.pcc(answer.slices[0].expression(), self.truth)
 
 
 def scores_of(predicted: FloatArray, target: Target) -> dict[str, float | int]:

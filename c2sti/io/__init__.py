@@ -33,6 +33,7 @@ from c2sti.io._rasterize import (
     overlap,
     profiles,
     rows_of,
+    section_of,
     spots_at,
 )
 from c2sti.io._read import (
@@ -114,6 +115,7 @@ __all__ = [
     "n_tasks",
     "position_of",
     "profiles",
+    "section_of",
     "read_places",
     "read_slice",
     "rows_of",

@@ -113,7 +113,7 @@ def make_pair(
     lattice = common_lattice(a, b) if lattice is None else lattice
     names = shared_genes(grids, genes)
     positions = [0.0, 1.0, *around]
-    sections = [_section(grid, p, lattice, names, encoder) for grid, p in zip(grids, positions, strict=True)]
+    sections = [section_of(grid, p, lattice, names, encoder) for grid, p in zip(grids, positions, strict=True)]
     spacing, keys = _spacing([a, b], lattice), _keys_of(names)
     pair = SlicePair(sections[0], sections[1], spacing, lattice, tuple(sections[2:]), gene_keys=keys)
     return (_with_targets(pair, [grid.image for grid in grids], targets, encoder) if targets else pair), names
@@ -144,7 +144,7 @@ def make_sections(grids: Sequence[SliceGrid], lattice: Lattice) -> tuple[list[Se
     """Sections of a series on one lattice, at their z and without H&E; mean spot spacing; hashes of the genes."""
     _check_scale(grids)
     names = shared_genes(grids)
-    sections = [_section(replace(g, image=None), float(g.z or 0.0), lattice, names, None) for g in grids]
+    sections = [section_of(replace(g, image=None), float(g.z or 0.0), lattice, names) for g in grids]
     return sections, _spacing(grids, lattice), _keys_of(names)
 
 
@@ -173,9 +173,10 @@ def _spacing(grids: Sequence[SliceGrid], lattice: Lattice) -> float:
     return float(np.mean([lattice.pitch if is_gathered(g, lattice) else g.pitch for g in grids]))
 
 
-def _section(
-    grid: SliceGrid, position: float, lattice: Lattice, genes: pd.Index, encoder: ImageEncoder | None
+def section_of(
+    grid: SliceGrid, position: float, lattice: Lattice, genes: pd.Index, encoder: ImageEncoder | None = None
 ) -> Section:
+    """A section as it enters an interpolator, at a position and on a lattice, with the genes of a pair."""
     xy, values, library = profiles(grid, lattice, genes)
     if len(xy) == 1:
         raise ValueError(

@@ -29,6 +29,7 @@ def evaluate(
     context: bool = True,
     n_genes: int = 1000,
     intervals: Sequence[float] = (),
+    half_observed: bool = False,
     output: Literal["expression", "cells"] = "expression",
     labels: str | None = None,
     layer: io.Key = None,
@@ -67,6 +68,10 @@ def evaluate(
         The most variable genes among those detected in at least 10 % of the spots of both neighbours are scored.
     intervals
         Levels of intervals to check, ``(0.5, 0.9)`` say: what :func:`interpolate` gives as `interval`.
+    half_observed
+        Whether each method that can is also told a random half of the held-out section's own spots, and scored on the
+        other half: what could be reached, beside which the noise ceiling asks for what nobody can know. Takes as long
+        again.
     output, labels
         ``"cells"`` scores what :func:`interpolate_cells` gives instead, of the models in `methods` alone, beside
         ``"copy"``, ``"mixture"`` (each cell of both sections kept with probability 1 - p or p) and ``"half"``, the
@@ -83,7 +88,8 @@ def evaluate(
     perfect), ``ceiling`` (the noise ceiling: the PCC that the section's own count noise allows; NaN without counts),
     ``fraction`` (pcc / ceiling), ``n_spots``, ``n_genes``, ``seconds``, ``shared_detail`` of the two neighbours (see
     :func:`c2sti.pp.check_pair`); with `intervals`, of each level the share of
-    measured values that its intervals hold, say ``coverage_90``.
+    measured values that its intervals hold, say ``coverage_90``; with `half_observed` the PCC that is reached with
+    half of the spots, and the ``share`` of it that is reached without, on the same other half: the number to read.
 
     With ``output="cells"``, in bins of 16 cells on average: ``density_rmse`` (by the mean) and ``density_pcc`` of
     numbers of cells; ``composition_tv`` and ``local_composition_tv`` (total variation of the shares of types, of the
@@ -120,8 +126,12 @@ def evaluate(
     device = available(device)
     if output not in ("expression", "cells"):
         raise ValueError(f"output = {_validators.shown(output)}; 'expression' or 'cells' is needed")
-    if output == "expression" and labels is not None or output == "cells" and len(levels):
-        wrong = "labels= is for output='cells'" if labels is not None else "intervals= are for output='expression'"
+    if output == "expression" and labels is not None or output == "cells" and (len(levels) or half_observed):
+        wrong = (
+            "labels= is for output='cells'"
+            if output == "expression"
+            else "intervals= and half_observed= are for output='expression'"
+        )
         raise ValueError(f"{wrong}; leave it out, or change output=")
     found = io.sources(
         slices,
@@ -145,4 +155,4 @@ def evaluate(
     read = [source.read(obs_keys=() if labels is None else labels, measured=True) for source in found]
     if output == "cells":
         return leave_cells_out(read, labels=labels, methods=named(methods, "methods"), **how)
-    return benchmark.leave_sections_out(read, methods=judged, intervals=intervals, **how)
+    return benchmark.leave_sections_out(read, methods=judged, intervals=intervals, half_observed=half_observed, **how)

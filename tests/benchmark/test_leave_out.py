@@ -137,3 +137,15 @@ def test_genes_that_nobody_has_leave_nothing_to_score(series: list[AnnData]) -> 
     a, b = (io.read_slice(s, name=n) for s, n in zip(series[:2], "ab", strict=True))
     with pytest.raises(ValueError, match="no gene is detected in 10% of the spots of both a and b"):
         pair_of([a, b], Window(0, 1, (), (), {}), 5, context=False)
+
+
+def test_half_of_the_section_itself_is_the_better_neighbour(series: list[AnnData]) -> None:
+    plain = evaluate(series[:3], methods=["gp"])
+    table = evaluate(series[:3], methods=["gp"], half_observed=True).set_index("method")
+    np.testing.assert_array_equal(table["pcc"], plain["pcc"])  # the section touches no other score
+    assert table.loc[["copy", "linear", "lowrank"], ["half_observed", "share"]].isna().all(axis=None)
+    told = table.loc[["gp"]]
+    assert (told["half_observed"] > told["pcc"]).all()
+    assert told["share"].between(0.5, 1).all()
+    with pytest.raises(ValueError, match="half_observed= are for output='expression'"):
+        evaluate(series[:3], output="cells", half_observed=True)
