@@ -40,6 +40,21 @@ def record_of(adata: AnnData, key: str, needs: Collection[str] = NAMES) -> Mappi
     return record
 
 
+def record_of_some(record: Mapping[str, Any], sections: Sequence[str]) -> dict[str, Any]:
+    """The record of some sections of a result, without its gene graphs, which are those of all."""
+    kept, inserted = ([str(name) for name in record[part]] for part in NAMES)
+    places = [kept.index(name) for name in sections]
+    made = [name for name in sections if name in inserted]
+    found = {k: v for k, v in record.items() if k != _keys.COEXPRESSION}
+    found |= {k: np.asarray(record[k])[places] for k in ("positions", "z") if k in record}
+    if "neighbours" in found:
+        found["neighbours"] = found["neighbours"].loc[made]
+    if "displacement" in (notes := found.get("notes", {})):
+        moved = np.asarray(notes["displacement"])[[inserted.index(name) for name in made]]
+        found["notes"] = {**notes, "displacement": moved}
+    return {**found, "synthetic": bool(made), "sections": list(sections), "inserted": made}
+
+
 def lattice_of(record: Mapping[str, Any], key: str) -> Lattice:
     """The lattice of a record; KeyError if it is incomplete."""
     stored, where = record.get("lattice"), f"uns[{key!r}]['lattice']"

@@ -3,6 +3,7 @@
 from c2sti.tl._coexpression import coexpression
 from c2sti.tl._describe import describe
 from c2sti.tl._evaluate import evaluate
+from c2sti.tl._get_section import get_section
 from c2sti.tl._interpolate import interpolate
 from c2sti.tl._interpolate_cells import interpolate_cells
 from c2sti.tl._materialize import materialize
@@ -18,6 +19,7 @@ __all__ = [
     "coexpression",
     "describe",
     "evaluate",
+    "get_section",
     "interpolate",
     "interpolate_cells",
     "interpolate_series",

@@ -141,7 +141,8 @@ def stack_carried(
             continue
         # anndata drops categories that a part of a result does not use, column by column; the tables still have all
         by_column = {column: label for one in columns for label in one.cat.categories for column in _written([label])}
-        every = [by_column.get(c, c) for c in next(adata.obsm[name] for name in at if name in adata.obsm).columns]
+        tables = (_keys.annotation(str(name), key) for name in record["sections"])
+        every = [by_column.get(c, c) for c in next(adata.obsm[name] for name in tables if name in adata.obsm).columns]
         kind = pd.CategoricalDtype(every, ordered=all(column.cat.ordered for column in columns))
         codes = [pd.Categorical(column, dtype=kind).codes for column in columns]
         stack.obs[key] = pd.Categorical.from_codes(np.concatenate(codes), dtype=kind)

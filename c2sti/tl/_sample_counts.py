@@ -222,16 +222,8 @@ def _counts_of(
 
 def _provenance(record: Mapping[str, Any], sections: Sequence[str], seed: int, call: str) -> dict[str, Any]:
     """That of the result, of what is left of it, and how counts were drawn."""
-    kept = [[str(name) for name in record["sections"]].index(name) for name in sections]
-    found = {k: v for k, v in record.items() if k != _keys.COEXPRESSION}
-    found |= {k: np.asarray(record[k])[kept] for k in ("positions", "z") if k in record}
-    if "neighbours" in found:
-        found["neighbours"] = found["neighbours"].loc[list(sections)]
     return {
-        **found,
-        "synthetic": True,
-        "sections": list(sections),
-        "inserted": list(sections),
+        **_result.record_of_some(record, sections),
         "expression": "counts, drawn",
         "calls": np.array([*map(str, record.get("calls", ())), call], dtype=str),
         _keys.COUNTS: {

@@ -68,10 +68,10 @@ def to_slices(adata: AnnData, *, key: str = "c2sti", gap: float | None = None) -
     return stack
 
 
-def stack_of(adata: AnnData, key: str, gap: float | None = None) -> AnnData:
-    """:func:`to_slices` without its check of arguments and its warning."""
-    stack = frame_of_stack(adata, key, gap)
-    names = [str(name) for name in stack.uns[key]["sections"]]
+def stack_of(adata: AnnData, key: str, gap: float | None = None, *, sections: Sequence[str] | None = None) -> AnnData:
+    """:func:`to_slices` of all sections or of some, without its check of arguments and its warning."""
+    stack = frame_of_stack(adata, key, gap, sections=sections)
+    names = list(stack.obs[_keys.SECTION].cat.categories)
     _result.check_sections(adata, names)
     rows = rows_of_each(adata, names)
     stack.X = _below([adata.layers[name][r] for name, r in zip(names, rows, strict=True)])
@@ -99,13 +99,16 @@ def rows_of_each(adata: AnnData, names: Sequence[str]) -> list[NDArray[np.intp]]
     return [np.flatnonzero(adata.obs[_keys.tissue(name)].to_numpy()) for name in names]
 
 
-def frame_of_stack(adata: AnnData, key: str, gap: float | None = None) -> AnnData:
-    """All of a stack but its values."""
+def frame_of_stack(
+    adata: AnnData, key: str, gap: float | None = None, *, sections: Sequence[str] | None = None
+) -> AnnData:
+    """All of a stack but its values; of all sections or of some."""
     record = _result.record_of(adata, key)
     if _keys.SECTION in adata.obs:
         raise ValueError("adata has one row per section and bin already")
-    names = [str(name) for name in record["sections"]]
-    depths, pitch = _depths(record, key, names, gap), _result.lattice_of(record, key).pitch
+    every = [str(name) for name in record["sections"]]
+    names, pitch = every if sections is None else list(sections), _result.lattice_of(record, key).pitch
+    depths = _depths(record, key, every, gap)[[every.index(name) for name in names]]
     _result.check_sections(adata, names, layers=False)
     rows = rows_of_each(adata, names)
     label = np.repeat(names, [len(r) for r in rows])
