@@ -1,4 +1,4 @@
-"""A result as SpatialData: one table and one element of bins a section, in µm, with its H&E."""
+"""A result as SpatialData: one table and one element of bins a section, in µm, with its H&E, and all of them in 3-D."""
 
 from __future__ import annotations
 
@@ -22,12 +22,14 @@ VALID = re.compile(r"(?!\.{1,2}$)(?!__)[\w.-]+")  # what SpatialData takes for t
 GLOBAL = "global"
 REGION, INSTANCE = "region", "instance"  # columns of a table that tie its rows to shapes, where it has none such itself
 ATTRS = "spatialdata_attrs"  # uns of a table: which columns these are
+STACK = "stack"  # end of the name of the points that are the rows of all sections, and of their coordinate system
 
 
 def to_spatialdata(
     adata: AnnData,
     *,
     key: str = "c2sti",
+    gap: float | None = None,
     um_per_unit: float = 1.0,
     originals: Mapping[str, AnnData | SpatialData] | None = None,
     spatial_key: str | None = None,
@@ -42,6 +44,8 @@ def to_spatialdata(
         Result of :func:`interpolate` or :func:`interpolate_series`, or a stack of :func:`to_slices`.
     key
         The `key_added` that it was made with.
+    gap
+        Distance from slice_a to slice_b in µm, for a result of :func:`interpolate` whose sections carry no z.
     um_per_unit
         µm in one unit of its coordinates; 1 where they are in µm, the size of a pixel where they are in pixels.
     originals
@@ -53,15 +57,22 @@ def to_spatialdata(
 
     Returns
     -------
-    SpatialData in one coordinate system, "global", in µm. For each section of the result, say "c2sti_1" (in names of
-    elements "_" stands for characters that SpatialData cannot write):
+    SpatialData in µm. The coordinate system "global" lays all sections on each other, as they are registered; each has
+    one of its own as well, which is called like its table and holds nothing else. For each section of the result, say
+    "c2sti_1" (in names of elements "_" stands for characters that SpatialData cannot write):
 
     - ``sdata["c2sti_1_bins"]``: squares of one pitch (circles, if the result was made with ``at=``).
     - ``sdata.tables["c2sti_1"]``: its rows, those inside the section's tissue. ``X`` expression; ``obs["inserted"]``,
-      ``obs["support"]``, annotations; ``obsm["spatial"]`` in µm; ``varp["coexpression"]`` where graphs were made;
+      ``obs["support"]``, annotations; ``obsm["spatial"]`` in µm; with z ``obs["z"]`` and ``obsm["spatial_3d"]``;
+      ``varp["coexpression"]`` where graphs were made;
       ``uns["c2sti"]``: provenance, ``"section"``, and ``"synthetic"``, which is False for the measured sections.
     - ``sdata["c2sti_1_histology"]``: its H&E, where there is one; ``uns["c2sti"]["virtual_histology"]`` of the
       table is True where it is virtual, not photographed.
+
+    Where the sections have z, the points ``sdata["c2sti_stack"]`` are the centres of all rows in 3-D, with columns
+    "section" (the name of the table), "instance" (its row, from 0) and "inserted", in a coordinate system of their own,
+    "c2sti_stack". Shapes are in two dimensions: spatialdata ignores z of a query of them, and loses rows of shapes that
+    have one.
 
     Of each original all elements in its coordinate system, named by its prefix; of an AnnData "before" its table
     ``sdata.tables["before"]`` with ``obsm[spatial_key]`` in µm, ``sdata["before_spots"]``,
@@ -88,20 +99,30 @@ def to_spatialdata(
     from spatialdata import SpatialData  # noqa: PLC0415 - half a second that others should not pay
 
     um_per_unit = _validators.number(um_per_unit, "um_per_unit", above=0)
+    gap = None if gap is None else _validators.number(gap, "gap", above=0)
     originals = {} if originals is None else originals
     _validators.a(originals, "originals", Mapping, "a dict of sections by prefix")
     record = _result.record_of(adata, key)
     _result.lattice_of(record, key)
-    stack = adata if _keys.SECTION in adata.obs else stack_of(adata, key)
+    layered = _keys.SECTION not in adata.obs
+    if not layered and gap is not None:
+        raise ValueError("gap= is for results whose sections are layers; z of a stack is in its obs['z']")
+    stack = stack_of(adata, key, gap) if layered else adata
     _result.check_stack(stack)
+    in_3d = gap is not None or _has_z(stack, record)
     for name in originals:
         _check_name(name)
     elements: dict[str, Any] = {}
+    tables: dict[str, AnnData] = {}
     for name, called in _called(map(str, record["sections"])).items():
         if not (stack.obs[_keys.SECTION] == name).any():  # points of at= may lie outside of its tissue
             _logging.warning(f"{name} has no row in its tissue, and is left out: SpatialData holds no empty shapes")
             continue
-        elements |= _section(stack, name, called, key, um_per_unit)
+        found = _section(stack, name, called, key, um_per_unit, in_3d)
+        elements |= found
+        tables[called] = found[called]
+    if in_3d:
+        elements |= _points(tables, f"{_cleaned(key)}_{STACK}", elements)
     used = record.get("parameters", {})
     for prefix, original in originals.items():
         if io.is_spatialdata(original):
@@ -147,8 +168,16 @@ def _called(names: Iterable[str]) -> dict[str, str]:
     return called
 
 
-def _section(stack: AnnData, name: str, called: str, key: str, um: float) -> dict[str, Any]:
+def _has_z(stack: AnnData, record: Mapping[str, Any]) -> bool:
+    """Whether z of a stack is a distance; where sections carry none, their positions from 0 to 1 stand for it."""
+    z = stack.obs[_keys.Z]
+    return "z" in record or _keys.PLANE in record or not (z.min() == 0 and z.max() == 1)
+
+
+def _section(stack: AnnData, name: str, called: str, key: str, um: float, in_3d: bool) -> dict[str, Any]:
     """Table, bins and H&E of one section of a stack."""
+    from spatialdata.transformations import get_transformation, set_transformation  # noqa: PLC0415
+
     record = stack.uns[key]
     table = stack[(stack.obs[_keys.SECTION] == name).to_numpy()].copy()
     xy, bins = np.asarray(table.obsm[_keys.SPATIAL], dtype=np.float64), f"{called}_bins"
@@ -157,7 +186,11 @@ def _section(stack: AnnData, name: str, called: str, key: str, um: float) -> dic
     on_lattice = bool(np.abs(at - np.rint(at)).max(initial=0) < 1e-3)
     table.obs[_keys.SECTION] = table.obs[_keys.SECTION].astype(str).astype("category")
     table.obsm[_keys.SPATIAL] = xy * um
-    table.obsm.pop(_keys.SPATIAL_3D, None)
+    xyz = np.asarray(table.obsm.pop(_keys.SPATIAL_3D), dtype=np.float64) * [um, um, 1]
+    if in_3d:
+        table.obsm[_keys.SPATIAL_3D] = xyz
+    else:
+        del table.obs[_keys.Z]
     image = _result.picture_of(table.uns.pop(_keys.SPATIAL, {}).get(name, {}), name)
     # graphs lie in `varp`, and names of genes are its columns
     table.uns[key] = {k: v for k, v in record.items() if k not in (_keys.COEXPRESSION, "genes", "notes")} | {
@@ -173,7 +206,28 @@ def _section(stack: AnnData, name: str, called: str, key: str, um: float) -> dic
         varp[_result.free_name(_keys.COEXPRESSION, varp)] = graph
     table.varp = varp
     found = {bins: _shapes(xy * um, pitch * um, square=on_lattice), called: _annotating(table, bins)}
-    return found if image is None else {**found, f"{called}_histology": _image(image[0], um / image[1])}
+    if image is not None:
+        found[f"{called}_histology"] = _image(image[0], um / image[1])
+    for element in (element for element_name, element in found.items() if element_name != called):
+        set_transformation(element, get_transformation(element), to_coordinate_system=called)
+    return found
+
+
+def _points(tables: Mapping[str, AnnData], wanted: str, taken: Iterable[str]) -> dict[str, Any]:
+    """The rows of all sections as points, in a coordinate system of their own.
+
+    spatialdata 0.7 cannot tell the extent of a coordinate system that holds elements in two and in three dimensions.
+    """
+    from spatialdata.models import PointsModel  # noqa: PLC0415
+    from spatialdata.transformations import Identity  # noqa: PLC0415
+
+    name = _result.free_name(wanted, taken)
+    xyz = np.concatenate([table.obsm[_keys.SPATIAL_3D] for table in tables.values()])
+    centres = pd.DataFrame(xyz, columns=list("xyz"))
+    centres[_keys.SECTION] = pd.Categorical(np.repeat(list(tables), [table.n_obs for table in tables.values()]))
+    centres[INSTANCE] = np.concatenate([np.arange(table.n_obs) for table in tables.values()])
+    centres[_keys.INSERTED] = np.concatenate([table.obs[_keys.INSERTED].to_numpy(bool) for table in tables.values()])
+    return {name: PointsModel.parse(centres, transformations={name: Identity()})}
 
 
 def _annotating(table: AnnData, region: str) -> AnnData:

@@ -41,7 +41,7 @@ def sdata(result: AnnData, measured: list[AnnData]) -> SpatialData:
 
 
 def test_each_section_is_a_table_of_squares_in_microns(result: AnnData, sdata: SpatialData) -> None:
-    assert sdata.coordinate_systems == ["global"]
+    assert sorted(sdata.coordinate_systems) == ["c2sti_1", "c2sti_2", "c2sti_stack", "global", "slice_a", "slice_b"]
     for name in ("slice_a", "c2sti_1", "c2sti_2", "slice_b"):
         rows = result.obs[f"{name}_tissue"].to_numpy()
         table, bins = sdata.tables[name], sdata[f"{name}_bins"]
@@ -55,6 +55,64 @@ def test_each_section_is_a_table_of_squares_in_microns(result: AnnData, sdata: S
         assert list(table.uns["cell_type_colors"]) == ["#112233", "#445566"]
         graph = result.uns["c2sti"]["coexpression"][name]
         assert abs(table.varp["coexpression"] - graph).max() == 0
+
+
+@pytest.mark.filterwarnings("ignore:The object has `points` element")  # at every query of points
+@pytest.mark.filterwarnings("ignore:The table is annotating")  # what no part of lies in the box
+def test_sections_lie_at_their_z(sdata: SpatialData, result: AnnData) -> None:
+    """By spatialdata's own queries: points have z, shapes have none, and nothing is lost of either."""
+    rows = {name: int(result.obs[f"{name}_tissue"].sum()) for name in ("slice_a", "c2sti_1", "c2sti_2", "slice_b")}
+    points = sdata["c2sti_stack"].compute()
+    assert points.groupby("section", observed=True).size().to_dict() == rows
+    assert points.groupby("section", observed=True)["z"].first().to_dict() == pytest.approx(
+        {"slice_a": 0, "c2sti_1": 100, "c2sti_2": 200, "slice_b": 300}
+    )
+    for name, table in sdata.tables.items():
+        if name in rows:
+            own = points[points["section"] == name].sort_values("instance")
+            np.testing.assert_allclose(own[["x", "y", "z"]], table.obsm["spatial_3d"])
+            assert not sdata[f"{name}_bins"].has_z.any()
+    box = {"axes": ("x", "y", "z"), "target_coordinate_system": "c2sti_stack"}
+    thin = sdata.query.bounding_box(min_coordinate=[-1e5, -1e5, 150.0], max_coordinate=[1e5, 1e5, 250.0], **box)
+    assert thin["c2sti_stack"].compute()["section"].unique().tolist() == ["c2sti_2"]
+    assert len(thin["c2sti_stack"]) == rows["c2sti_2"]
+
+
+@pytest.mark.filterwarnings("ignore:The object has `points` element")  # at every query of points
+@pytest.mark.filterwarnings("ignore:The table is annotating")  # images and shapes that lie outside
+def test_each_section_can_be_taken_by_itself_or_all_by_a_window(sdata: SpatialData) -> None:
+    alone = sdata.filter_by_coordinate_system("c2sti_1")
+    assert sorted(name for _, name, _ in alone.gen_elements()) == sorted(
+        name for _, name, _ in sdata.gen_elements() if name.startswith("c2sti_1")
+    )
+    for system in sdata.coordinate_systems:
+        assert set(spatialdata.get_extent(sdata, coordinate_system=system)) >= {"x", "y"}
+    extent = spatialdata.get_extent(sdata, coordinate_system="global")
+    middle = float(np.mean(extent["x"]))
+    box = {"axes": ("x", "y"), "target_coordinate_system": "global"}
+    left = sdata.query.bounding_box(min_coordinate=[-1e5, -1e5], max_coordinate=[middle, 1e5], **box)
+    for name in ("slice_a", "c2sti_1", "c2sti_2", "slice_b"):
+        xy = sdata.tables[name].obsm["spatial"]
+        inside = (xy[:, 0] - left[f"{name}_bins"].bounds.pipe(lambda b: (b.maxx - b.minx).iloc[0]) / 2) <= middle
+        assert left.tables[name].n_obs == inside.sum() == len(left[f"{name}_bins"])
+
+
+def test_sections_without_z_have_no_stack_until_a_gap_is_given(measured: list[AnnData]) -> None:
+    bare = [section.copy() for section in measured]
+    for section in bare:
+        del section.obs["z_um"]
+    out = c2sti.tl.interpolate(*bare, model="linear", show_progress_bar=False)
+    for result in (out, c2sti.tl.to_slices(out)):
+        flat = c2sti.tl.to_spatialdata(result)
+        assert "c2sti_stack" not in flat
+        assert "z" not in flat.tables["c2sti_1"].obs
+        assert "spatial_3d" not in flat.tables["c2sti_1"].obsm
+    deep = c2sti.tl.to_spatialdata(out, gap=80.0)
+    assert set(deep["c2sti_stack"].compute()["z"]) == {0.0, 40.0, 80.0}
+    stack = c2sti.tl.to_slices(out, gap=80.0)
+    assert set(c2sti.tl.to_spatialdata(stack)["c2sti_stack"].compute()["z"]) == {0.0, 40.0, 80.0}
+    with pytest.raises(ValueError, match="gap= is for results whose sections are layers"):
+        c2sti.tl.to_spatialdata(stack, gap=80.0)
 
 
 def test_an_original_lies_beside_it(measured: list[AnnData], sdata: SpatialData) -> None:
@@ -83,7 +141,9 @@ def test_spatialdata_plot_draws_it(sdata: SpatialData) -> None:
     pytest.importorskip("spatialdata_plot")
     gene = sdata.tables["c2sti_1"].var_names[0]
     ax = plt.figure().gca()
-    sdata.pl.render_shapes("c2sti_1_bins", color=gene, table_name="c2sti_1").pl.show(ax=ax)
+    sdata.pl.render_shapes("c2sti_1_bins", color=gene, table_name="c2sti_1").pl.show(
+        ax=ax, coordinate_systems="global"
+    )
     assert ax.collections
     plt.close("all")
 
