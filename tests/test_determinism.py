@@ -118,7 +118,7 @@ def _insert(series: list[AnnData], folder: Path) -> AnnData:
 
 def _draw(series: list[AnnData], folder: Path) -> None:
     _, axs = plt.subplots(1, 3)
-    c2sti.pl.sections(_insert(series, folder), "gene_001", axs=axs)
+    c2sti.pl.sections(_insert(series, folder), "gene_001", ax=axs)
     plt.close()
 
 

@@ -34,7 +34,8 @@ FUNCTIONS = [
     "datasets.sections", "datasets.her2st", "datasets.stahl", "datasets.developing_heart", "datasets.dlpfc",
     "datasets.starmap", "datasets.openst", "datasets.patches", "metrics.gene_pcc", "metrics.pcc",
     "metrics.rmse", "metrics.rv", "metrics.psnr", "metrics.ssim", "metrics.ceiling",
-    "pl.sections", "pl.spread", "pl.displacement", "pl.coexpression", "pl.evaluation", "c2sti",
+    "pl.sections", "pl.spread", "pl.displacement", "pl.coexpression", "pl.evaluation", "pl.stack", "pl.alignment",
+    "pl.genes", "c2sti",
     "python -m c2sti.benchmark",
 ]  # fmt: skip
 SLOW = {"tl.to_spatialdata", "tl.interpolate(SpatialData)"}  # the library takes seconds to import

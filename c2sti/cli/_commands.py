@@ -26,7 +26,7 @@ from c2sti.cli._options import (
 )
 from c2sti.io import is_spatialdata
 from c2sti.pair_check import OnMisfit
-from c2sti.pl._axes import check_kind
+from c2sti.pl._look import check_kind
 from c2sti.training import TrainConfig
 
 MOVES = ("file", "section", "fit", "angle_deg", "shift_x", "shift_y", "scale", "flipped")  # columns of align's table

@@ -87,8 +87,8 @@ def _draw(out: AnnData, tissue: Phantom, path: Path) -> None:
     top = float(np.quantile(truth.layers[names[2]][:, truth.var_names == gene], 0.99))
     with plt.ioff(), replaced(path) as part:
         figure, axs = plt.subplots(2, len(Z), figsize=(13, 6), layout="constrained")
-        pl.sections(out, gene, axs=axs[0], vmax=top)
-        pl.sections(truth, gene, axs=axs[1], vmax=top)
+        pl.sections(out, gene, ax=axs[0], vmax=top)
+        pl.sections(truth, gene, ax=axs[1], vmax=top)
         for ax, z in zip(axs[1], Z, strict=True):
             ax.set_title(f"truth without noise\nz = {z:.0f}", fontsize=9, color="#333333")
             for spine in ax.spines.values():

@@ -1,8 +1,21 @@
-"""Plots: a gene through depth, how uncertain it is, what moved, which genes vary together, how well it worked."""
+"""Plots: sections through depth, their uncertainty, what moved, genes that vary together, and how well it worked."""
 
+from c2sti.pl._alignment import alignment
 from c2sti.pl._coexpression import coexpression
 from c2sti.pl._displacement import displacement
 from c2sti.pl._evaluation import evaluation, training_history
+from c2sti.pl._genes import genes
 from c2sti.pl._sections import sections, spread
+from c2sti.pl._stack import stack
 
-__all__ = ["coexpression", "displacement", "evaluation", "sections", "spread", "training_history"]
+__all__ = [
+    "alignment",
+    "coexpression",
+    "displacement",
+    "evaluation",
+    "genes",
+    "sections",
+    "spread",
+    "stack",
+    "training_history",
+]

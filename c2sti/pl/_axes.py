@@ -1,9 +1,9 @@
-"""Parts that all plots share: a result as plots read it, axes, files, and bins drawn by squidpy."""
+"""Parts that all plots share: a result as plots read it, axes, and bins drawn by squidpy."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from pathlib import Path
+from dataclasses import dataclass
 from typing import Any
 
 import matplotlib.pyplot as plt
@@ -11,26 +11,51 @@ import numpy as np
 import pandas as pd
 import scipy.sparse as sp
 from anndata import AnnData
-from matplotlib import colormaps
+from matplotlib import rcParams
 from matplotlib.axes import Axes
-from matplotlib.backend_bases import FigureCanvasBase
 from matplotlib.collections import PatchCollection
-from matplotlib.colors import Colormap
+from matplotlib.colors import to_rgb
 from matplotlib.figure import Figure
+from matplotlib.gridspec import SubplotSpec
 from matplotlib.patheffects import Normal, Stroke
 from numpy.typing import NDArray
 
 from c2sti import _keys, _result, _validators
 from c2sti._types import FloatArray
 from c2sti.ops import spacing
+from c2sti.pl._look import Frame, Panels, figure_of
 
 INSERTED_COLOUR, MEASURED_COLOUR = "#b5402a", "#333333"
 INK = "#12203a"  # of lines over bins
-LARGE_PANEL = 4.6  # inches, of a figure with one panel
-MOST_COLUMNS = 8  # of a figure
-BAR = 0.9  # inches beside the panels for a colour bar
+PAGE = 7.2  # inches: width of a printed page, which no figure exceeds by itself
+PANEL, LARGE_PANEL = 2.6, 4.6  # inches, of one of several panels and of one alone
+MOST_COLUMNS = 5  # of a figure: more could not be read on a page
+BAR, CAPTION = 0.8, 0.35  # inches, beside the panels for a colour bar and above each for its title
+CAPTION_FONT, SMALL_FONT = 7.5, 6.2  # of titles, and of those over panels narrower than
+NARROW = 1.4  # inches
 HALO = [Stroke(linewidth=2.0, foreground="white"), Normal()]  # around what is written over an image
+THIN_HALO = [Stroke(linewidth=1.4, foreground="white"), Normal()]  # around lines over it
 VALUE = "value"
+
+
+def is_dark() -> bool:
+    """Whether the style in force writes in a light colour, on a dark background."""
+    return float(np.dot(to_rgb(rcParams["text.color"]), (0.299, 0.587, 0.114))) > 0.5
+
+
+def ink() -> str:
+    """Colour of what stands on the background: measured sections, marks, names."""
+    return str(rcParams["text.color"]) if is_dark() else MEASURED_COLOUR
+
+
+def accent() -> str:
+    """Colour of interpolated sections, bright enough for the background."""
+    return "#ff8466" if is_dark() else INSERTED_COLOUR
+
+
+def halo() -> list[Any]:
+    """Around what is written on the background, over lines."""
+    return [Stroke(linewidth=2.0, foreground="black" if is_dark() else "white"), Normal()]
 
 
 class Result:
@@ -47,7 +72,7 @@ class Result:
             self._captions = ["oblique"]
             return
         kind = "z" if "z" in self.record else "positions"
-        places = np.asarray(self.record.get(kind, 0))
+        places = self.places = np.asarray(self.record.get(kind, 0))
         if places.shape != (len(self.names),):
             raise KeyError(
                 f"uns[{key!r}][{kind!r}] does not hold a number for each of {len(self.names)} sections; {_result.AGAIN}"
@@ -70,14 +95,34 @@ class Result:
             raise KeyError(f"there is no section {name!r}; uns[{self.key!r}] has {', '.join(self.names)}")
         return name
 
-    def interpolated(self, name: str | None, what: str) -> str:
-        """An interpolated section, by default the middle one; measured ones, which lack `what`, are refused."""
-        if name is None:
-            return self.inserted[(len(self.inserted) - 1) // 2]
-        if self.section(name) not in self.inserted:
-            others = ", ".join(self.inserted)
-            raise ValueError(f"{name} was measured and has no {what}; the interpolated sections are {others}")
-        return name
+    def interpolated(self, wanted: str | Sequence[str] | None, what: str) -> list[str]:
+        """Interpolated sections, by default the middle one; measured ones, which lack `what`, are refused."""
+        if wanted is None:
+            there = [name for name in self.inserted if self.rows(name).any()] or self.inserted
+            return [there[(len(there) - 1) // 2]]
+        for name in self.named(wanted):
+            if name not in self.inserted:
+                others = ", ".join(self.inserted)
+                raise ValueError(f"{name} was measured and has no {what}; the interpolated sections are {others}")
+        return self.named(wanted)
+
+    def named(self, wanted: str | Sequence[str] | None) -> list[str]:
+        """Sections asked for, by default all, in order of z; raises KeyError where one is unknown."""
+        if wanted is None:
+            return self.names
+        found = [self.section(name) for name in _validators.names(wanted, "sections")]
+        if not found:
+            raise ValueError(f"sections= is empty; name one or more of {', '.join(self.names)}")
+        return found
+
+    def drawn(self, wanted: str | Sequence[str] | None) -> list[str]:
+        """The same, without sections of which no row is left, as in a part of a result."""
+        sections = self.named(wanted)
+        self.check_drawn(sections)
+        found = [name for name in sections if self.rows(name).any()]
+        if not found:
+            raise ValueError(f"adata has no row inside the tissue of {', '.join(sections)}: nothing can be drawn")
+        return found
 
     def check_drawn(self, sections: Sequence[str]) -> None:
         """Refuse a result whose sections cannot be drawn, because values, rows or places are missing."""
@@ -106,16 +151,23 @@ class Result:
         column = column.compute() if hasattr(column, "compute") else column
         return np.asarray(column.toarray() if sp.issparse(column) else column).ravel()
 
+    def image(self, section: str) -> tuple[NDArray[Any], float] | None:
+        """H&E of a section, photographed or virtual, and its pixels per unit of the coordinates; None without one."""
+        libraries = self.adata.uns.get(_keys.SPATIAL, {})
+        found = (_result.picture_of(libraries.get(name, {}), section) for name in (section, self.key))
+        return next((image for image in found if image is not None), None)
+
     def extent(self) -> tuple[float, float, float, float]:
         """Left, right, top and bottom of the rows with a margin, unit of the coordinates."""
         margin = 1.5 * self.pitch
         (left, top), (right, bottom) = self.xy.min(axis=0) - margin, self.xy.max(axis=0) + margin
         return left, right, top, bottom
 
-    def panel_size(self, width: float) -> tuple[float, float]:
-        """Width and height in inches of a panel in the shape of the tissue, with a title."""
+    @property
+    def shape(self) -> float:
+        """Height of the tissue by its width."""
         left, right, top, bottom = self.extent()
-        return width, float(np.clip(width * (bottom - top) / (right - left), 0.3 * width, 2 * width)) + 0.5
+        return float(np.clip((bottom - top) / (right - left), 0.3, 2))
 
     def draw_bins(self, ax: Axes, section: str, values: FloatArray, **how: Any) -> PatchCollection:
         """Draw (M,) values inside the outline of a section; `how` goes to ``squidpy.pl.spatial_scatter``."""
@@ -144,11 +196,13 @@ class Result:
     def mark(self, ax: Axes, section: str) -> None:
         """Title and frame that say whether a section was measured or interpolated; no ticks."""
         inserted = section in self.inserted
-        colour = INSERTED_COLOUR if inserted else MEASURED_COLOUR
+        colour = accent() if inserted else ink()
         known = self.record.get("names", {})
         title = f"{known[section]} ({section})" if section in known else section
         words = ["interpolated" if inserted else "measured", self._captions[self.names.index(section)]]
-        ax.set_title(f"{title}\n{', '.join(filter(None, words))}", color=colour, fontsize=9)
+        narrow = ax.get_position().width * figure_of(ax).get_figwidth() < NARROW
+        caption = f"{title}\n{', '.join(filter(None, words))}"
+        ax.set_title(caption, color=colour, fontsize=SMALL_FONT if narrow else CAPTION_FONT)
         ax.set_xticks([])
         ax.set_yticks([])
         for spine in ax.spines.values():
@@ -162,58 +216,74 @@ class Result:
         ax.set_aspect("equal")
 
 
-def panels(names: Sequence[str], axs: Sequence[Axes] | None, *, size: tuple[float, float]) -> list[Axes]:
-    """One axes a section, side by side and in several rows where there are many; or those given."""
-    if axs is None:
-        n_rows = -(-len(names) // MOST_COLUMNS)
-        n_columns = -(-len(names) // n_rows)
-        figsize = (size[0] * n_columns + BAR, size[1] * n_rows)
-        _, grid = plt.subplots(n_rows, n_columns, figsize=figsize, squeeze=False, layout="constrained")
-        for unused in grid.flat[len(names) :]:
-            unused.remove()
-        return list(grid.flat[: len(names)])
-    given = _validators.several(axs, "axs", "axes, one a section")
-    if len(given) != len(names):
-        raise ValueError(f"axs holds {len(given)} axes; one for each of {', '.join(names)} is needed")
-    for ax in given:
-        _validators.a(ax, "one of axs", Axes, "a matplotlib Axes")
-    return given
+@dataclass(frozen=True)
+class Row:
+    """Panels that share a scale.
+
+    Parameters
+    ----------
+    axes
+        The panels.
+    key
+        An empty axes beside them, for a colour bar or a legend; None where there is none.
+    """
+
+    axes: list[Axes]
+    key: Axes | None = None
 
 
-def one_panel(ax: Axes | None, *, size: tuple[float, float]) -> Axes:
-    """The axes given, or new ones."""
-    _validators.a(ax, "ax", (Axes, type(None)), "a matplotlib Axes")
-    return panels([""], None, size=size)[0] if ax is None else ax
+def panels(groups: Sequence[int], look: Frame | Panels, *, shape: float = 1.0, width: float = PANEL) -> list[Row]:
+    """Axes for groups of so many panels, each of which begins a row unless it is one panel; or those given.
+
+    `shape` is a panel's height by its width, and `width` the most that it has, inches.
+    """
+    if look.get("ax") is not None:
+        flat = _given(look["ax"], sum(groups))
+        starts = np.cumsum([0, *groups])
+        return [Row(flat[start:stop]) for start, stop in zip(starts[:-1], starts[1:], strict=True)]
+    alone = max(groups) == 1  # each with a key of its own
+    longest = len(groups) if alone else max(groups)
+    most = MOST_COLUMNS // 2 if alone else MOST_COLUMNS
+    asked: Any = look.get("ncols")
+    columns = min(asked or -(-longest // -(-longest // most)), longest)  # rows of about one length
+    side = min(LARGE_PANEL if longest == 1 else width, (PAGE - BAR * (columns if alone else 1)) / columns)
+    lines = [-(-n // columns) for n in ([longest] if alone else groups)]
+    per_row = columns * (2 if alone else 1) + (not alone)
+    ratios = [side, BAR] * columns if alone else [side] * columns + [BAR]
+    size = look.get("figsize") or (sum(ratios), (side * shape + CAPTION) * sum(lines))
+    figure = plt.figure(figsize=size, layout="constrained")
+    spec = figure.add_gridspec(sum(lines), per_row, width_ratios=ratios)
+    if alone:
+        places = [divmod(i, columns) for i in range(longest)]
+        return [Row([figure.add_subplot(spec[i, 2 * j])], _key(figure, spec[i, 2 * j + 1])) for i, j in places]
+    rows = []
+    for n, first, count in zip(groups, np.cumsum([0, *lines]), lines, strict=False):
+        axes = [figure.add_subplot(spec[first + i // columns, i % columns]) for i in range(n)]
+        rows.append(Row(axes, _key(figure, spec[first : first + count, -1])))
+    return rows
 
 
-def check_look(save: str | Path | None, cmap: str | Colormap | None = None, **ends: float | None) -> None:
-    """Refuse a file that cannot be written, colours that do not exist, and a `vmin` that is not below `vmax`."""
-    if isinstance(cmap, str) and cmap not in colormaps:
-        raise ValueError(f"cmap = {cmap!r} is no colour map of matplotlib, such as 'viridis' or 'magma'")
-    _validators.a(cmap, "cmap", (str, Colormap, type(None)), "the name of a colour map")
-    known = {name: _validators.number(end, name) for name, end in ends.items() if end is not None}
-    if len(known) == 2 and not known["vmin"] < known["vmax"]:
-        raise ValueError(f"vmin = {known['vmin']:g} must lie below vmax = {known['vmax']:g}")
-    if save is not None and not (path := check_kind(save, "save")).parent.is_dir():
-        raise FileNotFoundError(f"save = {str(path)!r}: there is no folder {path.parent}; make it first")
+def _key(figure: Figure, place: SubplotSpec) -> Axes:
+    """Room for a key."""
+    ax = figure.add_subplot(place)
+    ax.set_axis_off()
+    return ax
 
 
-def check_kind(file: str | Path, name: str) -> Path:
-    """A file of a kind that matplotlib can draw; raises ValueError for others."""
-    path, kinds = _validators.path(file, name), FigureCanvasBase.get_supported_filetypes()
-    if path.suffix[1:].lower() not in kinds:
-        raise ValueError(f"{name} = {str(path)!r} ends in none of what can be drawn: {', '.join(sorted(kinds))}")
-    return path
+def _given(given: Any, total: int) -> list[Axes]:
+    """Axes that were given, one for each panel."""
+    found = [given] if isinstance(given, Axes) else _validators.several(given, "ax", "axes, one a panel")
+    if isinstance(given, np.ndarray):
+        found = list(given.flat)
+    if len(found) != total:
+        raise ValueError(f"ax holds {len(found)} axes; one for each of {total} panels is needed")
+    for ax in found:
+        _validators.a(ax, "ax, or one of it,", Axes, "a matplotlib Axes")
+    return found
 
 
-def figure_of(ax: Axes) -> Figure:
-    """The figure that holds the axes."""
-    figure = ax.get_figure(root=True)
-    assert figure is not None  # axes that were drawn into belong to one
-    return figure
-
-
-def save_figure(ax: Axes, path: str | Path | None) -> None:
-    """Write the figure of the axes to a file, if one is named."""
-    if path is not None:
-        figure_of(ax).savefig(path, bbox_inches="tight", dpi=150)
+def one_panel(look: Frame, *, size: tuple[float, float]) -> Axes:
+    """The axes given, or new ones in a figure of that size, inches."""
+    if look.get("ax") is not None:
+        return _given(look["ax"], 1)[0]
+    return plt.subplots(figsize=look.get("figsize") or size, layout="constrained")[1]

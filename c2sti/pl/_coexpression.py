@@ -3,52 +3,52 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from pathlib import Path
-from typing import Literal
+from typing import Literal, Unpack
 
 import numpy as np
 import scipy.sparse as sp
 from anndata import AnnData
-from matplotlib import colormaps
 from matplotlib.axes import Axes
 from matplotlib.cm import ScalarMappable
 from matplotlib.collections import LineCollection
-from matplotlib.colors import Normalize
+from matplotlib.colors import Colormap, Normalize
 from scipy.cluster.hierarchy import leaves_list, linkage
 from scipy.spatial.distance import squareform
 
 from c2sti import _keys, _result, _validators, io
 from c2sti._types import FloatArray
-from c2sti.pl._axes import HALO, Result, check_look, figure_of, panels, save_figure
+from c2sti.pl._axes import CAPTION_FONT, Result, halo, ink, is_dark, panels
+from c2sti.pl._look import Panels, ends, shares
+from c2sti.pl._shown import colour_bar
 
 SIZE = 3.1  # inches of a panel
-UNKNOWN, SELF = "0.93", "0.6"  # where no edge was kept, and a gene with itself
-REACH = 1.95  # half a panel's width, in radii of the ring of neighbours: the rest is for their names
+UNKNOWN, SELF = ("0.93", "0.25"), "0.6"  # where no edge was kept, and a gene with itself
+REACH = 2.2  # half a panel's width, in radii of the ring of neighbours: the rest is for their names
 
 
+@shares(Panels)
 def coexpression(
     adata: AnnData,
-    gene: str,
+    gene: str | Sequence[str],
     *,
     sections: str | Sequence[str] | None = None,
     kind: Literal["network", "heatmap"] = "network",
     n_genes: int = 12,
     key: str = "c2sti",
-    cmap: str = "RdBu_r",
-    axs: Sequence[Axes] | None = None,
-    save: str | Path | None = None,
+    **look: Unpack[Panels],
 ) -> list[Axes]:
-    """The co-expression graph around one gene: its strongest neighbours, and what joins them.
+    """The co-expression graph around a gene: its strongest neighbours, and what joins them.
 
-    All panels show the same genes in the same places and colours. The graphs of interpolated sections are made from
-    their measured neighbours.
+    All panels of a gene show the same genes in the same places and colours. The graphs of interpolated sections are
+    made from their measured neighbours.
 
     Parameters
     ----------
     adata
         Result of :func:`c2sti.tl.interpolate`, or a section with a graph by :func:`c2sti.tl.coexpression`.
     gene
-        Name of the gene in the middle, or what a text column of `var` calls it, which then names all genes.
+        Name of the gene in the middle, or what a text column of `var` calls it, which then names all genes; or several
+        such names, each of which begins a row.
     sections
         One or several sections of a result; all by default.
     kind
@@ -56,14 +56,13 @@ def coexpression(
         negative, wider the stronger. ``"heatmap"``: the same genes as a matrix.
     n_genes
         Neighbours shown: those with the largest absolute correlation with the gene in any of the sections.
-    key, cmap
-        The `key_added` that the result was made with; diverging colour map of the Pearson correlation.
-    axs, save
-        One axes a section to draw into; file to write the figure to.
+    key
+        The `key_added` that the result was made with.
+    %(look)s
 
     Returns
     -------
-    The axes, one a section.
+    The axes, gene by gene and one a section. The colour map is diverging and its scale symmetric by default.
 
     Raises
     ------
@@ -91,28 +90,42 @@ def coexpression(
     if kind not in ("network", "heatmap"):
         raise ValueError(f"kind = {kind!r} must be 'network' or 'heatmap'")
     n_genes = _validators.whole(n_genes, "n_genes")
-    check_look(save, cmap)
-    place = adata.var_names.get_loc(_result.gene_of(adata, gene))
     result = Result(adata, key) if _result.is_result(adata, key) else None
+    genes = [_validators.text(one, "gene") for one in _validators.names(gene, "gene")]
+    if not genes:
+        raise ValueError("gene= is empty; name one or more")
+    around = [_around(adata, result, one, sections, n_genes) for one in genes]
+    rows = panels([len(matrices) for _, matrices in around], look, width=SIZE)
+    for (names, matrices), row in zip(around, rows, strict=True):
+        every = np.abs(np.concatenate([matrix.ravel() for matrix in matrices.values()]))
+        _, top = ends(every, look, high="p100")
+        low = look.get("vmin")
+        scale = Normalize(-top if low is None or isinstance(low, str) else low, top)
+        # In the middle of a diverging map lies the colour of the background, where weak edges vanish.
+        colours = ScalarMappable(scale, look.get("cmap") or ("berlin" if is_dark() else "RdBu_r"))
+        for (name, matrix), ax in zip(matrices.items(), row.axes, strict=True):
+            if result is not None:
+                result.mark(ax, name)
+            if kind == "network":
+                _draw_network(ax, matrix, names, colours, top)
+            else:
+                _draw_heatmap(ax, matrix, names, scale, colours.get_cmap())
+                ax.set_yticks(range(len(names)), names if ax is row.axes[0] or look.get("ax") is not None else [])
+        colour_bar(
+            row, colours, "Pearson correlation", extend="neither" if low is None and "vmax" not in look else "both"
+        )
+    return [ax for row in rows for ax in row.axes]
+
+
+def _around(
+    adata: AnnData, result: Result | None, gene: str, sections: str | Sequence[str] | None, n_genes: int
+) -> tuple[list[str], dict[str, FloatArray]]:
+    """Names of a gene and its neighbours, and by section the (n, n) correlations between them."""
+    place = adata.var_names.get_loc(_result.gene_of(adata, gene))
     graphs = _of_section(adata, sections) if result is None else _of_result(result, sections, place, n_genes)
     chosen = _neighbours(graphs, gene, place, n_genes)
     names = _result.names_like(adata, gene)[chosen].tolist()
-    matrices = {name: graph[chosen][:, chosen].toarray() for name, graph in graphs.items()}
-    top = max(float(np.abs(m).max()) for m in matrices.values())
-    scale = Normalize(-top, top)
-    colours = ScalarMappable(scale, colormaps[cmap])
-    axes = panels(list(graphs), axs, size=(SIZE, SIZE + 0.5))
-    for (name, matrix), ax in zip(matrices.items(), axes, strict=True):
-        if result is not None:
-            result.mark(ax, name)
-        if kind == "network":
-            _draw_network(ax, matrix, names, colours, top)
-        else:
-            _draw_heatmap(ax, matrix, names, scale, cmap)
-            ax.set_yticks(range(len(names)), names if ax is axes[0] or axs is not None else [])
-    figure_of(axes[0]).colorbar(colours, ax=axes, shrink=0.6, label="Pearson correlation", pad=0.02)
-    save_figure(axes[0], save)
-    return axes
+    return names, {name: graph[chosen][:, chosen].toarray() for name, graph in graphs.items()}
 
 
 def _of_section(adata: AnnData, sections: str | Sequence[str] | None) -> dict[str, sp.csr_matrix]:
@@ -130,13 +143,11 @@ def _of_result(
     result: Result, sections: str | Sequence[str] | None, place: int, n_genes: int
 ) -> dict[str, sp.csr_matrix]:
     """(N, N) graph of each section wanted: that which a result holds, or else of the gene's strongest neighbours."""
-    wanted = result.names if sections is None else _validators.names(sections, "sections")
-    if not wanted:
-        raise ValueError(f"sections= is empty; name one or more of {', '.join(result.names)}")
+    wanted = result.named(sections)
     adata = result.adata
     found: dict[str, sp.csr_matrix] = {}
     for name in wanted:
-        held = io.held_graph(result.record, result.section(name), adata.var_names)
+        held = io.held_graph(result.record, name, adata.var_names)
         graph = adata.varp.get(_keys.graph(name), held)
         if graph is not None:
             found[name] = sp.csr_matrix(graph)
@@ -190,25 +201,27 @@ def _draw_network(ax: Axes, matrix: FloatArray, names: Sequence[str], colours: S
             zorder=2 if central else 1,
         )
         ax.add_collection(line)
-    n = len(names) - 1
-    ax.scatter(places[:, 0], places[:, 1], s=[90] + n * [45], c=["0.15"] + n * ["0.95"], edgecolors="0.15", zorder=3)
-    centre = ax.annotate(names[0], (0, 0), (0, -9), textcoords="offset points", ha="center", va="top", fontsize=8)
-    centre.set(weight="bold", path_effects=HALO)
+    n, node = len(names) - 1, UNKNOWN[is_dark()]
+    ax.scatter(places[:, 0], places[:, 1], s=[50] + n * [22], c=[ink()] + n * [node], edgecolors=ink(), zorder=3)
+    centre = ax.annotate(
+        names[0], (0, 0), (0, -9), textcoords="offset points", ha="center", va="top", fontsize=CAPTION_FONT
+    )
+    centre.set(weight="bold", path_effects=halo())
     for name, (x, y), turn in zip(names[1:], places[1:], np.rad2deg(angle), strict=True):
         left = x < -1e-6
         ax.annotate(
             name, (1.09 * x, 1.09 * y), rotation=turn - 180 if left else turn, rotation_mode="anchor",
-            ha="right" if left else "left", va="center", fontsize=7.5, path_effects=HALO,
+            ha="right" if left else "left", va="center", fontsize=6.5, path_effects=halo(),
         )  # fmt: skip
     ax.set_xlim(-REACH, REACH)
     ax.set_ylim(-REACH, REACH)
     ax.set_aspect("equal")
 
 
-def _draw_heatmap(ax: Axes, matrix: FloatArray, names: Sequence[str], scale: Normalize, cmap: str) -> None:
-    ax.set_facecolor(UNKNOWN)
+def _draw_heatmap(ax: Axes, matrix: FloatArray, names: Sequence[str], scale: Normalize, cmap: Colormap) -> None:
+    ax.set_facecolor(UNKNOWN[is_dark()])
     ax.imshow(np.where(matrix == 0, np.nan, matrix), cmap=cmap, norm=scale)
     places = np.arange(len(names))
     ax.plot(places, places, "s", color=SELF, markersize=4)
     ax.set_xticks(places, names, rotation=90)
-    ax.tick_params(length=0, labelsize=7)
+    ax.tick_params(length=0, labelsize=6.5)

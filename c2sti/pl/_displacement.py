@@ -2,36 +2,39 @@
 
 from __future__ import annotations
 
-from pathlib import Path
+from collections.abc import Mapping, Sequence
+from typing import Unpack
 
 import numpy as np
 from anndata import AnnData
 from matplotlib.axes import Axes
 from scipy.spatial import KDTree
 
-from c2sti import _keys, _result, _validators
+from c2sti import _result, _validators
 from c2sti._types import FloatArray
-from c2sti.pl._axes import HALO, INK, LARGE_PANEL, Result, check_look, figure_of, one_panel, save_figure
+from c2sti.pl._axes import CAPTION_FONT, INK, PANEL, THIN_HALO, Result, ink, panels
+from c2sti.pl._look import Panels, shares
+from c2sti.pl._shown import Shown, shown
 
-ARROWS = 20  # about as many along the longer side
+ARROWS = 14  # about as many along the longer side
 STILL = 1e-3  # bins: tissue that moves less is drawn as still
 
 
+@shares(Panels)
 def displacement(
     adata: AnnData,
-    section: str | None = None,
+    sections: str | Sequence[str] | None = None,
     *,
+    color: str | None = None,
     key: str = "c2sti",
     img: bool | np.ndarray = True,
     scale_factor: float | None = None,
     img_alpha: float = 0.75,
-    cmap: str = "viridis",
     scalebar_dx: float | None = None,
     scalebar_units: str = "µm",
-    ax: Axes | None = None,
-    save: str | Path | None = None,
-) -> Axes:
-    """Where the tissue of an interpolated section was moved, as arrows over its H&E or over the distance.
+    **look: Unpack[Panels],
+) -> list[Axes]:
+    """Where the tissue of interpolated sections was moved, as arrows over the H&E, a gene, a label or the distance.
 
     The arrows point the way that the tissue takes from slice_a to slice_b, magnified as the legend says. A displacement
     of zero has none.
@@ -40,8 +43,10 @@ def displacement(
     ----------
     adata
         Result of :func:`c2sti.tl.interpolate` by a network.
-    section
-        An interpolated section; the middle one by default.
+    sections
+        One or several interpolated sections; the middle one by default.
+    color
+        A gene or a column of `obs` to draw under the arrows; by default the H&E, or the distance where there is none.
     key
         The `key_added` that the result was made with.
     img
@@ -49,17 +54,16 @@ def displacement(
         the coordinates of the result.
     scale_factor
         Pixels of such an image in one unit of the coordinates.
-    img_alpha, cmap
-        Opacity of the image; colour map of the distance, which is drawn where there is no image.
+    img_alpha
+        Opacity of the image.
     scalebar_dx, scalebar_units
         How many units of that name are one unit of the coordinates: 1 where they are in µm, µm per pixel where they are
         pixels. By default lengths are in units of the coordinates.
-    ax, save
-        Axes to draw into; file to write the figure to.
+    %(look)s
 
     Returns
     -------
-    The axes; their coordinates are those of ``obsm["spatial"]``.
+    The axes, one a section; their coordinates are those of ``obsm["spatial"]``.
 
     Raises
     ------
@@ -78,36 +82,60 @@ def displacement(
     >>> import c2sti
     >>> a, b = c2sti.datasets.phantom(seed=0, size=12, n_genes=50).series([0.0, 400.0])
     >>> out = c2sti.tl.interpolate(a, b, show_progress_bar=False)
-    >>> ax = c2sti.pl.displacement(out, scalebar_dx=1.0)
+    >>> axes = c2sti.pl.displacement(out, scalebar_dx=1.0)
     """
     result = Result(adata, key)
-    section = result.interpolated(section, "displacement")
-    check_look(save, cmap)
+    wanted = result.interpolated(sections, "displacement")
     _validators.number(img_alpha, "img_alpha", least=0, most=1)
     if scalebar_dx is not None:
         _validators.number(scalebar_dx, "scalebar_dx", above=0)
-    result.check_drawn([section])
-    field = _field(result, section)
-    centres = _centres(result, field)
-    image = _image(result, section, img, scale_factor)
-    ax = one_panel(ax, size=result.panel_size(LARGE_PANEL))
+    there = result.drawn(wanted)
     unit = (1.0, "units") if scalebar_dx is None else (scalebar_dx, scalebar_units)
+    fields = {name: _field(result, name) for name in there}
+    images = {name: None if color is not None else _image(result, name, img, scale_factor) for name in there}
+    bare = [name for name in there if images[name] is None]
+    under = None if not bare else _distance(result, fields, bare, unit) if color is None else shown(result, bare, color)
+    (row,) = panels([len(there)], look, shape=result.shape, width=PANEL)
+    for name, ax in zip(there, row.axes, strict=True):
+        _draw_under(ax, result, name, images[name], under, look, img_alpha)
+        _draw_arrows(ax, result, name, -fields[name], _centres(result, fields[name]), unit)
+        result.mark(ax, name)
+        result.fit(ax)
+    if under is not None:
+        under.explain(row, *under.scale(result, look, "viridis"))
+    return row.axes
+
+
+def _distance(
+    result: Result, fields: Mapping[str, FloatArray], sections: Sequence[str], unit: tuple[float, str]
+) -> Shown:
+    """How far the tissue of each bin was moved."""
+    values = {}
+    for name in sections:
+        centres = _centres(result, fields[name]).reshape(2, -1).T
+        values[name] = np.hypot(*fields[name]).ravel()[KDTree(centres).query(result.xy)[1]] * unit[0]
+    return Shown("distance", values, f"distance moved ({unit[1]})")
+
+
+def _draw_under(
+    ax: Axes,
+    result: Result,
+    section: str,
+    image: tuple[np.ndarray, float] | None,
+    under: Shown | None,
+    look: Panels,
+    alpha: float,
+) -> None:
+    """The image or the values that the arrows lie over."""
     if image is not None:
         pixels, scale = image
         height, width = pixels.shape[:2]
-        ax.imshow(pixels, extent=(0, width / scale, height / scale, 0), alpha=img_alpha)
-    else:
-        nearest = KDTree(centres.reshape(2, -1).T).query(result.xy)[1]
-        distance = np.hypot(*field).ravel()[nearest] * unit[0]
-        top = max(float(distance.max()), STILL * result.pitch * unit[0])
-        look = {"cmap": cmap, "alpha": 0.6, "edgecolor": "none", "linewidth": 0}
-        bins = result.draw_bins(ax, section, distance, vmin=0, vmax=top, **look)
-        figure_of(ax).colorbar(bins, ax=ax, shrink=0.7, pad=0.02, label=f"distance moved ({unit[1]})")
-    _draw_arrows(ax, result, section, -field, centres, unit)
-    result.mark(ax, section)
-    result.fit(ax)
-    save_figure(ax, save)
-    return ax
+        ax.imshow(pixels, extent=(0, width / scale, height / scale, 0), alpha=alpha)
+    elif under is not None and section in under.values:
+        scale_of_all, cmap = under.scale(result, look, "viridis")
+        how = {"cmap": cmap, "alpha": 0.6, "edgecolor": "none", "linewidth": 0}
+        values = under.values[section]
+        result.draw_bins(ax, section, values, vmin=scale_of_all.vmin, vmax=scale_of_all.vmax, **how)
 
 
 def _field(result: Result, section: str) -> FloatArray:
@@ -141,9 +169,7 @@ def _image(
 ) -> tuple[np.ndarray, float] | None:
     """Pixels to draw under the arrows, and how many of them are one unit of the coordinates."""
     if isinstance(img, bool):
-        libraries = result.adata.uns.get(_keys.SPATIAL, {})
-        found = (_result.picture_of(libraries.get(name, {}), section) for name in (section, result.key) if img)
-        return next((image for image in found if image is not None), None)
+        return result.image(section) if img else None
     if scale_factor is None:
         raise ValueError("img is an image; say with scale_factor= how many of its pixels are one unit of coordinates")
     pixels = np.asarray(img)
@@ -163,7 +189,7 @@ def _draw_arrows(
     inside = (distance <= 0.75 * max(result.pitch, side)).reshape(centres.shape[1:])
     length = np.hypot(*moves)[inside]
     if length.size == 0 or length.max() < STILL * result.pitch:
-        ax.text(0.5, -0.02, "nothing was moved", transform=ax.transAxes, ha="center", va="top", fontsize=9)
+        ax.text(0.5, -0.02, "nothing was moved", transform=ax.transAxes, ha="center", va="top", fontsize=CAPTION_FONT)
         return
     step = max(round(max(inside.shape) / ARROWS), 1)
     every = (slice(step // 2, None, step),) * 2
@@ -174,11 +200,14 @@ def _draw_arrows(
     arrows = ax.quiver(
         x, y, dx, dy, angles="xy", scale_units="xy", scale=scale, color=INK, width=0.0035, headwidth=3.5, zorder=3
     )
-    arrows.set_path_effects(HALO)
+    arrows.set_path_effects(THIN_HALO)
     ruler = _round(float(np.percentile(length, 98)) * unit[0])
     label = f"{ruler:g} {unit[1]}" + (f" (arrows {magnified:g} ×)" if magnified != 1 else "")
-    ax.quiverkey(arrows, 0.05, -0.045, ruler / unit[0], "", coordinates="axes")
-    ax.text(0.1, -0.045, label, transform=ax.transAxes, va="center", fontsize=9)  # layouts do not see a key's own label
+    left, right, *_ = result.extent()
+    half = 0.5 * magnified * ruler / unit[0] / (right - left)  # of the arrow in the legend, in widths of the panel
+    ax.quiverkey(arrows, 0.02 + half, -0.045, ruler / unit[0], "", coordinates="axes", color=ink())
+    # Layouts do not see a key's own label.
+    ax.text(0.04 + 2 * half, -0.045, label, transform=ax.transAxes, va="center", fontsize=CAPTION_FONT)
 
 
 def _round(value: float) -> float:

@@ -3,18 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from pathlib import Path
-from typing import Any
+from typing import Any, Unpack
 
-import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
+from matplotlib.collections import LineCollection
 from matplotlib.lines import Line2D
 
 from c2sti import _validators
 from c2sti._types import FloatArray
-from c2sti.pl._axes import HALO, INSERTED_COLOUR, MEASURED_COLOUR, check_look, save_figure
+from c2sti.pl._axes import PAGE, accent, halo, ink, is_dark, one_panel
+from c2sti.pl._look import Frame, shares
 
 NAIVE = ("copy", "linear", "lowrank", "gp")  # what every table has beside the methods that were asked for
 LABELS = {
@@ -22,28 +22,28 @@ LABELS = {
     "rmse": "RMSE, log1p (lower is better)",
     "rv": "RV (higher is better)",
     "fraction": "PCC / noise ceiling (higher is better)",
+    "share": "share of the PCC with half of the spots (higher is better)",
 }
 LEAST_CASES = 3  # held-out sections that an interval needs; two would give one without meaning
 CONFIDENCE = 0.95
 
 
-def evaluation(
-    table: pd.DataFrame, *, metric: str = "pcc", ax: Axes | None = None, save: str | Path | None = None
-) -> Axes:
+@shares(Frame)
+def evaluation(table: pd.DataFrame, *, metric: str = "pcc", **look: Unpack[Frame]) -> Axes:
     """Every method on every held-out section, their mean with its interval, and the noise ceiling.
 
     A line is one held-out section under all methods. The naive methods that :func:`c2sti.tl.evaluate` always adds are
-    on the left in grey, the others in colour; for PCC a dotted line is the noise ceiling, which count noise sets.
+    on the left in grey, the others in colour. For PCC a dotted line is the noise ceiling, which count noise sets, and a
+    solid one under a method what it reaches if told half of the section's own spots (``half_observed=True``).
 
     Parameters
     ----------
     table
         Result of :func:`c2sti.tl.evaluate`.
     metric
-        ``"pcc"``, ``"rmse"``, ``"rv"`` or ``"fraction"``. Use more than one: smoothing raises PCC, lowers RMSE and can
-        lower RV.
-    ax, save
-        Axes to draw into; file to write the figure to.
+        ``"pcc"``, ``"rmse"``, ``"rv"``, ``"fraction"`` or ``"share"``. Use more than one: smoothing raises PCC, lowers
+        RMSE and can lower RV.
+    %(look)s
 
     Returns
     -------
@@ -67,8 +67,6 @@ def evaluation(
     >>> ax = c2sti.pl.evaluation(c2sti.tl.evaluate(series, show_progress_bar=False))
     """
     _validators.a(table, "table", pd.DataFrame, "the DataFrame that c2sti.tl.evaluate gave")
-    _validators.a(ax, "ax", (Axes, type(None)), "a matplotlib Axes")
-    check_look(save)
     needed = {_validators.text(metric, "metric"), "method", "section", "position"}
     if not needed <= set(table):
         missing = sorted(needed - set(table))
@@ -77,12 +75,13 @@ def evaluation(
         raise ValueError(f"column {metric!r} of the table (metric=) holds no numbers; c2sti.tl.evaluate writes some")
     methods = sorted(dict.fromkeys(table["method"]), key=lambda name: name not in NAIVE)
     scores = table.pivot_table(index=["section", "position"], columns="method", values=metric)[methods]
-    if ax is None:
-        _, ax = plt.subplots(figsize=(0.95 * len(methods) + 1.2, 3.6), layout="constrained")
-    handles = [_draw_cases(ax, scores), _draw_means(ax, scores)]
+    ax = one_panel(look, size=(min(0.95 * len(methods) + 1.2, PAGE), 3.6))
+    handles: list[Any] = [_draw_cases(ax, scores), _draw_means(ax, scores)]
     if metric == "pcc" and "ceiling" in table and table["ceiling"].notna().any():
         ceiling, label = table.drop_duplicates("section")["ceiling"].mean(), "noise ceiling set by count noise"
-        handles.append(ax.axhline(ceiling, color=MEASURED_COLOUR, linestyle=":", label=label))
+        handles.append(ax.axhline(ceiling, color=ink(), linestyle=":", label=label))
+    if metric == "pcc" and "half_observed" in table and table["half_observed"].notna().any():
+        handles.append(_draw_half(ax, table.groupby("method")["half_observed"].mean().reindex(methods)))
     ax.set_xticks(range(len(methods)), methods)
     ax.set_xlim(-0.5, len(methods) - 0.4)
     low, high = ax.get_ylim()
@@ -90,15 +89,18 @@ def evaluation(
     ax.set_ylabel(LABELS.get(metric, metric))
     ax.legend(handles=handles, fontsize=7.5, frameon=False, loc="upper left", bbox_to_anchor=(0, -0.1), ncols=1)
     ax.spines[["top", "right"]].set_visible(False)
-    save_figure(ax, save)
     return ax
 
 
 def _draw_cases(ax: Axes, scores: pd.DataFrame) -> Line2D:
-    ax.plot(np.arange(scores.shape[1]), scores.to_numpy().T, color="0.8", linewidth=0.8, zorder=1)
+    ax.plot(np.arange(scores.shape[1]), scores.to_numpy().T, color=_faint(), linewidth=0.8, zorder=1)
     for x, method in enumerate(scores):
         ax.plot(np.full(len(scores), x), scores[method], "o", color=_colour(scores, method), markersize=3, alpha=0.6)
-    return Line2D([], [], color="0.8", marker="o", markersize=3, markerfacecolor="0.5", label="a held-out section")
+    return Line2D([], [], color=_faint(), marker="o", markersize=3, markerfacecolor="0.5", label="a held-out section")
+
+
+def _faint() -> str:
+    return "0.35" if is_dark() else "0.8"
 
 
 def _draw_means(ax: Axes, scores: pd.DataFrame) -> Line2D:
@@ -109,9 +111,16 @@ def _draw_means(ax: Axes, scores: pd.DataFrame) -> Line2D:
         if half is not None:
             ax.errorbar(x + 0.18, mean, half[x], color=colour, capsize=3, linewidth=1.6, zorder=3)
         place, text = (x + 0.18, mean), f"{mean:.3f}"
-        ax.annotate(text, place, (0, 9), textcoords="offset points", ha="center", fontsize=8, path_effects=HALO)
+        ax.annotate(text, place, (0, 9), textcoords="offset points", ha="center", fontsize=8, path_effects=halo())
     label = "mean" if half is None else "mean, with 95 % interval for comparing methods"
-    return Line2D([], [], color="0.3", marker="D", linestyle="" if half is None else "-", markersize=6, label=label)
+    return Line2D([], [], color=ink(), marker="D", linestyle="" if half is None else "-", markersize=6, label=label)
+
+
+def _draw_half(ax: Axes, means: pd.Series) -> LineCollection:
+    """(methods,) what each reaches that is told half of the section's own spots; NaN of those that cannot be told."""
+    places = np.flatnonzero(means.notna())
+    label = "mean if told half of the section's own spots"
+    return ax.hlines(means.iloc[places], places - 0.32, places + 0.32, color=ink(), linewidth=1.2, label=label)
 
 
 def _colour(scores: pd.DataFrame, method: str) -> str:
@@ -120,7 +129,7 @@ def _colour(scores: pd.DataFrame, method: str) -> str:
     if method in NAIVE:
         return "0.5"
     asked = [name for name in scores if name not in NAIVE]
-    return [INSERTED_COLOUR, *palettes.default_20][asked.index(method) % 21]
+    return [accent(), *palettes.default_20][asked.index(method) % 21]
 
 
 def _interval(scores: FloatArray) -> FloatArray | None:
@@ -135,15 +144,15 @@ def _interval(scores: FloatArray) -> FloatArray | None:
     return stats.t.ppf((1 + CONFIDENCE) / 2, n_cases - 1) * sd / np.sqrt(n_cases)
 
 
-def training_history(model: Any, *, ax: Axes | None = None, save: str | Path | None = None) -> Axes:
+@shares(Frame)
+def training_history(model: Any, **look: Unpack[Frame]) -> Axes:
     """Loss of a training, step by step, and on the sections that it was validated on.
 
     Parameters
     ----------
     model
         A trained model, such as a :class:`c2sti.C2STi`, whose ``card["history"]`` is drawn; or that history itself.
-    ax, save
-        Axes to draw into; file to write the figure to.
+    %(look)s
 
     Returns
     -------
@@ -160,26 +169,24 @@ def training_history(model: Any, *, ax: Axes | None = None, save: str | Path | N
     >>> import c2sti
     >>> ax = c2sti.pl.training_history({"loss": [1.0, 0.6, 0.5, 0.4], "validation": [[2, 0.7], [4, 0.8]]})
     """
-    check_look(save)
     history = model if isinstance(model, dict) else getattr(model, "card", {}).get("history", {})
     loss = np.asarray(history.get("loss", ()), dtype=np.float64)
     if len(loss) == 0:
         raise ValueError(
             "the model has no training history; c2sti.training.train and c2sti.tl.train write it into its card"
         )
-    ax = plt.subplots(figsize=(5.2, 3.2), layout="constrained")[1] if ax is None else ax
+    ax = one_panel(look, size=(5.2, 3.2))
     steps = np.arange(1, len(loss) + 1)
-    ax.plot(steps, loss, color=INSERTED_COLOUR, linewidth=0.6, alpha=0.5)
-    ax.plot(steps, _running_mean(loss), color=INSERTED_COLOUR, linewidth=1.8, label="training")
+    ax.plot(steps, loss, color=accent(), linewidth=0.6, alpha=0.5)
+    ax.plot(steps, _running_mean(loss), color=accent(), linewidth=1.8, label="training")
     validation = np.asarray(history.get("validation", ()), dtype=np.float64).reshape(-1, 2)
     if len(validation):
-        ax.plot(*validation.T, "o-", color=MEASURED_COLOUR, markersize=4, linewidth=1.0, label="validation")
+        ax.plot(*validation.T, "o-", color=ink(), markersize=4, linewidth=1.0, label="validation")
         best = validation[validation[:, 1].argmin()]
-        ax.axvline(best[0], color=MEASURED_COLOUR, linestyle=":", linewidth=1.0)
+        ax.axvline(best[0], color=ink(), linestyle=":", linewidth=1.0)
     ax.set_xlabel("step")
     ax.set_ylabel("loss")
     ax.legend(frameon=False)
-    save_figure(ax, save)
     return ax
 
 

@@ -51,25 +51,27 @@ def cases() -> Iterator[Bad]:
         yield Bad(of, "a measured section", lambda _, c=call: c(pair()[0]), (says,))
         yield from wrong_values(of, call, "key", ["other", 3], r"uns\[|varp|key")
         if of != "pl.displacement":
-            yield from wrong_values(of, call, "gene", ["nothing", 3, None, ["gene_001"]])
+            yield from wrong_values(of, call, "gene", ["nothing", 3, [], [3], ["gene_001", "nothing"]], "gene|color")
     for of in ("pl.sections", "pl.spread"):
         call = tools[of]
         for what in ("without a lattice", "a lattice without a pitch", "without a layer", "without coordinates"):
             step, says = CUT[what]
             name = "c2sti_1" if of == "pl.spread" else None
-            given = {} if name is None else {"section": name}
+            given = {} if name is None else {"sections": name}
             yield Bad(
                 of, f"a result {what}", lambda _, c=call, s=step, g=given: c(changed(result(), s), **g), (says,), False
             )
         yield from wrong_values(of, call, "cmap", ["ugly", 3], quick=False)
-        yield from wrong_values(of, call, "vmin", [NAN, "low"], quick=False)
+        yield from wrong_values(of, call, "vmin", [NAN, "low", "p101"], quick=False)
         yield from wrong_values(of, call, "vmax", [NAN, "high"], quick=False)
         yield Bad(of, "vmin above vmax", lambda _, c=call: c(vmin=2.0, vmax=1.0), ("vmin", "vmax"), False)
         yield Bad(of, "save into no folder", lambda f, c=call: c(save=f / "no" / "a.png"), ("save|no folder",), False)
         yield Bad(of, "save as nothing known", lambda f, c=call: c(save=f / "a.xyz"), ("save", "xyz"), False)
         yield Bad(of, "save=3", lambda f, c=call: c(save=3), ("save",), False)
-    yield from wrong_values("pl.sections", tools["pl.sections"], "axs", [[], [None], plt, 3, [1, 2, 3, 4]], r"\baxs\b")
-    yield from wrong_values("pl.spread", tools["pl.spread"], "section", ["nothing", "slice_a", 3], "section|measured")
+    yield from wrong_values("pl.sections", tools["pl.sections"], "ax", [[], [None], plt, 3, [1, 2, 3, 4]], r"\bax\b")
+    yield from wrong_values(
+        "pl.spread", tools["pl.spread"], "sections", ["nothing", "slice_a", 3, []], "section|measured"
+    )
     yield from wrong_values("pl.spread", tools["pl.spread"], "contours", [-1, 1.5, "many", None])
     yield from wrong_values("pl.spread", tools["pl.spread"], "ax", [3, "here"], r"\bax\b")
     yield Bad("pl.spread", "without std", lambda _: tools["pl.spread"](_unsure()), ("std",))
@@ -82,6 +84,9 @@ def cases() -> Iterator[Bad]:
     yield from _displacement(tools["pl.displacement"])
     yield from _coexpression(tools["pl.coexpression"])
     yield from _evaluation()
+    yield from _stack()
+    yield from _alignment()
+    yield from _genes()
 
 
 def _or(adata: Any) -> Any:
@@ -110,7 +115,7 @@ def _displacement(draw: Any) -> Iterator[Bad]:
         return draw(_moved(), **given)
 
     yield Bad(of, "by a model that moves nothing", lambda _: draw(), ("displacement", "linear"))
-    yield from wrong_values(of, moved, "section", ["nothing", "slice_a", 3], "section|measured")
+    yield from wrong_values(of, moved, "sections", ["nothing", "slice_a", 3, []], "section|measured")
     picture = np.zeros((9, 9, 3), np.uint8)
     yield from wrong_values(of, moved, "img", [picture, "tissue.png", 3, None])
     yield from wrong_values(
@@ -144,7 +149,7 @@ def _coexpression(draw: Any) -> Iterator[Bad]:
     yield from wrong_values(of, draw, "kind", ["tree", None, 3])
     yield from wrong_values(of, draw, "n_genes", [0, -1, 1.5, "all", None])
     yield from wrong_values(of, draw, "cmap", ["ugly", 3])
-    yield from wrong_values(of, draw, "axs", [[], [None], 3], r"\baxs\b")
+    yield from wrong_values(of, draw, "ax", [[], [None], 3], r"\bax\b")
     yield Bad(of, "without measured layers", lambda _: draw(changed(result(), _ungraphed)), ("layers",))
     yield Bad(of, "a section with sections=", lambda _: draw(_graphed(), sections="slice_a"), ("sections",))
 
@@ -187,3 +192,52 @@ def _evaluation() -> Iterator[Bad]:
     yield from wrong_values(of, drawn, "metric", ["beauty", None, 3, "method", ["pcc"]], "metric|column")
     yield from wrong_values(of, drawn, "ax", [3], r"\bax\b")
     yield Bad(of, "save as nothing known", lambda f: drawn(save=f / "a.xyz"), ("save", "xyz"), False)
+
+
+def _stack() -> Iterator[Bad]:
+    of = "pl.stack"
+
+    def drawn(adata: Any = ..., color: Any = "gene_001", **given: Any) -> object:
+        return _closing(c2sti.pl.stack)(_or(adata), color, **given)
+
+    yield from wrong_values(of, drawn, "adata", [None, "sections.h5ad"])
+    yield from wrong_values(of, drawn, "color", ["nothing", 3, None, []], "gene|color")
+    yield from wrong_values(of, drawn, "sections", ["nothing", [], 3], "section")
+    yield from wrong_values(of, drawn, "z_scale", [0, -1.0, NAN, "long"])
+    yield from wrong_values(of, drawn, "elev", [NAN, "high"])
+    yield from wrong_values(of, drawn, "azim", [NAN, "left"])
+    yield from wrong_values(of, drawn, "ax", [3, [], [3]], r"\bax\b")
+
+
+def _alignment() -> Iterator[Bad]:
+    of = "pl.alignment"
+
+    def drawn(first: Any = ..., second: Any = ..., **given: Any) -> object:
+        reference, moving = pair()
+        for section in (reference, moving):
+            section.obsm["spatial_aligned"] = section.obsm["spatial"]
+        first, second = (own if one is ... else one for one, own in ((first, reference), (second, moving)))
+        return _closing(c2sti.pl.alignment)(first, second, **given)
+
+    yield from wrong_values(of, drawn, "first", [None, "a.h5ad"], "reference")
+    yield from wrong_values(of, drawn, "second", [None, 3], "moving")
+    yield from wrong_values(of, drawn, "color", ["nothing", 3, [], [3]], "gene|color")
+    yield from wrong_values(of, drawn, "layer", ["nothing"], "layer", quick=False)
+    yield from wrong_values(of, drawn, "spatial_key", ["nothing", 3], "obsm")
+    yield from wrong_values(of, drawn, "aligned_key", ["nothing", 3], "obsm")
+    yield from wrong_values(of, drawn, "vmax", [NAN, "high"])
+    yield from wrong_values(of, drawn, "figsize", [3, (1, 2, 3), (0, 1)])
+
+
+def _genes() -> Iterator[Bad]:
+    of = "pl.genes"
+    table = pd.DataFrame({"pcc": [0.1, 0.2]}, index=["a", "b"])
+
+    def drawn(table: Any = table, **given: Any) -> object:
+        return _closing(c2sti.pl.genes)(table, **given)
+
+    wrong = [None, "genes.tsv", {}, table[:0], table.assign(pcc="good"), table.assign(pcc=NAN)]
+    yield from wrong_values(of, drawn, "table", wrong)
+    yield from wrong_values(of, drawn, "gene", ["nothing", 3, [], [3]], "gene")
+    yield from wrong_values(of, drawn, "metric", ["beauty", None, 3])
+    yield from wrong_values(of, drawn, "n_genes", [0, -1, 1.5, "all"])

@@ -299,7 +299,7 @@ def test_every_use_is_the_same_from_factors(unsure: AnnData, factors: Path, tmp_
     assert set(tables[0]) == set(tables[1])
     for name, table in tables[0].items():
         np.testing.assert_allclose(np.asarray(tables[1][name].X), np.asarray(table.X), atol=1e-5)
-    for draw in (lambda one: c2sti.pl.sections(one, gene)[1], lambda one: c2sti.pl.spread(one, gene)):
+    for draw in (lambda one: c2sti.pl.sections(one, gene)[1], lambda one: c2sti.pl.spread(one, gene)[0]):
         shown = [np.ma.filled(draw(one).collections[0].get_array(), np.nan) for one in (unsure, out)]
         np.testing.assert_allclose(shown[1], shown[0], rtol=1e-4, atol=1e-5)
     plt.close("all")

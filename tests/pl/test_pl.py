@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import inspect
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -11,6 +12,7 @@ import scipy.sparse as sp
 import torch
 from anndata import AnnData
 from matplotlib.collections import PatchCollection
+from matplotlib.colors import to_rgb
 from matplotlib.tri import TriContourSet
 
 import c2sti
@@ -73,10 +75,10 @@ def test_sections_draws_the_values_of_the_layer_where_they_are(out: AnnData) -> 
 
 def test_sections_into_given_axes_and_its_errors(out: AnnData, pair: tuple[AnnData, AnnData]) -> None:
     figure, axs = plt.subplots(1, 4)
-    assert c2sti.pl.sections(out, out.var_names[0], axs=axs, vmin=0, vmax=2)[0].figure is figure
+    assert c2sti.pl.sections(out, out.var_names[0], ax=axs, vmin=0, vmax=2)[0].figure is figure
     assert axs[0].collections[0].get_clim() == (0, 2)
-    with pytest.raises(ValueError, match="axs holds 3 axes; one for each of slice_a, c2sti_1"):
-        c2sti.pl.sections(out, out.var_names[0], axs=axs[:3])
+    with pytest.raises(ValueError, match="ax holds 3 axes; one for each of 4 panels is needed"):
+        c2sti.pl.sections(out, out.var_names[0], ax=axs[:3])
     with pytest.raises(KeyError, match="no gene 'xyz'; var_names has 60"):
         c2sti.pl.sections(out, "xyz")
     with pytest.raises(KeyError, match="does not hold the result of c2sti.tl.interpolate"):
@@ -90,7 +92,7 @@ def test_sections_of_a_stack_are_those_of_the_result(out: AnnData) -> None:
         assert from_rows.get_title() == from_layers.get_title()
         one, other = (np.asarray(ax.collections[0].get_array()) for ax in (from_layers, from_rows))
         np.testing.assert_array_equal(one, other)
-    assert arrows(c2sti.pl.displacement(stack)).U.size == arrows(c2sti.pl.displacement(out)).U.size
+    assert arrows(c2sti.pl.displacement(stack)[0]).U.size == arrows(c2sti.pl.displacement(out)[0]).U.size
 
 
 def test_sections_of_a_long_series_stand_in_several_rows(series: list[AnnData]) -> None:
@@ -115,7 +117,7 @@ def arrows(ax: plt.Axes) -> plt.Quiver:
 
 def test_displacement_points_from_slice_a_to_slice_b_and_says_how_far(out: AnnData, tmp_path: Path) -> None:
     pitch = out.uns["c2sti"]["lattice"]["pitch"]
-    ax = c2sti.pl.displacement(out, scalebar_dx=2.0, img=False, save=tmp_path / "d.png")
+    (ax,) = c2sti.pl.displacement(out, scalebar_dx=2.0, img=False, save=tmp_path / "d.png")
     assert (tmp_path / "d.png").stat().st_size > 5_000
     assert ax.get_title() == "c2sti_1\ninterpolated, z = 100"
     drawn = arrows(ax)
@@ -133,7 +135,7 @@ def test_displacement_points_from_slice_a_to_slice_b_and_says_how_far(out: AnnDa
 def test_displacement_over_a_picture(out: AnnData) -> None:
     width, height = out.obsm["spatial"].max(axis=0)
     picture = np.random.default_rng(0).random((40, 30, 3))
-    ax = c2sti.pl.displacement(out, "c2sti_1", img=picture, scale_factor=0.5)
+    (ax,) = c2sti.pl.displacement(out, "c2sti_1", img=picture, scale_factor=0.5)
     assert ax.images[0].get_extent() == [0, 60, 80, 0]
     assert ax.texts[-1].get_text().startswith("20 units")
     assert ax.get_xlim()[1] > width > ax.get_xlim()[0]
@@ -142,12 +144,12 @@ def test_displacement_over_a_picture(out: AnnData) -> None:
         "images": {"hires": picture},
         "scalefactors": {"tissue_hires_scalef": 2.0, "spot_diameter_fullres": 1.0},
     }
-    assert c2sti.pl.displacement(stained, "c2sti_1").images[0].get_extent() == [0, 15, 20, 0]
-    assert not c2sti.pl.displacement(stained, "c2sti_1", img=False).images
-    shown = c2sti.pl.displacement(out, "c2sti_2").images[0].get_array()
+    assert c2sti.pl.displacement(stained, "c2sti_1")[0].images[0].get_extent() == [0, 15, 20, 0]
+    assert not c2sti.pl.displacement(stained, "c2sti_1", img=False)[0].images
+    shown = c2sti.pl.displacement(out, "c2sti_2")[0].images[0].get_array()
     np.testing.assert_array_equal(shown, out.uns["spatial"]["c2sti"]["images"]["c2sti_2"])  # the section's own
     stained.uns["spatial"]["c2sti"]["images"]["hires"] = np.full((40, 30, 3), 255, dtype=np.uint8)
-    assert not c2sti.pl.displacement(stained, "c2sti_1").images  # a blank is no image
+    assert not c2sti.pl.displacement(stained, "c2sti_1")[0].images  # a blank is no image
     with pytest.raises(ValueError, match="img is an image; say with scale_factor="):
         c2sti.pl.displacement(out, img=picture)
 
@@ -157,13 +159,13 @@ def test_displacement_on_a_coarser_lattice_is_drawn_where_it_was_found(out: AnnD
     record = coarse.uns["c2sti"]
     height, width = -(-record["lattice"]["shape"] // 3)
     record["notes"]["displacement"] = np.ones((2, 2, height, width))
-    xy = arrows(c2sti.pl.displacement(coarse)).XY
+    xy = arrows(c2sti.pl.displacement(coarse)[0]).XY
     steps = (xy - record["lattice"]["origin"]) / record["lattice"]["pitch"]
     np.testing.assert_allclose(steps % 3, 1)  # the middle one of three bins
 
 
 def test_displacement_that_is_zero_is_drawn_as_zero(out: AnnData) -> None:
-    ax = c2sti.pl.displacement(out, "c2sti_2")
+    (ax,) = c2sti.pl.displacement(out, "c2sti_2")
     assert ax.texts[-1].get_text() == "nothing was moved"
     assert not any(hasattr(drawn, "U") for drawn in ax.collections)
 
@@ -187,7 +189,7 @@ def test_a_network_that_moves_tissue_is_drawn(pair: tuple[AnnData, AnnData]) -> 
         if "estimators.offset" in name:
             parameter.data.normal_(0, 0.3, generator=torch.Generator().manual_seed(0))
     out = c2sti.tl.interpolate(*pair, model=model, show_progress_bar=False)
-    drawn = arrows(c2sti.pl.displacement(out, scalebar_dx=1.0))
+    drawn = arrows(c2sti.pl.displacement(out, scalebar_dx=1.0)[0])
     assert np.hypot(drawn.U, drawn.V).max() > 1e-3 * out.uns["c2sti"]["lattice"]["pitch"]
 
 
@@ -295,6 +297,8 @@ def test_evaluation_shows_sections_means_and_ceiling(table: pd.DataFrame, tmp_pa
     assert [t.get_text() for t in ax.get_xticklabels()] == ["copy", "gp"]
     assert any(np.allclose(line.get_ydata(), 0.6) for line in ax.lines)
     assert not any(np.allclose(line.get_ydata(), 0.6) for line in c2sti.pl.evaluation(table, metric="rmse").lines)
+    reached = c2sti.pl.evaluation(table.assign(half_observed=[np.nan, 0.5] * 2)).collections[0]
+    np.testing.assert_allclose(reached.get_segments(), [[[1 - 0.32, 0.5], [1 + 0.32, 0.5]]])
     assert not ax.containers  # two sections say nothing of the spread
     with pytest.raises(KeyError, match="no column 'psnr'"):
         c2sti.pl.evaluation(table, metric="psnr")
@@ -322,19 +326,19 @@ def test_evaluation_intervals_compare_methods_within_sections() -> None:
 def test_spread_draws_std_as_colour_and_the_value_as_lines(pair: tuple[AnnData, AnnData], tmp_path: Path) -> None:
     out = c2sti.tl.interpolate(*pair, n_slices=2, model="linear", std=True, show_progress_bar=False)
     gene = out.var_names[out.layers["c2sti_2"].std(axis=0).argmax()]
-    ax = c2sti.pl.spread(out, gene, section="c2sti_2", save=tmp_path / "s.png")
+    (ax,) = c2sti.pl.spread(out, gene, sections="c2sti_2", save=tmp_path / "s.png")
     assert (tmp_path / "s.png").stat().st_size > 5000
     bins = next(drawn for drawn in ax.collections if isinstance(drawn, PatchCollection))
     inside = out.obs["c2sti_2_tissue"].to_numpy()
     np.testing.assert_allclose(bins.get_array(), out[inside].obs_vector(gene, layer="c2sti_2_std"))
-    assert bins.get_clim() == pytest.approx((0, np.percentile(np.asarray(bins.get_array()), 99)))
+    assert bins.get_clim() == pytest.approx(tuple(np.percentile(np.asarray(bins.get_array()), [1, 99])))
     (lines,) = (drawn for drawn in ax.collections if isinstance(drawn, TriContourSet))
     value = out[inside].obs_vector(gene, layer="c2sti_2")
-    np.testing.assert_allclose(lines.levels, np.quantile(value, [0.2, 0.4, 0.6, 0.8]), rtol=1e-5)
+    np.testing.assert_allclose(lines.levels, np.quantile(value, [0.25, 0.5, 0.75]), rtol=1e-5)
     assert ax.get_title() == "c2sti_2\ninterpolated, z = 200"
     _, given = plt.subplots()
     stack = c2sti.tl.to_slices(out)
-    assert c2sti.pl.spread(stack, gene, section="c2sti_2", contours=0, vmin=0.1, vmax=2, ax=given) is given
+    assert c2sti.pl.spread(stack, gene, sections="c2sti_2", contours=0, vmin=0.1, vmax=2, ax=given) == [given]
     (alone,) = given.collections
     assert alone.get_clim() == (0.1, 2)
     np.testing.assert_allclose(alone.get_array(), bins.get_array())
@@ -348,7 +352,7 @@ def test_spread_names_what_is_missing(out: AnnData) -> None:
     with pytest.raises(
         ValueError, match="slice_b was measured and has no standard deviation; the interpolated sections are c2sti_1, c"
     ):
-        c2sti.pl.spread(out, out.var_names[0], section="slice_b")
+        c2sti.pl.spread(out, out.var_names[0], sections="slice_b")
     with pytest.raises(KeyError, match="there is no gene 'xyz'"):
         c2sti.pl.spread(out, "xyz")
 
@@ -358,7 +362,7 @@ def test_a_gene_that_does_not_vary_has_no_lines(made: AnnData) -> None:
     gene = flat.var_names[0]
     flat.layers["c2sti_1_std"] = np.ones(flat.shape, dtype=np.float32)
     flat.layers["c2sti_1"] = np.full(flat.shape, 2.0, dtype=np.float32)
-    ax = c2sti.pl.spread(flat, gene, section="c2sti_1")
+    (ax,) = c2sti.pl.spread(flat, gene, sections="c2sti_1")
     assert not [drawn for drawn in ax.collections if isinstance(drawn, TriContourSet)]
 
 
@@ -383,3 +387,137 @@ def test_training_history_shows_where_the_weights_are_from(tmp_path: Path) -> No
     assert len(c2sti.pl.training_history(model).lines) == 4
     with pytest.raises(ValueError, match="has no training history"):
         c2sti.pl.training_history(c2sti.C2STi())
+
+
+# ---- what all plots share
+
+
+@pytest.fixture(scope="module")
+def labelled(tissue: Phantom) -> AnnData:
+    first, last = tissue.series([0.0, 300.0])
+    return c2sti.tl.interpolate(
+        first, last, n_slices=2, model="linear", obs_keys="domain", std=True, show_progress_bar=False
+    )
+
+
+def bins_of(ax: plt.Axes) -> PatchCollection:
+    return next(drawn for drawn in ax.collections if isinstance(drawn, PatchCollection))
+
+
+def test_sections_draws_genes_labels_numbers_and_images(labelled: AnnData) -> None:
+    gene = labelled.var_names[0]
+    axes = c2sti.pl.sections(labelled, [gene, "domain", "confidence", None], vmax="p90")
+    assert [ax.get_ylabel() for ax in axes if ax.get_ylabel()] == [gene, "domain", "confidence", "H&E"]
+    assert len(axes) == 4 + 4 + 2 + 4  # measured sections have no confidence, and no empty panel
+    values = np.concatenate([np.asarray(bins_of(ax).get_array()) for ax in axes[:4]])
+    assert bins_of(axes[0]).get_clim() == pytest.approx(tuple(np.percentile(values, [1, 90])))
+    names = {text.get_text() for ax in axes[0].figure.axes if ax.get_legend() for text in ax.get_legend().get_texts()}
+    assert names == set(labelled.obs["slice_a_domain"].dropna()) | set(labelled.obs["c2sti_1_domain"].dropna())
+    assert [ax.get_title().split("\n")[1].split(",")[0] for ax in axes[-4:]] == [
+        "measured",
+        *2 * ["virtual"],
+        "measured",
+    ]
+    assert all(ax.images for ax in axes[-4:])
+    same = c2sti.pl.sections(c2sti.tl.to_slices(labelled), "domain")
+    for from_rows, from_columns in zip(same, axes[4:8], strict=True):
+        one, other = (bins_of(ax) for ax in (from_rows, from_columns))
+        np.testing.assert_array_equal(one.get_facecolor(), other.get_facecolor())
+
+
+def test_a_part_of_a_result_has_no_empty_panels(labelled: AnnData) -> None:
+    stack = c2sti.tl.to_slices(labelled)
+    part = stack[stack.obs["section"].isin(["slice_a", "c2sti_2"])].copy()
+    axes = c2sti.pl.sections(part, "gene_001")
+    assert [ax.get_title().split("\n")[0] for ax in axes] == ["slice_a", "c2sti_2"]
+    (ax,) = c2sti.pl.sections(labelled, "gene_001", sections="c2sti_1", title="mine", figsize=(3, 2))
+    assert ax.get_title() == "mine"
+    assert ax.figure.get_size_inches().tolist() == [3, 2]
+    with pytest.raises(ValueError, match="adata has no row inside the tissue of slice_b"):
+        c2sti.pl.sections(part, "gene_001", sections="slice_b")
+
+
+def test_panels_stand_in_rows_of_ncols(labelled: AnnData) -> None:
+    axes = c2sti.pl.sections(labelled, ["gene_001", "gene_002"], ncols=3)
+    assert [ax.get_subplotspec().rowspan.start for ax in axes] == [0, 0, 0, 1, 2, 2, 2, 3]
+    assert axes[0].figure.get_figwidth() <= 7.2
+
+
+def test_what_plots_share_is_in_their_signatures_and_refused_by_name(out: AnnData, monkeypatch) -> None:
+    for draw in (c2sti.pl.sections, c2sti.pl.spread, c2sti.pl.coexpression, c2sti.pl.displacement, c2sti.pl.stack):
+        assert set(inspect.signature(draw).parameters) >= {"ax", "figsize", "title", "cmap", "vmin", "ncols", "show"}
+    for draw in (c2sti.pl.evaluation, c2sti.pl.genes, c2sti.pl.training_history, c2sti.pl.alignment):
+        assert set(inspect.signature(draw).parameters) >= {"ax", "figsize", "title", "save", "show"}
+    with pytest.raises(TypeError, match="unexpected keyword argument 'colour'"):
+        c2sti.pl.sections(out, "gene_001", colour="red")
+    with pytest.raises(ValueError, match="vmax = 'q99' is no percentile from 'p0' to 'p100'"):
+        c2sti.pl.sections(out, "gene_001", vmax="q99")
+    with pytest.raises(ValueError, match="title holds 2 texts; one for each of 4 panels"):
+        c2sti.pl.sections(out, "gene_001", title=["a", "b"])
+    seen = []
+    monkeypatch.setattr(plt, "show", lambda: seen.append(True))
+    c2sti.pl.sections(out, "gene_001", show=True)
+    assert seen == [True]
+
+
+def test_marks_are_light_on_a_dark_background(out: AnnData, table: pd.DataFrame) -> None:
+    with plt.style.context("dark_background"):
+        measured, interpolated, *_ = c2sti.pl.sections(out, "gene_001")
+        ceiling = c2sti.pl.evaluation(table).lines[-1]
+    colours = [measured.title.get_color(), interpolated.title.get_color(), ceiling.get_color()]
+    assert all(np.dot(to_rgb(colour), (0.299, 0.587, 0.114)) > 0.5 for colour in colours)
+
+
+# ---- stack, alignment, genes
+
+
+def test_stack_stands_in_true_proportions(labelled: AnnData) -> None:
+    gene, label = c2sti.pl.stack(labelled, ["gene_001", "domain"])
+    assert [ax.get_title() for ax in (gene, label)] == ["gene_001", "domain"]
+    lengths = [float(np.ptp(limits)) for limits in (gene.get_xlim(), gene.get_ylim(), gene.get_zlim())]
+    np.testing.assert_allclose(gene._box_aspect / lengths, (gene._box_aspect / lengths)[0])
+    assert [len(c.get_facecolor()) for c in label.collections] == [
+        labelled.obs[f"{name}_tissue"].sum() for name in labelled.uns["c2sti"]["sections"]
+    ]
+    (long,) = c2sti.pl.stack(labelled, "gene_001", z_scale=4.0, sections=["slice_a", "slice_b"])
+    assert long.get_title() == "gene_001\nz drawn 4 × as long"
+    assert [text.get_text() for text in long.get_zticklabels()] == ["slice_a, 0", "slice_b, 300"]
+    with pytest.raises(TypeError, match="projection='3d'"):
+        c2sti.pl.stack(labelled, "gene_001", ax=plt.subplots()[1])
+    flat = labelled.copy()
+    del flat.uns["c2sti"]["z"]
+    with pytest.raises(KeyError, match="has no z of the sections"):
+        c2sti.pl.stack(flat, "gene_001")
+
+
+def test_alignment_lays_sections_on_each_other(tissue: Phantom, tmp_path: Path) -> None:
+    first, second = tissue.section(0.0), tissue.section(100.0, angle=90.0)
+    with pytest.raises(KeyError, match=r"reference has no obsm\['spatial_aligned'\].*c2sti.pp.align\("):
+        c2sti.pl.alignment(first, second)
+    c2sti.pp.align(first, second)
+    axes = c2sti.pl.alignment(first, second, color=["gene_001", None], save=tmp_path / "a.png")
+    assert [ax.get_title().split(":")[0] for ax in axes] == 2 * ["before", "after"]
+    assert "fit" in axes[1].get_title()
+    for ax, key in zip(axes[:2], ("spatial", "spatial_aligned"), strict=True):
+        for drawn, section in zip(ax.collections, (first, second), strict=True):
+            np.testing.assert_allclose(drawn.get_offsets(), section.obsm[key])
+    assert [len(ax.images) for ax in axes] == [0, 0, 2, 2]
+    del second.uns["spatial"]
+    assert c2sti.pl.alignment(first, second)[0].get_ylabel() == "spots"
+    with pytest.raises(ValueError, match=r"obs\['domain'\] of reference holds no numbers"):
+        c2sti.pl.alignment(first, second, color="domain")
+
+
+def test_genes_shows_the_best_and_the_worst_or_those_named() -> None:
+    table = pd.DataFrame({"pcc": np.linspace(-0.1, 0.9, 50)}, index=[f"g{i}" for i in range(50)])
+    ax = c2sti.pl.genes(table, n_genes=4)
+    assert [text.get_text() for text in ax.get_yticklabels()] == ["g49", "g48", "g1", "g0"]
+    ax = c2sti.pl.genes(table, ["g3", "g40"])
+    np.testing.assert_allclose(ax.lines[1].get_xdata(), table.loc[["g3", "g40"], "pcc"])
+    cases = pd.concat([table.assign(section=s, method=m, pcc=table.pcc + s) for s in (0, 1) for m in ("gp", "c2sti")])
+    ax = c2sti.pl.genes(cases.rename_axis("gene").reset_index(), "g3")
+    np.testing.assert_allclose([line.get_xdata()[0] for line in ax.lines[1:3]], table.loc["g3", "pcc"] + 0.5)
+    with pytest.raises(KeyError, match="1 of 1 genes= are not in the table"):
+        c2sti.pl.genes(table, "xyz")
+    with pytest.raises(KeyError, match=r"no column 'rmse' \(metric=\); it has \['pcc'\]"):
+        c2sti.pl.genes(table, metric="rmse")
