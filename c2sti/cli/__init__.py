@@ -11,7 +11,7 @@ import sys
 from collections.abc import Callable, Sequence
 from importlib.metadata import version
 
-from c2sti.cli import _commands, _demo
+from c2sti.cli import _commands, _demo, _study
 from c2sti.cli._options import talking
 
 __all__ = ["main", "parser"]
@@ -23,8 +23,13 @@ Run = Callable[[argparse.Namespace], None]
 COMMANDS: dict[str, tuple[str, Options, Run]] = {
     "align": ("sections into a common coordinate system", _commands.align_options, _commands.align),
     "interpolate": ("the missing sections between two", _commands.interpolate_options, _commands.interpolate),
+    "series": ("a whole series of sections, filled", _study.series_options, _study.series),
     "describe": ("how a result was made", _commands.describe_options, _commands.describe),
+    "plot": ("a result as a figure", _study.plot_options, _study.plot),
+    "genes": ("the genes of a result", _study.genes_options, _study.genes),
     "sample-counts": ("counts for interpolated sections", _commands.counts_options, _commands.sample_counts),
+    "to-spatialdata": ("a result as SpatialData", _study.spatialdata_options, _study.to_spatialdata),
+    "to-volume": ("genes of a result as a volume", _study.volume_options, _study.to_volume),
     "evaluate": ("how well held-out sections are interpolated", _commands.evaluate_options, _commands.evaluate),
     "train": ("a model from your own series", _commands.train_options, _commands.train),
     "demo": ("see it work on a simulated tissue", _demo.demo_options, _demo.demo),
@@ -46,6 +51,11 @@ EPILOG = """\
 from two sections on their slides to five in a common coordinate system:
   c2sti align a.h5ad b.h5ad -o aligned
   c2sti interpolate aligned/a.h5ad aligned/b.h5ad -n 3 -o sections.zarr
+
+a whole series, filled, drawn, and as a volume for napari:
+  c2sti series aligned/s1.h5ad aligned/s2.h5ad aligned/s3.h5ad --spacing 10 -o stack.h5ad
+  c2sti plot stack.h5ad ERBB2 -o erbb2.png
+  c2sti to-volume stack.h5ad --genes ERBB2 -o erbb2.zarr
 
 how far to trust that, on a series of your own:
   c2sti align s1.h5ad s2.h5ad s3.h5ad s4.h5ad -o aligned

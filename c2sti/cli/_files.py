@@ -15,6 +15,7 @@ import anndata as ad
 from anndata import AnnData
 
 from c2sti import _atomic, _validators
+from c2sti.cli._compact import write_compact
 from c2sti.io import completed, is_spatialdata
 
 if TYPE_CHECKING:
@@ -72,7 +73,7 @@ def write(section: Section, path: Path) -> None:
                 needed, free = section.__sizeof__(), shutil.disk_usage(part.parent).free
                 if needed > free:
                     raise OSError(f"it needs about {needed / 1e6:.0f} MB, {free / 1e6:.0f} MB are free")
-                section.write_h5ad(part)
+                write_compact(section, part)
     except (OSError, RuntimeError) as error:
         if not _reason(error):
             raise

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import inspect
 import shlex
 import shutil
 import subprocess
@@ -60,7 +61,7 @@ def command(name: str) -> argparse.ArgumentParser:
     return choices[name]
 
 
-@pytest.mark.parametrize("name", ["align", "interpolate", "evaluate", "train", "demo"])
+@pytest.mark.parametrize("name", COMMANDS)
 def test_help_teaches_by_examples_that_parse(name: str, capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit) as exit_:
         main([name, "--help"])
@@ -79,9 +80,23 @@ def test_help_teaches_by_examples_that_parse(name: str, capsys: pytest.CaptureFi
 def test_every_command_in_the_guide_parses() -> None:
     page = Path(c2sti.__file__).parents[1] / "docs" / "cli.md"
     lines = [line for line in page.read_text(encoding="utf-8").splitlines() if line.startswith("c2sti ")]
-    assert {line.split()[1] for line in lines} >= {"align", "interpolate", "evaluate", "train", "demo"}
+    assert {line.split()[1] for line in lines} >= set(COMMANDS) - {"describe"}
     for line in lines:
         assert callable(parser().parse_args(shlex.split(line.split("#")[0].split(">")[0])[1:]).run)
+
+
+TOOLS = {
+    "series": c2sti.tl.interpolate_series,
+    "to-spatialdata": c2sti.tl.to_spatialdata,
+    "to-volume": c2sti.tl.to_volume,
+}
+OWN = {"slices", "adata", "show_progress_bar", "path", "out", "overwrite", "window"}  # files, -q, and objects of Python
+
+
+@pytest.mark.parametrize("name", TOOLS)
+def test_options_have_the_names_of_the_tool(name: str) -> None:
+    options = {action.dest for action in command(name)._actions}
+    assert set(inspect.signature(TOOLS[name]).parameters) - OWN <= options
 
 
 def test_help_of_the_whole_shows_every_command_and_the_exit_codes() -> None:
@@ -103,6 +118,12 @@ def test_choices_are_those_of_the_tool() -> None:
         (["interpolate", "a.h5ad", "b.h5ad", "-o", "out.csv"], "out.csv must end in .h5ad or .zarr"),
         (["interpolate", "a.h5ad", "b.h5ad", "-o", "o.h5ad", "--context", "s1.h5ad"], "must be FILE@POSITION"),
         (["interpolate", "a.h5ad", "b.h5ad", "-o", "o.h5ad", "-n", "2", "--positions", "0.5"], "not allowed with"),
+        (
+            ["series", "a.h5ad", "b.h5ad", "-o", "o.h5ad"],
+            "one of the arguments -n/--n-slices --spacing --at-z is required",
+        ),
+        (["to-volume", "o.h5ad", "-o", "v.tif", "--genes", "g"], "v.tif must end in .zarr"),
+        (["to-spatialdata", "o.h5ad", "-o", "v.zarr", "--originals", "a.h5ad"], "must be NAME=FILE"),
         (["align", "a.h5ad", "b.h5ad", "-o", "d", "--method", "magic"], "invalid choice: 'magic'"),
     ],
 )
@@ -252,7 +273,7 @@ def test_a_write_that_fails_leaves_what_was_there(name: str, tissue: Phantom, tm
 def test_stopping_a_command_is_no_traceback(
     s: Files, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def stopped(section: AnnData, path: Path) -> None:
+    def stopped(section: AnnData, path: Path, **_: object) -> None:
         Path(path).write_text("half of a")
         raise KeyboardInterrupt
 
@@ -389,3 +410,96 @@ def test_a_number_of_steps_keeps_the_rest_of_the_settings() -> None:
     given = parser().parse_args([*words, "--steps", "7"])
     assert _commands._how(given, anew=True) == TrainConfig(steps=7, seed=5)
     assert _commands._how(given, anew=False) == TrainConfig(steps=7, seed=5, learning_rate=5e-4)
+
+
+def run(*words: object) -> None:
+    assert main([*map(str, words), "-q"]) == 0
+
+
+def test_a_whole_study_without_python(tissue: Phantom, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """From four rotated sections on their slides to a filled series, figures, a volume and SpatialData."""
+    slides, aligned = tmp_path / "slides", tmp_path / "aligned"
+    slides.mkdir()
+    for i, z in enumerate([0.0, 100.0, 200.0]):
+        tissue.section(z, angle=30.0 * i).write_h5ad(slides / f"s{i}.h5ad", compression="gzip")
+    run("align", *sorted(slides.iterdir()), "-o", aligned)
+    sections = sorted(aligned.iterdir())
+    stack = tmp_path / "stack.h5ad"
+    run("series", *sections, "--n-slices", 1, "--model", "linear", "-o", stack)
+    found = ad.read_h5ad(stack)
+    assert found.uns["c2sti"]["z"].tolist() == [0, 50, 100, 150, 200]
+    gene = found.var_names[3]
+    run("plot", stack, gene, "-o", tmp_path / "gene.png", "--vmax", 3)
+    assert not plt.get_fignums()
+    run("to-volume", stack, "--genes", gene, "-o", tmp_path / "gene.zarr")
+    run("to-spatialdata", stack, "-o", tmp_path / "sdata.zarr")
+    written = [tmp_path / name for name in ("stack.h5ad", "gene.png", "gene.zarr", "sdata.zarr")]
+    assert capsys.readouterr().out.splitlines()[-4:] == list(map(str, written))
+    assert written[1].stat().st_size > 5_000
+    assert zarr.open_group(written[2], mode="r").attrs["c2sti"]["inserted"] == [False, True, False, True, False]
+    assert set(sd.read_zarr(written[3])["c2sti_stack"].compute()["z"]) == {0, 50, 100, 150, 200}
+
+
+def test_series_streams_and_takes_a_number_for_each_gap(s: Files, tmp_path: Path) -> None:
+    out = tmp_path / "stack.zarr"
+    words = ["series", *s(0, 1, 2), "-n", 2, 1, "--model", "gp", "--genes", "gene_001", "-o", out]
+    run(*words, "--stream")
+    run(*words, "--stream", "--force")
+    series = [_files.read(Path(path)) for path in s(0, 1, 2)]
+    wanted = c2sti.tl.interpolate_series(
+        series, n_slices=[2, 1], model="gp", genes=["gene_001"], show_progress_bar=False
+    )
+    found = c2sti.read_zarr(out)
+    np.testing.assert_allclose(found.X.compute(), wanted.X, atol=1e-3)
+    assert found.obs["section"].tolist() == wanted.obs["section"].tolist()
+    assert main(list(map(str, [*words[:-1], "o.h5ad", "--stream"]))) == 1
+
+
+def test_genes_of_a_pair_and_of_a_series(s: Files, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    pair, stack = tmp_path / "pair.h5ad", tmp_path / "stack.h5ad"
+    run("interpolate", *s(0, 1), "--model", "linear", "-o", pair)
+    run("series", *s(0, 1), "--n-slices", 1, "--model", "linear", "-o", stack)
+    capsys.readouterr()
+    for path in (pair, stack):
+        run("genes", path, "--sort-by", "std", "--n-genes", 5)
+        table = pd.read_csv(StringIO(capsys.readouterr().out), sep="\t", index_col="gene")
+        assert len(table) == 5
+        assert table["std"].is_monotonic_decreasing
+    found = ad.read_h5ad(stack)
+    values = found[~found.obs["inserted"].to_numpy(bool), table.index].X
+    np.testing.assert_allclose(table["mean"], values.mean(axis=0), rtol=1e-4)
+    np.testing.assert_allclose(table["detected"], (values > 0).mean(axis=0), rtol=1e-4)
+    assert main(["genes", str(stack), "nothing"]) == 1
+    assert "'nothing'" in capsys.readouterr().err
+
+
+def test_files_are_small_and_hold_all(tissue: Phantom, tmp_path: Path) -> None:
+    section = tissue.section(0.0)
+    section.raw = section[:, :5].copy()
+    section.uns["spatial_aligned"] = {name: dict(one) for name, one in section.uns["spatial"].items()}
+    section.layers["counts"] = section.X
+    section.X = section.X.toarray()
+    section.layers["again"] = section.X.copy()
+    _files.write(section, tmp_path / "a.h5ad")
+    section.write_h5ad(tmp_path / "plain.h5ad", compression="gzip")
+    assert (tmp_path / "a.h5ad").stat().st_size < 0.7 * (tmp_path / "plain.h5ad").stat().st_size
+    assert section.layers.keys() == {"counts", "again"}  # as it was
+    found = ad.read_h5ad(tmp_path / "a.h5ad")
+    np.testing.assert_array_equal(found.X, section.X)
+    np.testing.assert_array_equal(found.layers["again"], section.X)
+    np.testing.assert_array_equal(found.raw.X.toarray(), section.raw.X.toarray())
+    for (name, library), (_, moved) in zip(
+        section.uns["spatial"].items(), found.uns["spatial_aligned"].items(), strict=True
+    ):
+        np.testing.assert_array_equal(library["images"]["hires"], moved["images"]["hires"])
+        np.testing.assert_array_equal(library["images"]["hires"], found.uns["spatial"][name]["images"]["hires"])
+
+
+def test_aligned_files_do_not_grow_much(tissue: Phantom, tmp_path: Path) -> None:
+    """Beyond the H&E that moved with its tissue."""
+    for i in range(2):
+        tissue.section(100.0 * i).write_h5ad(tmp_path / f"s{i}.h5ad", compression="gzip")
+    run("align", tmp_path / "s0.h5ad", tmp_path / "s1.h5ad", "-o", tmp_path / "aligned")
+    for i, most in enumerate([1.3, 2.2]):
+        grown = (tmp_path / "aligned" / f"s{i}.h5ad").stat().st_size / (tmp_path / f"s{i}.h5ad").stat().st_size
+        assert grown < most
