@@ -63,6 +63,43 @@ def test_readers_find_the_genes_where_the_tissue_is(stack: AnnData, tmp_path: Pa
     assert list(tmp_path.iterdir()) == [path]  # nothing is left beside it
 
 
+def test_napari_opens_it(stack: AnnData, tmp_path: Path) -> None:
+    """By its plugin's reader: a layer for each gene, in µm along z, y and x."""
+    reader = pytest.importorskip("napari_ome_zarr")
+    genes = list(stack.var_names[:2])
+    path = str(c2sti.tl.to_volume(stack, tmp_path / "genes.zarr", genes=genes))
+    ((data, how, kind),) = reader.napari_get_reader(path)(path)
+    assert kind == "image"
+    assert how["channel_axis"] == 0
+    assert how["name"] == [f"genes: {gene}" for gene in genes]
+    assert how["axis_labels"] == ("z", "y", "x")
+    assert how["units"] == ("micrometer",) * 3
+    pitch = stack.uns["c2sti"]["lattice"]["pitch"]
+    assert how["scale"] == [50.0, pitch, pitch]
+    assert all(low == 0 < high for low, high in how["contrast_limits"])
+    np.testing.assert_array_equal(data[0], voxels(Path(path)))
+
+
+def test_metadata_are_those_of_ngff(stack: AnnData, tmp_path: Path) -> None:
+    """What version 0.5 of the specification asks of an image, for readers that are not at hand."""
+    path = c2sti.tl.to_volume(stack, tmp_path / "genes.zarr", genes=["gene_001"])
+    group = zarr.open_group(path, mode="r")
+    ome = group.attrs["ome"]
+    assert ome["version"] == "0.5"
+    (image,) = ome["multiscales"]
+    assert [(axis["name"], axis["type"]) for axis in image["axes"]] == [
+        ("c", "channel"), ("z", "space"), ("y", "space"), ("x", "space")
+    ]  # fmt: skip
+    (dataset,) = image["datasets"]
+    assert [one["type"] for one in dataset["coordinateTransformations"]] == ["scale", "translation"]
+    assert all(len(one[one["type"]]) == 4 for one in dataset["coordinateTransformations"])
+    array = group[dataset["path"]]
+    assert array.metadata.dimension_names == ("c", "z", "y", "x")
+    (channel,) = ome["omero"]["channels"]
+    assert set(channel["window"]) == {"min", "max", "start", "end"}
+    assert len(channel["color"]) == 6
+
+
 def test_the_result_of_a_pair_is_a_volume_too(slices: list[AnnData], tmp_path: Path) -> None:
     out = layered(slices, n_slices=3)
     path = c2sti.tl.to_volume(out, tmp_path / "pair.zarr", genes=out.var_names[0], fill=0.0)
