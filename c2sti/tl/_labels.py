@@ -3,6 +3,9 @@
 What is known near the place where a bin's material lies in either section is averaged by a Gaussian, as
 :func:`c2sti.models.naive.linear` averages expression, and the two means are blended 1 - p : p. Of labels that gives
 probabilities; of a table, such as cell-type proportions, a mean of each column.
+
+The labels of a section are the most probable ones that together have the composition of the section: of each label as
+many as its probabilities sum to. The most probable label of each bin would leave out whatever is rare everywhere.
 """
 
 from __future__ import annotations
@@ -28,6 +31,7 @@ WHOLE = 1e-2  # how far from 1 the sum of proportions may lie
 UNWRITABLE = ("", ".", "..", "_index")  # names of columns that files refuse
 NEAR = 2.0  # spot spacings: annotations of spots farther away are not used
 GREY = "#bbbbbb"  # of labels without a colour, once the palette is used up
+SWEEPS = 30  # through the labels, to find the weights by which they have their counts; five are usual
 DECIMALS = 6  # of probabilities that are compared: rounding must not choose between equal ones
 
 
@@ -91,7 +95,8 @@ def carry(
             blended = _blend(from_a, from_b, p)
             if isinstance(kind, Table) and kind.shares:
                 blended /= blended.sum(axis=1, keepdims=True)
-            _write(out, obs, _keys.annotation(name, key), blended, kind)
+            tissue = out.obs[_keys.tissue(name)].to_numpy(dtype=bool)
+            _write(out, obs, _keys.annotation(name, key), blended, kind, tissue=tissue)
     out.obs = pd.concat([out.obs, pd.DataFrame(obs, index=out.obs_names)], axis=1)
     note_carried(out, (a, b), labels, key_added, [str(name) for name in record["sections"]])
 
@@ -355,16 +360,65 @@ def _write(
     kind: Kind,
     *,
     probabilities: bool = True,
+    tissue: NDArray[np.bool_] | None = None,
 ) -> None:
-    """Write (M, C) values: a table into `obsm`, numbers and the most probable labels into `obs`."""
+    """Write (M, C) values: a table into `obsm`, numbers and labels into `obs`.
+
+    Labels are the most probable ones; in the rows of `tissue`, those that together have the section's composition.
+    """
     if isinstance(kind, Table) or (kind is not None and probabilities):
         columns = kind.columns if isinstance(kind, Table) else kind.categories
         out.obsm[name] = _frame(values, columns, out.obs_names)
     if kind is None:
         obs[name] = values[:, 0]
     elif isinstance(kind, pd.CategoricalDtype):
-        code = np.nan_to_num(values).round(DECIMALS).argmax(axis=1)  # of equal ones the first
-        obs[name] = pd.Categorical.from_codes(np.where(np.isnan(values[:, 0]), -1, code), dtype=kind)
+        known = ~np.isnan(values[:, 0])
+        codes = np.where(known, np.nan_to_num(values).round(DECIMALS).argmax(axis=1), -1)  # of equal ones the first
+        if tissue is not None:
+            codes[known & tissue] = composed(values[known & tissue])
+        obs[name] = pd.Categorical.from_codes(codes, dtype=kind)
+
+
+def recompose(out: AnnData, labels: Mapping[str, Kind]) -> None:
+    """Choose the labels of a section anew, by the composition of all of its rows."""
+    for key, kind in labels.items():
+        if isinstance(kind, pd.CategoricalDtype):
+            _write(out, out.obs, key, out.obsm[key].to_numpy(dtype=float), kind, tissue=np.ones(out.n_obs, dtype=bool))
+
+
+def composed(probabilities: FloatArray) -> NDArray[np.intp]:
+    """(M,) label of each row: the likeliest ones of which there are as many as the probabilities, (M, C), sum to.
+
+    Each label has a weight for all rows, found label by label, with which it is the likeliest of as many rows.
+    """
+    n_rows, n_labels = probabilities.shape
+    total = probabilities.sum(axis=0)
+    wanted = np.floor(total).astype(int)
+    wanted[np.argsort(wanted - total, kind="stable")[: n_rows - wanted.sum()]] += 1
+    scores = np.log(np.maximum(probabilities.round(DECIMALS), 10.0**-DECIMALS))
+    for _ in range(SWEEPS):
+        codes = scores.argmax(axis=1)
+        if (np.bincount(codes, minlength=n_labels) == wanted).all():
+            return codes
+        for label, n in enumerate(wanted):
+            lead = np.sort(np.delete(scores, label, axis=1).max(axis=1) - scores[:, label])
+            last, first = lead[n - 1] if n else lead[0] - 1, lead[n] if n < n_rows else lead[-1] + 1
+            scores[:, label] += (last + first) / 2
+    return _settled(scores, probabilities > 0, wanted)
+
+
+def _settled(scores: FloatArray, possible: NDArray[np.bool_], wanted: NDArray[np.intp]) -> NDArray[np.intp]:
+    """(M,) labels whose counts equal scores leave open: rows go where they lose least, and only where they can."""
+    codes = scores.argmax(axis=1)
+    for label in range(len(wanted)):
+        for other in range(len(wanted)):
+            counts = np.bincount(codes, minlength=len(wanted))
+            n = min(wanted[label] - counts[label], counts[other] - wanted[other])
+            if n > 0:
+                (rows,) = np.nonzero((codes == other) & possible[:, label])
+                lost = (scores[rows, other] - scores[rows, label]).round(DECIMALS)
+                codes[rows[np.argsort(lost, kind="stable")[:n]]] = label
+    return codes
 
 
 def _frame(values: FloatArray, names: Sequence[str], index: pd.Index) -> pd.DataFrame:

@@ -25,7 +25,7 @@ from c2sti.models._registry import available, resolve, sees_context
 from c2sti.pair_check import OnMisfit, check_on_misfit
 from c2sti.tl._describe import call_of, model_record, provenance
 from c2sti.tl._gap import check_key, check_level
-from c2sti.tl._labels import note_carried, shared_labels
+from c2sti.tl._labels import note_carried, recompose, shared_labels
 from c2sti.tl._series import SAME, Part, Wanted, each_gap, parts_of_gap, read_series, stacked
 
 if TYPE_CHECKING:
@@ -288,6 +288,7 @@ def slice_series(
     rows = rows.loc[list(parts)]
     stack = stacked(parts, rows, own, lattice, key_added, record)
     cut = _laid_flat(stack, through, bins, key_added)
+    recompose(cut, labels)
     note_carried(cut, grids, labels, key_added)
     kinds = [_keys.STD] * std + [_keys.LOWER, _keys.UPPER] * (interval is not None)
     dense = io.is_dense(cut.shape, 1 + len(kinds), limit)

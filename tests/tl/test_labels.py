@@ -20,7 +20,7 @@ from c2sti import io
 from c2sti._types import Lattice, Prediction
 from c2sti.datasets import Phantom
 from c2sti.models._registry import METHODS
-from c2sti.tl._labels import merge
+from c2sti.tl._labels import composed, merge
 from tests.conftest import square_array
 
 
@@ -53,8 +53,11 @@ def test_labels_are_those_of_the_missing_section(labelled: tuple[AnnData, AnnDat
         assert right[both].mean() > np.mean(copied)
         np.testing.assert_allclose(probability.sum(axis=1), 1, atol=1e-5)
         assert list(probability.columns) == list(label.cat.categories)
+        counts = label[inside].value_counts(sort=False)
+        assert (np.abs(counts.to_numpy() - probability[inside].sum().to_numpy()) <= 1).all()
         chosen = probability.to_numpy()[np.arange(out.n_obs), label.cat.codes]
-        np.testing.assert_allclose(chosen, probability.max(axis=1), atol=1e-5)
+        assert (chosen > 0).all()
+        assert (chosen == probability.max(axis=1))[inside].mean() > 0.9
         assert list(out.uns[f"{name}_domain_colors"]) == labelled[0].uns["domain_colors"]
     assert out.obs["c2sti_1_n_counts"].dtype == float
     # the better a label is known, the more often it is right
@@ -137,6 +140,38 @@ class LogOf:
     def __exit__(self, *_: object) -> None:
         self.text = self._said.getvalue()
         sc.settings.verbosity, sc.settings.logfile = self._verbosity, self._file
+
+
+def test_a_rare_label_that_is_likeliest_nowhere_survives() -> None:
+    """Cells of a type that makes up 3 % everywhere: the most probable label of each bin would have none of them."""
+    rng = np.random.default_rng(0)
+    sections = []
+    for _ in range(2):
+        section = AnnData(np.ones((30**2, 3), dtype=np.float32) * 0.5, obsm={"spatial": square_array(30)})
+        section.obs["type"] = pd.Categorical(rng.choice(["A", "B", "rare"], p=[0.6, 0.37, 0.03], size=30**2))
+        sections.append(section)
+    out = interpolate(*sections, obs_keys="type")
+    share = out.obs["c2sti_1_type"].value_counts(normalize=True)
+    expected = out.obsm["c2sti_1_type"].mean()
+    np.testing.assert_allclose(share[expected.index], expected, atol=1.1 / out.n_obs)
+    assert share["rare"] > 0.02
+    assert (out.obsm["c2sti_1_type"]["rare"][out.obs["c2sti_1_type"] == "rare"] > expected["rare"]).all()
+    again = interpolate(*sections, obs_keys="type")
+    assert (again.obs["c2sti_1_type"] == out.obs["c2sti_1_type"]).all()
+
+
+@pytest.mark.parametrize("n_labels", [1, 2, 7])
+def test_labels_have_the_counts_that_their_probabilities_sum_to(n_labels: int) -> None:
+    rng = np.random.default_rng(n_labels)
+    given = rng.dirichlet(np.linspace(0.1, 1, n_labels), size=500)
+    alike = np.full((100, n_labels), 1 / n_labels)  # nothing tells these rows apart
+    for probabilities in (given, alike, np.vstack([given, alike])):
+        counts = np.bincount(composed(probabilities), minlength=n_labels)
+        assert counts.sum() == len(probabilities)
+        assert (np.abs(counts - probabilities.sum(axis=0)) < 1).all()
+    sure = np.eye(n_labels)[rng.integers(0, n_labels, 50)]
+    np.testing.assert_array_equal(composed(sure), sure.argmax(axis=1))
+    assert composed(np.empty((0, n_labels))).shape == (0,)
 
 
 def test_lists_of_labels_are_merged_in_their_order() -> None:
