@@ -146,7 +146,8 @@ def _mark(ax: Any, result: Result, z_of: dict[str, float], most: int) -> None:
     """Names of the sections at their z, of as many as find room, and no other ticks."""
     ax.set_xticks([])
     ax.set_yticks([])
-    named = set(np.round(np.linspace(0, len(z_of) - 1, most)).astype(int).tolist())
+    last = len(z_of) - 1
+    named = {last, *range(0, last, -(-last // (most - 1)) or 1)}
     labels = [f"{name}, {z:.0f}" if i in named else "" for i, (name, z) in enumerate(z_of.items())]
     ax.set_zticks(list(z_of.values()), labels)
     for text, name in zip(ax.get_zticklabels(), z_of, strict=True):
