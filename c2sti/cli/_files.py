@@ -6,7 +6,7 @@ import os
 import re
 import shutil
 import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeAlias, Union
@@ -120,3 +120,13 @@ def replaced(path: Path) -> Iterator[Path]:
     _validators.new_folder(path.parent, "the output's folder")
     with _atomic.aside(path) as part:
         yield part
+
+
+def stream(output: Path, make: Callable[[Path], object]) -> None:
+    """A store that its tool writes itself; one that is there already is replaced when the new one is whole."""
+    if output.exists():
+        with replaced(output) as part:
+            make(part)
+    else:
+        _validators.new_folder(output.parent, "the output's folder")
+        make(output)

@@ -15,7 +15,7 @@ import pandas as pd
 from anndata import AnnData
 
 from c2sti import _keys, _result, _validators, pl, tl
-from c2sti.cli._files import check_free, read, replaced, write
+from c2sti.cli._files import check_free, read, replaced, stream, write
 from c2sti.cli._options import (
     add_computing,
     add_force,
@@ -107,18 +107,8 @@ def series(chosen: argparse.Namespace) -> None:
         say(chosen, f"writing {chosen.output}")
         write(result, chosen.output)
     else:
-        _written(chosen.output, computed)
+        stream(chosen.output, computed)
     give(chosen.output)
-
-
-def _written(output: Path, make: Callable[[Path], object]) -> None:
-    """A store that its tool writes itself; one that is there already is replaced when the new one is whole."""
-    if output.exists():
-        with replaced(output) as part:
-            make(part)
-    else:
-        _validators.new_folder(output.parent, "the output's folder")
-        make(output)
 
 
 def _result_of(path: Path) -> AnnData:
@@ -274,9 +264,8 @@ def plot(chosen: argparse.Namespace) -> None:
     options = {name: value for name in names if (value := getattr(chosen, name)) is not None}
     if chosen.sections is not None:
         options["sections"] = chosen.sections
-    colour = chosen.color if len(chosen.color) > 1 else chosen.color[0]
     with plt.ioff(), replaced(chosen.output) as part:
-        axes = draw(_result_of(chosen.result), colour, key=chosen.key, save=part, **options)
+        axes = draw(_result_of(chosen.result), chosen.color, key=chosen.key, save=part, **options)
         plt.close(np.ravel(axes)[0].figure)
     give(chosen.output)
 
