@@ -16,6 +16,11 @@ from c2sti import _keys, _validators
 from c2sti._types import Lattice
 
 NAMES = ("sections", "inserted")
+STATISTICS = (
+    "Interpolated values are expectations, smooth in space and without the noise of counts: tests on them "
+    "(differential expression, Moran's I) are far too sure of themselves. Use the counts of c2sti.tl.sample_counts, "
+    "which are as noisy as measured ones, and count neither as a replicate."
+)
 AGAIN = "make the result again, or keep what it came with"
 
 
@@ -52,6 +57,8 @@ def record_of_some(record: Mapping[str, Any], sections: Sequence[str]) -> dict[s
     if "displacement" in (notes := found.get("notes", {})):
         moved = np.asarray(notes["displacement"])[[inserted.index(name) for name in made]]
         found["notes"] = {**notes, "displacement": moved}
+    if not made:
+        found.pop(_keys.STATISTICS, None)
     return {**found, "synthetic": bool(made), "sections": list(sections), "inserted": made}
 
 

@@ -90,6 +90,7 @@ def frame_slices(
         adata.uns[_keys.LOG1P] = scale
     adata.uns[key_added] = {
         "synthetic": True,
+        _keys.STATISTICS: _result.STATISTICS,
         "sections": names,
         "inserted": inserted,
         "positions": depths,

@@ -40,8 +40,8 @@ def describe(adata: AnnData | SpatialData, *, key: str = "c2sti") -> str:
     Returns
     -------
     A paragraph: which sections were computed and where they lie, between which measured ones, by which model, weights
-    and versions, with what seed and call, which H&E is virtual, and the pair check. What the provenance lacks is left
-    out.
+    and versions, with what seed and call, which H&E is virtual, what misleads when it is tested, and the pair check.
+    What the provenance lacks is left out.
 
     Raises
     ------
@@ -66,6 +66,7 @@ def describe(adata: AnnData | SpatialData, *, key: str = "c2sti") -> str:
         _computed(made, record),
         _origin(record),
         _contents(tables, made, record),
+        str(record.get(_keys.STATISTICS, "")) if made else "",
         _histology(adata, tables, record, key),
         _pair_check(record),
         _call(record),

@@ -554,6 +554,7 @@ def stacked(
     painted = [name for name in inserted.index if parts[name].rows.uns[_keys.VIRTUAL_HISTOLOGY]]
     stack.uns[key] = {
         "synthetic": len(inserted) > 0,
+        **({_keys.STATISTICS: _result.STATISTICS} if len(inserted) else {}),
         "sections": names,
         "inserted": list(inserted.index),
         "z": places["z"].to_numpy(),
