@@ -34,7 +34,7 @@ CARD = ("series", "without", "sections", "version")  # of a recipe, what a check
 DEFAULT, PAPER = "default", "paper"
 NETWORK = {
     DEFAULT: C2STiConfig(),
-    PAPER: C2STiConfig.paper(channels=8, histology_channels=8, bins=64, panel=32, resnet=False, n_splits=0),
+    PAPER: C2STiConfig.paper(channels=8, histology_channels=8, bins=64, panel=128, resnet=False, n_splits=0),
 }
 QUICK = {
     DEFAULT: C2STiConfig(channels=4, panel=24, n_components=12, n_splits=1),

@@ -258,11 +258,11 @@ def _panel(ax: Axes, pcc: pd.DataFrame, name: str) -> None:
     ax.locator_params(axis="x", nbins=5)
     ax.spines[["top", "right", "left"]].set_visible(False)
     ax.set_xlabel(f"PCC − PCC of {reference}" if reference else "PCC", fontsize=8)
-    ax.set_title(f"{name} ({len(pcc)})", fontsize=9, loc="left")
+    ax.set_title(f"{name} ({len(pcc)})".replace(", ", "\n"), fontsize=9, loc="left")
 
 
 def colour(method: str) -> str:
     """Of a method: grey where nothing is trained, red for C2-STi whole or in parts, else dark."""
     if method in NAIVE:
         return NAIVE_COLOUR
-    return INSERTED_COLOUR if ROWS[method].model == OURS else MEASURED_COLOUR
+    return INSERTED_COLOUR if method == "bundled" or ROWS[method].model == OURS else MEASURED_COLOUR
