@@ -189,7 +189,7 @@ def test_the_papers_loss_trains_too(examples: list[Example]) -> None:
 
 
 def test_settings_are_checked() -> None:
-    with pytest.raises(ValueError, match="'scores' and 'paper'"):
+    with pytest.raises(ValueError, match="scores, paper, squares"):
         TrainConfig(objective="vgg")
     with pytest.raises(ValueError, match="steps = 0"):
         TrainConfig(steps=0)
