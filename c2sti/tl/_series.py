@@ -6,7 +6,7 @@ all sections of a gap are interpolated at once, on one lattice for the series.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from itertools import chain
@@ -97,7 +97,10 @@ def depths_wanted(
             f"{asked} makes {n_steps.sum():.0f} sections between {top:g} and {bottom:g}; "
             + ("choose fewer" if spacing is None else "is it in the unit of the depths?")
         )
-    inner = [np.linspace(*ends, int(n) + 1)[:-1] for *ends, n in zip(depths[:-1], depths[1:], n_steps, strict=True)]
+    inner = [
+        np.linspace(above, below, int(n) + 1)[:-1]
+        for above, below, n in zip(depths[:-1], depths[1:], n_steps, strict=True)
+    ]
     return np.append(np.concatenate(inner), bottom)
 
 
@@ -116,7 +119,7 @@ def _steps(gaps: FloatArray, spacing: float) -> FloatArray:
 
 def _numbers_given(n_slices: int | Sequence[int] | None, n_gaps: int) -> FloatArray:
     """(G,) how many sections are wanted in each gap."""
-    if np.ndim(n_slices) == 0:
+    if not isinstance(n_slices, Iterable):
         return np.full(n_gaps, _validators.whole(n_slices, "n_slices"))
     given = _validators.several(n_slices, "n_slices", "whole numbers, one for each gap")
     if len(given) != n_gaps:
