@@ -141,9 +141,7 @@ def test_spatialdata_plot_draws_it(sdata: SpatialData) -> None:
     pytest.importorskip("spatialdata_plot")
     gene = sdata.tables["c2sti_1"].var_names[0]
     ax = plt.figure().gca()
-    sdata.pl.render_shapes("c2sti_1_bins", color=gene, table_name="c2sti_1").pl.show(
-        ax=ax, coordinate_systems="global"
-    )
+    sdata.pl.render_shapes("c2sti_1_bins", color=gene, table_name="c2sti_1").pl.show(ax=ax, coordinate_systems="global")
     assert ax.collections
     plt.close("all")
 
