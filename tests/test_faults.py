@@ -140,7 +140,7 @@ def test_an_error_of_ours_is_not_taken_for_a_full_disk(pair: tuple[AnnData, AnnD
 def test_a_complaint_of_a_library_is_passed_on(
     pair: tuple[AnnData, AnnData], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def odd(section: AnnData, path: Path) -> None:
+    def odd(section: AnnData, path: Path, **how: object) -> None:
         raise RuntimeError("unable to create dataset (name already exists)")
 
     monkeypatch.setattr(AnnData, "write_h5ad", odd)

@@ -186,9 +186,10 @@ def _section(stack: AnnData, name: str, called: str, key: str, um: float, in_3d:
     on_lattice = bool(np.abs(at - np.rint(at)).max(initial=0) < 1e-3)
     table.obs[_keys.SECTION] = table.obs[_keys.SECTION].astype(str).astype("category")
     table.obsm[_keys.SPATIAL] = xy * um
-    xyz = np.asarray(table.obsm.pop(_keys.SPATIAL_3D), dtype=np.float64) * [um, um, 1]
+    xyz = table.obsm.pop(_keys.SPATIAL_3D, None)  # may have been taken out of a stack
     if in_3d:
-        table.obsm[_keys.SPATIAL_3D] = xyz
+        xyz = np.column_stack([xy, table.obs[_keys.Z]]) if xyz is None else np.asarray(xyz, dtype=np.float64)
+        table.obsm[_keys.SPATIAL_3D] = xyz * [um, um, 1]
     else:
         del table.obs[_keys.Z]
     image = _result.picture_of(table.uns.pop(_keys.SPATIAL, {}).get(name, {}), name)
