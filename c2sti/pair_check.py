@@ -64,10 +64,11 @@ def measure(a: Section, b: Section, spacing: float, overlap: float, level: float
         Ratio of the scales on which their expression is, see :func:`c2sti.io.level`.
     """
     some = [sampled(section.expression) for section in (a, b)]
-    concordance, z = _concordance((a, b), most_variable([moments(x) for x in some], CANDIDATES), spacing)
+    genes = most_variable([moments(x) for x in some], CANDIDATES)
+    concordance, z = _concordance((a, b), genes, spacing)
     placed = {"overlap": overlap, "spatial_concordance": concordance, "spatial_concordance_z": z}
     told = {"expression_similarity": _similarity(some), "level": level}
-    return placed | told | {"shared_detail": shared_detail(a, b, spacing)}
+    return placed | told | {"shared_detail": shared_detail(a, b, spacing, genes)}
 
 
 def sampled(expression: Expression) -> sp.csr_array:
@@ -167,13 +168,14 @@ def _correlations(
     return found
 
 
-def shared_detail(a: Section, b: Section, spacing: float) -> float:
+def shared_detail(a: Section, b: Section, spacing: float, genes: NDArray[np.intp] | None = None) -> float:
     """Correlation over `CANDIDATES` genes of what spots have beyond the mean of the `AROUND` spots around them.
 
     Of spots at the same place, within half a spacing; NaN where there are fewer than `LEAST_SHARED`. Of many spots
     those around the middle of section a are taken.
     """
-    genes = most_variable([moments(sampled(section.expression)) for section in (a, b)], CANDIDATES)
+    if genes is None:
+        genes = most_variable([moments(sampled(section.expression)) for section in (a, b)], CANDIDATES)
     middle, (details, places) = np.median(a.xy, axis=0), ([], [])
     for section in (a, b):
         rows = np.sort(KDTree(section.xy).query(middle, k=range(1, min(len(section.xy), MOST_SPOTS) + 1))[1])
