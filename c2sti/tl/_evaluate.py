@@ -70,8 +70,7 @@ def evaluate(
         Levels of intervals to check, ``(0.5, 0.9)`` say: what :func:`interpolate` gives as `interval`.
     half_observed
         Whether each method that can is also told a random half of the held-out section's own spots, and scored on the
-        other half: what could be reached, beside which the noise ceiling asks for what nobody can know. Takes as long
-        again.
+        other half: a nearer limit than the noise ceiling, which no method reaches. Takes as long again.
     output, labels
         ``"cells"`` scores what :func:`interpolate_cells` gives instead, of the models in `methods` alone, beside
         ``"copy"``, ``"mixture"`` (each cell of both sections kept with probability 1 - p or p) and ``"half"``, the
