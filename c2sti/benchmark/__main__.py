@@ -52,7 +52,8 @@ def parser() -> argparse.ArgumentParser:
     add("--split", choices=["section", "patch"], default="section", help="with --protocol paper (default: section)")
     add("--table", choices=list(TABLES), required=True, help="1: one section held out; 2: two to four; ablation")
     add("--out", type=Path, required=True, metavar="DIR", help="folder of networks, scores and tables")
-    add("--folds", choices=["patient"], default="patient", help="what is left out of the training (default: patient)")
+    add("--folds", nargs="+", metavar="PATIENT",
+        help="patients of her2st that are left out of the training in turn, and scored (default: all there are)")  # fmt: skip
     add("--seeds", type=int, default=3, metavar="N", help="networks a method and fold (default: %(default)s)")
     add("--methods", nargs="+", metavar="NAME", help=f"rows of the table; of {', '.join(ROWS)}")
     add("--slices", type=int, nargs="+", metavar="N",

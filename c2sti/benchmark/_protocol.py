@@ -73,7 +73,9 @@ def open_st(data: Path | None, *, split: Literal["section", "patch"] = "section"
 
     prints = {grid.name: grid.fingerprint()[:16] for series in held for grid in read(series)}
     name = f"{'simulated ' if tissue else ''}{STUDY}, split by {split}"
-    return Source(name, tuple(held), read, prints, folds=[TEST], truth=None if tissue is None else truth)
+    return Source(
+        name, tuple(held), read, prints, folds=[TEST], simulated=False, truth=None if tissue is None else truth
+    )
 
 
 def _runs(windows: Sequence[Sequence[AnnData]]) -> list[list[AnnData]]:

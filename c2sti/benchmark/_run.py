@@ -47,7 +47,7 @@ class Run:
         if self.paper:
             self.source = open_st(o.data if o.data.is_dir() and o.open_st else None, split=o.split, quick=o.quick)
         else:
-            self.source = made() if o.quick else measured(o.data)
+            self.source = made() if o.quick else measured(o.data, o.folds)
         asked = {m.name for m in self.methods}
         for method in self.methods:
             if method.of and method.of not in asked:
@@ -63,7 +63,8 @@ class Run:
             if method.trained and not method.of
             for seed in range(o.seeds)
         ]
-        if not self.paper and any(method.trained for method in self.methods) and len(folds) < 2:
+        taught = [one for fold in folds for one in self.source.lessons(fold)]
+        if not self.paper and any(method.trained for method in self.methods) and not taught:
             raise ValueError(
                 f"{o.data} holds whole series of {len(folds)} patients of her2st; to train without one, two or more "
                 "are needed. --methods copy linear lowrank gp needs no training"

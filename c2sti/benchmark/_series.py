@@ -133,6 +133,8 @@ class Source:
         Fingerprints of the sections by name.
     folds
         Patients (parts, in a protocol) of which each is left out of a training, and scored; all by default.
+    simulated
+        Whether networks learn from simulated tissue, too.
     truth
         Gives the (n, N) expression without noise of section i of a series, by points and genes, where it is known:
         scores are then against it.
@@ -146,12 +148,13 @@ class Source:
         prints: dict[str, str],
         *,
         folds: Sequence[str] | None = None,
+        simulated: bool = True,
         truth: Callable[[Series, int, FloatArray, pd.Index], FloatArray] | None = None,
     ) -> None:
         self.name, self.series, self.read, self.prints, self.truth = name, tuple(series), read, prints, truth
+        self.simulated = simulated
         self.folds = [s.patient for s in self.series if s.patient] if folds is None else list(folds)
         self.scored = tuple(s for s in self.series if s.patient in ("", *self.folds))
-        self.simulated = folds is None  # whether networks learn from simulated tissue, too
         # The study that networks are trained on: the one with patients; empty where there is none.
         self.taught = next((s.group for s in self.series if s.patient), "")
 
@@ -165,10 +168,17 @@ class Source:
         return [s for s in self.series if s.patient == "validation"]
 
 
-def measured(data: Path) -> Source:
-    """The series of a folder."""
+def measured(data: Path, folds: Sequence[str] | None = None) -> Source:
+    """The series of a folder, and which patients are left out of the training in turn; all by default."""
     series = find_series(data)
-    return Source("measured", series, cache(partial(read_series, data=data)), fingerprints(series, data))
+    patients = [s.patient for s in series if s.patient]
+    unknown = [fold for fold in folds or () if fold not in patients]
+    if unknown:
+        raise ValueError(
+            f"--folds {' '.join(unknown)}: {data} holds whole series of the patients {', '.join(patients) or 'none'}"
+        )
+    prints = fingerprints(series, data)
+    return Source("measured", series, cache(partial(read_series, data=data)), prints, folds=folds)
 
 
 @cache

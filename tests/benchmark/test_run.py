@@ -73,7 +73,7 @@ def test_scores_are_those_of_the_method_alone(run: Path) -> None:
     (block, _) = source.series
     slices = source.read(block)
     methods = {"lowrank": METHODS["lowrank"], "c2sti": C2STi.load(run / "networks/c2sti/A/0")}
-    alone = benchmark.leave_sections_out(slices, methods=methods, context=False, show_progress_bar=False)
+    alone = benchmark.leave_sections_out(slices, methods=methods, context=False, show_progress_bar=False).table
     table = cases(run).query("block == 'made A'")
     for name in methods:
         for score in ("pcc", "rmse", "rv", "ceiling"):
@@ -196,6 +196,10 @@ def test_measured_series_are_scored_by_all_folds_or_by_their_own() -> None:
     networks = [_networks.Network(ROWS["rife"], fold, s, Path(fold)) for fold in source.folds for s in (0, 1)]
     jobs = _scores.jobs(source, [ROWS["gp"], ROWS["rife"]], networks, [1, 3, 4], Path("scores"), context=True)
     assert (source.taught, source.folds) == ("her2st", ["A", "B"])
+    one = _series.Source("measured", series, lambda one: [], {}, folds=["B"])
+    assert [s.name for s in one.scored] == ["her2st B", "heart"]
+    assert one.simulated
+    assert [s.name for s in one.lessons("B")] == ["her2st A"]
     seen = {(j.series.name, j.network.fold) for j in jobs if j.network}
     assert seen == {("her2st A", "A"), ("her2st B", "B"), ("heart", "A"), ("heart", "B")}
     heart = [j for j in jobs if j.series.name == "heart" and j.n_slices == 1]
@@ -223,7 +227,7 @@ def test_one_patient_is_too_few_to_train_without_one(
 ) -> None:
     source = _series.made()
     monkeypatch.setattr(
-        "c2sti.benchmark._run.measured", lambda data: _series.Source("made", source.series[:1], source.read, {})
+        "c2sti.benchmark._run.measured", lambda data, folds: _series.Source("made", source.series[:1], source.read, {})
     )
     said = refusal(capsys, ["--table", "1", "--data", "there", "--out", str(tmp_path), "--methods", "unet"])
     assert "there holds whole series of 1 patients of her2st; to train without one, two or more are needed" in said
