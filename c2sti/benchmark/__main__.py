@@ -53,7 +53,7 @@ def parser() -> argparse.ArgumentParser:
     add("--table", choices=list(TABLES), required=True, help="1: one section held out; 2: two to four; ablation")
     add("--out", type=Path, required=True, metavar="DIR", help="folder of networks, scores and tables")
     add("--folds", nargs="+", metavar="PATIENT",
-        help="patients of her2st that are left out of the training in turn, and scored (default: all there are)")  # fmt: skip
+        help="patients of her2st that are left out of the training in turn, and scored (default: all)")  # fmt: skip
     add("--seeds", type=int, default=3, metavar="N", help="networks a method and fold (default: %(default)s)")
     add("--methods", nargs="+", metavar="NAME", help=f"rows of the table; of {', '.join(ROWS)}")
     add("--slices", type=int, nargs="+", metavar="N",
