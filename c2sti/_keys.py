@@ -26,6 +26,7 @@ ALIGNMENT = "alignment"  # uns: how a section was brought into the frame of anot
 VIRTUAL_HISTOLOGY = "virtual_histology"  # uns of a result: sections whose H&E is virtual, not photographed
 PLANE = "plane"  # uns of an oblique section: where it lies
 STATISTICS = "statistics"  # uns of a result: what a test on its interpolated values says, and what to use in place
+EVALUATION = "evaluation"  # uns of a held-out section of tl.evaluate: which one, and which layers are predictions
 COUNTS = "counts"  # uns of what tl.sample_counts gives: how its counts were drawn
 CELLS = "cells"  # uns of what tl.interpolate_cells gives: how its cells were chosen
 FROM_SECTION, FROM_CELL = "from_section", "from_cell"  # obs of the same: the measured cell that a row was made from

@@ -98,6 +98,13 @@ def test_ceiling_is_seeded_and_takes_a_choice_of_genes() -> None:
     assert metrics.ceiling(np.zeros((20, 3))) == 0
 
 
+def test_ceiling_is_the_mean_of_those_of_the_genes() -> None:
+    counts = rng.poisson(np.exp(rng.standard_normal((60, 1))) * [0.1, 1.0, 50.0])
+    of_genes = metrics.gene_ceiling(counts)
+    assert metrics.ceiling(counts) == of_genes.mean()
+    assert of_genes[2] > 0.9 > of_genes[0]
+
+
 def test_rv_by_hand() -> None:
     up, bent = [-1.0, 0.0, 1.0], [1.0, -2.0, 1.0]  # these two do not correlate
     one_edge = np.array([up, up, bent]).T * [1.0, 10.0, 5.0]

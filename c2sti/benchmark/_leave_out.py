@@ -10,14 +10,15 @@ import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import pairwise
-from typing import Any, TypeAlias
+from typing import Any, NamedTuple, TypeAlias
 
 import numpy as np
 import pandas as pd
 import scipy.sparse as sp
+from anndata import AnnData
 from tqdm.auto import tqdm
 
-from c2sti import _validators, io, metrics, ops, pair_check
+from c2sti import _keys, _validators, io, metrics, ops, pair_check
 from c2sti._backed import in_memory
 from c2sti._types import FloatArray, ImageEncoder, Interpolator, Section, SlicePair
 from c2sti.models.gp import Describing, Descriptions
@@ -26,9 +27,27 @@ from c2sti.uncertainty import ask
 
 DETECTED = 0.1  # least share of spots of both neighbours in which a scored gene is detected
 
-# A held-out section at its own spots: (n, 2) coordinates, (n, N) log1p expression, and its noise ceiling: the PCC that
-# its own count noise allows a perfect prediction.
-Target: TypeAlias = tuple[FloatArray, FloatArray, float]
+# A held-out section at its own spots: (n, 2) coordinates, (n, N) log1p expression, and (N,) noise ceilings of its
+# genes: the PCC that its own count noise allows a perfect prediction.
+Target: TypeAlias = tuple[FloatArray, FloatArray, FloatArray]
+
+
+class LeftOut(NamedTuple):
+    """What became of the held-out sections of a series.
+
+    Parameters
+    ----------
+    table
+        A row for each method and held-out section.
+    genes
+        A row for each method, held-out section and gene; None where these are not wanted.
+    sections
+        Held-out sections with what was predicted of them, see :func:`_with_layers`; none where these are not wanted.
+    """
+
+    table: pd.DataFrame
+    genes: pd.DataFrame | None
+    sections: list[AnnData]
 
 
 @dataclass(frozen=True)
@@ -52,41 +71,108 @@ def leave_sections_out(
     n_genes: int = 1000,
     intervals: Sequence[float] = (),
     half_observed: bool = False,
+    keep_genes: bool = False,
+    keep_sections: bool = False,
     on_misfit: pair_check.OnMisfit = "warn",
     device: str = "cpu",
     seed: int = 0,
     show_progress_bar: bool = True,
-) -> pd.DataFrame:
-    """Score every method on every run of held-out sections; parameters and columns as of :func:`c2sti.tl.evaluate`."""
+) -> LeftOut:
+    """Score every method on every run of held-out sections; parameters and columns as of :func:`c2sti.tl.evaluate`.
+
+    `keep_genes` and `keep_sections` are `return_genes` and `return_sections`.
+    """
     n_slices, n_genes = _validators.whole(n_slices, "n_slices"), _validators.whole(n_genes, "n_genes")
     todo = list(windows(depths(slices, z), n_slices))
     slices = io.on_shared_genes(slices, stacklevel=4)
     check_neighbours(slices, on_misfit)
-    rows = []
+    rows: list[dict[str, Any]] = []
+    by_gene: list[pd.DataFrame] = []
+    sections: list[AnnData] = []
     with tqdm(total=len(todo) * len(methods), desc="held-out sections", disable=not show_progress_bar) as bar:
         for window in todo:
             for i in window.held_out:
                 check_unseen(slices[i], [slices[j] for j in (window.a, window.b, *window.beyond.values())])
             pair, genes = pair_of(slices, window, n_genes, context=context)
-            a, b = slices[window.a], slices[window.b]
-            targets = [target_of(slices[i], pair, genes) for i in window.held_out]
-            places = [io.rows_of(a, b, pair.lattice, xy) for xy, _, _ in targets]
             known = Descriptions(pair, device=device, seed=seed)
             detail = {"shared_detail": pair_check.shared_detail(pair.a, pair.b, pair.spacing)}
-            halves = [
-                Half.of(known, io.section_of(replace(slices[i], image=None), p, pair.lattice, genes))
-                for i, p in zip(window.held_out, window.positions, strict=True)
-                if half_observed
-            ]
+            held_out = _held_out(slices, window, known, genes, half_observed=half_observed)
+            layers: list[dict[str, FloatArray]] = [{} for _ in held_out]
             for name, method in methods.items():
-                for j, (i, position, target, points) in enumerate(
-                    zip(window.held_out, window.positions, targets, places, strict=True)
-                ):
-                    scores = _score(method, known, points, position, target, intervals)
-                    row = {"section": i, "name": slices[i].name, "position": position, "method": name}
-                    rows.append(row | scores | detail | (halves[j].scores(method) if halves else {}))
+                for one, kept in zip(held_out, layers, strict=True):
+                    predicted, scores = _score(method, known, one, intervals)
+                    halves = None if one.half is None else one.half.gene_scores(method)
+                    row = {**one.place, "method": name}
+                    rows.append(row | scores | detail | ({} if halves is None else of_halves(*map(np.mean, halves))))
+                    if keep_genes:
+                        own = gene_scores(predicted, one.target) | ({} if halves is None else of_halves(*halves))
+                        by_gene.append(pd.DataFrame({**row, "gene": genes, **own}))
+                    if keep_sections:
+                        kept[name] = predicted
                 bar.update()
-    return pd.DataFrame(rows)
+            if keep_sections:
+                sections += [_with_layers(o, g, genes) for o, g in zip(held_out, layers, strict=True)]
+    return LeftOut(pd.DataFrame(rows), pd.concat(by_gene, ignore_index=True) if by_gene else None, sections)
+
+
+@dataclass(frozen=True)
+class HeldOut:
+    """A held-out section, at its own spots or, of single cells, bins.
+
+    Parameters
+    ----------
+    place
+        Its index in the series, name and position.
+    names
+        (n,) of the spots.
+    target
+        What it measured.
+    points
+        The same spots as rows of a result.
+    half
+        It and half of its spots, where methods are told these.
+    """
+
+    place: dict[str, Any]
+    names: pd.Index
+    target: Target
+    points: io.Rows
+    half: Half | None
+
+
+def _held_out(
+    slices: Sequence[io.SliceGrid], window: Window, known: Descriptions, genes: pd.Index, *, half_observed: bool
+) -> list[HeldOut]:
+    pair, found = known.pair, []
+    for i, position in zip(window.held_out, window.positions, strict=True):
+        own = slices[i]
+        target = target_of(own, pair, genes)
+        measured = io.section_of(replace(own, image=None), position, pair.lattice, genes) if half_observed else None
+        found.append(
+            HeldOut(
+                {"section": i, "name": own.name, "position": position},
+                pd.Index(io.spots_at(own, pair.lattice, target[0])),
+                target,
+                io.rows_of(slices[window.a], slices[window.b], pair.lattice, target[0]),
+                None if measured is None else Half.of(known, measured),
+            )
+        )
+    return found
+
+
+def _with_layers(held_out: HeldOut, predicted: Mapping[str, FloatArray], genes: pd.Index) -> AnnData:
+    """A held-out section as it was measured, ``X``, and as each method predicts it, a layer each; log1p expression."""
+    xy, measured, _ = held_out.target
+    adata = AnnData(
+        measured.astype(np.float32),
+        obs=pd.DataFrame(index=held_out.names),
+        var=pd.DataFrame(index=genes),
+        obsm={_keys.SPATIAL: xy.copy()},
+        layers={name: values.astype(np.float32) for name, values in predicted.items()},
+        uns={_keys.LOG1P: {"base": None}},
+    )
+    adata.uns[_keys.EVALUATION] = {**held_out.place, "synthetic_layers": list(predicted)}
+    return adata
 
 
 def check_neighbours(slices: Sequence[io.SliceGrid], on_misfit: pair_check.OnMisfit) -> None:
@@ -196,32 +282,31 @@ def held_out_cases(
 
 
 def target_of(held_out: io.SliceGrid, pair: SlicePair, genes: pd.Index) -> Target:
-    """What a held-out section measured of these genes; without counts the noise ceiling is NaN."""
+    """What a held-out section measured of these genes; without counts the noise ceilings are NaN."""
     xy, stored, library = io.profiles(held_out, pair.lattice, genes)
     values = in_memory(stored)
     if not held_out.counts:
-        return xy, values.toarray(), float("nan")
+        return xy, values.toarray(), np.full(len(genes), np.nan)
     # All other genes count towards the library size only: one column stands for them.
     rest = np.rint(np.maximum(library - values.sum(axis=1), 0))
-    ceiling = metrics.ceiling(sp.hstack([values, rest[:, None]], format="csr"), genes=slice(0, len(genes)))
-    return xy, in_memory(io.log_normalise(values, library)).toarray(), ceiling
+    ceilings = metrics.gene_ceiling(sp.hstack([values, rest[:, None]], format="csr"), genes=slice(0, len(genes)))
+    return xy, in_memory(io.log_normalise(values, library)).toarray(), ceilings
 
 
 def _score(
-    method: Interpolator,
-    known: Descriptions,
-    points: io.Rows,
-    position: float,
-    target: Target,
-    intervals: Sequence[float],
-) -> dict[str, float | int]:
-    """Scores of one method on one held-out section, and the share of measured values in the intervals of each level."""
+    method: Interpolator, known: Descriptions, held_out: HeldOut, intervals: Sequence[float]
+) -> tuple[FloatArray, dict[str, float | int]]:
+    """(n, N) prediction of one method for one held-out section, and its scores.
+
+    Of each interval's level also the share of measured values that its intervals hold.
+    """
     start, wanted, pair = time.perf_counter(), len(intervals) > 0, known.pair
+    points, measured = held_out.points, held_out.target[1]
     prediction, spread = ask(
         known.bound(method),
         pair,
         points.points,
-        [position],
+        [held_out.place["position"]],
         device=known.device,
         seed=known.seed,
         std=wanted,
@@ -230,12 +315,12 @@ def _score(
         seen=(points.sees(1, pair.a.xy), points.sees(0, pair.b.xy)),
     )
     predicted = prediction.slices[0].expression()
-    scores = scores_of(predicted, target)
+    scores = scores_of(predicted, held_out.target)
     if spread is not None and spread.calibration is not None:
         for level in intervals:
             lower, upper = spread.calibration.bounds(predicted, level)
-            scores[f"coverage_{100 * level:g}"] = float(((lower <= target[1]) & (target[1] <= upper)).mean())
-    return scores | {"seconds": time.perf_counter() - start}
+            scores[f"coverage_{100 * level:g}"] = float(((lower <= measured) & (measured <= upper)).mean())
+    return predicted, scores | {"seconds": time.perf_counter() - start}
 
 
 @dataclass(frozen=True)
@@ -270,32 +355,53 @@ class Half:
         truth = in_memory(section.expression)[~first].toarray()
         return cls(known, told, section.xy[~first], truth, section.position)
 
-    def scores(self, method: Interpolator) -> dict[str, float]:
-        """PCC with the half told, and the share of it that is reached without; NaN for methods without a description.
+    def gene_scores(self, method: Interpolator) -> tuple[FloatArray, FloatArray]:
+        """(N,) PCC without the half, and told it; NaN for methods without a description.
 
         Only those take a section between the two of a pair for what it is.
         """
         if not isinstance(method, Describing):
-            return {"half_observed": float("nan"), "share": float("nan")}
-        without, told = (self._pcc(method, one) for one in (self.known, self.told))
-        return {"half_observed": told, "share": without / told if told > 0 else float("nan")}
+            nothing = np.full(self.truth.shape[1], np.nan)
+            return nothing, nothing
+        return self._pcc(method, self.known), self._pcc(method, self.told)
 
-    def _pcc(self, method: Interpolator, known: Descriptions) -> float:
+    def _pcc(self, method: Interpolator, known: Descriptions) -> FloatArray:
         how: dict[str, Any] = {"device": known.device, "seed": known.seed, "progress": lambda share: None}
         answer = known.bound(method)(known.pair, self.xy, [self.position], **how)
-        return metrics.pcc(answer.slices[0].expression(), self.truth)
+        return metrics.gene_pcc(answer.slices[0].expression(), self.truth)
+
+
+def of_halves(without: FloatArray | float, told: FloatArray | float) -> dict[str, Any]:
+    """PCC with half of the spots told, and the share of it that is reached without: of genes, or of their mean."""
+    return {"half_observed": told, "share": _ratio(without, told)}
+
+
+def _ratio(part: FloatArray | float, whole: FloatArray | float) -> FloatArray | float:
+    """NaN where the whole is not positive."""
+    positive = np.asarray(whole) > 0
+    found = np.where(positive, part, np.nan) / np.where(positive, whole, 1)
+    return found if found.ndim else float(found)
+
+
+def gene_scores(predicted: FloatArray, target: Target) -> dict[str, FloatArray]:
+    """(N,) scores of each gene, of (n, N) log1p expression that was predicted for the spots of a held-out section."""
+    _, measured, ceilings = target
+    pcc = metrics.gene_pcc(predicted, measured)
+    error = np.sqrt(np.square(predicted - measured).mean(axis=0, dtype=np.float64))
+    return {"pcc": pcc, "rmse": error, "ceiling": ceilings, "fraction": np.asarray(_ratio(pcc, ceilings))}
 
 
 def scores_of(predicted: FloatArray, target: Target) -> dict[str, float | int]:
     """Scores of (n, N) log1p expression that was predicted for the spots of a held-out section."""
-    _, measured, ceiling = target
+    _, measured, ceilings = target
+    ceiling = float(ceilings.mean())
     pcc = metrics.pcc(predicted, measured)
     return {
         "pcc": pcc,
         "rmse": metrics.rmse(predicted, measured),
         "rv": metrics.rv(predicted, measured),
         "ceiling": ceiling,
-        "fraction": pcc / ceiling if ceiling > 0 else float("nan"),
+        "fraction": float(_ratio(pcc, ceiling)),
         "n_spots": len(measured),
         "n_genes": predicted.shape[1],
     }

@@ -280,6 +280,7 @@ def evaluate(chosen: argparse.Namespace) -> None:
     give_table(table.columns, table.itertuples(index=False))
     means = table.groupby("method", sort=False)[[*METRICS, "ceiling"]].mean()
     say(chosen, f"means over {len(table) // len(means)} held-out sections\n{means.round(3).to_string()}")
+    say(chosen, table.attrs["verdict"])
     if chosen.plot:
         import matplotlib.pyplot as plt  # noqa: PLC0415 - only if an image is wanted
 

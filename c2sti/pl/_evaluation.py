@@ -73,8 +73,9 @@ def evaluation(table: pd.DataFrame, *, metric: str = "pcc", **look: Unpack[Frame
         raise KeyError(f"the table has no column {', '.join(map(repr, missing))}; it has {list(table.columns)}")
     if not pd.api.types.is_numeric_dtype(table[metric]) or not table[metric].notna().any():
         raise ValueError(f"column {metric!r} of the table (metric=) holds no numbers; c2sti.tl.evaluate writes some")
-    methods = sorted(dict.fromkeys(table["method"]), key=lambda name: name not in NAIVE)
-    scores = table.pivot_table(index=["section", "position"], columns="method", values=metric)[methods]
+    scores = table.pivot_table(index=["section", "position"], columns="method", values=metric, sort=False)
+    methods = sorted(scores, key=lambda name: name not in NAIVE)  # `share` is not of all
+    scores = scores[methods]
     ax = one_panel(look, size=(min(0.95 * len(methods) + 1.2, PAGE), 3.6))
     handles: list[Any] = [_draw_cases(ax, scores), _draw_means(ax, scores)]
     if metric == "pcc" and "ceiling" in table and table["ceiling"].notna().any():

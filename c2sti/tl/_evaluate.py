@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
-import pandas as pd
 from anndata import AnnData
 
-from c2sti import _validators, benchmark, io
+from c2sti import _logging, _validators, benchmark, io
 from c2sti._types import Interpolator
+from c2sti.benchmark._verdict import verdict
 from c2sti.models._registry import METHODS, available, named
 from c2sti.pair_check import OnMisfit, check_on_misfit
 from c2sti.tl._evaluate_cells import leave_cells_out
@@ -30,6 +30,8 @@ def evaluate(
     n_genes: int = 1000,
     intervals: Sequence[float] = (),
     half_observed: bool = False,
+    return_genes: bool = False,
+    return_sections: bool = False,
     output: Literal["expression", "cells"] = "expression",
     labels: str | None = None,
     layer: io.Key = None,
@@ -41,7 +43,7 @@ def evaluate(
     device: str | None = None,
     seed: int = 0,
     show_progress_bar: bool = True,
-) -> pd.DataFrame:
+) -> Any:  # a DataFrame, or with others in a tuple: overloads would hide the parameters from the reference
     """Hold out measured sections of a series, interpolate them, and compare.
 
     Every run of `n_slices` interior sections is held out in turn and interpolated from its two neighbours (and their
@@ -71,6 +73,10 @@ def evaluate(
     half_observed
         Whether each method that can is also told a random half of the held-out section's own spots, and scored on the
         other half: a nearer limit than the noise ceiling, which no method reaches. Takes as long again.
+    return_genes
+        Whether to return the scores of each gene as well: which to believe.
+    return_sections
+        Whether to return the held-out sections as well, with what each method predicts of them.
     output, labels
         ``"cells"`` scores what :func:`interpolate_cells` gives instead, of the models in `methods` alone, beside
         ``"copy"``, ``"mixture"`` (each cell of both sections kept with probability 1 - p or p) and ``"half"``, the
@@ -82,13 +88,24 @@ def evaluate(
 
     Returns
     -------
-    One row per method and held-out section: ``section`` (its place in the series), ``name``, ``position``, ``method``,
-    ``pcc`` (mean over genes of the correlation over spots), ``rmse`` (log1p), ``rv`` (co-expression kept, 1 is
-    perfect), ``ceiling`` (the noise ceiling: the PCC that the section's own count noise allows; NaN without counts),
+    DataFrame with one row per method and held-out section: ``section`` (its place in the series), ``name``,
+    ``position``, ``method``, ``pcc`` (mean over genes of the correlation over spots), ``rmse`` (log1p), ``rv``
+    (co-expression kept, 1 is perfect), ``ceiling`` (the noise ceiling: the PCC that the section's own count noise
+    allows; NaN without counts),
     ``fraction`` (pcc / ceiling), ``n_spots``, ``n_genes``, ``seconds``, ``shared_detail`` of the two neighbours (see
     :func:`c2sti.pp.check_pair`); with `intervals`, of each level the share of
     measured values that its intervals hold, say ``coverage_90``; with `half_observed` the PCC that is reached with
     half of the spots, and the ``share`` of it that is reached without, on the same other half: the number to read.
+    ``table.attrs["verdict"]`` says in a sentence which method leads, and how far it is from these limits.
+
+    With `return_genes` and `return_sections` a tuple of that table and, in this order:
+
+    - DataFrame with one row per method, held-out section and ``gene``: ``section``, ``name``, ``position``, ``pcc``,
+      ``rmse``, ``ceiling``, ``fraction`` and, with `half_observed`, ``half_observed`` and ``share``, all of that gene
+      alone. NaN where a ratio has nothing to divide by. :func:`c2sti.pl.genes` draws it.
+    - list of AnnData, one per held-out section in the order of the table: its spots (of single cells: bins) × the
+      genes that are scored, log1p expression. ``X`` was measured; ``layers`` are the predictions, by method;
+      ``uns["evaluation"]`` says which section it is.
 
     With ``output="cells"``, in bins of 16 cells on average: ``density_rmse`` (by the mean) and ``density_pcc`` of
     numbers of cells; ``composition_tv`` and ``local_composition_tv`` (total variation of the shares of types, of the
@@ -125,14 +142,17 @@ def evaluate(
     device = available(device)
     if output not in ("expression", "cells"):
         raise ValueError(f"output = {_validators.shown(output)}; 'expression' or 'cells' is needed")
-    if output == "expression" and labels is not None or output == "cells" and (len(levels) or half_observed):
-        wrong = (
-            "labels= is for output='cells'"
-            if output == "expression"
-            else "intervals= and half_observed= are for output='expression'"
-        )
-        raise ValueError(f"{wrong}; leave it out, or change output=")
-    found = io.sources(
+    _check_output(
+        output,
+        {"labels": labels is not None},
+        {
+            "intervals": len(levels) > 0,
+            "half_observed": half_observed,
+            "return_genes": return_genes,
+            "return_sections": return_sections,
+        },
+    )
+    sources = io.sources(
         slices,
         library_key=library_key,
         layer=layer,
@@ -151,7 +171,22 @@ def evaluate(
         "seed": seed,
         "show_progress_bar": show_progress_bar,
     }
-    read = [source.read(obs_keys=() if labels is None else labels, measured=True) for source in found]
+    read = [source.read(obs_keys=() if labels is None else labels, measured=True) for source in sources]
     if output == "cells":
         return leave_cells_out(read, labels=labels, methods=named(methods, "methods"), **how)
-    return benchmark.leave_sections_out(read, methods=judged, intervals=intervals, half_observed=half_observed, **how)
+    kept = {"keep_genes": return_genes, "keep_sections": return_sections}
+    how |= {"intervals": intervals, "half_observed": half_observed, **kept}
+    found = benchmark.leave_sections_out(read, methods=judged, **how)
+    found.table.attrs["verdict"] = verdict(found.table, METHODS)
+    _logging.info(found.table.attrs["verdict"])
+    more = [found.genes] * return_genes + [found.sections] * return_sections
+    return (found.table, *more) if more else found.table
+
+
+def _check_output(output: str, of_cells: Mapping[str, bool], of_expression: Mapping[str, bool]) -> None:
+    """Refuse arguments that mean nothing for this output, of those that are for the one or the other."""
+    needed, given = ("cells", of_cells) if output == "expression" else ("expression", of_expression)
+    wrong = [f"{name}=" for name, is_given in given.items() if is_given]
+    if wrong:
+        are = "is" if len(wrong) == 1 else "are"
+        raise ValueError(f"{' and '.join(wrong)} {are} for output={needed!r}; leave it out, or change output=")

@@ -2,7 +2,9 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import anndata as ad
 import numpy as np
+import pandas as pd
 import pytest
 import scipy.sparse as sp
 from anndata import AnnData
@@ -11,6 +13,7 @@ import c2sti
 from c2sti import benchmark, io
 from c2sti._types import Prediction, SlicePair
 from c2sti.benchmark._leave_out import Window, pair_of, windows
+from c2sti.benchmark._verdict import verdict
 from c2sti.datasets import Phantom
 from c2sti.models._registry import METHODS
 
@@ -27,6 +30,7 @@ def test_the_table(series: list[AnnData]) -> None:
     np.testing.assert_allclose(table["position"], 0.5)
     assert table[["pcc", "rmse", "rv", "ceiling", "fraction"]].notna().all(axis=None)
     np.testing.assert_allclose(table["fraction"], table["pcc"] / table["ceiling"])
+    assert "held-out sections (mean)" in table.attrs["verdict"]
     mean = table.groupby("method")["pcc"].mean()
     assert mean["gp"] > mean["linear"] > mean["copy"]
 
@@ -95,6 +99,72 @@ def test_scores_equal_those_computed_by_hand(series: list[AnnData]) -> None:
     assert table.loc["linear", "pcc"] == pytest.approx(c2sti.metrics.pcc(out.X[:, genes], truth[:, genes]), abs=1e-6)
 
 
+def test_scores_of_each_gene_and_the_sections_they_come_from(series: list[AnnData]) -> None:
+    names = ["z1", "z2", "z3", "z4"]
+    for name, section in zip(names, series, strict=True):
+        section.obs["sample"] = name
+        section.obs_names = [f"{name}_{i}" for i in range(section.n_obs)]
+    whole = ad.concat(series, merge="same")
+    how = {"library_key": "sample", "z": [0, 1, 2, 3], "methods": ["linear"]}
+    table, genes, sections = evaluate(whole, return_genes=True, return_sections=True, **how)
+    assert sorted(set(genes["name"])) == ["z2", "z3"]
+    assert len(genes) == table["n_genes"].sum()
+    mean = genes.groupby(["name", "method"])[["pcc", "ceiling"]].mean()
+    expected = table.set_index(["name", "method"])[["pcc", "ceiling"]]
+    pd.testing.assert_frame_equal(mean.sort_index(), expected.sort_index())
+    pooled = genes.groupby(["name", "method"])["rmse"].apply(lambda x: np.sqrt(np.mean(x**2)))
+    np.testing.assert_allclose(pooled.sort_index(), table.set_index(["name", "method"])["rmse"].sort_index())
+    for one, name in zip(sections, ["z2", "z3"], strict=True):
+        assert one.uns["evaluation"]["name"] == name
+        assert list(one.layers) == list(METHODS)
+        own = genes[(genes["name"] == name) & (genes["method"] == "lowrank")].set_index("gene")
+        np.testing.assert_allclose(
+            c2sti.metrics.gene_pcc(one.layers["lowrank"], one.X), own.loc[one.var_names, "pcc"], atol=1e-6
+        )
+        assert list(one.obs_names) == [f"{name}_{i}" for i in range(one.n_obs)]
+        np.testing.assert_array_equal(one.obsm["spatial"], whole[one.obs_names].obsm["spatial"])
+    assert sections[0].uns["evaluation"]["synthetic_layers"] == list(METHODS)
+    with pytest.raises(ValueError, match="return_genes= is for output='expression'"):
+        evaluate(whole, output="cells", return_genes=True, **how)
+
+
+def _table(**pcc: list[float]) -> pd.DataFrame:
+    rows = [(i, 0.5, name, value) for name, values in pcc.items() for i, value in enumerate(values)]
+    table = pd.DataFrame(rows, columns=["section", "position", "method", "pcc"])
+    return table.assign(ceiling=0.5, fraction=table["pcc"] / 0.5)
+
+
+@pytest.mark.parametrize(
+    ("table", "text"),
+    [
+        (
+            _table(gp=[0.2, 0.2, 0.3], ours=[0.22, 0.22, 0.32]),
+            "'ours' has a PCC of 0.253 on 3 held-out sections (mean), 51% of what the noise of the counts allows, and "
+            "is ahead of the simple method 'gp' (0.233) in 3 of 3.",
+        ),
+        (
+            _table(gp=[0.24], copy=[0.1], ours=[0.2]),
+            "The simple method 'gp' has a PCC of 0.240 on one held-out section, 48% of what the noise of the counts "
+            "allows, and is ahead of 'ours' (0.200) in 1 of 1, which is too few to say which is better.",
+        ),
+        (
+            _table(gp=[0.2, 0.2, 0.3], ours=[0.1, 0.3, 0.32]).drop(columns=["ceiling", "fraction"]).assign(
+                ceiling=np.nan, fraction=np.nan, share=0.9
+            ),
+            "'ours' has a PCC of 0.240 on 3 held-out sections (mean), 90% of what it has if told half of the section's "
+            "spots, and is ahead of the simple method 'gp' (0.233) in 2 of 3, which may be chance.",
+        ),
+        (
+            _table(gp=[0.2], copy=[0.1]),
+            "The simple method 'gp' has a PCC of 0.200 on one held-out section, 40% of what the noise of the counts "
+            "allows.",
+        ),
+    ],
+)  # fmt: skip
+def test_the_verdict_is_one_plain_sentence(table: pd.DataFrame, text: str) -> None:
+    assert verdict(table, METHODS) == text
+
+
 def test_normalised_series_have_no_ceiling(series: list[AnnData]) -> None:
     for section in series:
         section.X = section.X.log1p()
@@ -141,11 +211,18 @@ def test_genes_that_nobody_has_leave_nothing_to_score(series: list[AnnData]) -> 
 
 def test_half_of_the_section_itself_is_the_better_neighbour(series: list[AnnData]) -> None:
     plain = evaluate(series[:3], methods=["gp"])
-    table = evaluate(series[:3], methods=["gp"], half_observed=True).set_index("method")
+    table, genes = evaluate(series[:3], methods=["gp"], half_observed=True, return_genes=True)
+    table, genes = table.set_index("method"), genes[genes["method"] == "gp"]
+    assert genes["half_observed"].mean() == pytest.approx(table.loc["gp", "half_observed"])
+    known = genes[genes["half_observed"] > 0]
+    assert genes["share"].notna().sum() == len(known) > 0.8 * len(genes)
+    assert (known["share"] * known["half_observed"]).mean() == pytest.approx(
+        table.loc["gp", "share"] * table.loc["gp", "half_observed"] * len(genes) / len(known), rel=0.1
+    )
     np.testing.assert_array_equal(table["pcc"], plain["pcc"])  # the section touches no other score
     assert table.loc[["copy", "linear", "lowrank"], ["half_observed", "share"]].isna().all(axis=None)
     told = table.loc[["gp"]]
     assert (told["half_observed"] > told["pcc"]).all()
     assert told["share"].between(0.5, 1).all()
-    with pytest.raises(ValueError, match="half_observed= are for output='expression'"):
+    with pytest.raises(ValueError, match="half_observed= is for output='expression'"):
         evaluate(series[:3], output="cells", half_observed=True)

@@ -304,6 +304,11 @@ def test_evaluation_shows_sections_means_and_ceiling(table: pd.DataFrame, tmp_pa
         c2sti.pl.evaluation(table, metric="psnr")
 
 
+def test_evaluation_leaves_out_methods_without_a_score(table: pd.DataFrame) -> None:
+    only = table.assign(share=np.where(table["method"] == "gp", 0.9, np.nan))
+    assert [text.get_text() for text in c2sti.pl.evaluation(only, metric="share").get_xticklabels()] == ["gp"]
+
+
 def test_evaluation_intervals_compare_methods_within_sections() -> None:
     """What all methods share of a section's level has no part; what they do differently has."""
     level, gain = np.array([0.1, 0.3, 0.5, 0.7]), np.array([0.04, 0.06, 0.04, 0.06])
@@ -519,5 +524,11 @@ def test_genes_shows_the_best_and_the_worst_or_those_named() -> None:
     np.testing.assert_allclose([line.get_xdata()[0] for line in ax.lines[1:3]], table.loc["g3", "pcc"] + 0.5)
     with pytest.raises(KeyError, match="1 of 1 genes= are not in the table"):
         c2sti.pl.genes(table, "xyz")
+    cases["ceiling"], cases["half_observed"] = 0.95, np.where(cases["method"] == "c2sti", 0.8, 0.7)
+    ax = c2sti.pl.genes(cases.rename_axis("gene").reset_index(), ["g3", "g4"])
+    assert ax.lines[1].get_label() == "c2sti"  # naive methods come after it, in grey
+    ends = [[segment[0, 0] for segment in bars.get_segments()] for bars in ax.collections]
+    np.testing.assert_allclose(ends, [[0.95, 0.95], [0.8, 0.8]])
+    assert not c2sti.pl.genes(cases.assign(rmse=1.0).reset_index(names="gene"), metric="rmse").collections
     with pytest.raises(KeyError, match=r"no column 'rmse' \(metric=\); it has \['pcc'\]"):
         c2sti.pl.genes(table, metric="rmse")
