@@ -26,7 +26,9 @@ from c2sti.pair_check import OnMisfit, check_on_misfit
 from c2sti.tl._describe import call_of, model_record, provenance
 from c2sti.tl._gap import check_key, check_level
 from c2sti.tl._labels import note_carried, recompose, shared_labels
-from c2sti.tl._series import SAME, Part, Wanted, each_gap, parts_of_gap, read_series, stacked
+from c2sti.tl._series import Wanted, each_gap
+from c2sti.tl._series_z import SAME, read_series
+from c2sti.tl._stack import Part, parts_of_gap, stacked
 
 if TYPE_CHECKING:
     from spatialdata import SpatialData
@@ -245,12 +247,10 @@ def slice_series(
         image_key=image_key,
         coordinate_system=coordinate_system,
     )
-    grids, own, depths = read_series(
-        found, z, window=window, obs_keys=obs_keys, obsm_keys=obsm_keys, key_added=key_added
-    )
+    grids, own, zs = read_series(found, z, window=window, obs_keys=obs_keys, obsm_keys=obsm_keys, key_added=key_added)
     lattice = io.common_lattice(*grids)
     side = lattice.pitch if pitch is None else _validators.number(pitch, "pitch", above=0)
-    bins, inside = bins_of(through, *_box(grids, depths), side)
+    bins, inside = bins_of(through, *_box(grids, zs), side)
     labels, var = shared_labels(grids), io.shared_var(grids)
     if genes is not None:
         var = var.loc[_result.genes_of(genes, var.index, var, "all sections")]
@@ -271,11 +271,9 @@ def slice_series(
         "on_misfit": on_misfit,
     }
     places = through.places(bins.centres[inside])
-    rows, row = _rows(places[:, 2], depths)
+    rows, row = _rows(places[:, 2], zs)
     wanted = list(_together(rows, row, places[:, :2]))
-    parts, fits = _interpolated(
-        each_gap(grids, depths, wanted, n_context, show_progress_bar, how), rows, row, key_added
-    )
+    parts, fits = _interpolated(each_gap(grids, zs, wanted, n_context, show_progress_bar, how), rows, row, key_added)
     if not parts:
         raise ValueError(f"{through} meets no tissue between the sections; name one that cuts it")
     parameters = {**found[0].parameters(), "n_context": n_context, "interval": interval, "pitch": side}
@@ -301,20 +299,20 @@ def slice_series(
     return cut
 
 
-def _box(grids: Sequence[io.SliceGrid], depths: FloatArray) -> tuple[FloatArray, FloatArray]:
+def _box(grids: Sequence[io.SliceGrid], zs: FloatArray) -> tuple[FloatArray, FloatArray]:
     """(3,) least and largest x, y and z of the spots of a series."""
     xy = np.concatenate([grid.xy for grid in grids])
-    return np.append(xy.min(axis=0), depths[0]), np.append(xy.max(axis=0), depths[-1])
+    return np.append(xy.min(axis=0), zs[0]), np.append(xy.max(axis=0), zs[-1])
 
 
-def _rows(z: FloatArray, depths: FloatArray) -> tuple[pd.DataFrame, NDArray[np.intp]]:
+def _rows(z: FloatArray, zs: FloatArray) -> tuple[pd.DataFrame, NDArray[np.intp]]:
     """By name of each z that bins have, increasing: the measured section before it, and its position from that.
 
     And (M,) which of them each bin has. At a measured section the position is as near as an interpolator is asked.
     """
-    z, row = np.unique(np.clip(z, *depths[[0, -1]]).round(9), return_inverse=True)
-    first = np.clip(np.searchsorted(depths, z, side="right") - 1, 0, len(depths) - 2)
-    position = np.clip((z - depths[first]) / np.diff(depths)[first], SAME, 1 - SAME)
+    z, row = np.unique(np.clip(z, *zs[[0, -1]]).round(9), return_inverse=True)
+    first = np.clip(np.searchsorted(zs, z, side="right") - 1, 0, len(zs) - 2)
+    position = np.clip((z - zs[first]) / np.diff(zs)[first], SAME, 1 - SAME)
     names = [f"row_{i}" for i in range(len(z))]
     return pd.DataFrame({"z": z, "first": first, "position": position}, index=names), row
 

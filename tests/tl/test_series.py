@@ -18,7 +18,8 @@ from scipy.spatial import KDTree
 import c2sti
 from c2sti.datasets import Phantom
 from c2sti.models import components
-from c2sti.tl._series import MOST_SECTIONS, depths_wanted, described_together, places_of
+from c2sti.tl._series import MOST_SECTIONS, described_together
+from c2sti.tl._series_z import places_of, z_wanted
 
 
 def fill(slices: list[AnnData], **keywords: object) -> AnnData:
@@ -164,19 +165,19 @@ def test_measured_sections_are_kept_at_any_spacing() -> None:
     """z of eight measured hearts: steps of 20 µm from the first one pass seven of them by."""
     depths = np.array([0.0, 49.7, 101.3, 150.0, 210.6, 240.4, 300.1, 345.0])
     for spacing in (3.0, 7.5, 20.0, 33.0, 40.0):
-        wanted = depths_wanted(depths, spacing=spacing)
+        wanted = z_wanted(depths, spacing=spacing)
         assert np.isin(depths, wanted).all()
         assert (np.diff(wanted) > 0.66 * spacing).all()
         assert (np.diff(wanted) < 1.51 * spacing).all() or spacing > 30
         inside = wanted[~np.isin(wanted, depths)]
         assert np.abs(inside[:, None] - depths).min() >= spacing / 2
-    assert depths_wanted(np.array([0.0, 30.0, 40.0]), spacing=20.0).tolist() == [0.0, 15.0, 30.0, 40.0]
+    assert z_wanted(np.array([0.0, 30.0, 40.0]), spacing=20.0).tolist() == [0.0, 15.0, 30.0, 40.0]
 
 
 def test_each_gap_has_the_number_of_sections_asked_for() -> None:
     depths = np.array([0.0, 10.0, 30.0, 40.0])
-    assert depths_wanted(depths, n_slices=1).tolist() == [0.0, 5.0, 10.0, 20.0, 30.0, 35.0, 40.0]
-    assert depths_wanted(depths, n_slices=(0, 3, 1)).tolist() == [0.0, 10.0, 15.0, 20.0, 25.0, 30.0, 35.0, 40.0]
+    assert z_wanted(depths, n_slices=1).tolist() == [0.0, 5.0, 10.0, 20.0, 30.0, 35.0, 40.0]
+    assert z_wanted(depths, n_slices=(0, 3, 1)).tolist() == [0.0, 10.0, 15.0, 20.0, 25.0, 30.0, 35.0, 40.0]
 
 
 def test_z_without_a_unit_is_said(uneven: list[AnnData], monkeypatch: pytest.MonkeyPatch) -> None:
@@ -219,14 +220,14 @@ def test_it_survives_writing_and_is_drawn(uneven: list[AnnData], tmp_path: Path,
     plt.close("all")
 
 
-def without_depth(slices: list[AnnData]) -> dict:
+def without_z(slices: list[AnnData]) -> dict:
     del slices[1].obs["z_um"]
     return {"spacing": 50.0}
 
 
 BAD = {
     "one": (lambda s: s.__delitem__(slice(1, None)) or {"spacing": 1.0}, "slices holds 1 section"),
-    "no depth": (without_depth, r"slices\[1\] carry no depth; give one a section with z="),
+    "no z": (without_z, r"slices\[1\] carry no z; give z="),
     "depths short": (lambda s: {"z": [0.0, 1.0], "spacing": 1.0}, r"z has shape \(2,\); one number for each of the 3"),
     "depths unsorted": (lambda s: s.reverse() or {"spacing": 1.0}, r"\[450.0, 150.0, 0.0\], must increase"),
     "depths twice": (lambda s: {"z": [0.0, 0.0, 1.0], "spacing": 1.0}, "must increase without repeats; put slices"),
@@ -238,7 +239,7 @@ BAD = {
     "no room": (lambda s: {"spacing": 225.0}, "leaves no room for a section in any gap.*give spacing=150 or less"),
     "spacing 0": (lambda s: {"spacing": 0.0}, "spacing = 0 must be positive and at most 450"),
     "spacing wide": (lambda s: {"spacing": 451.0}, "at most 450, the whole series"),
-    "spacing in mm": (lambda s: {"spacing": 0.001}, "makes 450000 sections.*unit of the depths"),
+    "spacing in mm": (lambda s: {"spacing": 0.001}, "makes 450000 sections.*unit of z"),
     "unsorted": (lambda s: {"at_z": [20.0, 10.0]}, r"at_z, \[20.0, 10.0\], must increase.*try \[10.0, 20.0\]"),
     "twice": (lambda s: {"at_z": [10.0, 10.0]}, "must increase without repeats"),
     "outside": (lambda s: {"at_z": [10.0, 500.0]}, r"at_z = \[500.0\] lie outside of the series, .* from 0 to 450"),
