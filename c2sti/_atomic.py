@@ -26,7 +26,7 @@ REMOVALS, PAUSE = 20, 0.1  # another thread or worker may still write once more
 
 
 @contextmanager
-def aside(path: Path) -> Iterator[Path]:
+def atomic_write(path: Path) -> Iterator[Path]:
     """A path to write a file or folder to, which takes the place of `path` when the block ends.
 
     If the block fails, or is interrupted, what was written is removed, and what was there before stays.
@@ -44,7 +44,7 @@ def aside(path: Path) -> Iterator[Path]:
 
 def put(path: Path, content: bytes) -> None:
     """Write a file atomically."""
-    with aside(path) as part:
+    with atomic_write(path) as part:
         part.write_bytes(content)
 
 

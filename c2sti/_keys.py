@@ -20,6 +20,7 @@ LIBRARY_SIZE = "library_size"  # obs of a stack, and end of a column's name in a
 STD = "std"  # layers of a stack, and end of a layer's name in a result: standard deviation of interpolated values
 LOWER, UPPER = "lower", "upper"  # the same: ends of the interval for a measured value
 CONFIDENCE = "confidence"  # obs of a stack, and end of a column's name in a result: 0 to 1
+EXPECTED_PCC = "expected_pcc"  # var of a result: what each gene is expected to reach with a measured section
 PAIR_CHECK = "pair_check"  # uns of a result: whether the two sections belong together, in numbers
 COEXPRESSION = "coexpression"  # varp and uns: gene graphs
 ALIGNMENT = "alignment"  # uns: how a section was brought into the frame of another
@@ -63,7 +64,7 @@ def spot(section: str) -> str:
     return f"{section}_{SPOT}"
 
 
-def doubt(section: str, kind: str) -> str:
+def layer_of(section: str, kind: str) -> str:
     """Layer with `STD`, `LOWER` or `UPPER` of an interpolated section's values."""
     return f"{section}_{kind}"
 

@@ -121,7 +121,7 @@ def name_of(record: Mapping[str, Any], place: int) -> str:
     return str(record["slices"][place]) if "slices" in record else _keys.measured(place)
 
 
-def picture_of(library: Mapping[str, Any], section: str) -> tuple[NDArray[Any], float] | None:
+def image_of(library: Mapping[str, Any], section: str) -> tuple[NDArray[Any], float] | None:
     """H&E of a section, (H, W, 3), and its pixels per unit, by a library of ``uns["spatial"]``; None where blank."""
     images = library.get("images", {})
     key = section if section in images else "hires"

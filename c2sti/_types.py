@@ -301,7 +301,7 @@ class Prediction:
 class ImageEncoder(Protocol):
     """Maps an image, (3, h, w) colour in [0, 1], NaN where unknown, to (C_h, H, W) features of bins."""
 
-    def __call__(self, picture: FloatArray, shape: tuple[int, int]) -> FloatArray: ...
+    def __call__(self, image: FloatArray, shape: tuple[int, int]) -> FloatArray: ...
 
 
 class Interpolator(Protocol):

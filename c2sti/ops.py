@@ -380,16 +380,16 @@ def taps(n: int) -> list[tuple[int, int]]:
 
 
 def sobel_magnitude(image: Tensor) -> Tensor:
-    """Where an image changes: amplitude of its Sobel gradient, on a scale that fits every picture.
+    """Where an image changes: amplitude of its Sobel gradient, on a scale that fits every image.
 
     Parameters
     ----------
     image
-        (C, H, W), NaN where there is no picture.
+        (C, H, W), NaN where there is no image.
 
     Returns
     -------
-    (H, W) mean amplitude over the channels in [0, 1], where 1 is the 99th percentile over the picture. 0 where the
+    (H, W) mean amplitude over the channels in [0, 1], where 1 is the 99th percentile over the image. 0 where the
     image is flat, and wherever one of the 3 × 3 bins is unknown: the edge of an image is no edge of the tissue.
     """
     from kornia.filters import sobel  # noqa: PLC0415 - it brings all of kornia, half a second

@@ -415,7 +415,7 @@ def test_what_a_killed_command_left_does_not_stop_the_next(sections: Path, tmp_p
 
 def folder(path: Path, content: str) -> None:
     """A folder with a file."""
-    with _atomic.aside(path) as part:
+    with _atomic.atomic_write(path) as part:
         part.mkdir()
         (part / "file").write_text(content)
 
@@ -431,7 +431,7 @@ def test_a_folder_whose_replacement_was_killed_comes_back(
     folder(path, "old")
     killed_before("os.rename", number, lambda: folder(path, "new"))
     assert ((path / "file").read_text() if path.exists() else None) == between
-    with pytest.raises(RuntimeError), _atomic.aside(path):
+    with pytest.raises(RuntimeError), _atomic.atomic_write(path):
         assert (path / "file").read_text() == "old"
         raise RuntimeError
     assert said == [f"put {path} back, which a run that was killed had moved out of the way"] * (number - 1)
@@ -443,7 +443,7 @@ def test_a_folder_whose_replacement_was_killed_comes_back(
 def test_a_folder_that_cannot_take_its_place_leaves_the_old_one(tmp_path: Path) -> None:
     path = tmp_path / "sections.zarr"
     folder(path, "old")
-    with pytest.raises(FileNotFoundError), _atomic.aside(path):
+    with pytest.raises(FileNotFoundError), _atomic.atomic_write(path):
         pass  # nothing was written
     assert (path / "file").read_text() == "old"
     assert left(tmp_path) == ["sections.zarr"]

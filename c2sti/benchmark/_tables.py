@@ -15,7 +15,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
-from c2sti._atomic import aside
+from c2sti._atomic import atomic_write
 from c2sti._types import FloatArray
 from c2sti.benchmark._networks import NAIVE, OURS, ROWS
 from c2sti.benchmark._scores import DATA_RANGE
@@ -226,7 +226,7 @@ def draw(rows: pd.DataFrame, methods: Sequence[str], path: Path) -> None:
         Line2D([], [], linestyle="", label="beside the names: mean PCC"),
     ]
     figure.legend(handles=key, loc="outside lower center", ncols=4 if columns > 1 else 2, fontsize=8, frameon=False)
-    with aside(path) as part:
+    with atomic_write(path) as part:
         figure.savefig(part, dpi=150)
 
 

@@ -118,7 +118,7 @@ def check_free_folder(folder: Path, *, force: bool) -> None:
 def replaced(path: Path) -> Iterator[Path]:
     """A path to write to, which takes the place of an output when all has been written; its folder is made."""
     _validators.new_folder(path.parent, "the output's folder")
-    with _atomic.aside(path) as part:
+    with _atomic.atomic_write(path) as part:
         yield part
 
 

@@ -171,7 +171,7 @@ def add_confidence(frame: AnnData, layers: Layers, values: Mapping[str, Any], n_
     if layers.spread is None:
         return
     wanted = [
-        confidence(values[name], values[_keys.doubt(name, _keys.STD)], frame.obs[_keys.tissue(name)].to_numpy())
+        confidence(values[name], values[_keys.layer_of(name, _keys.STD)], frame.obs[_keys.tissue(name)].to_numpy())
         for name in layers.names
     ]
     for name, found in zip(layers.names, compute(wanted, n_threads=n_threads), strict=True):

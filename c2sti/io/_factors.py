@@ -91,7 +91,7 @@ class Layers:
         shared = dask.delayed(self if by_rows else self._by_genes(), pure=False, traverse=False)
         chunks = rows_of(self.shape) if by_rows else chunks_of(self.shape)
         return {
-            _keys.doubt(name, kind) if kind else name: _blockwise(
+            _keys.layer_of(name, kind) if kind else name: _blockwise(
                 _block, shared, i, kind, shape=self.shape, chunks=chunks
             )
             for i, name in enumerate(self.names)

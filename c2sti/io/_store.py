@@ -19,7 +19,7 @@ from anndata import AnnData
 from numpy.typing import NDArray
 
 from c2sti import _keys, _validators
-from c2sti._atomic import aside
+from c2sti._atomic import atomic_write
 from c2sti._backed import Expression, blocks
 from c2sti._types import SlicePair
 from c2sti.factors import TOLERANCE
@@ -59,7 +59,7 @@ def new_store(path: str | Path) -> Iterator[Path]:
     path = _validators.path(path, "out")
     _check_free(path)
     try:
-        with aside(path) as part:
+        with atomic_write(path) as part:
             yield part
             _check_free(path)  # another process may have been quicker
     except OSError as error:

@@ -132,8 +132,8 @@ def image_encoder(encoder: nn.Module | None) -> ImageEncoder | None:
             f"histology_encoder is a {type(encoder).__name__}; one by c2sti.nn.resnet.load_resnet50 is needed"
         )
 
-    def describe(picture: FloatArray, shape: tuple[int, int]) -> FloatArray:
+    def describe(image: FloatArray, shape: tuple[int, int]) -> FloatArray:
         with torch.no_grad():
-            return encoder(torch.as_tensor(picture), shape).cpu().numpy()
+            return encoder(torch.as_tensor(image), shape).cpu().numpy()
 
     return describe

@@ -156,7 +156,7 @@ def _xy(adata: AnnData, key: str) -> FloatArray:
 def _image(adata: AnnData) -> tuple[NDArray[Any], float] | None:
     """H&E of a section and its pixels per unit."""
     libraries = adata.uns.get(_keys.SPATIAL, {}).values()
-    found = (_result.picture_of(library, "hires") for library in libraries if "hires" in library.get("images", {}))
+    found = (_result.image_of(library, "hires") for library in libraries if "hires" in library.get("images", {}))
     return next((image for image in found if image is not None), None)
 
 

@@ -142,7 +142,7 @@ class Result:
         """Layer with the values of a section, or their uncertainty of some kind; None for `X`."""
         if self.is_stack:
             return kind
-        return section if kind is None else _keys.doubt(section, kind)
+        return section if kind is None else _keys.layer_of(section, kind)
 
     def values(self, gene: str, layer: str | None) -> FloatArray:
         """(M,) values of a gene in a layer, lazy or not; `obs` may have a column of that name."""
@@ -154,7 +154,7 @@ class Result:
     def image(self, section: str) -> tuple[NDArray[Any], float] | None:
         """H&E of a section, photographed or virtual, and its pixels per unit of the coordinates; None without one."""
         libraries = self.adata.uns.get(_keys.SPATIAL, {})
-        found = (_result.picture_of(libraries.get(name, {}), section) for name in (section, self.key))
+        found = (_result.image_of(libraries.get(name, {}), section) for name in (section, self.key))
         return next((image for image in found if image is not None), None)
 
     def extent(self) -> tuple[float, float, float, float]:

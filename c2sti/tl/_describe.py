@@ -249,7 +249,7 @@ def _contents(tables: Sequence[AnnData], made: Sequence[str], record: Mapping[st
     text += f" Expression: {record['expression']}." if "expression" in record else ""
     layers = {str(name) for table in tables for name in table.layers}
     kinds = {_keys.STD: "standard deviations of the means", _keys.UPPER: "intervals for measured values"}
-    given = [what for kind, what in kinds.items() if layers & {kind, *(_keys.doubt(name, kind) for name in made)}]
+    given = [what for kind, what in kinds.items() if layers & {kind, *(_keys.layer_of(name, kind) for name in made)}]
     return f"{text} With each interpolated value come {' and '.join(given)}." if given else text
 
 
@@ -257,7 +257,7 @@ def _histology(adata: AnnData | SpatialData, tables: Sequence[AnnData], record: 
     names = _present(tables, record["sections"])
     if isinstance(adata, AnnData):
         libraries = adata.uns.get(_keys.SPATIAL, {})
-        found = {n: _result.picture_of(libraries.get(n, libraries.get(key, {})), n) is not None for n in names}
+        found = {n: _result.image_of(libraries.get(n, libraries.get(key, {})), n) is not None for n in names}
         virtual = {str(name) for name in np.atleast_1d(record.get(_keys.VIRTUAL_HISTOLOGY, ()))}
     else:
         found = {name: f"{name}_histology" in adata.images for name in names}

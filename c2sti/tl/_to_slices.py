@@ -76,7 +76,7 @@ def stack_of(adata: AnnData, key: str, gap: float | None = None, *, sections: Se
     rows = rows_of_each(adata, names)
     stack.X = _below([adata.layers[name][r] for name, r in zip(names, rows, strict=True)])
     for kind in (_keys.STD, _keys.LOWER, _keys.UPPER):
-        found = {name: adata.layers[at] for name in names if (at := _keys.doubt(name, kind)) in adata.layers}
+        found = {name: adata.layers[at] for name in names if (at := _keys.layer_of(name, kind)) in adata.layers}
         if found:
             nothing = da if any(hasattr(layer, "compute") for layer in found.values()) else np
             parts = [
@@ -150,7 +150,7 @@ def _libraries(adata: AnnData, key: str, names: Sequence[str], pitch: float) -> 
     """One for each section: its H&E, or white; all as large as the result, so that plots of them can be compared."""
     points, library = np.asarray(adata.obsm[_keys.SPATIAL]), adata.uns.get(_keys.SPATIAL, {}).get(key, {})
     shown = library.get("images", {})
-    found = {name: _result.picture_of(library, name) if name in shown else None for name in names}
+    found = {name: _result.image_of(library, name) if name in shown else None for name in names}
     return {name: io.library_of_sections({name: one}, name, pitch, points) for name, one in found.items()}
 
 

@@ -192,7 +192,7 @@ def _section(stack: AnnData, name: str, called: str, key: str, um: float, in_3d:
         table.obsm[_keys.SPATIAL_3D] = xyz * [um, um, 1]
     else:
         del table.obs[_keys.Z]
-    image = _result.picture_of(table.uns.pop(_keys.SPATIAL, {}).get(name, {}), name)
+    image = _result.image_of(table.uns.pop(_keys.SPATIAL, {}).get(name, {}), name)
     # graphs lie in `varp`, and names of genes are its columns
     table.uns[key] = {k: v for k, v in record.items() if k not in (_keys.COEXPRESSION, "genes", "notes")} | {
         "section": name,

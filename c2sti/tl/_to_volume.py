@@ -15,7 +15,7 @@ from anndata import AnnData
 from numpy.typing import NDArray
 
 from c2sti import _keys, _result, _validators, io
-from c2sti._atomic import aside
+from c2sti._atomic import atomic_write
 from c2sti._types import Lattice
 from c2sti.tl._describe import describe
 from c2sti.tl._to_slices import stack_of
@@ -115,7 +115,7 @@ def to_volume(
         "expression": str(record["expression"]),
         "description": describe(stack, key=key),
     }
-    with aside(path) as part:
+    with atomic_write(path) as part:
         _write(part, volume, channels, transformations, attributes, path.stem)
     return path
 
