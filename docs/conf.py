@@ -10,6 +10,9 @@ from pathlib import Path
 from typing import Any, get_origin
 
 import numpy as np
+from docutils import nodes
+from docutils.parsers.rst.directives.images import Figure
+from sphinx.ext import autosummary
 
 HERE = Path(__file__).parent
 
@@ -25,6 +28,7 @@ project = "c2sti"
 author = "c2sti developers"
 copyright = f"2026, {author}"
 release = version = installed("c2sti")
+REPOSITORY = ""  # address of the public repository; pages link to it and to its issues once it is here
 
 # -- What is read
 
@@ -35,6 +39,7 @@ extensions = [
     "sphinx.ext.napoleon",
     "sphinx.ext.intersphinx",
     "sphinx_autodoc_typehints",  # after napoleon
+    "sphinx_design",
     "sphinxcontrib.bibtex",
 ]
 templates_path = ["_templates"]
@@ -51,6 +56,7 @@ bibtex_bibfiles = ["references.bib"]
 bibtex_default_style = "alpha"
 
 autosummary_generate = True
+autosummary.WELL_KNOWN_ABBREVIATIONS += ("eq.",)  # summaries are first sentences, which do not end there
 # Two names that differ in case only would be one file on some systems.
 autosummary_filename_map = {"c2sti.datasets.Phantom": "c2sti.datasets.Phantom-class"}
 autodoc_member_order = "bysource"
@@ -75,9 +81,29 @@ def without_colon(app: object, what: str, name: str, obj: object, options: objec
             return
 
 
+class ThemedFigure(Figure):
+    """A figure; where `name_dark.png` lies beside `name.png`, dark pages show that."""
+
+    def run(self) -> list[nodes.Node]:
+        found = super().run()
+        light = next(found[0].findall(nodes.image), None)
+        env = self.state.document.settings.env
+        if light is None or not light["uri"].endswith(".png"):
+            return found
+        uri = light["uri"].removesuffix(".png") + "_dark.png"
+        if Path(env.relfn2path(uri)[1]).exists():
+            dark = light.deepcopy()
+            dark["uri"] = uri
+            light["classes"] += ["only-light"]
+            dark["classes"] += ["only-dark"]
+            light.parent.insert(light.parent.index(light) + 1, dark)
+        return found
+
+
 def setup(app: Any) -> None:
     """Runs after the extensions' own."""
     app.connect("autodoc-process-docstring", without_colon, priority=499)
+    app.add_directive("figure", ThemedFigure, override=True)
 
 
 intersphinx_mapping = {
@@ -98,6 +124,14 @@ if os.environ.get("C2STI_DOCS_OFFLINE"):
 
 html_theme = "sphinx_book_theme"
 html_title = "c2sti"
+html_favicon = "_static/favicon.svg"
 html_static_path = ["_static"]
 html_css_files = ["site.css"]
-html_theme_options = {"show_navbar_depth": 1, "use_download_button": False, "navbar_persistent": []}
+html_theme_options = {
+    "logo": {"image_light": "_static/logo.svg", "image_dark": "_static/logo_dark.svg", "alt_text": "c2sti"},
+    "show_navbar_depth": 1,
+    "use_download_button": False,
+    "navbar_persistent": [],
+}
+if REPOSITORY:
+    html_theme_options |= {"repository_url": REPOSITORY, "use_repository_button": True, "use_issues_button": True}
