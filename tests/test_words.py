@@ -75,8 +75,6 @@ NOT_YET = {
     "c2sti/tl/_get_section.py",
     "c2sti/tl/_slice_series.py",
     "c2sti/uncertainty.py",
-    "docs/benchmark.md",
-    "docs/experiments.md",
 }
 
 
