@@ -144,9 +144,9 @@ def lost(out: AnnData, tissue: Phantom) -> Figure:
     figure, axs = plt.subplots(2, len(genes), figsize=(8, 5.4), layout="constrained")
     for column, (kind, gene) in enumerate(genes.items()):
         at = out.var_names.get_loc(gene)
-        top = np.quantile(values["truth"][inside, at], 0.995)
+        ends = np.quantile(values["truth"][inside, at], [0.02, 0.995])
         for ax, (name, value) in zip(axs[:, column], values.items(), strict=True):
-            dots = ax.scatter(*xy[inside].T, c=value[inside, at], s=9, marker="s", vmin=0, vmax=top)
+            dots = ax.scatter(*xy[inside].T, c=value[inside, at], s=36, marker="s", vmin=ends[0], vmax=ends[1])
             bare(ax, f"{kind}: {name}")
         figure.colorbar(dots, ax=axs[:, column], location="bottom", shrink=0.6, label="log1p expression")
     return figure
