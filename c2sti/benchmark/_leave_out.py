@@ -101,11 +101,11 @@ def leave_sections_out(
             for name, method in methods.items():
                 for one, kept in zip(held_out, layers, strict=True):
                     predicted, scores = _score(method, known, one, intervals)
-                    halves = None if one.half is None else one.half.gene_scores(method)
+                    halves = [] if one.half is None else one.half.gene_scores(method)
                     row = {**one.place, "method": name}
-                    rows.append(row | scores | detail | ({} if halves is None else of_halves(*map(np.mean, halves))))
+                    rows.append(row | scores | detail | of_halves(*(float(half.mean()) for half in halves)))
                     if keep_genes:
-                        own = gene_scores(predicted, one.target) | ({} if halves is None else of_halves(*halves))
+                        own = gene_scores(predicted, one.target) | of_halves(*halves)
                         by_gene.append(pd.DataFrame({**row, "gene": genes, **own}))
                     if keep_sections:
                         kept[name] = predicted
@@ -130,7 +130,7 @@ class HeldOut:
     points
         The same spots as rows of a result.
     half
-        It and half of its spots, where methods are told these.
+        It and half of its spots, where methods are given these.
     """
 
     place: dict[str, Any]
@@ -325,11 +325,11 @@ def _score(
 
 @dataclass(frozen=True)
 class Half:
-    """A held-out section of which a method is told one random half of the spots, as one more section at its depth.
+    """A held-out section of which a method is given one random half of the spots, as one more section at its z.
 
     Parameters
     ----------
-    known, told
+    known, given
         The pair without, and with them.
     xy, truth
         (m, 2) and (m, N) of the other half.
@@ -338,32 +338,32 @@ class Half:
     """
 
     known: Descriptions
-    told: Descriptions
+    given: Descriptions
     xy: FloatArray
     truth: FloatArray
     position: float
 
     @classmethod
     def of(cls, known: Descriptions, section: Section) -> Half:
-        """One half told, by the seed of the descriptions."""
+        """One half given, by the seed of the descriptions."""
         first = np.zeros(len(section.xy), dtype=bool)
         first[np.random.default_rng(known.seed).permutation(len(first))[: len(first) // 2]] = True
         library = None if section.library is None else section.library[first]
         half = replace(section.each(lambda values: in_memory(values)[first]), xy=section.xy[first], library=library)
         pair = replace(known.pair, context=(*known.pair.context, half))
-        told = Descriptions(pair, device=known.device, seed=known.seed)
+        given = Descriptions(pair, device=known.device, seed=known.seed)
         truth = in_memory(section.expression)[~first].toarray()
-        return cls(known, told, section.xy[~first], truth, section.position)
+        return cls(known, given, section.xy[~first], truth, section.position)
 
-    def gene_scores(self, method: Interpolator) -> tuple[FloatArray, FloatArray]:
-        """(N,) PCC without the half, and told it; NaN for methods without a description.
+    def gene_scores(self, method: Interpolator) -> list[FloatArray]:
+        """(N,) PCC without the half, and given it; NaN for methods without a description.
 
         Only those take a section between the two of a pair for what it is.
         """
         if not isinstance(method, Describing):
             nothing = np.full(self.truth.shape[1], np.nan)
-            return nothing, nothing
-        return self._pcc(method, self.known), self._pcc(method, self.told)
+            return [nothing, nothing]
+        return [self._pcc(method, self.known), self._pcc(method, self.given)]
 
     def _pcc(self, method: Interpolator, known: Descriptions) -> FloatArray:
         how: dict[str, Any] = {"device": known.device, "seed": known.seed, "progress": lambda share: None}
@@ -371,9 +371,15 @@ class Half:
         return metrics.gene_pcc(answer.slices[0].expression(), self.truth)
 
 
-def of_halves(without: FloatArray | float, told: FloatArray | float) -> dict[str, Any]:
-    """PCC with half of the spots told, and the share of it that is reached without: of genes, or of their mean."""
-    return {"half_observed": told, "share": _ratio(without, told)}
+def of_halves(*halves: FloatArray | float) -> dict[str, Any]:
+    """PCC with half of the spots given, and the share of it that is reached without: of genes, or of their mean.
+
+    Of the PCC without the half, and with it; nothing of nothing.
+    """
+    if not halves:
+        return {}
+    without, given = halves
+    return {"half_observed": given, "share": _ratio(without, given)}
 
 
 def _ratio(part: FloatArray | float, whole: FloatArray | float) -> FloatArray | float:

@@ -38,7 +38,7 @@ def verdict(table: pd.DataFrame, simple: Collection[str]) -> str:
     text += f", {' and '.join(limits)}" if limits else ""
     if not other:
         return f"{text}."
-    ahead = f"{text}, and is ahead of {_called(*other, simple)} ({pcc[other[0]].mean():.3f})"
+    ahead = f"{text}, and is ahead of {_called(other[0], simple)} ({pcc[other[0]].mean():.3f})"
     return f"{ahead} {_how_surely((pcc[name] - pcc[other[0]]).to_numpy())}."
 
 
@@ -56,7 +56,7 @@ def _limits(rows: pd.DataFrame) -> list[str]:
     if rows["ceiling"].notna().any():
         found.append(f"{rows['fraction'].mean():.0%} of what the noise of the counts allows")
     if "share" in rows and rows["share"].notna().any():
-        found.append(f"{rows['share'].mean():.0%} of what it has if told half of the section's spots")
+        found.append(f"{rows['share'].mean():.0%} of what it has if given half of the section's spots")
     return found
 
 

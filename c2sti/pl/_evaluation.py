@@ -23,6 +23,7 @@ LABELS = {
     "rv": "RV (higher is better)",
     "fraction": "PCC / noise ceiling (higher is better)",
     "share": "share of the PCC with half of the spots (higher is better)",
+    "expected_pcc": "expected PCC (higher is better)",
 }
 LEAST_CASES = 3  # held-out sections that an interval needs; two would give one without meaning
 CONFIDENCE = 0.95
@@ -34,7 +35,7 @@ def evaluation(table: pd.DataFrame, *, metric: str = "pcc", **look: Unpack[Frame
 
     A line is one held-out section under all methods. The naive methods that :func:`c2sti.tl.evaluate` always adds are
     on the left in grey, the others in colour. For PCC a dotted line is the noise ceiling, which count noise sets, and a
-    solid one under a method what it reaches if told half of the section's own spots (``half_observed=True``).
+    solid one under a method what it reaches if given half of the section's own spots (``half_observed=True``).
 
     Parameters
     ----------
@@ -118,9 +119,9 @@ def _draw_means(ax: Axes, scores: pd.DataFrame) -> Line2D:
 
 
 def _draw_half(ax: Axes, means: pd.Series) -> LineCollection:
-    """(methods,) what each reaches that is told half of the section's own spots; NaN of those that cannot be told."""
+    """(methods,) what each reaches that is given half of the section's own spots; NaN of those that take none."""
     places = np.flatnonzero(means.notna())
-    label = "mean if told half of the section's own spots"
+    label = "mean if given half of the section's own spots"
     return ax.hlines(means.iloc[places], places - 0.32, places + 0.32, color=ink(), linewidth=1.2, label=label)
 
 

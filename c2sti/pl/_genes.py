@@ -20,7 +20,7 @@ from c2sti.pl._look import Frame, shares
 # Limits of a gene's PCC that the table may have: how they are called and drawn.
 LIMITS: dict[str, tuple[str, Any]] = {
     "ceiling": ("noise ceiling set by count noise", (0, (1, 1))),
-    "half_observed": ("if told half of the section's own spots", "-"),
+    "half_observed": ("if given half of the section's own spots", "-"),
 }
 ROW, MARGINS = 0.17, 0.9  # inches, of a gene and of all that is not a gene
 
@@ -54,7 +54,7 @@ def genes(
     -------
     The axes. A row is a gene, a point its score; naive methods are grey, and other methods come before them. The band
     is the middle half of all genes and the line their median, by the first of the methods, whose scores also set the
-    order. For PCC a dotted bar is the gene's noise ceiling, and a solid one what the first method reaches if told half
+    order. For PCC a dotted bar is the gene's noise ceiling, and a solid one what the first method reaches if given half
     of the section's own spots, where the table has them.
 
     Raises
@@ -112,14 +112,14 @@ def _draw_methods(ax: Axes, scores: pd.DataFrame) -> list[Any]:
         colour, marker = ("0.55", next(greys)) if method in NAIVE else ("", "o")
         if not colour:
             colour, n_others = accent() if n_others == 0 else f"C{n_others - 1}", n_others + 1
-        style = {"color": colour, "markersize": 4.5, "zorder": 3 - 0.1 * place}
+        style: dict[str, Any] = {"color": colour, "markersize": 4.5, "zorder": 3 - 0.1 * place}
         (points,) = ax.plot(scores[method], np.arange(len(scores)), marker, label=str(method), **style)
         handles.append(points)
     return handles if len(handles) > 1 else []
 
 
 def _limits(table: pd.DataFrame, method: str, metric: str) -> pd.DataFrame:
-    """(genes, limits) what the PCC of each gene cannot pass, and what a method has that is told half of the spots."""
+    """(genes, limits) what the PCC of each gene cannot pass, and what a method has that is given half of the spots."""
     own = table[table["method"] == method] if "method" in table else table
     names = [name for name in LIMITS if metric == "pcc" and name in own and own[name].notna().any()]
     return own[names].groupby(np.asarray(own["gene"] if "gene" in own else own.index).astype(str)).mean()

@@ -71,7 +71,7 @@ def evaluate(
     intervals
         Levels of intervals to check, ``(0.5, 0.9)`` say: what :func:`interpolate` gives as `interval`.
     half_observed
-        Whether each method that can is also told a random half of the held-out section's own spots, and scored on the
+        Whether each method that can is also given a random half of the held-out section's own spots, and scored on the
         other half: a nearer limit than the noise ceiling, which no method reaches. Takes as long again.
     return_genes
         Whether to return the scores of each gene as well: which to believe.
@@ -91,10 +91,9 @@ def evaluate(
     DataFrame with one row per method and held-out section: ``section`` (its place in the series), ``name``,
     ``position``, ``method``, ``pcc`` (mean over genes of the correlation over spots), ``rmse`` (log1p), ``rv``
     (co-expression kept, 1 is perfect), ``ceiling`` (the noise ceiling: the PCC that the section's own count noise
-    allows; NaN without counts),
-    ``fraction`` (pcc / ceiling), ``n_spots``, ``n_genes``, ``seconds``, ``shared_detail`` of the two neighbours (see
-    :func:`c2sti.pp.check_pair`); with `intervals`, of each level the share of
-    measured values that its intervals hold, say ``coverage_90``; with `half_observed` the PCC that is reached with
+    allows; NaN without counts), ``fraction`` (``pcc / ceiling``), ``n_spots``, ``n_genes``, ``seconds``,
+    ``shared_detail`` of the two neighbours (see :func:`c2sti.pp.check_pair`); with `intervals`, of each level the share
+    of measured values that its intervals hold, say ``coverage_90``; with `half_observed` the PCC that is reached with
     half of the spots, and the ``share`` of it that is reached without, on the same other half: the number to read.
     ``table.attrs["verdict"]`` says in a sentence which method leads, and how far it is from these limits.
 

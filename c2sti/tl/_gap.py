@@ -17,6 +17,7 @@ from c2sti.models._registry import memory_of, reads_blocks
 from c2sti.models.components import Description
 from c2sti.models.gp import Describing, with_description
 from c2sti.tl._describe import provenance
+from c2sti.tl._expected import expected_pcc, gives_means
 from c2sti.tl._labels import Kind, carry
 from c2sti.uncertainty import ask
 
@@ -68,7 +69,7 @@ def insert(
     """
     # Genes that are not wanted inform the model all the same: they are left out after it, not before.
     grids = (a, b, *context.values())
-    var = io.shared_var(grids)
+    var = io.shared_var(grids).drop(columns=_keys.EXPECTED_PCC, errors="ignore")  # of another result
     wanted = None if genes is None else _result.genes_of(genes, var.index, var, "all sections")
     pair, kept = io.make_pair(a, b, context=context, lattice=lattice, encoder=encoder, targets=targets, judged=True)
     level, scales = io.level(a, b)
@@ -104,6 +105,11 @@ def insert(
         blind=rows.blind,
         seen=(rows.sees(1, pair.a.xy), rows.sees(0, pair.b.xy)),
     )
+    var = var.loc[kept]
+    if gives_means(method):
+        inside = [rows.inside(p) for p in fractions.tolist()]
+        expected = expected_pcc(prediction.slices, fractions.tolist(), inside, pair, seed)
+        var = var.assign(**{_keys.EXPECTED_PCC: expected})
     if wanted is not None:
         place = kept.get_indexer(wanted)
         pair, prediction, kept = pair.subset(place), prediction.subset(place), wanted

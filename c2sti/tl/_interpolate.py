@@ -142,6 +142,8 @@ def interpolate(
       ``layers["c2sti_1"]`` …: the interpolated sections, ≥ 0. ``X`` is the middle one.
     - ``obs``: ``"support"``, ``"inserted"``, and of each section its ``"…_tissue"``, ``"…_spot"``,
       ``"…_library_size"``, ``"…_seen"`` and annotations; ``obsm["spatial"]``.
+    - ``var["expected_pcc"]``, of the models ``"c2sti"`` and ``"gp"``: the correlation over spots that each gene is
+      expected to reach with a measured section, from the two neighbours alone; :func:`c2sti.pl.genes` draws it.
     - with `std`: ``layers["c2sti_1_std"]`` … and ``obs["c2sti_1_confidence"]`` …, in [0, 1]: the share of the variance
       between bins that is not uncertainty; with `interval`: ``layers["c2sti_1_lower"]``, ``layers["c2sti_1_upper"]`` ….
     - ``uns["c2sti"]``: positions, model, parameters, versions, fingerprints of the inputs, ``"pair_check"``, gene

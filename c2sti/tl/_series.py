@@ -112,6 +112,7 @@ def interpolate_series(
     - with `std`: ``layers["std"]``, ``obs["confidence"]``; with `interval`: ``layers["lower"]``, ``layers["upper"]``.
       NaN where measured.
     - annotations of `obs_keys` and `obsm_keys` under their own names.
+    - ``var["expected_pcc"]``: as in :func:`interpolate`, mean over the interpolated sections.
     - ``uns["c2sti"]``: as in :func:`interpolate`, with ``"neighbours"`` (of each interpolated section the places of its
       neighbours in `slices`, and its position between them) and ``"pair_check"`` of each gap, without gene graphs.
       ``uns["spatial"]``: an image a section.

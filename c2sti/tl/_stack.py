@@ -76,6 +76,9 @@ def stacked(
             if _keys.LIBRARY_SIZE not in part.rows.obs:
                 part.rows.obs[_keys.LIBRARY_SIZE] = np.nan
     stack = ad.concat({name: parts[name].rows for name in names}, index_unique="-", merge="same")
+    expected = [part.rows.var[_keys.EXPECTED_PCC] for part in parts.values() if _keys.EXPECTED_PCC in part.rows.var]
+    if expected:  # of each interpolated section: that of its gap
+        stack.var[_keys.EXPECTED_PCC] = np.mean(expected, axis=0)
     xy, z = np.asarray(stack.obsm[_keys.SPATIAL]), np.repeat(places["z"].to_numpy(), lengths)
     bins = lattice.bins(xy)
     row, column = np.where(bins >= 0, np.divmod(bins, lattice.shape[1]), -1)
