@@ -14,6 +14,7 @@ from c2sti.io._anndata import (
     graphs_of,
     held_graph,
     lattice_as_dict,
+    warn_of_view,
 )
 from c2sti.io._annotations import Annotations, is_labels
 from c2sti.io._factors import Layers, StackPart, confidence, without_factors
@@ -98,6 +99,7 @@ __all__ = [
     "is_counts",
     "is_labels",
     "is_spatialdata",
+    "warn_of_view",
     "lattice_as_dict",
     "level",
     "log_normalise",

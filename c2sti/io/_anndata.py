@@ -84,7 +84,7 @@ def frame_slices(
     shown = {} if images is None else dict(zip(names, images, strict=True))
     adata.uns[_keys.SPATIAL] = {key_added: library_of_sections(shown, middle, pair.lattice.pitch, rows.points)}
     if "calls" in provenance:  # a result that the user gets as it is
-        _warn_of_view(adata.uns[_keys.SPATIAL][key_added], middle, rows.points)
+        warn_of_view(adata.uns[_keys.SPATIAL][key_added], middle, rows.points)
     scale = _result.log1p_of(provenance)
     if scale is not None:
         adata.uns[_keys.LOG1P] = scale
@@ -122,8 +122,11 @@ def _obs(rows: Rows, lattice: Lattice, tissue: Mapping[str, NDArray[np.bool_]]) 
     return obs
 
 
-def _warn_of_view(library: Mapping[str, Any], section: str, points: FloatArray) -> None:
-    """Warn where squidpy's default plot, whose axes begin at the origin of the frame, shows little."""
+def warn_of_view(library: Mapping[str, Any], section: str, points: FloatArray, *, least: float = LEAST_VIEW) -> None:
+    """Warn where squidpy's default plot, whose axes begin at the origin of the frame, shows little.
+
+    `least` is the share of the axes below which bins are too small.
+    """
     under, scales = library["images"]["hires"], library["scalefactors"]
     if section in library["images"] and under.min() == under.max():
         _logging.warning(
@@ -132,7 +135,7 @@ def _warn_of_view(library: Mapping[str, Any], section: str, points: FloatArray) 
         )
     size = (np.ptp(points, axis=0) + scales["spot_diameter_fullres"]) * scales["tissue_hires_scalef"]
     share = float(np.prod(size)) / (under.shape[0] * under.shape[1])
-    if share < LEAST_VIEW:
+    if share < least:
         _logging.warning(
             f"bins fill {share:.1%} of the axes that squidpy draws from the origin of the frame; "
             "sq.pl.spatial_scatter(…, img=False) fits them to the tissue, as c2sti.pl does"

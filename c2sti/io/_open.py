@@ -39,7 +39,8 @@ def with_layers(adata: AnnData, key: str) -> AnnData:
             layers[name] = _dense_measured(layers[name], adata.obs[_keys.tissue(name)].to_numpy(dtype=bool))
     order = [*(name for name in names if name in layers), *(name for name in layers if name not in names)]
     inserted = [str(name) for name in record["inserted"]]
-    return _with(adata, layers[inserted[(len(inserted) - 1) // 2]], {name: layers[name] for name in order})
+    middle = inserted[(len(inserted) - 1) // 2]
+    return _with(adata, layers.get(middle), {name: layers[name] for name in order})
 
 
 def _with(adata: AnnData, values: Any, layers: dict[str, Any]) -> AnnData:

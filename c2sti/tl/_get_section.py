@@ -8,6 +8,8 @@ from anndata import AnnData
 from c2sti import _keys, _result, _validators, io
 from c2sti.tl._to_slices import stack_of
 
+LEAST_VIEW = 0.2  # share of squidpy's axes below which the log says how to fit them to the tissue
+
 
 def get_section(adata: AnnData, section: str, *, key: str = "c2sti") -> AnnData:
     """One section of a result, as scanpy and squidpy take it: ``c2sti.tl.get_section(out, "c2sti_2")``.
@@ -41,6 +43,9 @@ def get_section(adata: AnnData, section: str, *, key: str = "c2sti") -> AnnData:
 
     Notes
     -----
+    ``squidpy.pl.spatial_scatter(one, color=…)`` draws it; where it lies at negative coordinates or far from the origin,
+    from which squidpy's axes begin, with ``img=False``, which the log says.
+
     An interpolated section has means, without the noise of counts: tests on it are too sure of themselves. See
     :func:`sample_counts`.
 
@@ -78,4 +83,5 @@ def get_section(adata: AnnData, section: str, *, key: str = "c2sti") -> AnnData:
     libraries = one.uns.pop(_keys.SPATIAL, {})
     if section in libraries:
         one.uns[_keys.SPATIAL] = {section: libraries[section]}
+        io.warn_of_view(libraries[section], section, np.asarray(one.obsm[_keys.SPATIAL]), least=LEAST_VIEW)
     return one

@@ -151,8 +151,8 @@ def _table(**pcc: list[float]) -> pd.DataFrame:
             _table(gp=[0.2, 0.2, 0.3], ours=[0.1, 0.3, 0.32]).drop(columns=["ceiling", "fraction"]).assign(
                 ceiling=np.nan, fraction=np.nan, share=0.9
             ),
-            "'ours' has a PCC of 0.240 on 3 held-out sections (mean), 90% of what it has if given half of the section's "
-            "spots, and is ahead of the simple method 'gp' (0.233) in 2 of 3, which may be chance.",
+            "'ours' has a PCC of 0.240 on 3 held-out sections (mean), 90% of what it has if given half of the "
+            "section's spots, and is ahead of the simple method 'gp' (0.233) in 2 of 3, which may be chance.",
         ),
         (
             _table(gp=[0.2], copy=[0.1]),

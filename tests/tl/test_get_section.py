@@ -83,6 +83,32 @@ def test_scanpy_and_squidpy_take_it_as_it_is(stack: AnnData, name: str, tmp_path
     assert list(ad.read_h5ad(tmp_path / "one.h5ad").uns["spatial"]) == [name]
 
 
+@pytest.mark.parametrize("move", [0.0, -900.0, -3000.0, 40_000.0])
+def test_squidpy_fits_its_axes_to_the_tissue(
+    slices: list[AnnData], move: float, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    said: list[str] = []
+    monkeypatch.setattr(c2sti._logging, "warning", said.append)
+    first, second = (section.copy() for section in slices[:2])
+    for section in (first, second):
+        section.obsm["spatial"] = section.obsm["spatial"] + move
+        del section.uns["spatial"]
+    one = c2sti.tl.get_section(c2sti.tl.interpolate(first, second, **QUIET), "c2sti_1")
+    assert any("img=False" in text for text in said) == (move in (-3000.0, 40_000.0))
+
+    def filled(**how: bool) -> float:
+        """Share of the axes that the tissue takes, by its extent."""
+        _, ax = plt.subplots()
+        sq.pl.spatial_scatter(one, color=one.var_names[0], ax=ax, **how)
+        scale = one.uns["spatial"]["c2sti_1"]["scalefactors"]["tissue_hires_scalef"]
+        shares = np.ptp(one.obsm["spatial"], axis=0) * scale / np.abs([np.ptp(ax.get_xlim()), np.ptp(ax.get_ylim())])
+        plt.close()
+        return float(np.prod(shares))
+
+    assert filled(img=False) > 0.6
+    assert (filled() > 0.2) == (move in (0.0, -900.0))  # squidpy's axes begin at the origin
+
+
 def test_it_is_the_same_from_lazy_and_stored_results(slices: list[AnnData], stack: AnnData, tmp_path: Path) -> None:
     how = {"std": True, "obs_keys": "domain", **QUIET}
     stored = {
