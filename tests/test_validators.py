@@ -28,7 +28,8 @@ def bad_inputs() -> Iterator[Any]:
 
 FUNCTIONS = [
     "tl.interpolate", "tl.interpolate(out=…)", "tl.interpolate_cells", "tl.interpolate_series", "tl.slice_series",
-    "tl.evaluate", "tl.train", "tl.describe", "tl.to_slices", "tl.to_volume", "tl.sample_counts", "tl.coexpression",
+    "tl.evaluate", "tl.train", "tl.describe", "tl.to_slices", "tl.to_volume", "tl.sample_counts", "tl.get_section",
+    "tl.coexpression",
     "pp.align", "pp.align_series", "pp.check_pair",
     "C2STiConfig", "TrainConfig", "C2STi", "C2STi.load", "C2STi.save", "datasets.phantom", "Phantom.section",
     "datasets.sections", "datasets.her2st", "datasets.stahl", "datasets.developing_heart", "datasets.dlpfc",

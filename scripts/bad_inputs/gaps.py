@@ -37,9 +37,24 @@ def interpolate(**given: Any) -> object:
     return c2sti.tl.interpolate(a, b, **{"model": "linear", **QUIET, **given})
 
 
+def call_of_labels(columns: tuple[Any, Any]) -> object:
+    """Between two sections whose column `own` holds these values."""
+    a, b = pair()
+    for section, values in zip((a, b), columns, strict=True):
+        section.obs["own"] = np.resize(np.array(values, dtype=object), section.n_obs)
+    return c2sti.tl.interpolate(a, b, model="linear", obs_keys="own", **QUIET)
+
+
+def _columns_of_labels() -> Iterator[tuple[str, tuple[Any, Any], str]]:
+    """What they are, their values in both sections, and what the message has to say."""
+    yield "missing everywhere", ([None], [None]), "nothing but NaN"
+    yield "numbers in the other section", (["left", "right"], [0.5, 1.5]), "labels|numbers"
+    yield "lists", ([(1, 2), (3,)], ["left", "right"]), "holds"
+
+
 def in_series(**given: Any) -> object:
     """In a series that is right."""
-    at = {} if {"at_z", "spacing"} & set(given) else {"spacing": 50.0}
+    at = {} if {"at_z", "spacing", "n_slices"} & set(given) else {"spacing": 50.0}
     slices = given.pop("slices") if "slices" in given else series()
     return c2sti.tl.interpolate_series(slices, **{"model": "linear", **at, **QUIET, **given})
 
@@ -148,6 +163,8 @@ def _interpolate() -> Iterator[Bad]:
     )
     yield from wrong_values(of, call, "genes", [[], ["nothing"], "nothing", 3, [3], ["gene_001", "gene_001"], [None]])
     yield from wrong_values(of, call, "obs_keys", ["nothing", 3, ["section"], ["a/b"], [3], None], "obs_keys|columns")
+    for what, columns, says in _columns_of_labels():
+        yield Bad(of, f"labels that are {what}", lambda _, c=columns: call_of_labels(c), ("own", says))
     yield from wrong_values(of, call, "histology_encoder", ["resnet", 3])
     yield from wrong_values(
         of, call, "target_images", [[], [None, None], [{}], ["tissue.png"], 3, [{"images": {}, "scalefactors": {}}]]
@@ -373,7 +390,12 @@ def _series() -> Iterator[Bad]:
         of, call, "spacing", [0, -1.0, float("nan"), float("inf"), 1e-9, 300.0, "wide", [50.0], None]
     )
     yield from wrong_values(of, call, "key_added", ["slice"])
+    lists: list[Any] = [[], [1], [1, 1, 1], [1, -1], [1, 1.5], [1, None], [[1, 1]], ["one", "one"], {0: 1}]
+    yield from wrong_values(
+        of, call, "n_slices", [0, -1, 1.5, float("nan"), 10**9, True, "three", None, *lists], "n_slices|at_z"
+    )
     yield Bad(of, "both spacing and at_z", lambda _: in_series(spacing=50.0, at_z=[50.0]), ("spacing", "at_z"))
+    yield Bad(of, "both n_slices and spacing", lambda _: in_series(n_slices=1, spacing=50.0), ("n_slices", "spacing"))
 
 
 def _plane() -> Iterator[Bad]:

@@ -20,6 +20,12 @@ def _without_layer(name: str) -> Step:
     return lambda a: a.layers.pop(name)
 
 
+def _without_values() -> AnnData:
+    out = stack()
+    out.X = None
+    return out
+
+
 def _without_column(name: str) -> Step:
     return lambda a: a.obs.drop(columns=name, inplace=True)
 
@@ -68,7 +74,7 @@ def cases() -> Iterator[Bad]:
             ("an array", np.zeros((3, 3))),
         ):
             yield Bad(of, what, lambda f, c=call, t=thing: c(t, f), ("adata", type(thing).__name__))
-    for of in ("tl.to_slices", "tl.to_spatialdata", "tl.to_volume", "tl.sample_counts"):
+    for of in ("tl.to_slices", "tl.to_spatialdata", "tl.to_volume", "tl.sample_counts", "tl.get_section"):
         call = TOOLS[of]
         for what, (step, says) in CUT.items():
             if of == "tl.sample_counts" and what == "without a column of its support":
@@ -80,6 +86,23 @@ def cases() -> Iterator[Bad]:
     yield from _spatialdata()
     yield from _counts()
     yield from _coexpression()
+    for name, call in (("a result", result), ("a stack", stack)):
+        for wrong in ("c2sti_9", "", "SLICE_A", 1, None, ["c2sti_1"]):
+            yield Bad(
+                "tl.get_section",
+                f"section={wrong!r} of {name}",
+                lambda _, c=call, w=wrong: c2sti.tl.get_section(c(), w),
+                ("section",),
+            )
+    yield from wrong_values(
+        "tl.get_section",
+        lambda key: c2sti.tl.get_section(result(), "c2sti_1", key=key),
+        "key",
+        ["other", 3, None],
+        "uns|key",
+    )
+    call = lambda _: c2sti.tl.get_section(_without_values(), "c2sti_1")
+    yield Bad("tl.get_section", "a stack without X", call, ("X",))
     yield from wrong_values(
         "tl.describe", lambda key: c2sti.tl.describe(result(), key=key), "key", ["other", 3, None], "uns|key"
     )
@@ -91,6 +114,7 @@ TOOLS: dict[str, Callable[[Any, Path], object]] = {
     "tl.to_spatialdata": lambda a, _: c2sti.tl.to_spatialdata(a),
     "tl.to_volume": lambda a, f: c2sti.tl.to_volume(a, f / "v.zarr", genes="gene_001"),
     "tl.sample_counts": lambda a, _: c2sti.tl.sample_counts(a),
+    "tl.get_section": lambda a, _: c2sti.tl.get_section(a, "c2sti_1"),
 }
 
 
