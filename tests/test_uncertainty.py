@@ -11,14 +11,16 @@ import numpy as np
 import pytest
 import scipy.sparse as sp
 from anndata import AnnData
+from scipy.stats import spearmanr
 
 import c2sti
-from c2sti._types import InterpolatedSection, Prediction, SlicePair
+from c2sti import uncertainty
+from c2sti._types import InterpolatedSection, Prediction, Section, SlicePair
 from c2sti.io._factors import confidence
 from c2sti.models._registry import METHODS
 from c2sti.models.naive import gain
-from c2sti.ops import local_noise
-from c2sti.uncertainty import BESIDE, PART, Calibration, ask
+from c2sti.ops import local_noise, partition
+from c2sti.uncertainty import BESIDE, PART, Calibration, Detail, _between_genes, ask
 from tests.conftest import array_pair, square_array
 
 SIDE = 6
@@ -373,3 +375,144 @@ def test_evaluate_reports_how_many_values_lie_inside(_series: list[AnnData]) -> 
     assert (table["coverage_50"] < table["coverage_90"]).all()
     with pytest.raises(ValueError, match=r"intervals = \[0.5, 90.0\]; a list of levels between 0 and 1"):
         c2sti.tl.evaluate(_series, intervals=(0.5, 90))
+
+
+# ---- detail: what a spot has beyond the spots around it
+
+
+def counted(counts: np.ndarray, side: int, library: float = 1e4) -> Section:
+    """A section of one square array whose spots all have the same library size."""
+    values = sp.csr_array(np.log1p(1e4 / library * counts).astype(np.float32))
+    sizes = np.full(len(counts), library)
+    return Section(square_array(side), values, 0.0, counts=sp.csr_array(counts.astype(np.float32)), library=sizes)
+
+
+def detail(section: Section) -> Detail:
+    found = Detail.of(section, np.arange(section.expression.shape[1], dtype=np.uint64), 1.0, seed=0)
+    assert found is not None
+    return found
+
+
+def test_detail_of_a_chequerboard() -> None:
+    """Beside a spot lie four of the other kind with weight w, and across four of its own with weight v.
+
+    With w and v as shares, 4 w + 4 v = 1, it lies 2 d · 4 w off its surroundings where kinds are 2 d apart; what is
+    special to single spots would be seen with a gain of 1 + 4 w² + 4 v².
+    """
+    side = 12
+    x, y = square_array(side).T.astype(int)
+    kinds = np.where((x + y) % 2, 4e4, 1e4)  # so many that the two parts of a split are alike
+    found = detail(counted(np.column_stack([kinds, np.full(side**2, 1e4)]), side, library=1e5))
+    w, v = np.exp(-0.5 / 0.6**2), np.exp(-1 / 0.6**2)
+    w, v = w / (4 * w + 4 * v), v / (4 * w + 4 * v)
+    apart = np.log1p(4e3) - np.log1p(1e3)
+    inside = ((x > 0) & (x < side - 1) & (y > 0) & (y < side - 1))[np.lexsort(square_array(side).T)]
+    expected = (apart * 4 * w) ** 2 / (1 + 4 * w**2 + 4 * v**2)
+    np.testing.assert_allclose(found.spots[inside], expected / 2, rtol=0.07)  # mean of a gene with it and one without
+    assert abs(found.genes[1]) < 1e-3 * found.genes[0]
+
+
+def test_detail_has_no_count_noise() -> None:
+    """Poisson counts around one mean scatter widely, and differ from their surroundings by nothing else."""
+    rng = np.random.default_rng(0)
+    counts = rng.poisson(3.0, (900, 40))
+    found = detail(counted(counts, 30))
+    scatter = np.log1p(counts).var(axis=0).mean()
+    assert abs(found.genes.mean()) < 0.05 * scatter
+    assert np.abs(found.genes).max() < 4 * np.sqrt(found.errors.max())
+    assert (_between_genes([found, found], 40) < 0.1 * scatter).all()
+
+
+def test_detail_tells_genes_and_places_apart() -> None:
+    """Spots of the right half differ from one to the next, in the second half of the genes more."""
+    rng, side = np.random.default_rng(1), 24
+    right = square_array(side)[:, 0] >= side / 2
+    size = np.where(right, 0.6, 0.1)[:, None] * np.repeat([0.5, 1.0], 60)
+    rates = 8 * np.exp(size * rng.standard_normal((side**2, 120)))
+    found = detail(counted(rng.poisson(rates), side))
+    places = found.places(square_array(side))
+    assert places[right].mean() > 3 * places[~right].mean()
+    assert places.mean() == pytest.approx(1, abs=0.05)
+    genes = _between_genes([found], 120)
+    assert genes[60:].mean() > 2.5 * genes[:60].mean()
+    assert genes[60:].min() > genes[:60].max()
+
+
+def test_genes_are_drawn_to_their_mean_as_far_as_they_are_uncertain() -> None:
+    def of(errors: float) -> Detail:
+        return Detail(np.array([0.0, 1.0, 2.0]), np.full(3, errors), AT, np.ones(len(AT)), 1.0)
+
+    np.testing.assert_allclose(_between_genes([of(0)], 3), [0, 1, 2])
+    np.testing.assert_allclose(_between_genes([of(1 / 3)], 3), [0.5, 1, 1.5])  # 2/3 in all, of which half is error
+    np.testing.assert_allclose(_between_genes([of(10)], 3), [1, 1, 1])
+    np.testing.assert_allclose(_between_genes([of(2 / 3), of(2 / 3)], 3), [0.5, 1, 1.5])
+    np.testing.assert_array_equal(_between_genes([], 2), [0, 0])
+
+
+def counted_pair(side: int = 10, n_genes: int = 30) -> SlicePair:
+    rng = np.random.default_rng(5)
+    sections = [counted(rng.poisson(5 * np.exp(0.5 * rng.standard_normal((side**2, n_genes)))), side) for _ in range(2)]
+    pair = array_pair(*(s.expression.toarray() for s in sections), side)
+    return replace(pair, a=sections[0], b=replace(sections[1], position=1.0))
+
+
+@pytest.mark.parametrize("name", ["copy", "linear", "lowrank", "gp"])
+def test_detail_comes_on_top_whichever_section_is_first(name: str) -> None:
+    pair, at, how = counted_pair(), square_array(10), {"device": "cpu", "seed": 0}
+    uncounted = replace(pair, a=replace(pair.a, counts=None), b=replace(pair.b, counts=None))
+    back = replace(pair, a=replace(pair.b, position=0.0), b=replace(pair.a, position=1.0))
+    asked = ((pair, 0.25), (uncounted, 0.25), (back, 0.75))
+    std, without, swapped = (ask(METHODS[name], p, at, [q], **how)[1].std(0) for p, q in asked)
+    found = [detail(section) for section in (pair.a, pair.b)]
+    places = 0.75 * found[0].places(at) + 0.25 * found[1].places(at)
+    np.testing.assert_allclose(std**2 - without**2, places[:, None] * _between_genes(found, 30), rtol=1e-3, atol=1e-5)
+    np.testing.assert_allclose(swapped, std, rtol=1e-3)
+
+
+def test_detail_does_not_depend_on_the_order_of_spots_nor_on_other_points() -> None:
+    pair, order = counted_pair(), np.random.default_rng(2).permutation(100)
+    a = pair.a
+    other = replace(a.each(lambda x: x[order]), xy=a.xy[order], library=a.library[order])
+    np.testing.assert_allclose(detail(other).genes, detail(a).genes, rtol=1e-6)
+    at = square_array(10)
+    np.testing.assert_allclose(detail(other).places(at), detail(a).places(at), rtol=1e-6)
+    np.testing.assert_allclose(detail(a).places(at[7:9]), detail(a).places(at)[7:9])
+
+
+def test_detail_of_large_sections_is_that_of_some_spots(monkeypatch: pytest.MonkeyPatch) -> None:
+    section = counted_pair(30).a
+    whole = detail(section)
+    monkeypatch.setattr(uncertainty, "MOST_SPOTS", 450)
+    some = detail(section)
+    assert len(some.spots) == 450
+    assert some.width == pytest.approx(whole.width * 2**0.5)
+    assert some.genes.mean() == pytest.approx(whole.genes.mean(), rel=0.15)
+
+
+def test_detail_needs_counts_of_some_spots() -> None:
+    section = counted_pair().a
+    keys = np.arange(30, dtype=np.uint64)
+    assert Detail.of(replace(section, counts=None), keys, 1.0, 0) is None
+    assert Detail.of(replace(section, library=np.zeros(100)), keys, 1.0, 0) is None
+
+
+@pytest.mark.parametrize("model", ["linear", "c2sti"])
+def test_std_says_for_which_genes_and_where_the_error_is_large(model: str) -> None:
+    """Rank correlation of std² with the squared error of the expectation, over groups of genes in parts of the tissue.
+
+    The expectation is a mean over sections of the same tissue whose counts were drawn again.
+    """
+    tissue = c2sti.datasets.phantom(seed=3, size=16, n_genes=120)
+    a, held_out, b = tissue.series([0.0, 250.0, 500.0], library_size=2000, image=False)
+    at = held_out.obsm["spatial"]
+    out = c2sti.tl.interpolate(a, b, at=at, model=model, std=True, show_progress_bar=False)
+    again = [tissue.section(250.0, library_size=2000, image=False, seed=i).X.toarray() for i in range(30)]
+    expectation = np.mean([np.log1p(1e4 * x / x.sum(axis=1, keepdims=True)) for x in again], axis=0)
+    error, variance = np.square(out.layers["c2sti_1"] - expectation), np.square(out.layers["c2sti_1_std"])
+    genes = np.array_split(np.argsort(out.layers["c2sti_1"].mean(axis=0)), 10)
+    parts = partition(at, 8)
+    groups = [np.ix_(parts == part, some) for part in range(parts.max() + 1) for some in genes]
+    found = [[x[group].mean() for group in groups] for x in (error, variance)]
+    assert spearmanr(*found)[0] > 0.6
+    assert spearmanr(error.mean(axis=0), variance.mean(axis=0))[0] > 0.6
+    assert spearmanr(error.mean(axis=1), variance.mean(axis=1))[0] > 0.2

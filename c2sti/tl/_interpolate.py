@@ -160,7 +160,8 @@ def interpolate(
     -----
     The variance std² is the noise of the measured spots as it comes through the method, and p (1 − p) times the squared
     difference between the sections that it predicts right beside `slice_b` and right beside `slice_a`; more where only
-    one of them has tissue. It is that of a mean. Intervals are for measured spots: quantiles of these around
+    one of them has tissue; and, of counts, the squared difference of spots to the spots around them that two halves of
+    the counts agree on. It is that of an expectation. Intervals are for measured spots: quantiles of these around
     predictions from the other section, gene by gene (split-conformal prediction).
 
     Examples
