@@ -196,6 +196,27 @@ def test_weak_maps_take_the_length_scale_of_most() -> None:
     assert shares[1, 10] > 0.9  # says enough
 
 
+def test_sections_that_are_nearly_the_same_are_told_from_those_that_are_alike() -> None:
+    x = np.stack(np.meshgrid(np.arange(12), np.arange(12)), axis=-1).reshape(-1, 2).astype(float)
+    places, rng = torch.as_tensor(x), np.random.default_rng(0)
+    covariance = Kernel(2.5, 1.0, 1.0, gaussian=False).within(places, places) + 1e-8 * torch.eye(len(x))
+    first, other = torch.linalg.cholesky(covariance).numpy() @ rng.standard_normal((2, len(x), 20))
+    found = []
+    for b in (0.9, 0.99):
+        values = np.concatenate([first, b * first + (1 - b**2) ** 0.5 * other])
+        seen = [
+            observed(
+                np.concatenate([x, x]), np.repeat([0.0, 1.0], len(x)), values + 0.3 * rng.standard_normal(values.shape)
+            )
+        ]
+        kernel = Kernel(2.5, 0.75, 0.7, gaussian=False)
+        best = field.best_sharing(kernel, seen, field.NEARLY_SAME)
+        found.append(best.correlation)
+        assert field.log_evidence(best, seen) > field.log_evidence(kernel, seen)
+    assert found[0] == pytest.approx(0.9, abs=0.03)
+    assert found[1] > 0.97
+
+
 # ---- detail
 
 

@@ -19,10 +19,20 @@ Tiles are solved side by side by threads, or on the caller's Dask cluster.
 
 from c2sti.field._detail import Detail
 from c2sti.field._field import MOST, Field, Part, windows_of
-from c2sti.field._kernel import NOISES, Kernel, Observed, Spectrum, best_length, best_sharing
+from c2sti.field._kernel import (
+    NEARLY_SAME,
+    NOISES,
+    Kernel,
+    Observed,
+    Spectrum,
+    best_length,
+    best_sharing,
+    log_evidence,
+)
 
 __all__ = [
     "MOST",
+    "NEARLY_SAME",
     "NOISES",
     "Detail",
     "Field",
@@ -32,5 +42,6 @@ __all__ = [
     "Spectrum",
     "best_length",
     "best_sharing",
+    "log_evidence",
     "windows_of",
 ]

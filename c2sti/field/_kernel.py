@@ -131,6 +131,7 @@ def dot(a: Tensor, b: Tensor) -> Tensor:
 
 LENGTHS = (1.0, 1.5, 2.2, 3.2, 4.5, 6.5, 9.5)  # in spot spacings
 CORRELATIONS = (0.15, 0.3, 0.5, 0.7, 0.85, 0.94)  # c · ρ, of sections one unit of z apart
+NEARLY_SAME = (*CORRELATIONS, 0.98, 0.993)  # of sections that may differ by no more than how they are bent
 USUAL, SHARED = 0.75, (0.5, 0.75, 0.95)  # c of two sections, which do not tell it from ρ; and of more
 MANY_SECTIONS = 3  # whose distances do
 NOISES = tuple(np.exp(np.linspace(np.log(0.05), np.log(300), 20)))
@@ -143,7 +144,7 @@ def best_length(windows: Sequence[Observed], *, gaussian: bool) -> Kernel:
     return replace(start, length=float(np.exp(_vertex(np.log(LENGTHS), misfits))))
 
 
-def best_sharing(kernel: Kernel, windows: Sequence[Observed]) -> Kernel:
+def best_sharing(kernel: Kernel, windows: Sequence[Observed], correlations: Sequence[float] = CORRELATIONS) -> Kernel:
     """The same with the c and ρ of most evidence: b = c · ρ, the correlation of sections one unit of z apart, first.
 
     Two sections tell of nothing else, and c is then what sections usually share; where there are more, it is chosen
@@ -154,12 +155,17 @@ def best_sharing(kernel: Kernel, windows: Sequence[Observed]) -> Kernel:
         shared = max(c, correlation**0.95)  # sections share no less than what they have in common from afar
         return replace(kernel, shared=shared, decay=correlation / shared)
 
-    misfits = [_misfit(sharing(b, USUAL), windows) for b in CORRELATIONS]
-    correlation = _of_odds(_vertex(_odds(CORRELATIONS), misfits))
+    misfits = [_misfit(sharing(b, USUAL), windows) for b in correlations]
+    correlation = _of_odds(_vertex(_odds(correlations), misfits))
     if max(len(window.z.unique()) for window in windows) < MANY_SECTIONS:
         return sharing(correlation, USUAL)
     misfits = [_misfit(sharing(correlation, c), windows) for c in SHARED]
     return sharing(correlation, _of_odds(_vertex(_odds(SHARED), misfits)))
+
+
+def log_evidence(kernel: Kernel, windows: Sequence[Observed]) -> float:
+    """Of a covariance, over all maps in some windows; only differences between covariances mean anything."""
+    return -_misfit(kernel, windows)
 
 
 def _odds(shares: Sequence[float]) -> FloatArray:

@@ -36,7 +36,17 @@ from threadpoolctl import threadpool_limits
 
 from c2sti._backed import BLOCK, blocks
 from c2sti._types import FloatArray, Noise, Section, SlicePair
-from c2sti.field import MOST, Field, Kernel, Observed, best_length, best_sharing, windows_of
+from c2sti.field import (
+    MOST,
+    NEARLY_SAME,
+    Field,
+    Kernel,
+    Observed,
+    best_length,
+    best_sharing,
+    log_evidence,
+    windows_of,
+)
 from c2sti.models.registration import Registration, register
 from c2sti.ops import mean_operator, partition, signs
 from c2sti.thinning import split
@@ -252,18 +262,19 @@ def describe(
             kernel = best_length(learnt(np.ones_like(variance)), gaussian=not settings.matern)
             return best_sharing(kernel, learnt(variance))
 
-        def correlation(own: FloatArray, spots: NDArray[np.intp], one: Registration | None) -> float:
+        def sharing(own: FloatArray, spots: NDArray[np.intp], one: Registration | None) -> tuple[float, float]:
             seen = []
             for w in _windows(block.x[spots], block.z[spots], seed, NARROW):
                 i = spots[w]
                 x = block.x[i] if one is None else one.spots_at_home(block.x[i], block.z[i])
                 z = (block.z[i] > block.z[spots].min()).astype(np.float64)  # one apart, whatever the gap
                 seen.append(Observed.of(x, z, own[i, : leading.shape[1]], variance[i], "cpu"))
-            return best_sharing(kernel, seen).correlation
+            found = best_sharing(kernel, seen, NEARLY_SAME)
+            return found.correlation, log_evidence(found, seen)
 
         kernel, registration = shared_kernel(), None
         if settings.registered:
-            registration = register(block.x, block.z, scores[1:] or scores, correlation)
+            registration = register(block.x, block.z, scores[1:] or scores, sharing)
         if registration is not None:
             block.x = registration.spots_at_home(block.x, block.z)
             windows = block.windows(seed)

@@ -7,8 +7,8 @@ at y + u(y) in the second. With A and B the maps of the two sections, u minimise
 
 coarse to fine. Tissue that changes from section to section looks as if it had moved, and every section is laid on its
 slide a little differently. So a displacement is believed as far as it explains what the two sections do not share: by
-the correlation b of their maps (the kernel's c · ρ) with and without it, each measured in molecules that it was not
-found in, where counts can be split.
+the correlation b of their maps (the kernel's c · ρ) with and without it, and as far as the evidence is for it: both
+measured in molecules that it was not found in, where counts can be split.
 
 Places are in spot spacings. Registered sections share one frame: that of the middle section, or halfway between the
 two in the middle.
@@ -24,6 +24,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from scipy.spatial import KDTree
+from scipy.special import expit
 from torch import Tensor
 from torch.nn import functional
 
@@ -119,14 +120,14 @@ class Registration:
         return y
 
 
-Correlation: TypeAlias = Callable[[FloatArray, NDArray[np.intp], Registration | None], float]
+Sharing: TypeAlias = Callable[[FloatArray, NDArray[np.intp], Registration | None], tuple[float, float]]
 
 
 def register(
     x: FloatArray,
     z: FloatArray,
     scores: Sequence[FloatArray],
-    correlation: Correlation,
+    sharing: Sharing,
 ) -> Registration | None:
     """Displacements between all consecutive sections, each as far as it is believed; None where none is.
 
@@ -136,9 +137,9 @@ def register(
         (n, 2) places of the spots of all sections, in spot spacings, and (n,) z.
     scores
         (n, K) of the components: of all molecules, or of several parts of them that are independent.
-    correlation
-        Gives the correlation of the maps of two sections from (n, K) scores, the (m,) spots of both, and a registration
-        of them or None.
+    sharing
+        Gives the correlation of the maps of two sections, and its log evidence, from (n, K) scores, the (m,) spots of
+        both, and a registration of them or None.
     """
     sections = np.unique(z)
     lattice = _lattice(x)
@@ -151,7 +152,7 @@ def register(
             a, b = (_maps(x[own], part[own], lattice) for own in spots)
             u = lattice.pitch * _displacement(a, b, mask)
             parts.append(Registration(np.array([first, second]), lattice, (u,)))
-        share = _believed(np.concatenate(spots), parts, scores, correlation)
+        share = _believed(np.concatenate(spots), parts, scores, sharing)
         believed |= share > 0
         found.append(share * np.mean([part.displacements[0] for part in parts], axis=0))
     return Registration(sections, lattice, tuple(found)) if believed else None
@@ -161,15 +162,20 @@ def _believed(
     spots: NDArray[np.intp],
     found: Sequence[Registration],
     scores: Sequence[FloatArray],
-    correlation: Correlation,
+    sharing: Sharing,
 ) -> float:
-    """Share in [0, 1] of a displacement that is made, by what it explains in the scores that it was not found in."""
-    explained = []
+    """Share in [0, 1] of a displacement that is made, by the scores that it was not found in.
+
+    By what it explains of them, times the probability that they give it against none: where counts are few, chance
+    explains much, and fits worse.
+    """
+    explained, log_odds = [], 0.0
     for one, others in zip(found, [*scores[1:], scores[0]], strict=True):
-        before, after = (correlation(others, spots, known) for known in (None, one))
+        (before, without), (after, evidence) = (sharing(others, spots, known) for known in (None, one))
         explained.append((after - before) / max(1 - before, 1e-6))
+        log_odds += evidence - without
     low, high = EXPLAINED
-    return float(np.clip((np.mean(explained) - low) / (high - low), 0, 1))
+    return float(np.clip((np.mean(explained) - low) / (high - low), 0, 1) * expit(log_odds))
 
 
 def _lattice(x: FloatArray) -> Lattice:

@@ -13,7 +13,7 @@ from c2sti._types import Lattice, SlicePair
 from c2sti.datasets import Phantom, phantom
 from c2sti.models.components import Settings, describe
 from c2sti.models.gp import Baseline, gp
-from c2sti.models.registration import Registration
+from c2sti.models.registration import Registration, register
 from c2sti.ops import linear_at
 
 GAP = 80.0
@@ -136,3 +136,32 @@ def test_places_come_back() -> None:
         gap = bent.gap(z)[0]
         np.testing.assert_allclose(bent.at_section(bent.halfway(points, z), gap, z), points, atol=1e-4)
         np.testing.assert_allclose(bent.across(bent.across(points, gap, 1), 1, gap), points, atol=1e-4)
+
+
+# ---- how far it is believed, by hand
+
+
+@pytest.mark.parametrize(("explained", "log_odds", "share"), [(1.0, 100, 1.0), (1.0, 0, 0.5), (0.725, 100, 0.5)])
+def test_a_displacement_is_believed_by_what_it_explains_and_by_the_evidence(
+    explained: float, log_odds: float, share: float
+) -> None:
+    assert believed(explained, log_odds) == pytest.approx(share * believed(1.0, 100), rel=1e-6)
+
+
+@pytest.mark.parametrize(("explained", "log_odds"), [(0.6, 100), (1.0, -800)])
+def test_a_displacement_that_explains_little_or_fits_worse_is_none(explained: float, log_odds: float) -> None:
+    assert believed(explained, log_odds) == 0
+
+
+def believed(explained: float, log_odds: float) -> float:
+    """How far a spot moves, between two sections whose maps correlate by one half as they lie."""
+    x = np.stack(np.meshgrid(np.arange(12.0), np.arange(12.0)), axis=-1).reshape(-1, 2)
+    maps = np.column_stack([np.sin(x[:, 0] / 2), np.cos(x[:, 0] / 3)])
+    moved = np.column_stack([np.sin((x[:, 0] - 1) / 2), np.cos((x[:, 0] - 1) / 3)])
+
+    def sharing(scores: np.ndarray, spots: np.ndarray, one: Registration | None) -> tuple[float, float]:
+        return (0.5, 0.0) if one is None else (0.5 + 0.5 * explained, log_odds)
+
+    z = np.repeat([0.0, 1.0], len(x))
+    found = register(np.concatenate([x, x]), z, [np.concatenate([maps, moved])], sharing)
+    return 0.0 if found is None else float(np.abs(found.displacements[0]).max())
