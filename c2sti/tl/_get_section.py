@@ -46,7 +46,7 @@ def get_section(adata: AnnData, section: str, *, key: str = "c2sti") -> AnnData:
     ``squidpy.pl.spatial_scatter(one, color=…)`` draws it; where it lies at negative coordinates or far from the origin,
     from which squidpy's axes begin, with ``img=False``, which the log says.
 
-    An interpolated section has means, without the noise of counts: tests on it are too sure of themselves. See
+    An interpolated section has means, without the noise of counts: tests on it find far too much. See
     :func:`sample_counts`.
 
     Examples
