@@ -72,7 +72,6 @@ NOT_YET = {
     "c2sti/nn/c2sti.py",
     "c2sti/nn/resnet.py",
     "c2sti/pp/_align.py",
-    "c2sti/tl/_get_section.py",
     "c2sti/tl/_slice_series.py",
     "c2sti/uncertainty.py",
 }
