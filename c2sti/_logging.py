@@ -17,7 +17,7 @@ def warning(text: str) -> None:
 
 
 def info(text: str) -> None:
-    """Say what was done; shown from verbosity 2, which only a caller who has imported scanpy can have set."""
+    """Say what was done; shown from verbosity 2, which a caller sets through scanpy."""
     if "scanpy" in sys.modules:
         from scanpy import logging  # noqa: PLC0415 - see above
 

@@ -18,7 +18,7 @@ from c2sti._types import Lattice
 NAMES = ("sections", "inserted")
 STATISTICS = (
     "Interpolated values are expectations, smooth in space and without the noise of counts: tests on them "
-    "(differential expression, Moran's I) are far too sure of themselves. Use the counts of c2sti.tl.sample_counts, "
+    "(differential expression, Moran's I) find far too much. Use the counts of c2sti.tl.sample_counts, "
     "which are as noisy as measured ones, and count neither as a replicate."
 )
 AGAIN = "make the result again, or keep what it came with"

@@ -24,8 +24,8 @@ Where a section could not be measured, because its capture window ends there, th
 nothing. There every section is what the method says of a section right beside the other one, noise included. Its
 standard deviation is that of bins that only one section covers.
 
-That is the doubt about an expectation. A measured value scatters around its own by far more, in a way that no formula
-of ours has to know: every measured spot of either section is predicted from the other one, and how the measured values
+That is the uncertainty of an expectation. A measured value scatters around its own by far more, in a way that needs
+no formula: every measured spot of either section is predicted from the other one, and how the measured values
 lie around those predictions, gene by gene, gives intervals for what would be measured elsewhere (split-conformal
 prediction; nothing is learnt from other tissue).
 """
@@ -235,7 +235,7 @@ def ask(
     blind: NDArray[np.bool_] | None = None,
     seen: tuple[NDArray[np.bool_], NDArray[np.bool_]] | None = None,
 ) -> tuple[Prediction, Spread | None]:
-    """The answer of a method, and how uncertain it is unless that is not asked for.
+    """The prediction of a method, and its uncertainty where that is wanted.
 
     The method is asked once for everything: the sections wanted and, where they are needed, one right beside either
     end, at the points wanted and, for intervals, at some of the measured spots.
@@ -346,7 +346,7 @@ class Detail:
     def places(self, at: FloatArray) -> FloatArray:
         """(M,) detail at some points over the mean, as far as spots are like those around them.
 
-        That is the slope of a line, 0 to 1, by which spots are told from the Gaussian mean that leaves them out.
+        That is the slope of a line, 0 to 1, by which spots are predicted from the Gaussian mean that leaves them out.
         """
         level = self.spots.mean()
         if level <= 0:

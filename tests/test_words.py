@@ -55,26 +55,6 @@ PAGES = sorted(
 )
 NOTEBOOKS = sorted(ROOT.glob("tutorials/*.ipynb"))
 MODULES = sorted(ROOT.glob("c2sti/**/*.py"))
-# Take a name out once its words are replaced.
-NOT_YET = {
-    "c2sti/_logging.py",
-    "c2sti/_result.py",
-    "c2sti/cli/_commands.py",
-    "c2sti/datasets/_simulated.py",
-    "c2sti/field/_field.py",
-    "c2sti/models/_checkpoint.py",
-    "c2sti/models/c2sti.py",
-    "c2sti/models/compared/dain.py",
-    "c2sti/models/components.py",
-    "c2sti/models/naive.py",
-    "c2sti/models/registration.py",
-    "c2sti/models/target_image.py",
-    "c2sti/nn/c2sti.py",
-    "c2sti/nn/resnet.py",
-    "c2sti/pp/_align.py",
-    "c2sti/tl/_slice_series.py",
-    "c2sti/uncertainty.py",
-}
 
 
 def texts(path: Path) -> Iterator[tuple[int, str]]:
@@ -106,8 +86,6 @@ def instead(word: str) -> str:
 
 @pytest.mark.parametrize("path", [*PAGES, *NOTEBOOKS, *MODULES], ids=lambda path: str(path.relative_to(ROOT)))
 def test_words(path: Path) -> None:
-    if str(path.relative_to(ROOT)) in NOT_YET:
-        pytest.skip("is not clean yet")
     assert not list(found(path))
 
 

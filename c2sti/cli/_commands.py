@@ -60,7 +60,7 @@ def align(chosen: argparse.Namespace) -> None:
     obsm['spatial_aligned'] (in a SpatialData: the coordinate system 'spatial_aligned') and the H&E moved along.
 
     stdout: a table of the files written and how each section was moved. The fit is between 0 and 1; below 0.35 sections
-    fit no better than strangers do. Look at the sections on top of each other before you go on: no method can mend a
+    fit no better than unrelated sections. Look at the sections on top of each other first: no method can correct a
     wrong alignment.
 
     Examples
@@ -142,7 +142,7 @@ def interpolate(chosen: argparse.Namespace) -> None:
 
     Both have to lie in a common coordinate system; `c2sti align` brings them there, and the frame that it wrote is used
     by itself. The result is one AnnData whose layers are the sections: slice_a, the interpolated c2sti_1, c2sti_2, ...,
-    slice_b. It says of itself that it was computed. Draw it in Python:
+    slice_b. It is marked as computed. Draw it in Python:
 
       out = c2sti.read_zarr("sections.zarr")
       c2sti.pl.sections(out, "ERBB2")
@@ -262,9 +262,9 @@ def evaluate(chosen: argparse.Namespace) -> None:
     to bridge.
 
     stdout: a table (tab separated), one row for each method and held-out section. pcc: correlation over spots, mean
-    over genes; ceiling: what the held-out section's own noise leaves to be reached; rmse: error in log1p; rv:
+    over genes; "ceiling": the noise ceiling, the pcc that count noise allows; rmse: error in log1p; rv:
     co-expression kept, 1 is perfect; with --half-observed, half_observed: the pcc on half of the section's spots of the
-    same method told the other half, share: how much of that it reaches without. stderr: the means.
+    same method given the other half, share: how much of that it reaches without. stderr: the means.
 
     Examples
     --------

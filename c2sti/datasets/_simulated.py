@@ -116,7 +116,7 @@ class Phantom:
 
     @property
     def programmes(self) -> pd.DataFrame:
-        """Loading (N genes, 9 programmes) of each gene on each programme, 0 where it has no part in it."""
+        """Loading (N genes, 9) of each gene on each expression pattern, 0 where it has no part in it."""
         return pd.DataFrame(self._genes[1], index=self.gene_names, columns=list(PROGRAMMES))
 
     def inside(self, xy: ArrayLike, z: float) -> NDArray[np.bool_]:
@@ -204,7 +204,7 @@ class Phantom:
         - `X`: (n, N) raw counts, CSR float32
         - `obsm["spatial"]`: (n, 2) x, y in µm on the slide; a pixel reaches from i to i + 1 times `um_per_px`
         - `obs["domain"]`: categorical; `obs["z_um"]`: float
-        - `var["programme"]`: categorical, the gene's main programme or ``"housekeeping"``
+        - `var["programme"]`: categorical, the gene's main pattern or ``"housekeeping"``
         - `layers["truth"]`: (n, N) expression without noise, with `truth`
         - `uns["spatial"][library]`: (H, W, 3) uint8 H&E and its scale factors, as Visium has them, with `image`
         - `uns["section"]`: `z_um`, `spot_pitch_um`, `um_per_px` (with `image`), and `placement`: the (3, 3) matrix
@@ -337,7 +337,7 @@ class Phantom:
 
     @cached_property
     def _genes(self) -> tuple[Array, Array]:
-        """Log abundance (N,) and loadings (N, 9): a fifth keep house, others mark a programme or two, some are rare."""
+        """Log abundance (N,) and loadings (N, 9): a fifth keep house, others mark a pattern or two, some are rare."""
         rng = self._rng("genes")
         n, genes = self.n_genes, np.arange(self.n_genes)
         loadings = np.zeros((n, len(PROGRAMMES)))

@@ -25,7 +25,7 @@ WINDOWS = 3  # that are learnt from where there are many spots
 
 @dataclass(frozen=True)
 class Tile:
-    """Places, and the spots that they are told from.
+    """Places, and the spots that they are predicted from.
 
     Parameters
     ----------

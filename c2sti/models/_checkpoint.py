@@ -50,7 +50,7 @@ class Kind:
     def write(
         self, folder: str | Path, network: nn.Module, config: Any, card: dict[str, Any], *, overwrite: bool
     ) -> None:
-        """Write both files into a folder, which is made where it is not; over another checkpoint only if told so."""
+        """Write both files into a folder, which is made where it is not; over another checkpoint with `overwrite`."""
         folder = _validators.new_folder(folder, "folder")
         if not overwrite and (folder / SETTINGS).exists():
             raise FileExistsError(f"{folder} holds a checkpoint; name another folder, or say overwrite=True")

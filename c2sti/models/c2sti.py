@@ -303,7 +303,7 @@ def prepare(
     device
         Where the network is.
     progress
-        Is told each share of the work that has been done, 1 in all.
+        Called with each share of the work that has been done, 1 in all.
     """
     lattice = pair.lattice.coarsened(config.bins)
     ends, maps = description.with_ends(lattice.centres, at, positions, lambda share: progress(0.8 * share))

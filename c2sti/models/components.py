@@ -84,7 +84,7 @@ class Settings:
     registered
         Whether sections are registered before maps are made of them, as far as that explains how they differ.
     detail
-        Whether detail below the length scales is told from one section to the next, as far as sections share it.
+        Whether detail below the length scales is predicted from one section to the next, as far as they share it.
     """
 
     n_components: int = 60
@@ -113,7 +113,7 @@ class Description:
     origin, unit
         Position p lies at z = (p − origin) / unit of the field.
     registration
-        Displacements of the sections, where there are any; the field is that of their common frame.
+        Displacements of the sections, where there are any; the field is that of the moved sections.
     """
 
     loadings: FloatArray
@@ -236,7 +236,7 @@ def describe(
     seed
         Of the splits, and of the windows to learn from.
     progress
-        Is told each share of the work that has been done, 1 in all.
+        Called with each share of the work that has been done, 1 in all.
     """
     block = Block(sections, spacing, use_counts=settings.counts)
     # Sums come out in one order, and the same bytes, whatever the number of threads. They would gain little here.

@@ -69,8 +69,8 @@ def lowrank(
 ) -> Prediction:
     """The blend of `linear`, projected on the five principal axes of the sections' own smoothed expression.
 
-    Genes of one programme then speak for each other, which takes away most of the count noise. Context sections widen
-    the axes and join the blend, each with 0.6 of the weight of the pair's section on its side.
+    Genes that vary together are estimated together, which takes away most of the count noise. Context sections
+    widen the axes and join the blend, each with 0.6 of the weight of the pair's section on its side.
     """
     sections, width = pair.sections, WIDTH * pair.spacing
     means = np.stack([s.mean for s in sections])

@@ -10,8 +10,8 @@ slide a little differently. So a displacement is believed as far as it explains 
 the correlation b of their maps (the kernel's c · ρ) with and without it, and as far as the evidence is for it: both
 measured in molecules that it was not found in, where counts can be split.
 
-Places are in spot spacings. Registered sections share one frame: that of the middle section, or halfway between the
-two in the middle.
+Places are in spot spacings. Registered sections share one coordinate system: that of the middle section, or
+halfway between the two in the middle.
 """
 
 from __future__ import annotations

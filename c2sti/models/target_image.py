@@ -148,7 +148,7 @@ def _ridge(grams: Sequence[tuple[FloatArray, FloatArray]]) -> FloatArray:
 def _change(link: Link, pair: SlicePair, description: Description, at: FloatArray, position: float) -> FloatArray:
     """(M, k) what the H&E of the section at a position adds to the chosen components at points.
 
-    The description says part of it already. That share is told at the spots of the nearer section, whatever the points.
+    The description holds part of it already: that share is taken at the spots of the nearer section.
     """
     looks = pair.target_features[position]
     spots = (pair.a if position <= 0.5 else pair.b).xy

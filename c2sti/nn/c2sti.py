@@ -70,8 +70,8 @@ class C2STiConfig:
         What eq. 5 deforms: ``"maps"``, those of the components of both sections; ``"features"`` of the genes, from
         which a head gives the section; ``"motion"``, as printed, the motion features of each gene, likewise.
     start
-        What the network's answer is added to: ``"baseline"``, the training-free prediction, with no change at either
-        end; or ``"zero"``: the answer of the head is the section.
+        What the network's output is added to: ``"baseline"``, the training-free prediction, with no change at either
+        end; or ``"zero"``: the output of the head is the section.
     printed
         Further equations that are taken as they are printed: ``"graph"`` (squared norms in eq. 2), ``"position"``
         (p = t · w̄, §2.3).
@@ -82,7 +82,7 @@ class C2STiConfig:
     image_channels
         Of what the network's own encoder looks at: the 3 colours of the H&E, or what a `histology_encoder` gives.
     cross_modal, graph, dlsm
-        Whether H&E gates expression, genes speak to each other, positions follow the H&E and modulate the motion; off,
+        Whether H&E gates expression, genes are mixed by the graph, positions follow the H&E and modulate motion; off,
         they are the paper's ablations "w/o Cross-modal", "w/o MGC-Graph", "w/o DLSM".
     registered
         Whether sections are registered first, see :mod:`c2sti.models.registration`.
@@ -464,7 +464,7 @@ def on_bins(shifts: Tensor, shape: Sequence[int]) -> Tensor:
 
 
 def fresh(config: C2STiConfig, seed: int) -> Network:
-    """An untrained network, the same for the same seed; nobody's random state is touched."""
+    """An untrained network, the same for the same seed; no random state of the caller is touched."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         return Network(config)

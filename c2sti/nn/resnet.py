@@ -76,7 +76,7 @@ class ResNet50Features(nn.Module):
         self.eval()
 
     def train(self, mode: bool = True) -> ResNet50Features:
-        """Stay as trained, whatever the network around is told: batch norms keep ImageNet's statistics."""
+        """Stay as trained, whatever mode the network around it is set to: batch norms keep ImageNet's statistics."""
         return super().train(False)
 
     @torch.no_grad()

@@ -166,8 +166,8 @@ def align_series(
         Index of the section that stays, in that order.
     chain
         Align each section to its neighbour on the side of the reference and compose the moves: neighbours look most
-        alike, but small errors add up along the series, and beyond a pair that fits poorly all are in doubt. Otherwise
-        each is aligned to the reference directly.
+        alike, but small errors add up along the series, and all sections beyond a pair that fits poorly may be
+        misplaced. Otherwise each is aligned to the reference directly.
     method, use, flip, layer, spatial_key, table_key, image_key, coordinate_system, key_added, copy
         As in :func:`align`.
 

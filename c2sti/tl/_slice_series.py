@@ -46,7 +46,7 @@ PlaneLike: TypeAlias = Mapping[str, float] | tuple[ArrayLike, ArrayLike]
 
 @dataclass(frozen=True)
 class Plane:
-    """A plane through a series, in the unit of the common frame and of z.
+    """A plane through a series, in the unit of the common coordinates and of z.
 
     Parameters
     ----------
@@ -184,7 +184,8 @@ def slice_series(
         that holds them, with `library_key`.
     plane
         A point on it and its normal, ``((x, y, z), (nx, ny, nz))``; or the value of one coordinate that all of it has,
-        ``{"x": 3000.0}``. x and y in the unit of the common frame, z in that of the sections, which should be the same.
+        ``{"x": 3000.0}``. x and y in the unit of the common coordinates, z in that of the sections; they should be
+        the same.
     pitch
         Side of a bin, in the same unit; by default the mean of the sections' pitches. Across sections that are closer
         than that, give their distance to see each of them.

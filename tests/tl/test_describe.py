@@ -82,7 +82,7 @@ def test_a_result_in_words(out: AnnData) -> None:
         "Expression: log1p of counts scaled to 1e4.",
         "come standard deviations of the means.",
         "virtual (computed from its neighbours') in c2sti_1, c2sti_2, photographed in slice_a, slice_b.",
-        "tests on them (differential expression, Moran's I) are far too sure of themselves.",
+        "tests on them (differential expression, Moran's I) find far too much.",
         "Pair check: expression similarity",
         "Seed 5. Made by c2sti.tl.interpolate(slice_a, slice_b, n_slices=2, model='linear', std=True, seed=5).",
     ):
@@ -99,8 +99,8 @@ def test_a_series_in_words(sections: list[AnnData]) -> None:
     assert "c2sti.tl.interpolate_series(slices, spacing=50.0, model='linear')" in text
     measured = stack[(~stack.obs["inserted"]).to_numpy()]
     assert c2sti.tl.describe(measured).startswith("All sections were measured.")
-    assert "too sure" in text and "too sure" not in c2sti.tl.describe(measured)
-    assert "too sure" not in c2sti.tl.describe(c2sti.tl.sample_counts(stack))
+    assert "far too much" in text and "far too much" not in c2sti.tl.describe(measured)
+    assert "far too much" not in c2sti.tl.describe(c2sti.tl.sample_counts(stack))
     assert "statistics" not in c2sti.tl.get_section(stack, "slice_1").uns["c2sti"]
     one = stack[(stack.obs["section"] == "c2sti_2").to_numpy()]
     assert c2sti.tl.describe(one).startswith("1 section was computed, not measured. c2sti_2 at z 150")

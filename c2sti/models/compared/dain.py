@@ -50,7 +50,7 @@ class DAINConfig:
 
 
 class FlowNet(nn.Module):
-    """Flow from one frame to another, coarse to fine, from the similarity of their features around each bin."""
+    """Flow from one image to another, coarse to fine, from the similarity of their features around each bin."""
 
     def __init__(self, n_in: int, widths: tuple[int, ...]) -> None:
         super().__init__()
