@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 from c2sti._backed import Expression, Moments, in_memory, moments, some_genes
 
 FloatArray = NDArray[np.floating]
+TARGET_SUM = 1e4  # expression is log1p of counts scaled to this in every spot
 BY_SECTION = frozenset({"displacement"})  # notes of a prediction with an entry for each of its sections
 
 

@@ -33,10 +33,9 @@ import scipy.sparse as sp
 from numpy.typing import NDArray
 from scipy.spatial import KDTree
 
-from c2sti._types import FloatArray
+from c2sti._types import TARGET_SUM, FloatArray
 
 GENE_CHUNK = 512  # genes that are dense at a time
-TARGET_SUM = 1e4  # interpolated values are log1p of counts scaled to this
 TINY = np.finfo(np.float64).tiny
 LEAST_ROWS = 20  # measured rows that a model needs
 AROUND = 12  # measured spots of a section whose counts give the sum over all genes at a row

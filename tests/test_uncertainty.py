@@ -14,13 +14,13 @@ from anndata import AnnData
 from scipy.stats import spearmanr
 
 import c2sti
-from c2sti import uncertainty
 from c2sti._types import InterpolatedSection, Prediction, Section, SlicePair
 from c2sti.io._factors import confidence
 from c2sti.models._registry import METHODS
 from c2sti.models.naive import gain
 from c2sti.ops import local_noise, partition
-from c2sti.uncertainty import BESIDE, PART, Calibration, Detail, _between_genes, ask
+from c2sti.uncertainty import BESIDE, PART, Calibration, _detail, ask
+from c2sti.uncertainty._detail import Detail, between_genes
 from tests.conftest import array_pair, square_array
 
 SIDE = 6
@@ -420,7 +420,7 @@ def test_detail_has_no_count_noise() -> None:
     scatter = np.log1p(counts).var(axis=0).mean()
     assert abs(found.genes.mean()) < 0.05 * scatter
     assert np.abs(found.genes).max() < 4 * np.sqrt(found.errors.max())
-    assert (_between_genes([found, found], 40) < 0.1 * scatter).all()
+    assert (between_genes([found, found], 40) < 0.1 * scatter).all()
 
 
 def test_detail_tells_genes_and_places_apart() -> None:
@@ -433,7 +433,7 @@ def test_detail_tells_genes_and_places_apart() -> None:
     places = found.places(square_array(side))
     assert places[right].mean() > 3 * places[~right].mean()
     assert places.mean() == pytest.approx(1, abs=0.05)
-    genes = _between_genes([found], 120)
+    genes = between_genes([found], 120)
     assert genes[60:].mean() > 2.5 * genes[:60].mean()
     assert genes[60:].min() > genes[:60].max()
 
@@ -442,11 +442,11 @@ def test_genes_are_drawn_to_their_mean_as_far_as_they_are_uncertain() -> None:
     def of(errors: float) -> Detail:
         return Detail(np.array([0.0, 1.0, 2.0]), np.full(3, errors), AT, np.ones(len(AT)), 1.0)
 
-    np.testing.assert_allclose(_between_genes([of(0)], 3), [0, 1, 2])
-    np.testing.assert_allclose(_between_genes([of(1 / 3)], 3), [0.5, 1, 1.5])  # 2/3 in all, of which half is error
-    np.testing.assert_allclose(_between_genes([of(10)], 3), [1, 1, 1])
-    np.testing.assert_allclose(_between_genes([of(2 / 3), of(2 / 3)], 3), [0.5, 1, 1.5])
-    np.testing.assert_array_equal(_between_genes([], 2), [0, 0])
+    np.testing.assert_allclose(between_genes([of(0)], 3), [0, 1, 2])
+    np.testing.assert_allclose(between_genes([of(1 / 3)], 3), [0.5, 1, 1.5])  # 2/3 in all, of which half is error
+    np.testing.assert_allclose(between_genes([of(10)], 3), [1, 1, 1])
+    np.testing.assert_allclose(between_genes([of(2 / 3), of(2 / 3)], 3), [0.5, 1, 1.5])
+    np.testing.assert_array_equal(between_genes([], 2), [0, 0])
 
 
 def counted_pair(side: int = 10, n_genes: int = 30) -> SlicePair:
@@ -465,7 +465,7 @@ def test_detail_comes_on_top_whichever_section_is_first(name: str) -> None:
     std, without, swapped = (ask(METHODS[name], p, at, [q], **how)[1].std(0) for p, q in asked)
     found = [detail(section) for section in (pair.a, pair.b)]
     places = 0.75 * found[0].places(at) + 0.25 * found[1].places(at)
-    np.testing.assert_allclose(std**2 - without**2, places[:, None] * _between_genes(found, 30), rtol=1e-3, atol=1e-5)
+    np.testing.assert_allclose(std**2 - without**2, places[:, None] * between_genes(found, 30), rtol=1e-3, atol=1e-5)
     np.testing.assert_allclose(swapped, std, rtol=1e-3)
 
 
@@ -482,7 +482,7 @@ def test_detail_does_not_depend_on_the_order_of_spots_nor_on_other_points() -> N
 def test_detail_of_large_sections_is_that_of_some_spots(monkeypatch: pytest.MonkeyPatch) -> None:
     section = counted_pair(30).a
     whole = detail(section)
-    monkeypatch.setattr(uncertainty, "MOST_SPOTS", 450)
+    monkeypatch.setattr(_detail, "MOST_SPOTS", 450)
     some = detail(section)
     assert len(some.spots) == 450
     assert some.width == pytest.approx(whole.width * 2**0.5)

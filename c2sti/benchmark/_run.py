@@ -43,6 +43,10 @@ class Run:
             raise ValueError(f"there is no method {unknown[0]!r}; those that exist are {', '.join(ROWS)}")
         self.methods = [ROWS[name] for name in dict.fromkeys(o.methods)]
         self.paper = o.protocol == "paper"
+        if o.folds and (self.paper or o.quick):
+            raise ValueError(
+                "--folds names patients of measured sections; leave it out with --quick or a paper protocol"
+            )
         self.configs = QUICK if o.quick else NETWORK
         if self.paper:
             self.source = open_st(o.data if o.data.is_dir() and o.open_st else None, split=o.split, quick=o.quick)

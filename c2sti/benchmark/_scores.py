@@ -16,9 +16,9 @@ import numpy as np
 import pandas as pd
 from scipy.spatial import KDTree
 
-from c2sti import io, metrics
+from c2sti import metrics
 from c2sti._atomic import put
-from c2sti._types import FloatArray, Interpolator, Lattice, SlicePair
+from c2sti._types import TARGET_SUM, FloatArray, Interpolator, Lattice, SlicePair
 from c2sti.benchmark._leave_out import Target, depths, pair_of, scores_of, target_of, windows
 from c2sti.benchmark._networks import Method, Network
 from c2sti.benchmark._series import Series, Source
@@ -29,7 +29,7 @@ from c2sti.nn.c2sti import C2STiConfig
 
 # Of PSNR and SSIM: log1p of the 1e4 to which the counts of a spot are scaled, the most that a value can be. One number
 # for all genes, sections and methods.
-DATA_RANGE = float(np.log1p(io.TARGET_SUM))
+DATA_RANGE = float(np.log1p(TARGET_SUM))
 SEED = 0  # of what is random in a prediction; the seeds of a table are those of the training
 
 

@@ -15,6 +15,7 @@ from scipy.ndimage import zoom
 from scipy.sparse import csr_matrix
 
 from c2sti import _validators
+from c2sti._types import TARGET_SUM
 from c2sti.datasets._anatomy import (
     DOMAINS,
     LOOKS,
@@ -31,7 +32,6 @@ SPOT_DIAMETER = 0.55  # in pitches, as Visium's
 CELL_SPACING = 0.18  # of neighbouring cell positions, in pitches
 MAX_PIXELS = 512  # a side, unless the pixel size is given
 HOUSEKEEPING = "housekeeping"  # the programme of genes that have none
-TARGET_SUM = 1e4  # the scale of expression
 LIBRARY_SD = 0.5  # standard deviation of the logarithm of a spot's counts
 COUNTS_PER_GENE = {"square": 2.5, "hex": 2.5, "cells": 0.5}  # by layout, where no library size is given
 

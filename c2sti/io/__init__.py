@@ -38,7 +38,6 @@ from c2sti.io._rasterize import (
     spots_at,
 )
 from c2sti.io._read import (
-    TARGET_SUM,
     SliceGrid,
     check_layer,
     is_counts,
@@ -78,7 +77,6 @@ __all__ = [
     "SliceGrid",
     "Source",
     "StackPart",
-    "TARGET_SUM",
     "Windows",
     "is_dense",
     "check_digits",

@@ -17,7 +17,7 @@ from scipy.spatial import KDTree
 
 from c2sti import _keys, _logging, _validators
 from c2sti._backed import Expression, Stored, as_csr, blocks
-from c2sti._types import FloatArray
+from c2sti._types import TARGET_SUM, FloatArray
 from c2sti.io._annotations import Annotations, read_annotations
 from c2sti.io._histology import HEImage, UnusableImage
 from c2sti.io._libraries import read_image, unusable
@@ -39,7 +39,6 @@ from c2sti.io._window import window_of
 if TYPE_CHECKING:
     from spatialdata import SpatialData
 
-TARGET_SUM = 1e4  # counts a spot are scaled to this before log1p
 COUNTS = "counts"  # layer that holds counts beside a normalised X, by scanpy's convention
 SAME_SIZE = 0.01  # by which library sizes that follow from the values of one spot may differ: their rounding
 LARGE = 2**22  # entries of a backed or lazy matrix from which it is left where it is and read in blocks

@@ -35,7 +35,7 @@ from scipy.spatial import KDTree
 from threadpoolctl import threadpool_limits
 
 from c2sti._backed import BLOCK, blocks
-from c2sti._types import FloatArray, Noise, Section, SlicePair
+from c2sti._types import TARGET_SUM, FloatArray, Noise, Section, SlicePair
 from c2sti.field import (
     MOST,
     NEARLY_SAME,
@@ -51,7 +51,6 @@ from c2sti.models.registration import Registration, register
 from c2sti.ops import mean_operator, partition, signs
 from c2sti.thinning import split
 
-TARGET_SUM = 1e4  # log expression is log1p of counts scaled to this
 PATCHES = 1500  # of all sections together
 CHUNK = 4096  # genes whose inner products are summed in single precision
 DOUBLE = 2**22  # values of a section up to which they are kept in double precision: it costs nothing there

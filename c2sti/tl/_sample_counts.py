@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from scipy.spatial import KDTree
 
 from c2sti import _keys, _logging, _result, _validators, counts, io
-from c2sti._types import FloatArray, Lattice
+from c2sti._types import TARGET_SUM, FloatArray, Lattice
 from c2sti.tl._describe import call_of, neighbours_of
 from c2sti.tl._to_slices import frame_of_stack
 
@@ -216,9 +216,7 @@ def _counts_of(
     values: Callable[[NDArray[np.intp]], FloatArray], library: FloatArray, together: sp.csr_array
 ) -> Callable[[NDArray[np.intp]], FloatArray]:
     """Gives (m, n) counts behind log1p expression, those of the spots that stand for each row together."""
-    return lambda genes: (
-        together @ np.rint(np.expm1(values(genes).astype(np.float64)) / counts.TARGET_SUM * library[:, None])
-    )
+    return lambda genes: together @ np.rint(np.expm1(values(genes).astype(np.float64)) / TARGET_SUM * library[:, None])
 
 
 def _provenance(record: Mapping[str, Any], sections: Sequence[str], seed: int, call: str) -> dict[str, Any]:

@@ -418,7 +418,7 @@ def _of_a_series(of: str, call: Callable[..., object]) -> Iterator[Bad]:
         call,
         "z",
         [[], [0, 1], [0, 1, 1], [2, 1, 0], [0, 1, float("nan")], ["top", "middle", "end"], 3, "deep", [[0, 1, 2]]],
-        "z has|z holds|depths",
+        "z has|z holds|z of the sections",
     )
     yield from wrong_values(of, call, "n_context", [-1, 1.5, "two", None])
     yield from wrong_values(of, call, "model", ["nothing", 3, None])
@@ -444,7 +444,7 @@ def _evaluate() -> Iterator[Bad]:
     yield from wrong_values(of, call, "methods", [["nothing"], [3], 3, [None], "nothing"], "methods?")
     yield from wrong_values(of, call, "n_slices", [0, -1, 1.5, 2, "one", None])
     yield from wrong_values(
-        of, call, "z", [[0, 1], [0, 1, 1], [0, 1, float("nan")], ["a", "b", "c"], 3], "z has|z holds|depths"
+        of, call, "z", [[0, 1], [0, 1, 1], [0, 1, float("nan")], ["a", "b", "c"], 3], "z has|z holds|z of the sections"
     )
     yield from wrong_values(of, call, "n_genes", [0, -1, 1.5, "all", None])
     yield from wrong_values(of, call, "intervals", [[0], [1.5], ["wide"], 0.9, [float("nan")], "wide"])
@@ -463,7 +463,7 @@ def _train() -> Iterator[Bad]:
     yield from wrong_values(of, call, "config", [{"channels": 4}, "small", 3])
     yield from wrong_values(of, call, "how", [{"steps": 1}, "gently", 3])
     yield from wrong_values(of, call, "n_slices", [0, -1, 1.5, "one", None])
-    yield from wrong_values(of, call, "z", [[0, 1], [0, 1, 1], ["a", "b", "c"]], "z has|z holds|depths")
+    yield from wrong_values(of, call, "z", [[0, 1], [0, 1, 1], ["a", "b", "c"]], "z has|z holds|z of the sections")
     yield from wrong_values(of, call, "n_genes", [0, -1, 1.5, "all", None])
     yield from wrong_values(of, call, "histology_encoder", ["resnet"])
     yield from wrong_values(of, call, "device", ["gpu"])

@@ -12,7 +12,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from c2sti import benchmark, io, metrics
+from c2sti import benchmark, metrics
 from c2sti.benchmark import _leave_out, _networks, _scores, _series
 from c2sti.benchmark.__main__ import main
 from c2sti.benchmark._networks import DEFAULT, QUICK, ROWS, SAVE_EVERY
@@ -208,7 +208,6 @@ def test_measured_series_are_scored_by_all_folds_or_by_their_own() -> None:
     assert not [j for j in jobs if j.n_slices == 4]  # five sections do not hide four between two
     assert heart[1].file == Path("scores/context/rife/A/0/heart0..heart2.json")
     assert [s.name for s in source.lessons("A")] == ["her2st B"]
-    assert io.TARGET_SUM == 1e4
 
 
 def test_a_run_that_is_stopped_can_go_on(
