@@ -27,6 +27,7 @@ from c2sti.field._kernel import (
     Spectrum,
     best_length,
     best_sharing,
+    dot,
     log_evidence,
 )
 
@@ -42,6 +43,7 @@ __all__ = [
     "Spectrum",
     "best_length",
     "best_sharing",
+    "dot",
     "log_evidence",
     "windows_of",
 ]

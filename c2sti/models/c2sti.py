@@ -21,7 +21,8 @@ from torch import Tensor
 from c2sti import _logging, _validators
 from c2sti._types import FloatArray, InterpolatedSection, Lattice, Prediction, Section, SlicePair
 from c2sti.models import _checkpoint
-from c2sti.models.components import Description, Settings
+from c2sti.models.components import Settings
+from c2sti.models.description import Description
 from c2sti.models.gp import Baseline, BaselineTensors
 from c2sti.models.target_image import with_target_images
 from c2sti.nn.c2sti import C2STiConfig, ModelInputs, Network, fresh, on_bins

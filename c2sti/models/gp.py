@@ -13,7 +13,8 @@ import torch
 from torch import Tensor
 
 from c2sti._types import FloatArray, InterpolatedSection, Interpolator, Lattice, Prediction, Section, SlicePair
-from c2sti.models.components import Description, Settings, describe
+from c2sti.models.components import Settings, describe
+from c2sti.models.description import Description
 from c2sti.models.registration import MOST_BINS
 from c2sti.models.target_image import with_target_images
 

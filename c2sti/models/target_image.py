@@ -19,7 +19,7 @@ from threadpoolctl import threadpool_limits
 
 from c2sti._backed import blocks
 from c2sti._types import FloatArray, InterpolatedSection, PointFeatures, Prediction, Section, SlicePair
-from c2sti.models.components import Description
+from c2sti.models.description import Description
 
 N_COMPONENTS = 20  # that are predicted, of the leading ones
 AROUND = 2.0  # radius of a spot's surroundings, in spot spacings

@@ -22,7 +22,7 @@ import c2sti
 from c2sti import io
 from c2sti.cli import main
 from c2sti.cli._files import read
-from c2sti.models.components import known_library
+from c2sti.models.block import known_library
 
 QUIET = {"model": "linear", "show_progress_bar": False}
 NAMES = ["C3", "C4", "C5", "C6"]

@@ -15,7 +15,10 @@ import c2sti
 from c2sti import _backed, io, metrics
 from c2sti._types import Section, SlicePair
 from c2sti.models import _registry, components
-from c2sti.models.components import Block, Settings, describe, noise_by_size
+from c2sti.models import block as of_block
+from c2sti.models.block import Block, known_library, noise_by_size
+from c2sti.models.components import Settings, describe
+from c2sti.models.description import Description
 from c2sti.models.gp import Baseline, Descriptions, blended_mean, gp
 from tests.conftest import interpolate
 
@@ -33,7 +36,7 @@ def pair(tissue: c2sti.datasets.Phantom) -> SlicePair:
     return io.make_pair(a, b)[0]
 
 
-def described(pair: SlicePair, settings: Settings = DEFAULT, **how: object) -> components.Description:
+def described(pair: SlicePair, settings: Settings = DEFAULT, **how: object) -> Description:
     return describe(pair.sections, pair.spacing, pair.keys, settings, **how)
 
 
@@ -48,13 +51,13 @@ def section(counts: np.ndarray, library: np.ndarray) -> Section:
 
 
 def test_axes_are_the_principal_axes_of_the_patches(pair: SlicePair, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(components, "PATCHES", 200)
+    monkeypatch.setattr(of_block, "PATCHES", 200)
     monkeypatch.setattr(components, "CHUNK", 50)
     block = Block(pair.sections, pair.spacing, use_counts=False)
     variance = np.exp(np.random.default_rng(0).standard_normal(len(block.x)))
     (axes,), (scores,), _ = components._components(block, pair.keys, variance, 5, ())
     rows, centred = [], []
-    for s, own, patch in zip(pair.sections, block.rows(), block.parts(200), strict=True):
+    for s, own, patch in zip(pair.sections, block.rows(), block.patches(), strict=True):
         dense = s.expression.toarray() - s.expression.toarray().mean(axis=0)
         centred.append(dense)
         precision = 1 / variance[own]
@@ -106,12 +109,12 @@ def test_coarser_patches_cells_and_windows_come_near_to_single_spots(
 ) -> None:
     truth = tissue.expression(pair.a.xy, 100.0)
     exact = metrics.pcc(predicted(pair), truth)
-    monkeypatch.setattr(components, "PATCHES", 300)
-    monkeypatch.setattr(components, "WHOLE", 100)
+    monkeypatch.setattr(of_block, "PATCHES", 300)
+    monkeypatch.setattr(of_block, "WHOLE", 100)
     monkeypatch.setattr("c2sti.field._field.MOST", 150)
     monkeypatch.setattr("c2sti.field._field.MOST", 150)
     monkeypatch.setattr("c2sti.field._field.WINDOW", 200)
-    monkeypatch.setattr(components, "WINDOW", 200)
+    monkeypatch.setattr(of_block, "WINDOW", 200)
     assert exact > 0.5
     assert metrics.pcc(predicted(pair), truth) > exact - 0.02
 
@@ -119,7 +122,7 @@ def test_coarser_patches_cells_and_windows_come_near_to_single_spots(
 def test_one_spot_more_than_patches_changes_next_to_nothing(pair: SlicePair, monkeypatch: pytest.MonkeyPatch) -> None:
     n = sum(len(s.xy) for s in pair.sections)
     whole = predicted(pair)
-    monkeypatch.setattr(components, "PATCHES", n - 1)
+    monkeypatch.setattr(of_block, "PATCHES", n - 1)
     change = predicted(pair) - whole
     assert 0 < np.abs(change).max()
     assert change.std() < 0.05 * whole.std(axis=0).mean()
@@ -137,8 +140,8 @@ def test_order_changes_nothing(pair: SlicePair, monkeypatch: pytest.MonkeyPatch)
     a = dataclasses.replace(pair.a.each(shuffled), xy=pair.a.xy[spots], library=pair.a.library[spots])
     other = dataclasses.replace(pair, a=a).subset(genes)
     for patches, most, whole in ((10**4, 10**4, 10**4), (300, 150, 100)):
-        monkeypatch.setattr(components, "PATCHES", patches)
-        monkeypatch.setattr(components, "WHOLE", whole)
+        monkeypatch.setattr(of_block, "PATCHES", patches)
+        monkeypatch.setattr(of_block, "WHOLE", whole)
         monkeypatch.setattr("c2sti.field._field.MOST", most)
         found, again = (Baseline()(p, pair.b.xy, [0.5]).slices[0].expression() for p in (pair, other))
         np.testing.assert_allclose(again, found[:, genes], atol=1e-5 * np.abs(found).max())
@@ -181,9 +184,9 @@ def test_a_spot_without_a_count_has_the_least_library_size() -> None:
     counts[20:40] = 0
     library = np.where(counts.sum(axis=1) > 0, np.arange(60) + 100.0, 0.0)
     one = section(counts, library)
-    np.testing.assert_array_equal(components.known_library(one), np.where(library > 0, library, 100.0))
-    assert components.known_library(dataclasses.replace(one, counts=None)) is None
-    assert components.known_library(section(np.zeros((60, 10)), np.zeros(60))) is None
+    np.testing.assert_array_equal(known_library(one), np.where(library > 0, library, 100.0))
+    assert known_library(dataclasses.replace(one, counts=None)) is None
+    assert known_library(section(np.zeros((60, 10)), np.zeros(60))) is None
 
 
 def test_counts_are_used_where_all_sections_have_them(pair: SlicePair) -> None:

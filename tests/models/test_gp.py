@@ -7,7 +7,7 @@ import torch
 
 from c2sti import metrics
 from c2sti._types import Lattice, Section, SlicePair
-from c2sti.models import components
+from c2sti.models import block
 from c2sti.models.gp import gp
 from c2sti.models.naive import linear, lowrank
 from tests.conftest import array_pair, square_array
@@ -75,8 +75,8 @@ def test_large_sections_learn_from_whole_patches(monkeypatch: pytest.MonkeyPatch
     pair, truth = made_pair(30)
     exact = score(gp(pair, pair.a.xy, [0.5]), truth(0.5))
     monkeypatch.setattr("c2sti.field._field.MOST", 500)
-    monkeypatch.setattr(components, "PATCHES", 500)
-    monkeypatch.setattr(components, "WHOLE", 200)
+    monkeypatch.setattr(block, "PATCHES", 500)
+    monkeypatch.setattr(block, "WHOLE", 200)
     assert score(gp(pair, pair.a.xy, [0.5]), truth(0.5)) > exact - 0.02
 
 

@@ -31,7 +31,7 @@ def test_a_pair_is_interpolated_alike(pair: tuple[AnnData, AnnData], model: str)
 def test_large_sections_are_interpolated_alike(pair: tuple[AnnData, AnnData], monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("c2sti.field._field.MOST", 100)
     monkeypatch.setattr("c2sti.field._field.WINDOW", 60)
-    monkeypatch.setattr("c2sti.models.components.PATCHES", 100)
+    monkeypatch.setattr("c2sti.models.block.PATCHES", 100)
     alike(*(interpolate(*pair, model="c2sti", std=True, device=d) for d in ("cpu", "cuda")))
 
 
