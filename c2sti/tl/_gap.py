@@ -14,7 +14,7 @@ from tqdm.auto import tqdm
 from c2sti import _keys, _result, _validators, io, pair_check
 from c2sti._types import FloatArray, ImageEncoder, Interpolator, Lattice, SlicePair
 from c2sti.models._registry import memory_of, reads_blocks
-from c2sti.models.components import Description
+from c2sti.models.description import Description
 from c2sti.models.gp import Describing, with_description
 from c2sti.tl._describe import provenance
 from c2sti.tl._expected import expected_pcc, gives_means
@@ -47,6 +47,7 @@ def insert(
     key_added: str = _keys.RESULT,
     with_graphs: bool = True,
     with_images: bool = True,
+    with_expected_pcc: bool = True,
     std: bool = False,
     interval: float | None = None,
     on_misfit: pair_check.OnMisfit = "warn",
@@ -106,7 +107,7 @@ def insert(
         seen=(rows.sees(1, pair.a.xy), rows.sees(0, pair.b.xy)),
     )
     var = var.loc[kept]
-    if gives_means(method):
+    if with_expected_pcc and gives_means(method):
         inside = [rows.inside(p) for p in fractions.tolist()]
         expected = expected_pcc(prediction.slices, fractions.tolist(), inside, pair, seed)
         var = var.assign(**{_keys.EXPECTED_PCC: expected})
