@@ -12,6 +12,7 @@ import scipy.sparse as sp
 from numpy.typing import NDArray
 
 from c2sti import _validators
+from c2sti._docs import documented
 from c2sti._types import FloatArray
 
 __all__ = ["ceiling", "gene_ceiling", "gene_pcc", "pcc", "psnr", "rmse", "rv", "ssim"]
@@ -20,15 +21,13 @@ WINDOW = 7  # bins a side over which structural similarity is local
 _FLAT = 1e-9  # below this product of lengths a correlation is undefined
 
 
+@documented
 def gene_pcc(predicted: FloatArray, measured: FloatArray, *, mask: NDArray[np.bool_] | None = None) -> FloatArray:
     """Pearson correlation over spots, gene by gene.
 
     Parameters
     ----------
-    predicted, measured
-        (n, N) log1p expression, dense or sparse.
-    mask
-        (n,) rows to score; all by default.
+    %(shared)s
 
     Returns
     -------
@@ -47,8 +46,13 @@ def gene_pcc(predicted: FloatArray, measured: FloatArray, *, mask: NDArray[np.bo
     return np.where(length > _FLAT, (p * m).sum(axis=0) / np.maximum(length, _FLAT), 0.0)
 
 
+@documented
 def pcc(predicted: FloatArray, measured: FloatArray, *, mask: NDArray[np.bool_] | None = None) -> float:
-    """Mean over genes of the Pearson correlation over spots; parameters as of :func:`gene_pcc`.
+    """Mean over genes of the Pearson correlation over spots.
+
+    Parameters
+    ----------
+    %(shared)s
 
     Returns
     -------
@@ -64,8 +68,13 @@ def pcc(predicted: FloatArray, measured: FloatArray, *, mask: NDArray[np.bool_] 
     return float(gene_pcc(predicted, measured, mask=mask).mean())
 
 
+@documented
 def rmse(predicted: FloatArray, measured: FloatArray, *, mask: NDArray[np.bool_] | None = None) -> float:
-    """Root mean squared error, pooled over spots and genes; parameters as of :func:`gene_pcc`.
+    """Root mean squared error, pooled over spots and genes.
+
+    Parameters
+    ----------
+    %(shared)s
 
     Returns
     -------
@@ -81,11 +90,15 @@ def rmse(predicted: FloatArray, measured: FloatArray, *, mask: NDArray[np.bool_]
     return float(np.sqrt(np.square(p - m).mean()))
 
 
+@documented
 def rv(predicted: FloatArray, measured: FloatArray, *, mask: NDArray[np.bool_] | None = None) -> float:
     """Similarity of the two gene × gene correlation matrices: is co-expression preserved?
 
-    The RV coefficient of the matrices with their diagonals left out. It holds two dense (N, N) matrices. Parameters are
-    those of :func:`gene_pcc`.
+    The RV coefficient of the matrices with their diagonals left out. It holds two dense (N, N) matrices.
+
+    Parameters
+    ----------
+    %(shared)s
 
     Returns
     -------
@@ -104,6 +117,7 @@ def rv(predicted: FloatArray, measured: FloatArray, *, mask: NDArray[np.bool_] |
     return float((a * b).sum() / size) if size > _FLAT else 0.0
 
 
+@documented
 def psnr(
     predicted: FloatArray, measured: FloatArray, *, data_range: float, mask: NDArray[np.bool_] | None = None
 ) -> float:
@@ -111,11 +125,7 @@ def psnr(
 
     Parameters
     ----------
-    predicted, measured, mask
-        As in :func:`gene_pcc`.
-    data_range
-        The range that the values can take. Scores made with different ranges cannot be compared, so it is never
-        guessed.
+    %(shared)s
 
     Returns
     -------
@@ -132,6 +142,7 @@ def psnr(
     return float("inf") if error == 0 else float(20 * np.log10(data_range / error))
 
 
+@documented
 def ssim(
     predicted: FloatArray, measured: FloatArray, *, data_range: float, mask: NDArray[np.bool_] | None = None
 ) -> float:
@@ -141,10 +152,9 @@ def ssim(
     ----------
     predicted, measured
         (N, H, W) log1p expression, H and W of at least 7; finite everywhere (0 outside of the tissue, say).
-    data_range
-        The range that the values can take; see :func:`psnr`.
     mask
         (H, W) bins over which the local similarities are averaged; all by default.
+    %(shared)s
 
     Returns
     -------
@@ -174,7 +184,16 @@ def ssim(
 def ceiling(
     counts: FloatArray | sp.csr_array, *, genes: NDArray[np.intp] | slice = slice(None), seed: int = 0
 ) -> float:
-    """Noise ceiling: mean over genes of :func:`gene_ceiling`, whose parameters it takes.
+    """Noise ceiling: mean over genes of :func:`gene_ceiling`.
+
+    Parameters
+    ----------
+    counts
+        (n, N) raw integer counts of the held-out section, all genes (they make the library size).
+    genes
+        Columns to score.
+    seed
+        Of the binomial split.
 
     Returns
     -------

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ast
 import inspect
+import re
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -15,6 +16,7 @@ import c2sti
 
 PACKAGE = Path(c2sti.__file__).parent
 LEVEL = {
+    "_docs": 0,
     "_logging": 0,
     "_validators": 0,
     "_backed": 0,
@@ -114,13 +116,25 @@ def test_public_functions_are_documented_and_annotated(name: str) -> None:
     function = PUBLIC[name]
     text = inspect.getdoc(function) or ""
     signature = inspect.signature(function)
-    for part in ("Returns\n---", "Examples\n---"):
+    for part in ("Parameters\n---", "Returns\n---", "Examples\n---"):
         assert part in text, f"{name} lacks {part.split()[0]}"
-    for parameter in signature.parameters.values():
-        assert parameter.annotation is not inspect.Parameter.empty
-        if len(signature.parameters) > 3:
-            assert parameter.name in text, f"{name} does not say what {parameter.name} is"
+    assert not re.search(r"%\(\w+\)s", text), f"the docstring of {name} holds a placeholder"
+    headings = re.findall(r"^(\w+(?:, \w+)*)\n    ", text.split("Parameters\n---")[1].split("Returns\n---")[0], re.M)
+    described = [parameter for heading in headings for parameter in heading.split(", ")]
+    assert sorted(described) == sorted(signature.parameters), f"{name} describes other parameters than it has"
+    assert all(p.annotation is not inspect.Parameter.empty for p in signature.parameters.values())
     assert signature.return_annotation is not inspect.Signature.empty
+
+
+@pytest.mark.parametrize("name", PUBLIC)
+def test_docstrings_of_public_functions_fit_on_a_screen(name: str) -> None:
+    function = inspect.unwrap(PUBLIC[name])
+    ((node, text),) = [
+        (node, ast.get_docstring(node) or "")
+        for node in ast.parse(Path(inspect.getsourcefile(function)).read_text(encoding="utf-8")).body
+        if isinstance(node, ast.FunctionDef) and node.name == function.__name__
+    ]
+    assert text.count("\n") < 70, f"line {node.lineno}: results have a page of their own, docs/guide/result.md"
 
 
 def test_all_names_exist() -> None:

@@ -52,7 +52,7 @@ def alignment(
         Layer with the values of genes; by default `X`.
     spatial_key, aligned_key
         Keys in ``obsm`` of the coordinates before and after.
-    %(look)s
+    %(shared)s
 
     Returns
     -------

@@ -49,16 +49,12 @@ def coexpression(
     gene
         Name of the gene in the middle, or what a text column of `var` calls it, which then names all genes; or several
         such names, each of which begins a row.
-    sections
-        One or several sections of a result; all by default.
     kind
         ``"network"``: the gene in the middle of its neighbours, red lines for positive correlations, blue ones for
         negative, wider the stronger. ``"heatmap"``: the same genes as a matrix.
     n_genes
         Neighbours shown: those with the largest absolute correlation with the gene in any of the sections.
-    key
-        The `key_added` that the result was made with.
-    %(look)s
+    %(shared)s
 
     Returns
     -------

@@ -47,8 +47,6 @@ def displacement(
         One or several interpolated sections; the middle one by default.
     color
         A gene or a column of `obs` to draw under the arrows; by default the H&E, or the distance where there is none.
-    key
-        The `key_added` that the result was made with.
     img
         Whether to draw the H&E in ``uns["spatial"]``, of the section or of the result; or another image, (h, w, 3), in
         the coordinates of the result.
@@ -59,7 +57,7 @@ def displacement(
     scalebar_dx, scalebar_units
         How many units of that name are one unit of the coordinates: 1 where they are in µm, µm per pixel where they are
         pixels. By default lengths are in units of the coordinates.
-    %(look)s
+    %(shared)s
 
     Returns
     -------

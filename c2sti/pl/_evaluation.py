@@ -44,7 +44,7 @@ def evaluation(table: pd.DataFrame, *, metric: str = "pcc", **look: Unpack[Frame
     metric
         ``"pcc"``, ``"rmse"``, ``"rv"``, ``"fraction"`` or ``"share"``. Use more than one: smoothing raises PCC, lowers
         RMSE and can lower RV.
-    %(look)s
+    %(shared)s
 
     Returns
     -------
@@ -154,7 +154,7 @@ def training_history(model: Any, **look: Unpack[Frame]) -> Axes:
     ----------
     model
         A trained model, such as a :class:`c2sti.C2STi`, whose ``card["history"]`` is drawn; or that history itself.
-    %(look)s
+    %(shared)s
 
     Returns
     -------

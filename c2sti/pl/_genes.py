@@ -48,7 +48,7 @@ def genes(
         Column with the scores.
     n_genes
         How many are drawn where none are named: half of them the best, half the worst.
-    %(look)s
+    %(shared)s
 
     Returns
     -------

@@ -18,6 +18,7 @@ from matplotlib.colors import Colormap
 from matplotlib.figure import Figure
 
 from c2sti import _validators
+from c2sti._docs import documented
 from c2sti._types import FloatArray
 
 DPI = 300  # of files that are written: a page is printed at no less
@@ -54,29 +55,12 @@ class Panels(Colours, total=False):
     ncols: int | None
 
 
-SAID = {
-    "ncols": """ncols
-    Panels in a row, by default as many as can be read on a printed page, five at most.""",
-    "cmap": """cmap
-    Colour map of matplotlib.""",
-    "vmin": """vmin, vmax
-    Ends of the scale: numbers, or percentiles of what is drawn, such as ``"p99"``.""",
-    "ax": """ax, figsize
-    Axes to draw into, one for each panel; or width and height of a new figure in inches, by default as on a page.""",
-    "title": """title
-    Text above the figure, or a list with one for each panel.""",
-    "save": """save, show
-    File to write the figure to; whether to call ``plt.show()``.""",
-}
-
-
 def shares(words: type) -> Callable[[Plot], Plot]:
-    """Give a plot the parameters of `words`, in place of its ``**look``, and their text in place of ``%(look)s``.
+    """Give a plot the parameters of `words`, in place of its ``**look``, and their text.
 
     They are checked before anything is drawn. Titles, files and ``plt.show()`` are seen to afterwards.
     """
     hints = get_type_hints(words)
-    said = "\n".join(text for name, text in SAID.items() if name in hints)
 
     def wrap(draw: Plot) -> Plot:
         own = inspect.signature(draw)
@@ -101,8 +85,7 @@ def shares(words: type) -> Callable[[Plot], Plot]:
         call.__signature__ = signature  # type: ignore[attr-defined]
         call.__annotations__ = {p.name: p.annotation for p in signature.parameters.values()}
         call.__annotations__["return"] = own.return_annotation
-        call.__doc__ = inspect.cleandoc(draw.__doc__ or "").replace("%(look)s", said)
-        return call  # type: ignore[return-value]
+        return documented(call)  # type: ignore[return-value]
 
     return wrap
 

@@ -42,11 +42,7 @@ def sections(
     color
         A gene, by its name or by what a text column of `var` calls it; a column of `obs`, such as a label that was
         carried by ``obs_keys=`` or ``"confidence"``; None for the H&E; or a list of these, which begin a row each.
-    sections
-        One or several sections; all by default.
-    key
-        The `key_added` that the result was made with.
-    %(look)s
+    %(shared)s
 
     Returns
     -------
@@ -145,11 +141,9 @@ def spread(
         Names of one or several genes, or what a text column of `var` calls them; each begins a row.
     sections
         One or several interpolated sections; the middle one by default.
-    key
-        The `key_added` that the result was made with.
     contours
         Lines of equal interpolated value, labelled with it; 0 for none.
-    %(look)s
+    %(shared)s
 
     Returns
     -------

@@ -47,16 +47,12 @@ def stack(
         :func:`c2sti.tl.interpolate_series`, whose sections have a z; or some of its rows.
     color
         A gene, a column of `obs` as in :func:`c2sti.pl.sections`, or a list of these, a panel each.
-    sections
-        One or several sections; all by default.
-    key
-        The `key_added` that the result was made with.
     z_scale
         How many times longer z is drawn than x and y. Set it where z is in another unit, such as µm beside pixels, or
         to spread the sections of a thin block; the axis then says so.
     elev, azim
         Where it is seen from, degrees above the sections and around them.
-    %(look)s
+    %(shared)s
 
     Returns
     -------

@@ -10,6 +10,7 @@ import numpy as np
 from anndata import AnnData
 
 from c2sti import _keys, _logging, _validators
+from c2sti._docs import documented
 from c2sti._types import FloatArray
 from c2sti.io import Key, SliceGrid, Source, check_writable, copied, is_spatialdata, on_shared_genes, sources
 from c2sti.pp._estimate import Method, described, estimate, given, simpleitk
@@ -22,6 +23,7 @@ if TYPE_CHECKING:
 POOR_FIT = 0.35  # 27 pairs of unrelated real sections reach 0.32 at best, the least of 31 pairs of neighbours has 0.41
 
 
+@documented
 def align(
     reference: AnnData | SpatialData,
     moving: AnnData | SpatialData | None = None,
@@ -50,29 +52,18 @@ def align(
     reference, moving
         The section that stays, and the one that is moved; or one object that holds both, with `library_key`: the first
         of its sections stays.
-    library_key
-        Column of `obs` that names the section of each row, where one object holds both.
-    method
-        ``"rigid"``: rotation and translation; ``"affine"``: scales and shears by a few percent as well, unless the
-        rigid placement fits better. Tissue that was bent is matched by neither.
-    use
-        ``"expression"``, ``"histology"``, ``"both"``, or ``"auto"``: both where both sections have an image.
     matrix
         (2, 3) or (3, 3) matrix, found by another tool, that takes homogeneous (x, y, 1) of `moving` to the frame of the
         reference. It is used as it is; `method`, `scale` and `flip` then have no part.
     scale
         Units of the reference in one unit of `moving`; by default estimated from the distances between spots.
-    flip
-        Whether `moving` may be mirrored. It is then tried both ways, which takes twice as long.
-    layer, table_key, image_key, coordinate_system
-        As in :func:`c2sti.tl.interpolate`: one value for both, a list of two, or a dict by name (``"reference"`` and
-        ``"moving"``, or the names in `library_key`).
     spatial_key
         Key of the coordinates in ``obsm`` and of the images in ``uns``.
     key_added
-        Key in ``obsm`` and ``uns``, or new coordinate system of a SpatialData, for the common coordinate system.
+        Key in ``obsm`` and ``uns``, or new coordinate system of a SpatialData, for the common coordinates.
     copy
         Return aligned copies of both and leave the inputs as they are.
+    %(shared)s
 
     Returns
     -------
@@ -88,11 +79,11 @@ def align(
     In a SpatialData the elements of the section get a transformation to the coordinate system `key_added`, in memory
     (``write_transformations()`` saves them), and the table gets ``uns["alignment"]``.
 
-    Notes
+    Warns
     -----
-    The fit is the Pearson correlation of the two sections' smoothed maps over the spots in both tissues, times the
-    share of one section's spots that lie in the other's tissue. It falls with the noise of the spots and is no
-    probability; below 0.35, as of sections that have nothing to do with each other, a UserWarning is given.
+    UserWarning
+        The fit is below 0.35, as of sections that have nothing to do with each other; :doc:`/guide/alignment` says how
+        it is computed.
 
     Examples
     --------
@@ -136,6 +127,7 @@ def align(
     return tuple(written) if copy else None
 
 
+@documented
 def align_series(
     slices: Sequence[AnnData | SpatialData] | AnnData | SpatialData,
     *,
@@ -158,18 +150,21 @@ def align_series(
     Parameters
     ----------
     slices
-        Sections in the order of the series, at least two; or one object that holds them, with `library_key`.
-    library_key
-        Column of `obs` that names the section of each row. Sections are in order of z where each has one, else in that
-        of the categories.
+        Sections in the order of the series, at least two; or one object that holds them, with `library_key`: in order
+        of z where each has one, else in that of the categories.
     reference
         Index of the section that stays, in that order.
     chain
         Align each section to its neighbour on the side of the reference and compose the moves: neighbours look most
         alike, but small errors add up along the series, and all sections beyond a pair that fits poorly may be
         misplaced. Otherwise each is aligned to the reference directly.
-    method, use, flip, layer, spatial_key, table_key, image_key, coordinate_system, key_added, copy
-        As in :func:`align`.
+    spatial_key
+        Key of the coordinates in ``obsm`` and of the images in ``uns``.
+    key_added
+        Key in ``obsm`` and ``uns``, or new coordinate system of a SpatialData, for the common coordinates.
+    copy
+        Return aligned copies of all and leave the inputs as they are.
+    %(shared)s
 
     Returns
     -------

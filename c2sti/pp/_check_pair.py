@@ -9,12 +9,14 @@ import pandas as pd
 from anndata import AnnData
 
 from c2sti import io
+from c2sti._docs import documented
 from c2sti.pair_check import LIMITS, measure, misfits
 
 if TYPE_CHECKING:
     from spatialdata import SpatialData
 
 
+@documented
 def check_pair(
     slice_a: AnnData | SpatialData,
     slice_b: AnnData | SpatialData | None = None,
@@ -34,13 +36,7 @@ def check_pair(
     slice_a, slice_b
         Sections in common coordinates, see :func:`align`; neither is modified. One object that holds both, with
         `library_key`, may stand for the two.
-    library_key
-        Column of `obs` that names the section of each row, where one object holds both.
-    layer, table_key, coordinate_system
-        As in :func:`c2sti.tl.interpolate`: one value for both sections, a list, or a dict by name.
-    spatial_key
-        Key of the coordinates in ``obsm``; by default ``"spatial_aligned"`` where both sections have been aligned, else
-        ``"spatial"``.
+    %(shared)s
 
     Returns
     -------

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, Literal
 from anndata import AnnData
 
 from c2sti import _logging, _validators, benchmark, io
+from c2sti._docs import documented
 from c2sti._types import Interpolator
 from c2sti.benchmark._verdict import verdict
 from c2sti.models._registry import METHODS, available, named
@@ -19,6 +20,7 @@ if TYPE_CHECKING:
     from spatialdata import SpatialData
 
 
+@documented
 def evaluate(
     slices: Sequence[AnnData | SpatialData] | AnnData | SpatialData,
     *,
@@ -54,16 +56,13 @@ def evaluate(
     slices
         The series in order of z, in common coordinates (see :func:`c2sti.pp.align_series`); at least ``n_slices + 2``.
         Or one object that holds them, with `library_key`.
-    library_key
-        Column of `obs` that names the section of each row.
     methods
         Models to compare with ``"copy"``, ``"linear"``, ``"lowrank"`` and ``"gp"``: whatever :func:`interpolate` takes
         as `model`.
     n_slices
         Sections held out in a row.
     z
-        Depths of the sections; by default ``obs["z_um"]`` or ``obs["z"]`` where all sections carry one, else even
-        steps.
+        z of the sections; by default ``obs["z_um"]`` or ``obs["z"]`` where all sections carry one, else even steps.
     context
         Whether models that can use them are given the sections beyond the pair.
     n_genes
@@ -77,41 +76,20 @@ def evaluate(
         Whether to return the scores of each gene as well: which to believe.
     return_sections
         Whether to return the held-out sections as well, with what each method predicts of them.
-    output, labels
-        ``"cells"`` scores what :func:`interpolate_cells` gives instead, of the models in `methods` alone, beside
-        ``"copy"``, ``"mixture"`` (each cell of both sections kept with probability 1 - p or p) and ``"half"``, the
-        limit: one random half of the held-out section by the other. `labels` is the column of `obs` with the types.
-    on_misfit
-        What to do where two consecutive sections do not pass the pair check, as in :func:`interpolate`.
-    layer, spatial_key, table_key, image_key, coordinate_system, device, seed, show_progress_bar
-        As in :func:`interpolate`.
+    output
+        ``"cells"`` scores what :func:`interpolate_cells` gives instead, of the models in `methods` alone.
+    labels
+        Column of `obs` with the types of cells, for ``output="cells"``; scores of types are NaN without it.
+    %(shared)s
 
     Returns
     -------
-    DataFrame with one row per method and held-out section: ``section`` (its place in the series), ``name``,
-    ``position``, ``method``, ``pcc`` (mean over genes of the correlation over spots), ``rmse`` (log1p), ``rv``
-    (co-expression kept, 1 is perfect), ``ceiling`` (the noise ceiling: the PCC that the section's own count noise
-    allows; NaN without counts), ``fraction`` (``pcc / ceiling``), ``n_spots``, ``n_genes``, ``seconds``,
-    ``shared_detail`` of the two neighbours (see :func:`c2sti.pp.check_pair`); with `intervals`, of each level the share
-    of measured values that its intervals hold, say ``coverage_90``; with `half_observed` the PCC that is reached with
-    half of the spots, and the ``share`` of it that is reached without, on the same other half: the number to read.
-    ``table.attrs["verdict"]`` says in a sentence which method leads, and how far it is from these limits.
+    DataFrame with one row per method and held-out section; its columns, ``pcc``, ``rmse`` and ``rv`` among them, are in
+    :doc:`/guide/result`. ``table.attrs["verdict"]`` says which method leads, and how far it is from the limits.
 
-    With `return_genes` and `return_sections` a tuple of that table and, in this order:
-
-    - DataFrame with one row per method, held-out section and ``gene``: ``section``, ``name``, ``position``, ``pcc``,
-      ``rmse``, ``ceiling``, ``fraction`` and, with `half_observed`, ``half_observed`` and ``share``, all of that gene
-      alone. NaN where a ratio has nothing to divide by. :func:`c2sti.pl.genes` draws it.
-    - list of AnnData, one per held-out section in the order of the table: its spots (of single cells: bins) × the
-      genes that are scored, log1p expression. ``X`` was measured; ``layers`` are the predictions, by method;
-      ``uns["evaluation"]`` says which section it is.
-
-    With ``output="cells"``, in bins of 16 cells on average: ``density_rmse`` (by the mean) and ``density_pcc`` of
-    numbers of cells; ``composition_tv`` and ``local_composition_tv`` (total variation of the shares of types, of the
-    section and of bins); ``spacing`` (Wasserstein distance of the distances to nearest neighbours, by their mean);
-    ``neighbourhood_pcc`` and ``_rmse`` of squidpy's z-scores of neighbourhood enrichment; ``type_pcc`` and ``_rmse`` of
-    the mean expression of types; ``local_pcc`` and ``_rmse`` of that of bins; ``n_cells``, ``n_genes``, ``seconds``.
-    Scores of types are NaN without `labels`.
+    With `return_genes` and `return_sections` a tuple of that table and, in this order: a DataFrame with one row per
+    method, held-out section and ``gene``; a list of AnnData, one per held-out section, with the measured values in
+    ``X`` and the predictions in ``layers``.
 
     Raises
     ------
@@ -121,8 +99,7 @@ def evaluate(
     Warns
     -----
     UserWarning
-        A neighbour of a held-out section holds some of its spots, with the very same expression, as two of the nine
-        published sections of the developing heart do; scores are too high there.
+        A neighbour holds spots of the held-out section, with the same expression: scores are too high there.
 
     Examples
     --------

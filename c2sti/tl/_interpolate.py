@@ -14,6 +14,7 @@ from torch import nn
 from tqdm.auto import tqdm
 
 from c2sti import _logging, _validators, io
+from c2sti._docs import documented
 from c2sti._types import FloatArray, Interpolator
 from c2sti.models._registry import available, image_encoder, name_of, resolve, sees_context
 from c2sti.pair_check import OnMisfit, check_on_misfit
@@ -25,6 +26,7 @@ if TYPE_CHECKING:
     from spatialdata import SpatialData
 
 
+@documented
 def interpolate(
     slice_a: AnnData | SpatialData,
     slice_b: AnnData | SpatialData | None = None,
@@ -66,88 +68,29 @@ def interpolate(
     Parameters
     ----------
     slice_a, slice_b
-        Neighbouring sections of spots, bins or single cells: raw counts (scaled to 1e4 a spot over the shared genes,
-        and log1p'd here) or log-normalised expression. Rows outside of ``obs["in_tissue"]`` are left out. One object
-        that holds both, with `library_key`, may stand for the two.
-    n_slices
-        Number of sections to interpolate, at i / (n_slices + 1), i = 1 … n_slices; 1 by default.
-    positions
-        Positions instead: fractions in (0, 1) of the way from `slice_a` to `slice_b`, or z in the unit of
-        ``obs["z_um"]`` (or ``obs["z"]``) when both sections carry one.
+        Neighbouring sections of spots, bins or single cells: raw counts, which are normalised here, or log-normalised
+        expression. One object that holds both, with `library_key`, may stand for the two.
     at
-        (M, 2) points of the frame at which the sections are wanted; by default the bins of a common lattice.
-    context
-        Further sections of the series by their position on the scale of the pair, ``{-1.0: before, 2.0: after}``:
-        objects or, with `library_key`, names. ``"copy"``, ``"linear"``, ``"rbi"`` and the compared networks ignore
-        them; the others are more accurate with them.
-    model
-        ``"c2sti"`` (the checkpoint of the package), a folder with another, or a model of :func:`train`; ``"gp"``,
-        ``"lowrank"``, ``"linear"``, ``"copy"``, ``"rbi"`` (needs the extra ``registration``); any callable of the form
-        :class:`c2sti.Interpolator`.
-    library_key
-        Column of `obs` that names the section of each row, where one object holds several.
-    layer
-        Layer that holds the expression; `X` by default. `layer`, `table_key`, `image_key` and `coordinate_system` take
-        one value for all sections, a list with one for each (the pair, then `context`), or a dict by name.
-    spatial_key
-        Key of the coordinates in ``obsm``; by default ``"spatial_aligned"`` where all sections have been aligned, else
-        ``"spatial"``.
-    table_key, coordinate_system
-        Table and coordinate system of a SpatialData.
-    image_key
-        Library of ``uns[spatial_key]``, or image of a SpatialData, that is the section's H&E, where there are several.
-    window
-        Capture window of the sections, (x0, y0, x1, y1) or (k, 2) corners: one for all, a list, or a dict by name.
-        Where a section ends at its window, the other one is used. By default it is estimated.
+        (M, 2) points at which the sections are wanted; by default the bins of a common lattice.
     target_images
-        H&E of the missing sections themselves, where they were stained: one a section, each as a library of
-        ``uns["spatial"]``, or None. ``"c2sti"`` and ``"gp"`` predict expression from them, as far as two measured
-        sections or more have H&E by which expression is predicted from section to section.
+        H&E of the missing sections themselves: one a section, each as a library of ``uns["spatial"]``, or None.
+        ``"c2sti"`` and ``"gp"`` predict expression from them if two measured sections or more have H&E.
     histology_encoder
         Encoder of the H&E for a network that was trained with one, see :func:`train`.
-    pitch
-        Side of a bin of the result, in the unit of the frame; by default the distance between neighbouring spots, or
-        the side of a bin of about four single cells.
-    genes
-        Names of the genes wanted; by default all shared ones. The model uses all of them in any case.
-    obs_keys, obsm_keys
-        Columns of `obs` (labels or numbers) and tables of `obsm` (cell-type proportions, say) to carry into the
-        interpolated sections, as ``"linear"`` averages expression; tables are matched by column name.
-    std
-        Whether to add the standard deviation of each interpolated value.
-    interval
-        Probability, 0.9 say, of the intervals for measured values to add.
-    on_misfit
-        What to do where :func:`c2sti.pp.check_pair` finds that the sections do not belong together: ``"warn"``,
-        ``"raise"`` a ValueError, or ``"ignore"``.
-    device, seed
-        ``"cpu"`` or ``"cuda"``, by default a GPU where there is one; and the seed of random choices.
-    key_added
-        Prefix of the interpolated layers, and key of the record in `uns`.
-    show_progress_bar
-        Whether to show one.
-    out
-        Zarr store to write the result to, ``"sections.zarr"``, not there yet. It is returned opened, with lazy layers.
     dense, digits
         Whether `out` holds the layers themselves instead of factors, and how many significant decimal digits of them.
-    max_memory
-        Memory to use, in bytes or as text, ``"8GB"``: a larger result has lazy layers, and too little for the default
-        model, or for writing to `out`, is refused.
+    %(shared)s
 
     Returns
     -------
-    AnnData of M bins (or points) × N genes, float32 log1p expression; the guide describes all of it:
+    AnnData of M bins (or points) × N genes, float32 log1p expression; :doc:`/guide/result` describes every field:
 
-    - ``layers["slice_a"]``, ``layers["slice_b"]``: the nearest measured spot, NaN outside of the section's tissue;
-      ``layers["c2sti_1"]`` …: the interpolated sections, ≥ 0. ``X`` is the middle one.
-    - ``obs``: ``"support"``, ``"inserted"``, and of each section its ``"…_tissue"``, ``"…_spot"``,
-      ``"…_library_size"``, ``"…_seen"`` and annotations; ``obsm["spatial"]``.
-    - ``var["expected_pcc"]``, of the models ``"c2sti"`` and ``"gp"``: the correlation over spots that each gene is
-      expected to reach with a measured section, from the two neighbours alone; :func:`c2sti.pl.genes` draws it.
-    - with `std`: ``layers["c2sti_1_std"]`` … and ``obs["c2sti_1_confidence"]`` …, in [0, 1]: the share of the variance
-      between bins that is not uncertainty; with `interval`: ``layers["c2sti_1_lower"]``, ``layers["c2sti_1_upper"]`` ….
-    - ``uns["c2sti"]``: positions, model, parameters, versions, fingerprints of the inputs, ``"pair_check"``, gene
-      graphs (``"coexpression"``), ``synthetic: True``; ``uns["spatial"]["c2sti"]``: virtual H&E.
+    - ``layers["c2sti_1"]`` …: the interpolated sections; ``X`` is the middle one. ``layers["slice_a"]``,
+      ``layers["slice_b"]``: the nearest measured spot, NaN outside of the section's tissue.
+    - ``obs["c2sti_1_tissue"]`` … and ``obs["support"]``; annotations; ``obsm["spatial"]``; ``var["expected_pcc"]``.
+    - with `std`: ``layers["c2sti_1_std"]``, ``obs["c2sti_1_confidence"]`` …; with `interval`:
+      ``layers["c2sti_1_lower"]``, ``layers["c2sti_1_upper"]`` ….
+    - ``uns["c2sti"]``: provenance, pair check and gene graphs; ``uns["spatial"]["c2sti"]``: virtual H&E.
 
     Layers of more than 1 GB, or than `max_memory`, and those of a store are lazy.
 
@@ -155,14 +98,6 @@ def interpolate(
     ------
     KeyError, ValueError, OSError
         An input cannot be used, or `out` cannot be written; nothing is written.
-
-    Notes
-    -----
-    The variance std² is the noise of the measured spots as it comes through the method, and p (1 − p) times the squared
-    difference between the sections that it predicts right beside `slice_b` and right beside `slice_a`; more where only
-    one of them has tissue; and, of counts, the squared difference of spots to the spots around them that two halves of
-    the counts agree on. It is that of an expectation. Intervals are for measured spots: quantiles of these around
-    predictions from the other section, gene by gene (split-conformal prediction).
 
     Examples
     --------

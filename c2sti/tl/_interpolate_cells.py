@@ -17,6 +17,7 @@ from tqdm.auto import tqdm
 
 from c2sti import _keys, _logging, _result, _validators, io, pair_check
 from c2sti._backed import in_memory
+from c2sti._docs import documented
 from c2sti._types import FloatArray, InterpolatedSection, Interpolator, Lattice, Prediction, SlicePair
 from c2sti.models import cells
 from c2sti.models._registry import available, name_of, resolve, sees_context
@@ -42,6 +43,7 @@ OWN = _keys.TAKEN | {_keys.FROM_SECTION, _keys.FROM_CELL, TOTAL_COUNTS}  # colum
 HOW = "measured cells of both sections at new places, with what they express there"
 
 
+@documented
 def interpolate_cells(
     slice_a: AnnData | SpatialData,
     slice_b: AnnData | SpatialData | None = None,
@@ -70,27 +72,18 @@ def interpolate_cells(
 
     Each row is a cell of one of the two sections, at a new place, with its own type and what it expresses there. The
     result is a *sample* that looks like a section; for values at places, with their uncertainty, take
-    :func:`interpolate`.
+    :func:`interpolate`. :doc:`/guide/cells` says how cells are chosen; another `seed` chooses others.
 
     Parameters
     ----------
     slice_a, slice_b
         Neighbouring sections of single cells, each of at least 50, in common coordinates.
-    n_slices, positions
-        Which sections, as in :func:`interpolate`.
     labels
         Column of `obs` with the types of cells, in both sections. With it density and neighbourhoods are kept type by
         type; without, of all cells together.
     counts
         Whether `X` holds counts; they are needed in both sections. By default it is log1p expression.
-    context, model, library_key, layer, spatial_key, table_key, image_key, coordinate_system, window, on_misfit
-        As in :func:`interpolate`.
-    genes
-        Names of the genes wanted; by default all shared ones.
-    device, seed
-        As in :func:`interpolate`; the seed decides which cells are taken.
-    key_added, show_progress_bar
-        Key of the record in `uns`, and prefix of the sections' names; whether to show a progress bar.
+    %(shared)s
 
     Returns
     -------
@@ -108,14 +101,6 @@ def interpolate_cells(
     ------
     KeyError, ValueError
         A section is an array of spots, has fewer than 50 cells or lacks types (or counts) that are asked for.
-
-    Notes
-    -----
-    Cells are moved by the displacement of the model and chosen so that density, composition and pairs of neighbours are
-    interpolated between the two sections, ``c2sti/models/cells.py`` says how. What a cell expresses is the prediction
-    of the model at its new place, and what it had beyond that of its own section at its own place: counts are thinned
-    or added to by the ratio of the two, normalised expression is moved by their difference. Genes that a cell lacks it
-    lacks there, too. Types of one section alone fade with the position.
 
     Examples
     --------

@@ -19,6 +19,7 @@ from anndata import AnnData
 from tqdm.auto import tqdm
 
 from c2sti import _keys, _logging, _result, _validators, io
+from c2sti._docs import documented
 from c2sti._types import FloatArray, Interpolator
 from c2sti.models._registry import available, resolve, sees_context
 from c2sti.models.components import describe
@@ -36,6 +37,7 @@ if TYPE_CHECKING:
 MOST_SECTIONS = 12  # that are described together
 
 
+@documented
 def interpolate_series(
     slices: Sequence[AnnData | SpatialData] | AnnData | SpatialData,
     *,
@@ -73,48 +75,23 @@ def interpolate_series(
 
     Parameters
     ----------
-    slices
-        Two sections or more in order of z, in common coordinates (see :func:`c2sti.pp.align_series`); or one object
-        that holds them, with `library_key`.
-    library_key
-        Column of `obs` that names the section of each row; measured sections keep these names in the result.
-    z
-        z of each section, increasing, µm; by default ``obs["z_um"]`` or ``obs["z"]`` of the sections.
     n_slices, spacing, at_z
         What is wanted, one of: the number of sections in each gap between measured ones, or a list of one number a gap;
-        their distance, by which each gap is divided evenly, in the steps nearest to it (at least 2/3 of it, so that no
-        interpolated section lies beside a measured one); or z of the sections, increasing. The first two keep all
-        measured sections, `at_z` those whose z it names.
-    n_context
-        Sections on either side of a pair that are used as its context.
-    pitch
-        Side of a bin, in the unit of the frame; by default the mean of the sections' pitches.
-    key_added
-        Prefix of the interpolated sections' names, and key of the record in `uns`.
-    out
-        Zarr store to write the result to, not there yet: the spots of the measured sections and the factors of the
-        others. It is returned opened, with lazy values.
-    model, layer, spatial_key, table_key, image_key, coordinate_system, window, genes, device, seed, show_progress_bar
-        As in :func:`interpolate`.
-    obs_keys, obsm_keys, std, interval, on_misfit, max_memory
-        As in :func:`interpolate`.
+        their distance, by which each gap is divided evenly (in the steps nearest to it, of at least 2/3 of it); or z of
+        the sections, increasing. The first two keep all measured sections, `at_z` those whose z it names.
+    %(shared)s
 
     Returns
     -------
-    AnnData of M rows × N genes, float32 log1p expression in ``X``, in the layout of :func:`to_slices`. Rows of a
-    measured section are its spots, those of an interpolated one the bins of its tissue:
+    AnnData of M rows × N genes, float32 log1p expression in ``X``. Rows of a measured section are its spots, those of
+    an interpolated one the bins of its tissue. :doc:`/guide/result` describes every field:
 
     - ``obs["section"]``: ``"slice_0"`` … for a measured section, or its name by `library_key`; ``"c2sti_1"`` … for an
-      interpolated one; ``obs["inserted"]``, ``obs["z"]``, ``obs["library_size"]``; ``obs["array_row"]``,
-      ``obs["array_col"]``, the bin of the common lattice, -1 where none holds the row; ``obs["support"]``, ``"a"`` the
-      upper neighbour. Rows of spots have the names and the columns of `obs` that the spots have.
-    - ``obsm["spatial"]`` (M, 2) and ``obsm["spatial_3d"]`` (M, 3), unit of the frame and of z.
+      interpolated one; ``obs["inserted"]`` tells them apart. ``obs["z"]``, ``obs["support"]``, annotations.
+    - ``obsm["spatial"]`` (M, 2), ``obsm["spatial_3d"]`` (M, 3); ``var["expected_pcc"]``.
     - with `std`: ``layers["std"]``, ``obs["confidence"]``; with `interval`: ``layers["lower"]``, ``layers["upper"]``.
       NaN where measured.
-    - annotations of `obs_keys` and `obsm_keys` under their own names.
-    - ``var["expected_pcc"]``: as in :func:`interpolate`, mean over the interpolated sections.
-    - ``uns["c2sti"]``: as in :func:`interpolate`, with ``"neighbours"`` (of each interpolated section the places of its
-      neighbours in `slices`, and its position between them) and ``"pair_check"`` of each gap, without gene graphs.
+    - ``uns["c2sti"]``: provenance, with ``"neighbours"`` of each interpolated section and ``"pair_check"`` of each gap.
       ``uns["spatial"]``: an image a section.
 
     Raises

@@ -19,6 +19,7 @@ from anndata import AnnData
 from numpy.typing import ArrayLike, NDArray
 
 from c2sti import _keys, _logging, _result, _validators, io
+from c2sti._docs import documented
 from c2sti._tasks import compute
 from c2sti._types import FloatArray, Interpolator, Lattice
 from c2sti.models._registry import available, resolve, sees_context
@@ -145,6 +146,7 @@ def bins_of(plane: Plane, low: FloatArray, high: FloatArray, pitch: float) -> tu
 # ---- the section
 
 
+@documented
 def slice_series(
     slices: Sequence[AnnData | SpatialData] | AnnData | SpatialData,
     *,
@@ -179,9 +181,6 @@ def slice_series(
 
     Parameters
     ----------
-    slices
-        Two sections or more in order of z, in common coordinates (see :func:`c2sti.pp.align_series`); or one object
-        that holds them, with `library_key`.
     plane
         A point on it and its normal, ``((x, y, z), (nx, ny, nz))``; or the value of one coordinate that all of it has,
         ``{"x": 3000.0}``. x and y in the unit of the common coordinates, z in that of the sections; they should be
@@ -191,24 +190,19 @@ def slice_series(
         than that, give their distance to see each of them.
     key_added
         Key of the record in `uns`; the section is called ``"c2sti_1"`` by it.
-    library_key, z, n_context, obs_keys, obsm_keys, max_memory
-        As in :func:`interpolate_series`.
-    model, layer, spatial_key, table_key, image_key, coordinate_system, window, genes, device, seed, show_progress_bar
-        As in :func:`interpolate`.
-    std, interval, on_misfit
-        As in :func:`interpolate`.
+    %(shared)s
 
     Returns
     -------
-    AnnData of M bins × N genes, float32 log1p expression in ``X``, those bins of the plane that lie in tissue:
+    AnnData of M bins × N genes, float32 log1p expression in ``X``, those bins of the plane that lie in tissue. The rest
+    is as in :func:`interpolate_series`, but for:
 
     - ``obsm["spatial"]`` (M, 2): distance from the point of the plane (from the origin, where one coordinate names the
       plane) along its two directions, the first of which is horizontal; where x is given they are y and z, and so on.
       ``obsm["spatial_3d"]`` (M, 3): x, y and z.
-    - ``obs["z"]``, ``obs["inserted"]`` (all True), ``obs["section"]``, ``obs["support"]``, ``obs["array_row"]``,
-      ``obs["array_col"]``, layers and annotations as in :func:`interpolate_series`. There is no H&E.
-    - ``uns["c2sti"]``: as there, with ``"plane"`` (point, normal and the two directions, as rows of ``"axes"``) in
-      place of z and neighbours; ``"synthetic"`` is True.
+    - ``obs["inserted"]``: all True. There is no H&E.
+    - ``uns["c2sti"]["plane"]``: point, normal and the two directions, as rows of ``"axes"``, in place of z and
+      neighbours.
 
     Raises
     ------
@@ -267,6 +261,7 @@ def slice_series(
         "labels": labels,
         "with_graphs": False,
         "with_images": False,
+        "with_expected_pcc": False,  # of sections
         "std": std,
         "interval": interval,
         "on_misfit": on_misfit,

@@ -12,6 +12,7 @@ import pandas as pd
 from anndata import AnnData
 
 from c2sti import _keys, _logging, _result, _validators, io
+from c2sti._docs import documented
 from c2sti._types import FloatArray
 from c2sti.tl._to_slices import stack_of
 
@@ -25,6 +26,7 @@ ATTRS = "spatialdata_attrs"  # uns of a table: which columns these are
 STACK = "stack"  # end of the name of the points that are the rows of all sections, and of their coordinate system
 
 
+@documented
 def to_spatialdata(
     adata: AnnData,
     *,
@@ -42,12 +44,7 @@ def to_spatialdata(
     ----------
     adata
         Result of :func:`interpolate` or :func:`interpolate_series`, or a stack of :func:`to_slices`.
-    key
-        The `key_added` that it was made with.
-    gap
-        Distance from slice_a to slice_b in µm, for a result of :func:`interpolate` whose sections carry no z.
-    um_per_unit
-        µm in one unit of its coordinates; 1 where they are in µm, the size of a pixel where they are in pixels.
+    %(shared)s
     originals
         Measured sections to put beside it, by the prefix that their elements get: ``{"before": sdata_a}``. They have to
         lie in the coordinate system of the result. Of an AnnData, which may be backed or lazy, rows outside of the

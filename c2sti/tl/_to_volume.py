@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 
 from c2sti import _keys, _result, _validators, io
 from c2sti._atomic import atomic_write
+from c2sti._docs import documented
 from c2sti._types import Lattice
 from c2sti.tl._describe import describe
 from c2sti.tl._to_slices import stack_of
@@ -28,6 +29,7 @@ ZARR_FILES = ("zarr.json", ".zgroup", ".zattrs")  # one of them is in every zarr
 COLOURS = ("FFFFFF", "00FFFF", "FF00FF", "FFFF00", "00FF00", "FF8000", "8080FF")  # of channels, hexadecimal
 
 
+@documented
 def to_volume(
     adata: AnnData,
     path: str | Path,
@@ -51,12 +53,7 @@ def to_volume(
         Folder to write, by custom ending in ``.zarr``.
     genes
         Names of the genes, or what a text column of `var` calls them, one channel each.
-    key
-        The `key_added` that the result was made with.
-    gap
-        Distance from slice_a to slice_b in µm, for a result of :func:`interpolate` whose sections carry no z.
-    um_per_unit
-        µm in one unit of the coordinates, where that is not the µm: the size of a pixel, say.
+    %(shared)s
     fill
         Value outside of a section's tissue: NaN, which differs from expression of zero; 0 for viewers that cannot draw
         NaN.

@@ -11,6 +11,7 @@ from torch import nn
 from tqdm.auto import tqdm
 
 from c2sti import _logging, _validators, benchmark, io
+from c2sti._docs import documented
 from c2sti.models._registry import available, image_encoder, resolve
 from c2sti.models.c2sti import C2STi, C2STiConfig
 from c2sti.training import TrainConfig, make_examples
@@ -20,6 +21,7 @@ if TYPE_CHECKING:
     from spatialdata import SpatialData
 
 
+@documented
 def train(
     series: Sequence[AnnData | SpatialData] | AnnData | SpatialData,
     *,
@@ -52,8 +54,6 @@ def train(
     series
         Three sections or more in order of z, in common coordinates (see :func:`c2sti.pp.align_series`); or one object
         that holds them, with `library_key`.
-    library_key
-        Column of `obs` that names the section of each row.
     model
         What to start from: the bundled checkpoint, a folder with another, a model; None for a new network.
     config
@@ -63,19 +63,15 @@ def train(
     n_slices
         Most sections held out in a row.
     z
-        Depths of the sections; by default ``obs["z_um"]`` or ``obs["z"]`` where all sections carry one, else even
-        steps.
+        z of the sections; by default ``obs["z_um"]`` or ``obs["z"]`` where all sections carry one, else even steps.
     n_genes
         Genes learnt from, as :func:`evaluate` chooses them. The model is for any genes.
     folder
         Where the state is kept while training; a stopped run continues from there.
-    layer, spatial_key, table_key, image_key, coordinate_system, device, show_progress_bar
-        As in :func:`interpolate`.
     histology_encoder
         Describes the H&E in place of its colours, as :func:`c2sti.nn.resnet.load_resnet50` makes one; for a
         network whose `config` has as many ``image_channels``. :func:`interpolate` needs it again.
-    seed
-        Of every random choice.
+    %(shared)s
 
     Returns
     -------
