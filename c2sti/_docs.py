@@ -21,18 +21,19 @@ library_key
     Column of `obs` that names the section of each row, where one object holds several.
 z
     z of each section, increasing, µm; by default ``obs["z_um"]`` or ``obs["z"]`` of the sections.
-n_slices, positions
-    Number of sections to interpolate, evenly spaced, 1 by default; or their positions: fractions in (0, 1) of the way
-    from `slice_a` to `slice_b`, or z in the unit of ``obs["z_um"]`` (or ``obs["z"]``) when both sections carry one.
+n_slices
+    Number of sections to interpolate, evenly spaced; 1 by default.
+positions
+    Positions instead: fractions in (0, 1) of the way from `slice_a` to `slice_b`, or z in the unit of ``obs["z_um"]``
+    (or ``obs["z"]``) when both sections carry one.
 context
     Further sections of the series by their position on the scale of the pair, ``{-1.0: before, 2.0: after}``: objects
     or, with `library_key`, names. The default model is more accurate with them.
 n_context
     Sections on either side of a pair that are used as its context.
 model
-    ``"c2sti"`` (the checkpoint of the package), a folder with another, or a model of :func:`c2sti.tl.train`; ``"gp"``,
-    ``"lowrank"``, ``"linear"``, ``"copy"``, ``"rbi"`` (needs the extra ``registration``); or a function of the form
-    :class:`c2sti.Interpolator`.
+    ``"c2sti"`` (the bundled checkpoint), a folder or a model of :func:`c2sti.tl.train`; ``"gp"``, ``"lowrank"``,
+    ``"linear"``, ``"copy"``, ``"rbi"`` (needs the extra ``registration``); or any :class:`c2sti.Interpolator`.
 layer
     Layer that holds the expression; `X` by default. It may differ by section, as table, image and coordinate system
     may: a list with one for each, or a dict by name (of the argument or, with `library_key`, of the section).
@@ -60,15 +61,20 @@ genes
 obs_keys, obsm_keys
     Columns of `obs` (labels or numbers) and tables of `obsm` (cell-type proportions, say) to carry into interpolated
     sections, as ``"linear"`` averages expression.
-std, interval
-    Whether to add the standard deviation of each value; probability of intervals for measured values to add, 0.9 say.
+std
+    Whether to add the standard deviation of each interpolated value.
+interval
+    Probability, 0.9 say, of the intervals for measured values to add.
 on_misfit
-    What to do where :func:`c2sti.pp.check_pair` finds that two sections do not belong together: ``"warn"``, ``"raise"``
-    a ValueError, or ``"ignore"``.
+    ``"warn"``, ``"raise"`` or ``"ignore"`` where two sections do not belong together by :func:`c2sti.pp.check_pair`.
 key_added
     Prefix of the names of interpolated sections, and key of the record in `uns`.
-device, seed, show_progress_bar
-    ``"cpu"`` or ``"cuda"``, by default a GPU where there is one; seed of all random choices; whether to show a bar.
+device
+    ``"cpu"`` or ``"cuda"``; by default a GPU where there is one.
+seed
+    Seed of all random choices.
+show_progress_bar
+    Whether to show a progress bar.
 out
     Zarr store to write the result to, such as ``"sections.zarr"``, not there yet. The result then has lazy values.
 max_memory
@@ -87,12 +93,16 @@ cmap
     Colour map of matplotlib.
 vmin, vmax
     Ends of the scale: numbers, or percentiles of what is drawn, such as ``"p99"``.
-ax, figsize
-    Axes to draw into, one for each panel; or width and height of a new figure in inches, by default as on a page.
+ax
+    Axes to draw into, one for each panel; by default those of a new figure.
+figsize
+    Width and height of a new figure in inches, by default as on a page.
 title
     Text above the figure, or a list with one for each panel.
-save, show
-    File to write the figure to; whether to call ``plt.show()``.
+save
+    File to write the figure to.
+show
+    Whether to call ``plt.show()``.
 predicted, measured
     (n, N) log1p expression, dense or sparse.
 mask

@@ -14,6 +14,8 @@ from docutils import nodes
 from docutils.parsers.rst.directives.images import Figure
 from sphinx.ext import autosummary
 
+from c2sti import pl
+
 HERE = Path(__file__).parent
 
 # The tutorials live at the top of the repository, where the tests run them; Sphinx sees what lies beside this file.
@@ -66,6 +68,11 @@ always_use_bars_union = True
 typehints_defaults = "braces"
 # Between sphinx-autodoc-typehints and Sphinx, and not ours to mend.
 warnings.filterwarnings("ignore", message=".*_RstSnippetParser.set_application")
+
+
+# Plots take their shared parameters by a wrapper, through which sphinx-autodoc-typehints looks at a bare `**look`.
+for name in pl.__all__:
+    del getattr(pl, name).__wrapped__
 
 
 def typehints_formatter(annotation: Any, config: object) -> str | None:

@@ -63,7 +63,7 @@ def shares(words: type) -> Callable[[Plot], Plot]:
     hints = get_type_hints(words)
 
     def wrap(draw: Plot) -> Plot:
-        own = inspect.signature(draw)
+        own = inspect.signature(draw, eval_str=True)
         keyword, kept = inspect.Parameter.KEYWORD_ONLY, list(own.parameters.values())[:-1]
         first = {"show": False}
         added = [

@@ -88,11 +88,8 @@ def interpolate(
     - ``layers["c2sti_1"]`` …: the interpolated sections; ``X`` is the middle one. ``layers["slice_a"]``,
       ``layers["slice_b"]``: the nearest measured spot, NaN outside of the section's tissue.
     - ``obs["c2sti_1_tissue"]`` … and ``obs["support"]``; annotations; ``obsm["spatial"]``; ``var["expected_pcc"]``.
-    - with `std`: ``layers["c2sti_1_std"]``, ``obs["c2sti_1_confidence"]`` …; with `interval`:
-      ``layers["c2sti_1_lower"]``, ``layers["c2sti_1_upper"]`` ….
-    - ``uns["c2sti"]``: provenance, pair check and gene graphs; ``uns["spatial"]["c2sti"]``: virtual H&E.
-
-    Layers of more than 1 GB, or than `max_memory`, and those of a store are lazy.
+    - with `std`: ``layers["c2sti_1_std"]``, ``obs["c2sti_1_confidence"]``; with `interval`: ``layers["c2sti_1_lower"]``
+      and ``layers["c2sti_1_upper"]``. ``uns["c2sti"]``: provenance, pair check and gene graphs.
 
     Raises
     ------
