@@ -35,7 +35,7 @@ def leave_cells_out(
     seed: int,
     show_progress_bar: bool,
 ) -> pd.DataFrame:
-    """Score cells of every method on every run of held-out sections; columns as of :func:`c2sti.tl.evaluate`."""
+    """Score cells of every method on every run of held-out sections; columns as in docs/guide/result.md."""
     n_slices, n_genes = _validators.whole(n_slices, "n_slices"), _validators.whole(n_genes, "n_genes")
     todo = list(windows(depths(slices, z), n_slices))
     slices = io.on_shared_genes(slices, stacklevel=4)

@@ -75,10 +75,13 @@ def interpolate_series(
 
     Parameters
     ----------
-    n_slices, spacing, at_z
-        What is wanted, one of: the number of sections in each gap between measured ones, or a list of one number a gap;
-        their distance, by which each gap is divided evenly (in the steps nearest to it, of at least 2/3 of it); or z of
-        the sections, increasing. The first two keep all measured sections, `at_z` those whose z it names.
+    n_slices
+        Number of sections in each gap between measured ones, or a list of one number a gap. Give one of `n_slices`,
+        `spacing` and `at_z`.
+    at_z
+        z of the sections, increasing. Of the measured ones those are kept whose z it names; without it all are.
+    spacing
+        Distance of the sections. Each gap is divided evenly, in the steps nearest to it, of at least 2/3 of it.
     %(shared)s
 
     Returns
@@ -90,9 +93,7 @@ def interpolate_series(
       interpolated one; ``obs["inserted"]`` tells them apart. ``obs["z"]``, ``obs["support"]``, annotations.
     - ``obsm["spatial"]`` (M, 2), ``obsm["spatial_3d"]`` (M, 3); ``var["expected_pcc"]``.
     - with `std`: ``layers["std"]``, ``obs["confidence"]``; with `interval`: ``layers["lower"]``, ``layers["upper"]``.
-      NaN where measured.
     - ``uns["c2sti"]``: provenance, with ``"neighbours"`` of each interpolated section and ``"pair_check"`` of each gap.
-      ``uns["spatial"]``: an image a section.
 
     Raises
     ------
