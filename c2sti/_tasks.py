@@ -8,11 +8,13 @@ from __future__ import annotations
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import AbstractContextManager
+from functools import cache
 from typing import Any, TypeVar
 
 import dask
 from dask.callbacks import Callback
-from threadpoolctl import threadpool_limits
+from threadpoolctl import ThreadpoolController
 
 Shared = TypeVar("Shared")
 Piece = TypeVar("Piece")
@@ -41,8 +43,23 @@ def compute(
         progress(1.0)
         return found
     # Threads of dask, not of the linear algebra in each of them; and new ones, as those dask keeps are lost in a fork.
-    with threadpool_limits(1, user_api="blas"), _Progress(progress), ThreadPoolExecutor(n_threads) as pool:
+    with one_thread("blas"), _Progress(progress), ThreadPoolExecutor(n_threads) as pool:
         return dask.compute(*wanted, scheduler="threads", pool=pool)
+
+
+def one_thread(api: str | None = None) -> AbstractContextManager[Any]:
+    """Linear algebra (``"blas"``), or all native code, in one thread: small matrices lose much to threads.
+
+    Sums then come out in one order, and the same bytes, whatever the number of threads.
+    """
+    limited: AbstractContextManager[Any] = _libraries().limit(limits=1, user_api=api)
+    return limited
+
+
+@cache
+def _libraries() -> ThreadpoolController:
+    """Those that are loaded: looking for them takes longer than much of what is computed in one thread."""
+    return ThreadpoolController()
 
 
 def on_cluster() -> bool:

@@ -14,8 +14,8 @@ import numpy as np
 import scipy.sparse as sp
 from numpy.typing import NDArray
 from scipy.linalg import eigh
-from threadpoolctl import threadpool_limits
 
+from c2sti._tasks import one_thread
 from c2sti._types import FloatArray, InterpolatedSection, Prediction
 
 TOLERANCE = 1e-4  # root mean square of what compression changes, over that of the values around their mean
@@ -53,7 +53,7 @@ def _of_least_rank(
     With W W' = Q G Q' and R = G^½ Q', W is orthonormal columns times R, and R B B' R' has the eigenvalues s².
     """
     n_rows = sum(map(len, weights))
-    with threadpool_limits(1, user_api="blas"):  # the same bytes whatever the number of threads
+    with one_thread("blas"):
         total, gram = np.zeros(len(basis)), np.zeros((len(basis), len(basis)))
         for w in weights:
             for first in range(0, len(w), ROWS):

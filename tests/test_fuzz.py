@@ -27,7 +27,7 @@ from c2sti.io import _read
 from tests.conftest import square_array
 
 ROOT = Path(c2sti.__file__).parents[1]
-CASES = 20  # of each kind; by number and not by time, so that a busy machine tests as much
+CASES = 9  # of each kind; by number and not by time, so that a busy machine tests as much
 
 
 @pytest.fixture

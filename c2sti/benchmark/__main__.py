@@ -10,8 +10,8 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import torch
-from threadpoolctl import threadpool_limits
 
+from c2sti._tasks import one_thread
 from c2sti.benchmark._networks import PAPER_ROWS, ROWS, SLICES, STEPS, TABLES
 from c2sti.benchmark._run import Run
 
@@ -88,5 +88,5 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 if __name__ == "__main__":
     torch.set_num_threads(1)  # with more, sums come out in another order: the same command would make another table
-    with threadpool_limits(1):
+    with one_thread():
         sys.exit(main())

@@ -9,9 +9,9 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from scipy.linalg import lapack
-from threadpoolctl import threadpool_limits
 from torch import Tensor
 
+from c2sti._tasks import one_thread
 from c2sti._types import FloatArray
 
 
@@ -203,8 +203,7 @@ def best_noise(seen: Sequence[Spectrum], values: Sequence[Tensor]) -> tuple[Tens
 
 def _misfit(kernel: Kernel, windows: Sequence[Observed]) -> float:
     """Negative log evidence of all maps in some windows, each map at the best of the noise ratios."""
-    # Matrices of this size gain nothing from threads, and lose much to them where processes share the cores.
-    with threadpool_limits(1):
+    with one_thread():
         return float(sum(misfits_of(kernel, window.cpu()).amin(dim=0).sum() for window in windows))
 
 

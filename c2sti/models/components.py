@@ -20,6 +20,7 @@ Counts, which are sparse, are split and summed on the processor; what is dense i
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass
 from functools import cache, reduce
 
@@ -28,10 +29,10 @@ import scipy.sparse as sp
 import torch
 from numpy.typing import NDArray
 from scipy.linalg import eigh
-from threadpoolctl import threadpool_limits
 from torch import Tensor
 
 from c2sti._backed import BLOCK, blocks
+from c2sti._tasks import one_thread
 from c2sti._types import TARGET_SUM, FloatArray, Section, SlicePair
 from c2sti.field import (
     MOST,
@@ -120,8 +121,7 @@ def describe(
         Called with each share of the work that has been done, 1 in all.
     """
     block = Block(sections, spacing, use_counts=settings.counts)
-    # Sums come out in one order, and the same bytes, whatever the number of threads. They would gain little here.
-    with threadpool_limits(1 if block.is_small else None):
+    with one_thread() if block.is_small else nullcontext():
         windows = block.windows(seed)
         variance = block.variance(np.unique(np.concatenate(windows)))
         n_splits = settings.n_splits if block.counted else 0

@@ -23,6 +23,7 @@ from typing import TypeAlias
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from scipy.optimize import minimize
 from scipy.spatial import KDTree
 from scipy.special import expit
 from torch import Tensor
@@ -216,28 +217,27 @@ def _displacement(a: Tensor, b: Tensor, mask: NDArray[np.bool_]) -> FloatArray:
 
 def _refined(a: Tensor, b: Tensor, weight: Tensor, places: Tensor, u: Tensor, size: tuple[int, int]) -> Tensor:
     """(2, H, W) what is added to u, smooth between nodes, so that the maps differ least."""
-    nodes = u.new_zeros(1, 2, *size, requires_grad=True)
 
-    def change() -> Tensor:
+    def change(nodes: Tensor) -> Tensor:
         return functional.interpolate(nodes, size=u.shape[1:], mode="bicubic", align_corners=False)[0]
 
-    def loss() -> Tensor:
-        moved = u + change()
+    def loss(nodes: Tensor) -> Tensor:
+        moved = u + change(nodes)
         shift = moved.permute(1, 2, 0)
         difference = (bilinear(a, places - shift) - bilinear(b, places + shift)).square().sum(dim=0)
         rough = sum(moved.diff(dim=axis).square().mean() for axis in (1, 2))
         return (difference * weight).sum() + SMOOTHNESS * rough
 
-    optimiser = torch.optim.LBFGS([nodes], max_iter=N_STEPS, line_search_fn="strong_wolfe")
+    def with_gradient(values: FloatArray) -> tuple[float, FloatArray]:
+        nodes = torch.from_numpy(values).reshape(1, 2, *size).requires_grad_()
+        value = loss(nodes)
+        (gradient,) = torch.autograd.grad(value, nodes)
+        return value.item(), gradient.numpy().ravel()
 
-    def closure() -> Tensor:
-        optimiser.zero_grad()
-        value = loss()
-        value.backward()
-        return value
-
-    optimiser.step(closure)
-    return change().detach()
+    # Of scipy: torch.optim is imported with a compiler, which takes seconds.
+    how = {"maxiter": N_STEPS, "ftol": 1e-9, "gtol": 1e-7}
+    found = minimize(with_gradient, np.zeros(2 * size[0] * size[1]), jac=True, method="L-BFGS-B", options=how)
+    return change(torch.from_numpy(found.x).reshape(1, 2, *size))
 
 
 def _smoothed(maps: Tensor, width: float) -> Tensor:

@@ -15,9 +15,9 @@ from dataclasses import dataclass, replace
 import numpy as np
 import scipy.sparse as sp
 from scipy.spatial import KDTree
-from threadpoolctl import threadpool_limits
 
 from c2sti._backed import blocks
+from c2sti._tasks import one_thread
 from c2sti._types import FloatArray, InterpolatedSection, PointFeatures, Prediction, Section, SlicePair
 from c2sti.models.description import Description
 
@@ -51,7 +51,7 @@ def with_target_images(
     if not stained or len(given) < 2:
         return prediction
     loadings = description.loadings[0][:N_COMPONENTS]
-    with threadpool_limits(1, user_api="blas"):  # the same bytes whatever the number of threads
+    with one_thread("blas"):
         link = Link.learn([_Seen.of(section, loadings, pair.spacing) for section in given])
     prediction = replace(prediction, notes={**prediction.notes, "image_share": link.explained})
     if not link.chosen.any():
