@@ -66,7 +66,7 @@ std
 interval
     Probability, 0.9 say, of the intervals for measured values to add.
 on_misfit
-    ``"warn"``, ``"raise"`` or ``"ignore"`` where two sections do not belong together by :func:`c2sti.pp.check_pair`.
+    ``"warn"``, ``"raise"`` or ``"ignore"`` where two sections do not match by :func:`c2sti.pp.check_pair`.
 key_added
     Prefix of the names of interpolated sections, and key of the record in `uns`.
 device

@@ -1,4 +1,4 @@
-"""The pair check: do two sections belong together, so that a section can be interpolated between them?
+"""The pair check: do two sections match, so that a section can be interpolated between them?
 
 :func:`c2sti.pp.check_pair` says what each number is, but for ``folded_bins``: share of the bins in which a model's
 displacement has a negative Jacobian. A number that cannot be computed is NaN, and passes.
@@ -238,7 +238,7 @@ def misfits(found: Mapping[str, float]) -> list[str]:
 def complain(
     found: Mapping[str, float], first: str, second: str, on_misfit: OnMisfit, *, scales: str = "", stacklevel: int = 2
 ) -> None:
-    """Warn or raise, as `on_misfit` says, where two sections do not seem to belong together.
+    """Warn or raise, as `on_misfit` says, where two sections do not seem to match.
 
     `scales` says how each was normalised, see :func:`c2sti.io.level`.
     """
@@ -251,7 +251,7 @@ def complain(
         f"{f'{scales}: ' if name == 'level' and scales else ''}{FIXES[name]}"
         for name in beyond
     )
-    what = "are not normalised alike" if beyond == ["level"] else "do not seem to belong together"
+    what = "are not normalised alike" if beyond == ["level"] else "do not seem to match"
     text = (
         f"{first} and {second} {what}. {reasons}. c2sti.pp.check_pair(slice_a, slice_b) has the numbers; "
         "on_misfit='ignore' continues without a warning"

@@ -1,4 +1,4 @@
-"""Whether two sections belong together, and what is said where they do not."""
+"""Whether two sections match, and what is said where they do not."""
 
 from __future__ import annotations
 
@@ -217,7 +217,7 @@ def test_made_neighbours_fit_and_the_numbers_stay_with_the_result(large: list[An
 def test_a_misfit_warns_raises_or_is_ignored(large: list[AnnData]) -> None:
     a, b = large[0], shuffled(large[1])
     said = r"spatial concordance -?0\.\d\d, .*pp\.check_pair.*on_misfit='ignore'"
-    words = rf"slice_a and slice_b do not seem to belong together\. {said}"
+    words = rf"slice_a and slice_b do not seem to match\. {said}"
     with pytest.warns(UserWarning, match=words) as caught:
         warned = insert(a, b)
     assert caught[0].filename == __file__
@@ -243,7 +243,7 @@ def test_folded_tissue_is_a_misfit_too(large: list[AnnData]) -> None:
 def test_a_series_names_the_gap(large: list[AnnData]) -> None:
     series = [large[0], large[1], shuffled(large[2])]
     how = {"at_z": [50.0, 150.0], "model": "linear", "show_progress_bar": False}
-    with pytest.warns(UserWarning, match=r"^slices\[1\] and slices\[2\] do not seem to belong") as caught:
+    with pytest.warns(UserWarning, match=r"^slices\[1\] and slices\[2\] do not seem to match") as caught:
         stack = c2sti.tl.interpolate_series(series, **how)
     assert len(caught) == 1
     assert caught[0].filename == __file__
@@ -264,7 +264,7 @@ def test_the_command_line_refuses_if_told_to(
     files = [str(tmp_path / f"{name}.h5ad") for name in "ab"]
     command = ["interpolate", *files, "-o", str(tmp_path / "out.h5ad"), "--model", "linear", "-q"]
     assert main([*command, "--on-misfit", "raise"]) == 1
-    assert "do not seem to belong together" in capsys.readouterr().err
+    assert "do not seem to match" in capsys.readouterr().err
     assert not (tmp_path / "out.h5ad").exists()
     assert main([*command, "--on-misfit", "ignore"]) == 0
 

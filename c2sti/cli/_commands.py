@@ -114,7 +114,7 @@ def interpolate_options(parser: argparse.ArgumentParser) -> None:
     add("--std", action="store_true", help="add how uncertain each interpolated value is: c2sti_1_std, ...")
     text = "add the ends of intervals for measured values, c2sti_1_lower and c2sti_1_upper; 0.9 holds nine of ten"
     add("--interval", type=float, metavar="LEVEL", help=text)
-    text = "what to do where the two do not seem to belong together (default: %(default)s)"
+    text = "what to do where the two do not seem to match (default: %(default)s)"
     add("--on-misfit", choices=get_args(OnMisfit), default="warn", help=text)
     add("--pitch", type=float, metavar="LENGTH", help="side of a bin of the result (default: distance of the spots)")
     add("--key-added", default="c2sti", metavar="KEY", help="prefix of the layers (default: %(default)s)")

@@ -62,7 +62,7 @@ def series_options(parser: argparse.ArgumentParser) -> None:
     add("--std", action="store_true", help="add how uncertain each interpolated value is")
     text = "add the ends of intervals for measured values; 0.9 holds nine of ten"
     add("--interval", type=float, metavar="LEVEL", help=text)
-    text = "what to do where two neighbours do not seem to belong together (default: %(default)s)"
+    text = "what to do where two neighbours do not seem to match (default: %(default)s)"
     add("--on-misfit", choices=get_args(OnMisfit), default="warn", help=text)
     add("--pitch", type=float, metavar="LENGTH", help="side of a bin of the result (default: distance of the spots)")
     add("--key-added", default="c2sti", metavar="KEY", help="prefix of the sections' names (default: %(default)s)")

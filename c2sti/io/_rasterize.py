@@ -97,7 +97,7 @@ def make_pair(
 
     `context` holds further sections by position, below 0 or above 1, and `targets` images of missing sections. `genes`
     are those to keep. `encoder` describes the images of the sections, beside their colour. A warning says where the two
-    barely overlap, unless the caller checks the pair (`judged`). ValueError where the sections do not belong together.
+    barely overlap, unless the caller checks the pair (`judged`). ValueError where the sections do not match.
     """
     around = dict(context or {})
     between = [q for q in around if 0 <= q <= 1]

@@ -1,4 +1,4 @@
-"""The pair check: do two sections belong together? Asked before anything is interpolated between them."""
+"""The pair check: do two sections match? Asked before anything is interpolated between them."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ def check_pair(
     table_key: io.Key = None,
     coordinate_system: io.Key = None,
 ) -> pd.DataFrame:
-    """Check whether two sections belong together, where they lie now.
+    """Check whether two sections match, where they lie now.
 
     :func:`c2sti.tl.interpolate` checks its inputs in the same way, and warns where a number is beyond its limit.
 

@@ -357,7 +357,7 @@ def test_an_evaluation_finds_a_section_that_lies_wrong() -> None:
     series = c2sti.datasets.phantom(seed=0, size=14, n_genes=60).series([0.0, 60.0, 120.0, 180.0])
     evaluate(series, methods=[])
     series[2].obsm["spatial"] = series[2].obsm["spatial"][::-1].copy()
-    with pytest.warns(UserWarning, match=r"do not seem to belong together\. spatial concordance") as caught:
+    with pytest.warns(UserWarning, match=r"do not seem to match\. spatial concordance") as caught:
         evaluate(series, methods=[])
     pairs = [re.findall(r"slices\[\d\]", str(w.message)) for w in caught]
     assert pairs == [["slices[1]", "slices[2]"], ["slices[2]", "slices[3]"]]

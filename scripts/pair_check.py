@@ -1,8 +1,8 @@
 """How well do the numbers of `c2sti.pp.check_pair` tell sections of one block from others? See docs/experiments.md.
 
-    python scripts/belonging.py --data DIR --out DIR2      a quarter of an hour; DIR2 gets all pairs and the figure
+    python scripts/pair_check.py --data DIR --out DIR2      a quarter of an hour; DIR2 gets all pairs and the figure
 
-Pairs that belong together: all sections of a series, in a common coordinate system as the benchmark brings them there.
+Pairs that match: all sections of a series, in a common coordinate system as the benchmark brings them there.
 Pairs that do not: sections of two patients, laid on each other by `c2sti.pp.align` and by hand (same middle, same
 extent); and neighbours of one series that lie wrong: every spot in another's place, turned by 90 or 180 degrees,
 mirrored. The developing heart has other gene names than the others and is no stranger to them here. Limits were set on
@@ -104,7 +104,7 @@ def auc(good: pd.Series, bad: pd.Series) -> float:
 
 
 def table_of_auc(table: pd.DataFrame, most_apart: int) -> pd.DataFrame:
-    """Area under the ROC curve of each number, by what does not belong together."""
+    """Area under the ROC curve of each number, by what does not match."""
     good = table[(table["kind"] == SAME) & (table["apart"] <= most_apart)]
     kinds = [ALIGNED, BY_HAND, *WRONG]
     rows = {kind: table[table["kind"] == kind] for kind in kinds} | {"all": table[table["kind"] != SAME]}
@@ -166,7 +166,7 @@ def main() -> None:
     """Read the command line, measure, write."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--data", type=Path, default=Path(os.environ.get("C2STI_DATA", "data")))
-    parser.add_argument("--out", type=Path, default=Path("belonging"))
+    parser.add_argument("--out", type=Path, default=Path("pair_check"))
     given = parser.parse_args()
     given.out.mkdir(parents=True, exist_ok=True)
     every = benchmark.series_of(["her2st", "heart", "stahl"])
@@ -183,7 +183,7 @@ def report(table: pd.DataFrame, out: Path) -> None:
         print(table_of_auc(table, most).round(3).to_string())
     print("\nShare of pairs that are called a misfit")
     print(table_of_errors(table).round(2).to_string())
-    draw(table, out / "belonging.png")
+    draw(table, out / "pair_check.png")
 
 
 if __name__ == "__main__":
