@@ -12,10 +12,11 @@ import numpy as np
 import pytest
 import scipy.sparse as sp
 
-from c2sti._types import InterpolatedSection
+from c2sti._types import InterpolatedSection, SlicePair
+from tests.conftest import array_pair
 
 FOLDER = Path(__file__).parents[1] / "benchmarks"
-ROWS = {"throughput": 3, "end_to_end": 5, "training_step": 1, "latency": 7, "gpu": 9}
+ROWS = {"throughput": 3, "end_to_end": 5, "training_step": 1, "latency": 7, "gpu": 9, "published_tools": 5}
 
 
 def script(name: str, monkeypatch: pytest.MonkeyPatch) -> ModuleType:
@@ -69,3 +70,61 @@ def test_traffic_by_hand(monkeypatch: pytest.MonkeyPatch) -> None:
     weights, spots = sp.csr_array(np.eye(2, 3)), sp.csr_array(np.eye(3, 5))
     # 2 and 3 entries of 8 bytes in, 10 values out; 2 entries times 5 genes.
     assert throughput.traffic(InterpolatedSection(weights, spots, nothing), 2, 5) == (8 * 5 + 40, 20)
+
+
+def test_published_tools_are_scored_beside_the_training_free(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    tools = script("published_tools", monkeypatch)
+    path = tools.main(["--quick", "--methods", "rbi", "--out", str(tmp_path)])
+    rows = json.loads(path.read_text())["rows"]
+    assert len(rows) == ROWS["published_tools"]
+    assert {row["method"] for row in rows} == {"copy", "linear", "lowrank", "gp", "rbi"}
+    assert all(np.isfinite([row["pcc"], row["rmse"], row["rv"]]).all() for row in rows)
+
+
+def test_a_tool_that_fails_in_its_environment_says_why(monkeypatch: pytest.MonkeyPatch) -> None:
+    tool = script("published.outside", monkeypatch).Outside("feast", Path(sys.executable))
+    with pytest.raises(RuntimeError, match="feast failed: ModuleNotFoundError: No module named"):
+        tool(random_pair(), np.zeros((1, 2)), [0.5])
+    assert tool.process is None
+
+
+@pytest.fixture
+def transport(monkeypatch: pytest.MonkeyPatch) -> ModuleType:
+    pytest.importorskip("ot", reason="POT, no dependency of c2sti, is not installed: pip install --no-deps pot")
+    return script("published.transport", monkeypatch)
+
+
+def random_pair(*, identical: bool = False) -> SlicePair:
+    rng = np.random.default_rng(0)
+    a, b = rng.gamma(1.0, size=(2, 36, 12))
+    return array_pair(a, a if identical else b, 6)
+
+
+@pytest.mark.parametrize(
+    "how", [{}, {"regularization": 0}, {"regularization": 0, "mass": 0.8}, {"regularization": 0, "kind": "fused"}]
+)
+def test_transport_gives_a_convex_combination_of_measured_spots(transport: ModuleType, how: dict[str, object]) -> None:
+    pair = random_pair()
+    first, second = transport.Transport(**how)(pair, np.array([[0.3, 0.4], [9.0, 9.0]]), [0.25, 0.75]).slices
+    for section, of_a in ((first, 0.75), (second, 0.25)):
+        weights = section.weights.toarray()
+        assert weights.min() >= 0
+        np.testing.assert_allclose(weights.sum(axis=1), 1, rtol=1e-5)
+        np.testing.assert_allclose(weights[:, :36].sum(axis=1), of_a, rtol=1e-5)
+        np.testing.assert_array_equal(section.offset, 0)
+
+
+@pytest.mark.parametrize("kind", ["plain", "fused"])
+def test_transport_between_identical_sections_is_the_section(transport: ModuleType, kind: str) -> None:
+    pair = random_pair(identical=True)
+    method = transport.Transport(kind, alpha=0.1, regularization=0, width=0)
+    for section in method(pair, pair.a.xy, [1e-6, 0.5]).slices:
+        np.testing.assert_allclose(section.expression(), pair.a.expression.toarray(), atol=1e-4)
+
+
+def test_transported_mass_lies_between_its_two_spots(transport: ModuleType) -> None:
+    pair = array_pair(np.array([[1.0], [2.0], [3.0], [4.0]]), np.array([[5.0], [6.0], [7.0], [8.0]]), 2)
+    coupling = np.array([[0, 0, 0, 1], [0, 0, 1, 0], [0, 0, 0, 0], [0, 0, 0, 0]])
+    # The mass of the first spot goes from (0, 0) to (1, 1), that of the second from (1, 0) to (0, 1).
+    (section,) = transport.displaced(pair, coupling, np.array([[0.2, 0.3], [0.9, 0.2]]), [0.25], 0.0).slices
+    np.testing.assert_allclose(section.expression(), [[0.75 * 1 + 0.25 * 8], [0.75 * 2 + 0.25 * 7]])
