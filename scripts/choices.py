@@ -30,7 +30,7 @@ from c2sti._types import SlicePair
 from c2sti.benchmark._leave_out import Target, depths, pair_of, scores_of, target_of, windows
 from c2sti.benchmark._series import find_series
 from c2sti.field import _field, _kernel
-from c2sti.models import components
+from c2sti.models import block, components
 from c2sti.models.components import Settings
 from c2sti.models.gp import Baseline, gp
 
@@ -54,7 +54,7 @@ CHOICES: dict[str, dict[str, dict[str, Any] | tuple[ModuleType, str, Any]]] = {
     "detail": {"none": {"detail": False}},
     "registration": {"none": {"registered": False}},
     "c of two sections": {"1/2": (_kernel, "USUAL", 0.5), "9/10": (_kernel, "USUAL", 0.9)},
-    "patches": {"1,000": (components, "PATCHES", 1000), "2,200": (components, "PATCHES", 2200)},
+    "patches": {"1,000": (block, "PATCHES", 1000), "2,200": (block, "PATCHES", 2200)},
     "leading maps": {"4": (components, "N_LEADING", 4), "16": (components, "N_LEADING", 16)},
 }
 
