@@ -59,13 +59,6 @@ class Lattice:
         inside = (row >= 0) & (row < self.shape[0]) & (column >= 0) & (column < self.shape[1])
         return np.where(inside, row * self.shape[1] + column, -1)
 
-    def indicator(self, xy: FloatArray) -> sp.csr_array:
-        """(H·W, n) 0/1 matrix of the points in each bin: ``indicator(xy) @ X`` sums spots into bins."""
-        index = self.bins(xy)
-        (spots,) = np.nonzero(index >= 0)
-        ones = np.ones(len(spots), dtype=np.float32)
-        return sp.csr_array((ones, (index[spots], spots)), shape=(self.shape[0] * self.shape[1], len(xy)))
-
 
 class PointFeatures(Protocol):
     """Maps (M, 2) points of the frame to (M, F) features of an H&E around them, NaN beyond the image.

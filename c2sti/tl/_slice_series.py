@@ -261,7 +261,7 @@ def slice_series(
         "labels": labels,
         "with_graphs": False,
         "with_images": False,
-        "with_expected_pcc": False,  # of sections
+        "with_expected_pcc": False,  # it is that of whole sections
         "std": std,
         "interval": interval,
         "on_misfit": on_misfit,

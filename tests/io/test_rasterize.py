@@ -144,12 +144,6 @@ def test_bins_and_centres_are_inverse_to_each_other() -> None:
     assert lattice.bins(np.array([[1.9, -5.0], [3.0, 3.0], [100.0, 0.0]])).tolist() == [-1, -1, -1]
 
 
-def test_indicator_sums_spots_into_bins() -> None:
-    lattice = Lattice((0.0, 0.0), 2.0, (2, 2))
-    xy = np.array([[0.1, 0.1], [-0.9, 0.9], [2.2, 0.0], [9.0, 9.0]])
-    np.testing.assert_array_equal(lattice.indicator(xy) @ np.array([1.0, 2.0, 4.0, 8.0]), [3, 4, 0, 0])
-
-
 def test_bin_centres_lie_exactly_on_the_spots_of_an_upright_array() -> None:
     a = io.read_slice(spots(square_array(9, 200.0) + [37.0, -512.0]))
     turned = square_array(9, 200.0) - 800
