@@ -211,7 +211,7 @@ def test_other_wrong_calls_are_named(series: list[AnnData], case: str) -> None:
 def test_a_gap_is_complained_of_once(series: list[AnnData], monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(_slice_series, "ROWS", 1)
     monkeypatch.setattr("c2sti.pair_check.measure", lambda *_: {"spatial_concordance": 0.0})
-    with pytest.warns(UserWarning, match=r"^slices\[0\] and slices\[1\] do not seem to belong") as caught:
+    with pytest.warns(UserWarning, match=r"^slices\[0\] and slices\[1\] do not seem to match") as caught:
         cut(series[:2], {"x": 1000.0}, pitch=20.0)
     assert len(caught) == 1
     assert caught[0].filename == __file__
