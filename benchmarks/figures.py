@@ -9,16 +9,23 @@ import matplotlib.pyplot as plt
 from matplotlib.axes import Axes
 
 RESULTS = Path(__file__).parent / "results"
-TARGET = Path(__file__).parents[1] / "docs" / "_static" / "performance.png"
+FOLDER = Path(__file__).parents[1] / "docs" / "_static"
+STYLES = {"": "default", "_dark": "dark_background"}  # of light and of dark pages
 
 
-def main(results: Path = RESULTS, target: Path = TARGET) -> None:
-    """Read both, draw both, write one picture."""
-    figure, axes = plt.subplots(1, 2, figsize=(9, 3.4), layout="constrained")
-    _costs(axes[0], json.loads((results / "end_to_end.json").read_text(encoding="utf-8"))["rows"])
-    _floors(axes[1], json.loads((results / "throughput.json").read_text(encoding="utf-8"))["rows"])
-    figure.savefig(target, dpi=120)
-    plt.close(figure)
+def main(results: Path = RESULTS, folder: Path = FOLDER) -> None:
+    """Read both, draw both, write one picture for light pages and one for dark ones."""
+    costs, floors = (
+        json.loads((results / f"{name}.json").read_text(encoding="utf-8"))["rows"]
+        for name in ("end_to_end", "throughput")
+    )
+    for ending, style in STYLES.items():
+        with plt.style.context(style):
+            figure, axes = plt.subplots(1, 2, figsize=(9, 3.4), layout="constrained")
+            _costs(axes[0], costs)
+            _floors(axes[1], floors)
+            figure.savefig(folder / f"performance{ending}.png", dpi=120)
+            plt.close(figure)
 
 
 def _costs(axes: Axes, rows: list[dict]) -> None:
