@@ -1,12 +1,12 @@
-"""Published tools beside c2sti on the same held-out sections: PCC, RMSE, RV and seconds of the processor of each.
+"""Published methods beside c2sti on the same held-out sections: PCC, RMSE, RV and seconds of the processor of each.
 
 ``--sections a.h5ad b.h5ad c.h5ad`` holds out each interior section of a series of yours by ``c2sti.tl.evaluate``; add
 ``--align`` where the sections have no common coordinates. ``--scorer FOLDER --data FOLDER`` scores the cases of an
 outside scorer instead: its ``cases.py`` gives them, with the coordinates to use, and its ``measures.py`` the scores.
 Without either: simulated tissue.
 
-Methods are names of c2sti's models, ``transport_plain`` and ``transport_fused`` (``published/transport.py``, need POT)
-and, for the environments given as ``--environment spateo_vtk=PYTHON``, the tools of ``published/tools.py``.
+Methods are names of c2sti's models, and ``transport_plain`` and ``transport_fused`` (``published/transport.py``), which
+need POT.
 """
 
 from __future__ import annotations
@@ -23,7 +23,6 @@ from typing import Any
 import anndata as ad
 import numpy as np
 from _record import arguments, write
-from published.outside import Outside
 
 import c2sti
 
@@ -36,19 +35,15 @@ def main(given: Sequence[str] | None = None) -> Path:
         __doc__,
         given,
         methods={"nargs": "+", "default": ["c2sti", "transport_plain"], "help": "beside copy, linear, lowrank and gp"},
-        environment={"nargs": "+", "default": [], "metavar": "TOOL=PYTHON", "help": "tools in their environments"},
         sections={"nargs": "+", "type": Path, "help": "a series in order of z, AnnData with raw counts"},
         align={"action": "store_true", "help": "bring the sections into common coordinates first"},
         scorer={"type": Path, "help": "folder with cases.py and measures.py"},
         data={"type": Path, "help": "folder of the cases"},
         cases={"nargs": "+", "default": [""], "help": "how the names of cases begin; all by default"},
     )
-    outside = [Outside(name, Path(python)) for name, python in (one.split("=", 1) for one in options.environment)]
-    methods = [transport(name) if name.startswith("transport") else name for name in options.methods] + outside
+    methods = [transport(name) if name.startswith("transport") else name for name in options.methods]
     rows = held_out_cases(options, [*MODELS, *methods]) if options.scorer else evaluated(options, methods)
-    for tool in outside:
-        tool.close()
-    settings = {name_of(m): str(m) for m in methods if not isinstance(m, str | Outside)}
+    settings = {name_of(m): str(m) for m in methods if not isinstance(m, str)}
     return write("published_tools", options, means(rows), settings=settings, versions=versions(), cases=rows)
 
 
@@ -86,7 +81,7 @@ def held_out_cases(options: Any, methods: Sequence[Any]) -> list[dict[str, Any]]
             out = c2sti.tl.interpolate(a, b, positions=case["positions"], at=at, model=method, **how(options.seed))
             row = {"series": case["series"], "name": case["id"], "method": name_of(method)}
             scores = scoring.score(np.nan_to_num(np.asarray(out.layers["c2sti_1"])), measured)
-            rows.append({**row, **scores, "cpu_s": time.process_time() - start})  # of this process, not of a tool's
+            rows.append({**row, **scores, "cpu_s": time.process_time() - start})
             print({key: round(v, 3) if isinstance(v, float) else v for key, v in rows[-1].items()}, flush=True)
     return rows
 

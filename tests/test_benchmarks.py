@@ -81,13 +81,6 @@ def test_published_tools_are_scored_beside_the_training_free(tmp_path: Path, mon
     assert all(np.isfinite([row["pcc"], row["rmse"], row["rv"]]).all() for row in rows)
 
 
-def test_a_tool_that_fails_in_its_environment_says_why(monkeypatch: pytest.MonkeyPatch) -> None:
-    tool = script("published.outside", monkeypatch).Outside("feast", Path(sys.executable))
-    with pytest.raises(RuntimeError, match="feast failed: ModuleNotFoundError: No module named"):
-        tool(random_pair(), np.zeros((1, 2)), [0.5])
-    assert tool.process is None
-
-
 @pytest.fixture
 def transport(monkeypatch: pytest.MonkeyPatch) -> ModuleType:
     pytest.importorskip("ot", reason="POT, no dependency of c2sti, is not installed: pip install --no-deps pot")
