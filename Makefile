@@ -31,6 +31,7 @@ types: env
 	$(PYTHON) -m mypy
 
 docs: env
+	$(PYTHON) -m tests.test_words
 	C2STI_DOCS_OFFLINE=1 $(PYTHON) -m sphinx -W --keep-going -b html docs docs/_build/html
 
 clean:

@@ -96,5 +96,5 @@ def test_words_are_found_outside_of_code(tmp_path: Path) -> None:
 
 
 if __name__ == "__main__":
-    for path in [Path(p).resolve() for p in sys.argv[1:]] or [*PAGES, *NOTEBOOKS, *MODULES]:
-        sys.stdout.writelines(f"{line}\n" for line in found(path))
+    paths = [Path(p).resolve() for p in sys.argv[1:]] or [*PAGES, *NOTEBOOKS, *MODULES]
+    sys.exit("\n".join(line for path in paths for line in found(path)) or 0)
