@@ -184,8 +184,8 @@ def cells(seeds: int, data: Path) -> Iterator[Row]:
     """Held-out sections of single cells, by the measures of ``tl.evaluate(output="cells")``."""
     blocks: dict[str, Callable[[int], tuple[list[AnnData], str]]] = {"simulated": _simulated_cells}
     if (data / "starmap").is_dir():
-        series = [ad.read_h5ad(file) for file in sorted((data / "starmap").glob("*.h5ad"))]
-        blocks["STARmap"] = lambda _: (series, "cell_class")
+        slabs = [ad.read_h5ad(file) for file in sorted((data / "starmap").glob("*.h5ad"))]
+        blocks["STARmap"] = lambda _: (slabs, "cell_class")
     for name, block in blocks.items():
         for seed in range(seeds):
             series, labels = block(seed)
