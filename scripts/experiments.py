@@ -22,10 +22,16 @@ import anndata as ad
 import numpy as np
 import pandas as pd
 import scanpy as sc
+import scipy.sparse as sp
 from anndata import AnnData
 from scipy.spatial import KDTree
 
 import c2sti
+from c2sti import io
+from c2sti._backed import moments
+from c2sti._result import lattice_of
+from c2sti.benchmark._leave_out import DETECTED
+from c2sti.ops import most_variable
 
 QUIET = {"show_progress_bar": False}
 Row = dict[str, Any]
@@ -51,10 +57,9 @@ def motion(seeds: int, _: Path) -> Iterator[Row]:
                 rows = out.obs["c2sti_1_tissue"].to_numpy() & tissue.inside(out.obsm["spatial"], middle)
                 xy = out.obsm["spatial"][rows]
                 true = [tissue.displacement(xy, middle, z) for z in (0.0, 10.0 * gap)]
-                d = _at_bins(out)[rows]
-                error = np.mean(
-                    [np.linalg.norm(side * d - t, axis=1).mean() for side, t in zip((1, -1), true, strict=True)]
-                )
+                record = out.uns["c2sti"]
+                found = io.source_places(xy, record["notes"]["displacement"][0], lattice_of(record, "c2sti"), 0.5)
+                error = np.mean([np.linalg.norm(at - xy - t, axis=1).mean() for at, t in zip(found, true, strict=True)])
                 truth = tissue.expression(xy, middle)
                 yield {
                     "motion": moves,
@@ -62,22 +67,12 @@ def motion(seeds: int, _: Path) -> Iterator[Row]:
                     "seed": seed,
                     "at rest": np.mean([np.linalg.norm(t, axis=1).mean() for t in true]) / tissue.pitch,
                     "error": error / tissue.pitch,
-                    "reliability": out.uns["c2sti"]["notes"]["displacement_reliability"],
+                    "reliability": record["notes"]["displacement_reliability"],
                     **{
                         model: c2sti.metrics.pcc(_layer(a, b, model, at=xy, seed=seed), truth)
                         for model in ("linear", "gp", "c2sti")
                     },
                 }
-
-
-def _at_bins(out: AnnData) -> np.ndarray:
-    """(M, 2) displacement of the section in the middle at its bins; the nearest of the lattice it was found on."""
-    field = np.asarray(out.uns["c2sti"]["notes"]["displacement"])[0]
-    own = out.uns["c2sti"]["lattice"]
-    factor = own["shape"][0] / field.shape[1]
-    row, column = (out.obs[name].to_numpy() for name in ("array_row", "array_col"))
-    inside = [np.minimum((i / factor).astype(int), n - 1) for i, n in zip((row, column), field.shape[1:], strict=True)]
-    return field[:, inside[0], inside[1]].T
 
 
 def _layer(a: AnnData, b: AnnData, model: str, **how: Any) -> np.ndarray:
@@ -156,10 +151,7 @@ def _on_variable(sections: Sequence[AnnData]) -> list[AnnData]:
     for section in found:
         sc.pp.normalize_total(section, target_sum=1e4)
         sc.pp.log1p(section)
-    outer = [found[0], found[2]]
-    seen = np.all([np.asarray((s.X > 0).mean(axis=0)).ravel() >= 0.1 for s in outer], axis=0)
-    variance = sum(np.asarray(s.X.power(2).mean(axis=0) - np.square(s.X.mean(axis=0))).ravel() for s in outer)
-    genes = np.sort(np.argsort(-np.where(seen, variance, -1))[: min(1000, seen.sum())])
+    genes = np.sort(most_variable([moments(sp.csr_array(found[i].X)) for i in (0, 2)], 1000, DETECTED))
     return [s[:, genes].copy() for s in found]
 
 
