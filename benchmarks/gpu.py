@@ -9,7 +9,7 @@ the same rows are measured on the processor, at small sizes.
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -34,23 +34,30 @@ def main(given: Sequence[str] | None = None) -> Path:
     options = arguments(__doc__, given)
     device = "cuda" if torch.cuda.is_available() else "cpu"
     small = options.quick or device == "cpu"
-    rows = [*equality(device, small), *steps(device, small, options.repeats), *end_to_end(device, small)]
-    rows.append(largest(device, (16,) if small else SIDES))
+    rows = []
+    for found in (
+        equality(device, small),
+        steps(device, small, options.repeats),
+        end_to_end(device, small),
+        [largest(device, (16,) if small else SIDES)],
+    ):
+        for row in found:
+            print(row, flush=True)  # what is known, should the machine be taken away
+            rows.append(row)
     name = torch.cuda.get_device_name() if device == "cuda" else "none"
     return write("gpu", options, rows, gpu=name)
 
 
-def equality(device: str, small: bool) -> list[dict[str, Any]]:
+def equality(device: str, small: bool) -> Iterator[dict[str, Any]]:
     """Largest difference of what the processor and the device give, for one pair and a few steps of training."""
     tissue = c2sti.datasets.phantom(seed=0, size=10 if small else 40, n_genes=60 if small else 1000)
     pair = tissue.series([0.0, 300.0])
     paper = C2STiConfig.paper(resnet=False, n_components=8, channels=4, histology_channels=4, panel=16, bins=32)
     models = {"gp": "gp", "c2sti": "c2sti", "paper": c2sti.C2STi(replace(paper, start="baseline"))}
-    rows = []
     for name, model in models.items():
         found = [c2sti.tl.interpolate(*pair, model=model, device=d, show_progress_bar=False) for d in ("cpu", device)]
         difference = np.nanmax(np.abs(found[0].layers["c2sti_1"] - found[1].layers["c2sti_1"]))
-        rows.append({"what": f"equal: {name}", "largest_difference": float(difference)})
+        yield {"what": f"equal: {name}", "largest_difference": float(difference)}
     cases = benchmark.simulated_cases(1, size=(8, 11), n_genes=40)
     how = TrainConfig(steps=3, panel=16, motion=0.0)
     losses = [
@@ -58,41 +65,38 @@ def equality(device: str, small: bool) -> list[dict[str, Any]]:
         for d in ("cpu", device)
     ]
     first, second = (np.array(card["history"]["loss"]) for card in losses)
-    rows.append({"what": "equal: three steps of paper()", "largest_difference": float(np.abs(first - second).max())})
-    return rows
+    yield {"what": "equal: three steps of paper()", "largest_difference": float(np.abs(first - second).max())}
 
 
-def steps(device: str, small: bool, repeats: int) -> list[dict[str, Any]]:
+def steps(device: str, small: bool, repeats: int) -> Iterator[dict[str, Any]]:
     """Seconds and operations of a step on one example, beside the rate of a large matrix product."""
-    limit = _rate_of_products(device, 256 if small else 8192)
     settings = {
         "default": (C2STiConfig(), 64, 128),
         "paper": (PAPER, PAPER.panel, PAPER.bins),
     }
-    rows = []
-    for name, (config, n_genes, side) in settings.items():
-        config, n_genes, side = (replace(config, channels=4), 8, 24) if small else (config, n_genes, side)
-        network, inputs = fresh(config, 0).to(device), inputs_of(n_genes, side, device)
-        step = _step_of(network, inputs)
-        try:
-            with FlopCounterMode(display=False) as counter:
-                step()
-            found = timed(_synchronised(step, device), repeats)
-        except torch.OutOfMemoryError as error:
-            rows.append({"what": f"step: {name}", "error": str(error).splitlines()[0]})
-            continue
-        rate = counter.get_total_flops() / found["wall_s"]
-        memory = torch.cuda.max_memory_allocated() / 2**30 if device == "cuda" else float("nan")
-        rows.append(
-            {"what": f"step: {name}", **found, "tflops": rate / 1e12, "share": rate / limit, "memory_gb": memory}
-        )
-    return rows
+    for dtype in (torch.float32, torch.bfloat16):
+        limit = _rate_of_products(device, 256 if small else 8192, dtype)
+        for name, (config, n_genes, side) in settings.items():
+            config, n_genes, side = (replace(config, channels=4), 8, 24) if small else (config, n_genes, side)
+            network, inputs = fresh(config, 0).to(device), inputs_of(n_genes, side, device)
+            step, row = _step_of(network, inputs, dtype), {"what": f"step: {name}, {str(dtype).removeprefix('torch.')}"}
+            if device == "cuda":
+                torch.cuda.reset_peak_memory_stats()
+            try:
+                with FlopCounterMode(display=False) as counter:
+                    step()
+                found = timed(_synchronised(step, device), repeats)
+            except torch.OutOfMemoryError as error:
+                yield row | {"error": str(error).splitlines()[0]}
+                continue
+            rate = counter.get_total_flops() / found["wall_s"]
+            memory = torch.cuda.max_memory_allocated() / 2**30 if device == "cuda" else float("nan")
+            yield row | found | {"tflops": rate / 1e12, "share": rate / limit, "memory_gb": memory}
 
 
-def end_to_end(device: str, small: bool) -> list[dict[str, Any]]:
+def end_to_end(device: str, small: bool) -> Iterator[dict[str, Any]]:
     """``tl.interpolate`` of three sections, from counts in memory to layers in memory (or factors)."""
-    rows = []
-    for name, size, n_genes in (("pair", 60, 15_000), ("slide", 300, 5_000)):
+    for name, size, n_genes in (("pair", 60, 15_000), ("slide", 300, 1_000)):
         size, n_genes = (10, 50) if small else (size, n_genes)
         pair = c2sti.datasets.phantom(seed=0, size=size, n_genes=n_genes).series([0.0, 300.0], image=False)
         seconds = {}
@@ -100,8 +104,7 @@ def end_to_end(device: str, small: bool) -> list[dict[str, Any]]:
             start = time.perf_counter()
             c2sti.tl.interpolate(*pair, n_slices=3, device=where, show_progress_bar=False)
             seconds[f"{where}_s"] = time.perf_counter() - start
-        rows.append({"what": f"interpolate: {name}", "spots": pair[0].n_obs, "genes": n_genes, **seconds})
-    return rows
+        yield {"what": f"interpolate: {name}", "spots": pair[0].n_obs, "genes": n_genes, **seconds}
 
 
 def largest(device: str, sides: Sequence[int]) -> dict[str, Any]:
@@ -129,10 +132,11 @@ def inputs_of(n_genes: int, side: int, device: str, n_maps: int = 180) -> ModelI
     return ModelInputs(lattice, (0.0, 1.0), panel, chosen, scale, images, graph, ends, (None, None)).to(device)
 
 
-def _step_of(network: Network, inputs: ModelInputs) -> Callable[[], None]:
+def _step_of(network: Network, inputs: ModelInputs, dtype: torch.dtype = torch.float32) -> Callable[[], None]:
     def step() -> None:
         network.zero_grad()
-        found, deformation = network(inputs, 0.4)
+        with torch.autocast(inputs.ends[0].device.type, dtype=torch.bfloat16, enabled=dtype is torch.bfloat16):
+            found, deformation = network(inputs, 0.4)
         (found.square().mean() + deformation.displacement.square().mean()).backward()
 
     return step
@@ -147,9 +151,9 @@ def _synchronised(work: Callable[[], None], device: str) -> Callable[[], None]:
     return done
 
 
-def _rate_of_products(device: str, n: int) -> float:
-    """Floating point operations a second of a float32 matrix product, as the network's are."""
-    a = torch.ones(n, n, device=device)
+def _rate_of_products(device: str, n: int, dtype: torch.dtype) -> float:
+    """Floating point operations a second of a matrix product."""
+    a = torch.rand(n, n, device=device).to(dtype)
     found = timed(_synchronised(lambda: (a @ a).sum(), device), 3)  # type: ignore[arg-type, return-value]
     return 2 * n**3 / found["wall_s"]
 

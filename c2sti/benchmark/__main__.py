@@ -62,6 +62,7 @@ def parser() -> argparse.ArgumentParser:
     add("--n-genes", type=int, default=1000, metavar="N", help="most variable genes scored (default: %(default)s)")
     add("--steps", type=int, metavar="N", help=f"of every training (default: {STEPS})")
     add("--rival-steps", type=int, metavar="N", help="of the compared methods' trainings, where it is another number")
+    add("--full", action="store_true", help="the paper's network with its own channels, batches and rates (for a GPU)")
     add("--quick", action="store_true", help="simulated tissue, tiny networks, few steps; needs no data")
     add("--device", default="cuda" if torch.cuda.is_available() else "cpu", metavar="NAME", help="cpu or cuda")
     add("--force", action="store_true", help="do anew what another recipe or version left in OUT")

@@ -36,6 +36,8 @@ NETWORK = {
     DEFAULT: C2STiConfig(),
     PAPER: C2STiConfig.paper(channels=8, histology_channels=8, bins=64, panel=128, resnet=False, n_splits=0),
 }
+# At the paper's own size; without ResNet-50, whose weights have to be fetched.
+FULL = NETWORK | {PAPER: C2STiConfig.paper(panel=128, resnet=False, n_splits=0)}
 QUICK = {
     DEFAULT: C2STiConfig(channels=4, panel=24, n_components=12, n_splits=1),
     PAPER: replace(NETWORK[PAPER], channels=4, histology_channels=4, bins=16, panel=12, n_components=8),
@@ -70,15 +72,20 @@ class Method:
         """Settings of its network, where `networks` has those of the default's and of the paper's."""
         return replace(networks[self.network], **self.changed) if self.model == OURS else NETWORKS[self.model].Config()
 
-    def schedule(self, steps: int, seed: int, *, watched: bool = False) -> Schedule:
-        """How its network is trained; `watched`: sections of a validation part may stop the paper's early."""
+    def schedule(self, steps: int, seed: int, *, watched: bool = False, full: bool = False) -> Schedule:
+        """How its network is trained.
+
+        `watched`: sections of a validation part may stop the paper's early; `full`: that one has the paper's own
+        batches and rates.
+        """
         settings: dict[str, Any] = {"steps": steps, "seed": seed, "save_every": SAVE_EVERY}
         if self.model != OURS:
             return compared_schedule(**settings)
         if self.network == DEFAULT:
             return TrainConfig(**settings)
         patience = {"patience": 8} if watched else {}
-        return TrainConfig.paper(**PAPER_TRAINING, **settings, **patience, objective=self.objective)
+        faster = {} if full else PAPER_TRAINING
+        return TrainConfig.paper(**faster, **settings, **patience, objective=self.objective)
 
 
 def without_displacement(model: C2STi) -> C2STi:

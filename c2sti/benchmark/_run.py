@@ -15,7 +15,7 @@ from tqdm.auto import tqdm
 
 from c2sti import _validators
 from c2sti._atomic import put
-from c2sti.benchmark._networks import NETWORK, OURS, PAPER, QUICK, ROWS, STEPS, Network, fit, recipe_of
+from c2sti.benchmark._networks import FULL, NETWORK, OURS, PAPER, QUICK, ROWS, STEPS, Network, fit, recipe_of
 from c2sti.benchmark._protocol import open_st
 from c2sti.benchmark._scores import Job, collect, jobs, score
 from c2sti.benchmark._series import Material, made, measured
@@ -47,7 +47,9 @@ class Run:
             raise ValueError(
                 "--folds names patients of measured sections; leave it out with --quick or a paper protocol"
             )
-        self.configs = QUICK if o.quick else NETWORK
+        if o.quick and o.full:
+            raise ValueError("--full is the paper's own size, and --quick a tiny one; give one of them")
+        self.configs = QUICK if o.quick else FULL if o.full else NETWORK
         if self.paper:
             self.source = open_st(o.data if o.data.is_dir() and o.open_st else None, split=o.split, quick=o.quick)
         else:
@@ -153,7 +155,8 @@ class Run:
             return False
 
     def _schedule(self, network: Network) -> Schedule:
-        return network.method.schedule(self.steps[network.method.name], network.seed, watched=bool(self.source.watched))
+        steps, watched = self.steps[network.method.name], bool(self.source.watched)
+        return network.method.schedule(steps, network.seed, watched=watched, full=self.options.full)
 
     def _score(self) -> Sequence[Job]:
         o = self.options

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from math import ceil, cos, inf, isfinite, pi
@@ -144,7 +145,8 @@ class TrainingState:
             )
         network.load_state_dict({k.removeprefix("weights."): v for k, v in tensors.items() if k.startswith("weights.")})
         for name, parameter in network.named_parameters():
-            moments = {key: tensors[f"{key}.{name}"] for key in MOMENTS if f"{key}.{name}" in tensors}
+            found_of = {key: tensors.get(f"{key}.{name}") for key in MOMENTS}
+            moments = {key: value.to(parameter.device) for key, value in found_of.items() if value is not None}
             if moments:
                 optimiser.state[parameter] = moments
         best = {k.removeprefix("best."): v for k, v in tensors.items() if k.startswith("best.")}
@@ -212,12 +214,19 @@ def descend(
         raise ImportError('training needs accelerate: pip install "c2sti[train]"') from error
     # Without H&E a step leaves the image's encoder untouched, which processes have to expect of each other.
     unused = accelerate.DistributedDataParallelKwargs(find_unused_parameters=True)
-    accelerator = accelerate.Accelerator(cpu=device == "cpu", kwargs_handlers=[unused])
-    examples = examples_on(str(accelerator.device))
+    # What accelerate takes as its device at the first training of a process stays that: only processes of a launch, of
+    # which each has a device of its own, are told by it where to work.
+    launched = int(os.environ.get("WORLD_SIZE", "1")) > 1
+    accelerator = accelerate.Accelerator(
+        cpu=launched and device == "cpu", device_placement=False, kwargs_handlers=[unused]
+    )
+    place = str(accelerator.device) if launched else device
+    examples = examples_on(place)
+    network.to(place)
     keep = None if folder is None else TrainingState(folder, settings)
     optimiser = torch.optim.AdamW(network.parameters(), lr=how.learning_rate, weight_decay=how.weight_decay)
     first, history = (0, History()) if keep is None else keep.restore(network, optimiser)
-    unseen = validation_on(str(accelerator.device))
+    unseen = validation_on(place)
     objective, optimiser = accelerator.prepare(_Objective(network, loss_of), optimiser)
     shown = show_progress_bar and accelerator.is_main_process
     bar = tqdm(range(first, how.steps), initial=first, total=how.steps, desc="training", disable=not shown)

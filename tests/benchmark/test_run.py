@@ -15,7 +15,7 @@ import pytest
 from c2sti import benchmark, metrics
 from c2sti.benchmark import _leave_out, _networks, _scores, _series
 from c2sti.benchmark.__main__ import main
-from c2sti.benchmark._networks import DEFAULT, QUICK, ROWS, SAVE_EVERY
+from c2sti.benchmark._networks import DEFAULT, FULL, QUICK, ROWS, SAVE_EVERY
 from c2sti.benchmark._protocol import open_st
 from c2sti.models._registry import METHODS, NETWORKS
 from c2sti.models.c2sti import C2STi, C2STiConfig
@@ -265,6 +265,15 @@ def test_the_protocol_of_the_paper_on_a_simulated_series(tmp_path: Path, capsys:
     again = pd.read_csv(out / "table1.csv")
     kept = [c for c in again if c != "seconds"]
     pd.testing.assert_frame_equal(pd.read_csv(StringIO(before))[kept], again[kept])
+
+
+def test_full_is_the_network_and_training_of_the_paper(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    row, printed = ROWS["paper"], TrainConfig.paper()
+    config, how = row.config(FULL), row.schedule(440, 0, watched=True, full=True)
+    assert config == replace(C2STiConfig.paper(), panel=128, resnet=False, n_splits=0)
+    for name in ("batch", "learning_rate", "final_learning_rate", "weight_decay", "validate_every", "objective"):
+        assert getattr(how, name) == getattr(printed, name)
+    assert "one of them" in refusal(capsys, command(tmp_path / "out", "--full"))
 
 
 def test_patches_may_be_split_as_in_the_paper() -> None:

@@ -38,14 +38,16 @@ def test_large_sections_are_interpolated_alike(pair: tuple[AnnData, AnnData], mo
 def test_a_training_learns_alike() -> None:
     cases = benchmark.simulated_cases(1, size=(8, 11), n_genes=40)
     losses: dict[str, list[float]] = {"cpu": [], "cuda": []}
+    torch.cuda.reset_peak_memory_stats()
     for device, found in losses.items():
         train(
-            make_examples(cases, SMALL, device=device),
+            make_examples(cases, SMALL),
             config=SMALL,
             how=TrainConfig(steps=3, seed=0),
             device=device,
             progress=lambda step, loss, found=found: found.append(loss),
             show_progress_bar=False,
         )
+    assert torch.cuda.max_memory_allocated() > 0  # after a training on the processor, too
     assert len(losses["cpu"]) == 3
     np.testing.assert_allclose(losses["cuda"], losses["cpu"], rtol=1e-3)
