@@ -16,7 +16,7 @@ from c2sti._types import InterpolatedSection, SlicePair
 from tests.conftest import array_pair
 
 FOLDER = Path(__file__).parents[1] / "benchmarks"
-ROWS = {"throughput": 3, "end_to_end": 5, "training_step": 1, "latency": 7, "gpu": 9, "published_tools": 5}
+ROWS = {"throughput": 3, "end_to_end": 5, "training_step": 1, "latency": 7, "gpu": 11, "published_tools": 5}
 
 
 def script(name: str, monkeypatch: pytest.MonkeyPatch) -> ModuleType:
