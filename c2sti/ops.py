@@ -8,6 +8,7 @@ the H&E (section 2.3) and total variation (section 2.4).
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from math import isqrt
 
 import numpy as np
@@ -25,6 +26,15 @@ from c2sti._backed import Expression, Moments, blocks
 from c2sti._types import FloatArray, Lattice
 
 DENSE = 256  # genes up to which principal axes are found from their inner products; of more, by Lanczos
+
+
+@contextmanager
+def inference() -> Iterator[None]:
+    """No gradients, and float32 on a GPU as on a processor: by default cuDNN's convolutions have 10 bits (TF32)."""
+    cudnn = torch.backends.cudnn
+    kept = {"enabled": cudnn.enabled, "benchmark": cudnn.benchmark, "deterministic": cudnn.deterministic}
+    with torch.no_grad(), cudnn.flags(**kept, allow_tf32=False):
+        yield
 
 
 def spacing(xy: FloatArray) -> float:

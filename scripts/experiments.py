@@ -1,9 +1,10 @@
-"""Four tables of docs/experiments.md, computed again: motion, planes at an angle, H&E of the missing section, cells.
+"""Five tables of docs/experiments.md, computed again.
 
     python scripts/experiments.py motion                    simulated tissue of 10 µm pitch: is its displacement found?
     python scripts/experiments.py planes                    sections at an angle, against the truth
     python scripts/experiments.py histology --data DIR      what the H&E of the missing section adds
     python scripts/experiments.py cells --data DIR          interpolated cells of STARmap, and of simulated tissue
+    python scripts/experiments.py trust --data DIR          std and intervals against errors; half-observed limit
 
 `--seeds` sets the number of seeds, of simulated tissue and of what is random in an answer. Each table takes a core some
 minutes a seed and is printed; `--out` keeps its cases as CSV.
@@ -15,6 +16,7 @@ import argparse
 import os
 import warnings
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -24,14 +26,21 @@ import pandas as pd
 import scanpy as sc
 import scipy.sparse as sp
 from anndata import AnnData
+from scipy.cluster.vq import kmeans2
 from scipy.spatial import KDTree
+from scipy.stats import spearmanr
 
 import c2sti
 from c2sti import io
-from c2sti._backed import moments
+from c2sti._backed import in_memory, moments
 from c2sti._result import lattice_of
-from c2sti.benchmark._leave_out import DETECTED
+from c2sti._types import TARGET_SUM, Lattice
+from c2sti.benchmark._leave_out import DETECTED, Half, depths, pair_of, windows
+from c2sti.benchmark._series import find_series, read_series
+from c2sti.models._registry import bundled
+from c2sti.models.gp import Descriptions
 from c2sti.ops import most_variable
+from c2sti.uncertainty import ask
 
 QUIET = {"show_progress_bar": False}
 Row = dict[str, Any]
@@ -190,6 +199,73 @@ def _simulated_cells(seed: int) -> tuple[list[AnnData], str]:
     return tissue.series(np.arange(8) * 100.0, layout="cells", image=False), "domain"
 
 
+# ---- how far a result can be trusted
+
+
+def trust(seeds: int, data: Path) -> Iterator[Row]:
+    """Every interior section of every measured series by its two neighbours, as `tl.evaluate` has them."""
+    for series in find_series(data):
+        grids = read_series(series, data)
+        for window in windows(depths(grids, None), 1):
+            own, position = grids[window.held_out[0]], window.positions[0]
+            pair, genes = pair_of(grids, window, 1000, context=False)
+            measured = io.section_of(replace(own, image=None), position, pair.lattice, genes)
+            for seed in range(seeds):
+                known, model = Descriptions(pair, device="cpu", seed=seed), bundled()
+                told, halves = {}, Half.of(known, measured)
+                answer, spread = ask(
+                    known.bound(model), pair, measured.xy, [position], device="cpu", seed=seed, std=True, intervals=True
+                )
+                assert spread is not None and spread.calibration is not None
+                predicted, truth = answer.slices[0].expression(), measured.expression.toarray()
+                for level in (0.5, 0.9):
+                    lower, upper = spread.calibration.bounds(predicted, level)
+                    told[f"coverage {level}"] = ((lower <= truth) & (truth <= upper)).mean()
+                if own.counts:
+                    told |= _errors_told(predicted, spread.std(0), own, pair.lattice, genes, seed)
+                without, given = (float(np.mean(pcc)) for pcc in halves.gene_scores(model))
+                about = {"series": series.name, "section": own.name, "seed": seed}
+                yield {**about, "pcc": without, "half observed": given, "share": without / given, **told}
+
+
+def _errors_told(
+    predicted: np.ndarray, std: np.ndarray, own: io.SliceGrid, lattice: Lattice, genes: pd.Index, seed: int
+) -> Row:
+    """Rank correlation of std² with the squared error of the expectation, and how large the error is beside it.
+
+    The held-out counts are split into halves, whose errors multiplied are free of count noise; eight splits.
+    """
+    xy, stored, library = io.profiles(own, lattice, genes)
+    counts = np.column_stack([in_memory(stored).toarray(), library]).round().astype(int)
+    counts[:, -1] -= counts[:, :-1].sum(axis=1)  # all other genes
+    rng, error = np.random.default_rng(seed), np.zeros_like(predicted, dtype=float)
+    whole = _logarithms(counts).mean(axis=0)
+    for _ in range(8):
+        half = rng.binomial(counts, 0.5)
+        found = [_logarithms(part) for part in (half, counts - half)]
+        first, second = (predicted - part * whole / np.maximum(part.mean(axis=0), 1e-9) for part in found)
+        error += first * second / 8
+    variance = np.square(std)
+    place = kmeans2(xy, 12, minit="++", seed=seed)[1]
+    ranks = np.empty(len(genes), dtype=int)
+    ranks[np.argsort(predicted.mean(axis=0))] = np.arange(len(genes))
+    group = place[:, None] * 20 + ranks * 20 // len(genes)
+    size = np.bincount(group.ravel(), minlength=240)
+    by_group = [np.bincount(group.ravel(), values.ravel(), 240)[size > 0] for values in (variance, error)]
+    return {
+        "groups": spearmanr(*(total / size[size > 0] for total in by_group)).statistic,
+        "genes": spearmanr(variance.mean(axis=0), error.mean(axis=0)).statistic,
+        "spots": spearmanr(variance.mean(axis=1), error.mean(axis=1)).statistic,
+        "ratio": error.mean() / variance.mean(),
+        "mean std": std.mean(),
+    }
+
+
+def _logarithms(counts: np.ndarray) -> np.ndarray:
+    """log1p of counts per 10⁴, less the last column."""
+    return np.log1p(counts[:, :-1] * TARGET_SUM / np.maximum(counts.sum(axis=1, keepdims=True), 1))
+
+
 # ---- the command
 
 TABLES: dict[str, tuple[Callable[[int, Path], Iterator[Row]], list[str]]] = {
@@ -197,6 +273,7 @@ TABLES: dict[str, tuple[Callable[[int, Path], Iterator[Row]], list[str]]] = {
     "planes": (planes, ["motion", "angle", "method"]),
     "histology": (histology, ["case", "model", "image"]),
     "cells": (cells, ["tissue", "method"]),
+    "trust": (trust, ["series"]),
 }
 
 

@@ -11,6 +11,14 @@ from c2sti._types import Lattice
 from tests.conftest import square_array
 
 
+def test_inference_has_whole_floats_and_leaves_the_settings_as_they_were() -> None:
+    before = (torch.backends.cudnn.allow_tf32, torch.backends.cudnn.benchmark, torch.is_grad_enabled())
+    with ops.inference():
+        assert not torch.backends.cudnn.allow_tf32
+        assert not torch.is_grad_enabled()
+    assert (torch.backends.cudnn.allow_tf32, torch.backends.cudnn.benchmark, torch.is_grad_enabled()) == before
+
+
 def test_spacing_is_the_nearest_distance_and_ignores_coincident_spots() -> None:
     xy = square_array(5, pitch=3.0)
     assert ops.spacing(np.concatenate([xy, xy])) == pytest.approx(3.0)

@@ -19,6 +19,7 @@ from c2sti.models.compared._frames import FrameInterpolator, load
 from c2sti.models.components import memory
 from c2sti.models.gp import Describing, gp
 from c2sti.models.naive import copy, linear, lowrank
+from c2sti.ops import inference
 
 BUNDLED = Path(__file__).parents[1] / "weights"
 C2STI = "c2sti"  # name of the bundled checkpoint
@@ -133,7 +134,7 @@ def image_encoder(encoder: nn.Module | None) -> ImageEncoder | None:
         )
 
     def describe(image: FloatArray, shape: tuple[int, int]) -> FloatArray:
-        with torch.no_grad():
+        with inference():
             return encoder(torch.as_tensor(image), shape).cpu().numpy()
 
     return describe

@@ -27,7 +27,16 @@ from c2sti.models.gp import Baseline, BaselineTensors
 from c2sti.models.target_image import with_target_images
 from c2sti.nn.c2sti import C2STiConfig, ModelInputs, Network, fresh, on_bins
 from c2sti.nn.resnet import load_resnet50
-from c2sti.ops import gaussian_operator, graph_values, linear_at, most_variable, pearson_graph, propagation, sample
+from c2sti.ops import (
+    gaussian_operator,
+    graph_values,
+    inference,
+    linear_at,
+    most_variable,
+    pearson_graph,
+    propagation,
+    sample,
+)
 
 WIDTH = 0.6  # of the Gaussian that brings spots to bins and comes before correlating, in spot spacings
 N_EDGES = 30  # co-expression edges of a gene
@@ -89,7 +98,7 @@ class C2STi:
         )
         network = on_device(self.network, device)
         slices, fields = [], []
-        with torch.no_grad():
+        with inference():
             moves = self.config.deforms == "maps"
             motion = network.motion(inputs) if moves else None  # else it comes of the features that are deformed
             share = network.reliability(inputs) if moves else 1.0

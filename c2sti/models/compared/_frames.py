@@ -17,7 +17,7 @@ from torch.nn import functional
 from c2sti._types import FloatArray, InterpolatedSection, Prediction, Section, SlicePair
 from c2sti.models import _checkpoint
 from c2sti.models.naive import WIDTH, map_noise
-from c2sti.ops import deformable_sampling, gaussian_operator, sample, smoothed_axes
+from c2sti.ops import deformable_sampling, gaussian_operator, inference, sample, smoothed_axes
 
 MOST_BINS = 128  # a side of the lattice on which frames live
 PLAIN = 2  # channels of a frame beside its maps: tissue, and grey
@@ -267,7 +267,7 @@ class FrameInterpolator:
         """Interpolate sections; see :class:`c2sti._types.Interpolator`."""
         frames = Frames(pair, self.network.config.n_maps, device=device)
         network, changes = self.network.to(device).eval(), []
-        with torch.no_grad():
+        with inference():
             for p in positions:
                 changes.append(network(frames.ends, p))
                 progress(1 / len(positions))
