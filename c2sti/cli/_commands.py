@@ -5,27 +5,30 @@ from __future__ import annotations
 import argparse
 from collections.abc import Iterator
 from pathlib import Path
-from typing import get_args
 
 from anndata import AnnData
 
 from c2sti import _keys, pl, pp, tl
-from c2sti.cli._files import Section, check_free, check_free_folder, read, replaced, stream, write
+from c2sti.cli._files import Section, check_free, check_free_folder, read, replaced, write
 from c2sti.cli._options import (
     add_computing,
     add_force,
+    add_interpolating,
     add_output,
     add_reading,
+    add_result,
     add_sections,
     add_seed,
     add_z,
+    check_stream,
     give,
     give_table,
     keywords,
+    result_of,
     say,
+    write_interpolated,
 )
 from c2sti.io import is_spatialdata
-from c2sti.pair_check import OnMisfit
 from c2sti.pl._look import check_kind
 from c2sti.training import TrainConfig
 
@@ -106,18 +109,7 @@ def interpolate_options(parser: argparse.ArgumentParser) -> None:
     where.add_argument("--positions", type=float, nargs="+", metavar="P", help=text)
     text = "further sections by position, A is 0 and B is 1: files, or names of sections in --library-key"
     add("--context", type=_context, nargs="+", default=[], metavar="FILE@POSITION", help=text)
-    text = "c2sti, gp, lowrank, linear, copy, or the folder of a checkpoint (default: %(default)s)"
-    add("--model", default="c2sti", metavar="NAME", help=text)
-    add("--genes", nargs="+", metavar="GENE", help="names of the genes wanted (default: all shared)")
-    add("--obs-keys", nargs="+", default=[], metavar="KEY", help="labels and numbers in obs to carry along")
-    add("--obsm-keys", nargs="+", default=[], metavar="KEY", help="tables in obsm to carry along, such as proportions")
-    add("--std", action="store_true", help="add how uncertain each interpolated value is: c2sti_1_std, ...")
-    text = "add the ends of intervals for measured values, c2sti_1_lower and c2sti_1_upper; 0.9 holds nine of ten"
-    add("--interval", type=float, metavar="LEVEL", help=text)
-    text = "what to do where the two do not seem to match (default: %(default)s)"
-    add("--on-misfit", choices=get_args(OnMisfit), default="warn", help=text)
-    add("--pitch", type=float, metavar="LENGTH", help="side of a bin of the result (default: distance of the spots)")
-    add("--key-added", default="c2sti", metavar="KEY", help="prefix of the layers (default: %(default)s)")
+    add_interpolating(parser)
     add_computing(parser)
     add = parser.add_argument_group("results that do not fit into memory").add_argument
     text = "write a .zarr and never hold it: the sections as factors, which c2sti.read_zarr makes layers of"
@@ -163,8 +155,7 @@ def interpolate(chosen: argparse.Namespace) -> None:
     pair = [path for path in (chosen.slice_a, chosen.slice_b) if path is not None]
     around = {position: path for path, position in chosen.context if position not in named}
     check_free([chosen.output], [*pair, *around.values()], force=chosen.force)
-    if chosen.stream and chosen.output.suffix != ".zarr":
-        raise ValueError(f"{chosen.output} cannot be written block by block; end it in .zarr, or leave out --stream")
+    check_stream(chosen)
     if (chosen.dense or chosen.digits is not None) and not chosen.stream:
         name = "--dense" if chosen.dense else "--digits"
         raise ValueError(f"{name} is for results that are written block by block; add --stream")
@@ -176,20 +167,12 @@ def interpolate(chosen: argparse.Namespace) -> None:
     def computed(out: Path | None) -> AnnData:
         return tl.interpolate(*sections, context=context, out=out, show_progress_bar=not chosen.quiet, **options)
 
-    if not chosen.stream:
-        result = computed(None)
-        say(chosen, f"writing {chosen.output}")
-        write(result, chosen.output)
-    else:
-        stream(chosen.output, computed)
-    give(chosen.output)
+    write_interpolated(chosen, computed)
 
 
 def describe_options(parser: argparse.ArgumentParser) -> None:
     """Options of `describe`."""
-    parser.add_argument("result", type=Path, metavar="FILE", help="what another command wrote")
-    text = "the --key-added it was made with (default: %(default)s)"
-    parser.add_argument("--key", default="c2sti", metavar="KEY", help=text)
+    add_result(parser)
 
 
 def describe(chosen: argparse.Namespace) -> None:
@@ -228,9 +211,7 @@ def sample_counts(chosen: argparse.Namespace) -> None:
       c2sti sample-counts sections.zarr -o counts.h5ad --sections c2sti_2 --genes ERBB2 ESR1 --seed 1
     """
     check_free([chosen.output], [chosen.result], force=chosen.force)
-    result = read(chosen.result)
-    if not isinstance(result, AnnData):
-        raise ValueError(f"{chosen.result} is a SpatialData; give the AnnData that `c2sti interpolate` wrote")
+    result = result_of(chosen.result)
     drawn = tl.sample_counts(result, sections=chosen.sections, genes=chosen.genes, key=chosen.key, seed=chosen.seed)
     write(drawn, chosen.output)
     give(chosen.output)

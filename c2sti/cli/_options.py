@@ -5,13 +5,16 @@ from __future__ import annotations
 import argparse
 import sys
 import warnings
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
+
+from anndata import AnnData
 
 from c2sti import _keys
-from c2sti.cli._files import KINDS
+from c2sti.cli._files import KINDS, read, stream, write
+from c2sti.pair_check import OnMisfit
 
 PACKAGE = Path(__file__).parents[1]
 
@@ -77,6 +80,24 @@ def add_reading(parser: argparse.ArgumentParser, *, aligned: bool) -> None:
     add("--coordinate-system", **each, help=f"of a SpatialData (default: {first}'global')")
 
 
+def add_interpolating(parser: argparse.ArgumentParser) -> None:
+    """What is interpolated, by which model, and how the result is called."""
+    add = parser.add_argument
+    text = "c2sti, gp, lowrank, linear, copy, or the folder of a checkpoint (default: %(default)s)"
+    add("--model", default="c2sti", metavar="NAME", help=text)
+    add("--genes", nargs="+", metavar="GENE", help="names of the genes wanted (default: all shared)")
+    add("--obs-keys", nargs="+", default=[], metavar="KEY", help="labels and numbers in obs to carry along")
+    add("--obsm-keys", nargs="+", default=[], metavar="KEY", help="tables in obsm to carry along, such as proportions")
+    add("--std", action="store_true", help="add how uncertain each interpolated value is: c2sti_1_std, ...")
+    text = "add the ends of intervals for measured values, c2sti_1_lower and c2sti_1_upper; 0.9 holds nine of ten"
+    add("--interval", type=float, metavar="LEVEL", help=text)
+    text = "what to do where two neighbours do not seem to match (default: %(default)s)"
+    add("--on-misfit", choices=get_args(OnMisfit), default="warn", help=text)
+    add("--pitch", type=float, metavar="LENGTH", help="side of a bin of the result (default: distance of the spots)")
+    text = "prefix of the names of interpolated sections (default: %(default)s)"
+    add("--key-added", default=_keys.RESULT, metavar="KEY", help=text)
+
+
 def add_computing(parser: argparse.ArgumentParser) -> None:
     """Where and how reproducibly to compute."""
     parser.add_argument("--device", metavar="NAME", help="cpu or cuda (default: a GPU where there is one)")
@@ -86,6 +107,21 @@ def add_computing(parser: argparse.ArgumentParser) -> None:
 def add_seed(parser: argparse.ArgumentParser, text: str) -> None:
     """What random numbers are drawn by."""
     parser.add_argument("--seed", type=int, default=0, metavar="N", help=f"{text} (default: %(default)s)")
+
+
+def add_result(parser: argparse.ArgumentParser) -> None:
+    """What another command wrote, and the prefix of its sections."""
+    parser.add_argument("result", type=Path, metavar="RESULT", help="what `c2sti interpolate` or `series` wrote")
+    text = "the --key-added it was made with (default: %(default)s)"
+    parser.add_argument("--key", default=_keys.RESULT, metavar="KEY", help=text)
+
+
+def result_of(path: Path) -> AnnData:
+    """What `interpolate` or `series` wrote."""
+    result = read(path)
+    if not isinstance(result, AnnData):
+        raise ValueError(f"{path} is a SpatialData; give the AnnData that `c2sti interpolate` or `series` wrote")
+    return result
 
 
 def add_output(parser: argparse.ArgumentParser) -> None:
@@ -110,6 +146,23 @@ def add_z(parser: argparse.ArgumentParser) -> None:
     """Where the sections of a series lie."""
     text = "z of each section (default: obs['z_um'] or obs['z'] where all carry one, else even steps)"
     parser.add_argument("--z", type=float, nargs="+", metavar="Z", help=text)
+
+
+def check_stream(chosen: argparse.Namespace) -> None:
+    """Refuse --stream into a file that cannot be written block by block."""
+    if chosen.stream and chosen.output.suffix != ".zarr":
+        raise ValueError(f"{chosen.output} cannot be written block by block; end it in .zarr, or leave out --stream")
+
+
+def write_interpolated(chosen: argparse.Namespace, computed: Callable[[Path | None], AnnData]) -> None:
+    """Write what a tool computes, which is given the place of it with --stream, and say where it is."""
+    if chosen.stream:
+        stream(chosen.output, computed)
+    else:
+        result = computed(None)
+        say(chosen, f"writing {chosen.output}")
+        write(result, chosen.output)
+    give(chosen.output)
 
 
 def keywords(chosen: argparse.Namespace, *names: str) -> dict[str, Any]:

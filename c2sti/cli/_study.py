@@ -8,27 +8,30 @@ from __future__ import annotations
 import argparse
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, get_args
+from typing import Any
 
 import numpy as np
 import pandas as pd
 from anndata import AnnData
 
 from c2sti import _keys, _result, _validators, pl, tl
-from c2sti.cli._files import check_free, read, replaced, stream, write
+from c2sti.cli._files import check_free, read, replaced, write
 from c2sti.cli._options import (
     add_computing,
     add_force,
+    add_interpolating,
     add_output,
     add_reading,
+    add_result,
     add_sections,
     add_z,
+    check_stream,
     give,
     give_table,
     keywords,
-    say,
+    result_of,
+    write_interpolated,
 )
-from c2sti.pair_check import OnMisfit
 
 # What `plot` draws: by the name of the function in c2sti.pl, the options that it takes.
 KINDS = {
@@ -54,18 +57,7 @@ def series_options(parser: argparse.ArgumentParser) -> None:
     where.add_argument("--at-z", type=float, nargs="+", metavar="Z", help="z of the sections wanted, increasing")
     text = "sections on either side of a pair that are used as its context (default: %(default)s)"
     add("--n-context", type=int, default=2, metavar="N", help=text)
-    text = "c2sti, gp, lowrank, linear, copy, or the folder of a checkpoint (default: %(default)s)"
-    add("--model", default="c2sti", metavar="NAME", help=text)
-    add("--genes", nargs="+", metavar="GENE", help="names of the genes wanted (default: all shared)")
-    add("--obs-keys", nargs="+", default=[], metavar="KEY", help="labels and numbers in obs to carry along")
-    add("--obsm-keys", nargs="+", default=[], metavar="KEY", help="tables in obsm to carry along, such as proportions")
-    add("--std", action="store_true", help="add how uncertain each interpolated value is")
-    text = "add the ends of intervals for measured values; 0.9 holds nine of ten"
-    add("--interval", type=float, metavar="LEVEL", help=text)
-    text = "what to do where two neighbours do not seem to match (default: %(default)s)"
-    add("--on-misfit", choices=get_args(OnMisfit), default="warn", help=text)
-    add("--pitch", type=float, metavar="LENGTH", help="side of a bin of the result (default: distance of the spots)")
-    add("--key-added", default="c2sti", metavar="KEY", help="prefix of the sections' names (default: %(default)s)")
+    add_interpolating(parser)
     text = "write a .zarr and never hold it: the interpolated sections as factors, the smallest files"
     add("--stream", action="store_true", help=text)
     add("--max-memory", metavar="SIZE", help="memory to get by with, such as 8GB; what needs more is lazy or refused")
@@ -91,8 +83,7 @@ def series(chosen: argparse.Namespace) -> None:
       c2sti series all.h5ad --library-key sample --at-z 30 45 -o stack.zarr
     """
     check_free([chosen.output], chosen.sections, force=chosen.force)
-    if chosen.stream and chosen.output.suffix != ".zarr":
-        raise ValueError(f"{chosen.output} cannot be written block by block; end it in .zarr, or leave out --stream")
+    check_stream(chosen)
     sections = [read(path) for path in chosen.sections]
     names = "z n_slices spacing at_z n_context model genes obs_keys obsm_keys std interval on_misfit pitch key_added"
     options = keywords(chosen, *names.split(), "device", "seed", "max_memory")
@@ -102,27 +93,7 @@ def series(chosen: argparse.Namespace) -> None:
     def computed(out: Path | None) -> AnnData:
         return tl.interpolate_series(sections, out=out, show_progress_bar=not chosen.quiet, **options)
 
-    if not chosen.stream:
-        result = computed(None)
-        say(chosen, f"writing {chosen.output}")
-        write(result, chosen.output)
-    else:
-        stream(chosen.output, computed)
-    give(chosen.output)
-
-
-def _result_of(path: Path) -> AnnData:
-    """What `interpolate` or `series` wrote."""
-    result = read(path)
-    if not isinstance(result, AnnData):
-        raise ValueError(f"{path} is a SpatialData; give the AnnData that `c2sti interpolate` or `series` wrote")
-    return result
-
-
-def _add_result(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("result", type=Path, metavar="RESULT", help="what `c2sti interpolate` or `series` wrote")
-    text = "the --key-added it was made with (default: %(default)s)"
-    parser.add_argument("--key", default=_keys.RESULT, metavar="KEY", help=text)
+    write_interpolated(chosen, computed)
 
 
 def _add_lengths(parser: argparse.ArgumentParser) -> None:
@@ -138,7 +109,7 @@ def _add_lengths(parser: argparse.ArgumentParser) -> None:
 def spatialdata_options(parser: argparse.ArgumentParser) -> None:
     """Options of `to-spatialdata`."""
     add = parser.add_argument
-    _add_result(parser)
+    add_result(parser)
     add("-o", "--output", required=True, type=_zarr, metavar="FILE", help="what to write: .zarr")
     add_force(parser)
     _add_lengths(parser)
@@ -181,14 +152,14 @@ def to_spatialdata(chosen: argparse.Namespace) -> None:
     originals = {name: read(path) for name, path in chosen.originals}
     names = ("key", "gap", "um_per_unit", "spatial_key", "table_key", "coordinate_system")
     options = {name: getattr(chosen, name) for name in names}
-    write(tl.to_spatialdata(_result_of(chosen.result), originals=originals, **options), chosen.output)
+    write(tl.to_spatialdata(result_of(chosen.result), originals=originals, **options), chosen.output)
     give(chosen.output)
 
 
 def volume_options(parser: argparse.ArgumentParser) -> None:
     """Options of `to-volume`."""
     add = parser.add_argument
-    _add_result(parser)
+    add_result(parser)
     add("-o", "--output", required=True, type=_zarr, metavar="FILE", help="what to write: .zarr")
     add_force(parser)
     add("--genes", nargs="+", required=True, metavar="GENE", help="names of the genes, one channel each")
@@ -213,7 +184,7 @@ def to_volume(chosen: argparse.Namespace) -> None:
     check_free([chosen.output], [chosen.result], force=chosen.force)
     _validators.new_folder(chosen.output.parent, "the output's folder")
     options = {name: getattr(chosen, name) for name in ("genes", "key", "gap", "um_per_unit", "fill")}
-    give(tl.to_volume(_result_of(chosen.result), chosen.output, overwrite=chosen.force, **options))
+    give(tl.to_volume(result_of(chosen.result), chosen.output, overwrite=chosen.force, **options))
 
 
 # ---- figures and tables
@@ -222,7 +193,7 @@ def to_volume(chosen: argparse.Namespace) -> None:
 def plot_options(parser: argparse.ArgumentParser) -> None:
     """Options of `plot`."""
     add = parser.add_argument
-    _add_result(parser)
+    add_result(parser)
     text = "genes, or columns of obs such as labels that were carried along; each is a row of panels"
     add("color", nargs="+", metavar="COLOR", help=text)
     add(
@@ -265,7 +236,7 @@ def plot(chosen: argparse.Namespace) -> None:
     if chosen.sections is not None:
         options["sections"] = chosen.sections
     with plt.ioff(), replaced(chosen.output) as part:
-        axes = draw(_result_of(chosen.result), chosen.color, key=chosen.key, save=part, **options)
+        axes = draw(result_of(chosen.result), chosen.color, key=chosen.key, save=part, **options)
         plt.close(np.ravel(axes)[0].figure)
     give(chosen.output)
 
@@ -273,7 +244,7 @@ def plot(chosen: argparse.Namespace) -> None:
 def genes_options(parser: argparse.ArgumentParser) -> None:
     """Options of `genes`."""
     add = parser.add_argument
-    _add_result(parser)
+    add_result(parser)
     add("genes", nargs="*", metavar="GENE", help="names of the genes wanted (default: all)")
     text = "column to sort by, the largest first (default: the order of the result)"
     add("--sort-by", metavar="COLUMN", help=text)
@@ -292,7 +263,7 @@ def genes(chosen: argparse.Namespace) -> None:
       c2sti genes sections.h5ad ERBB2 ESR1
       c2sti genes stack.zarr --sort-by std --n-genes 20 > genes.tsv
     """
-    result = _result_of(chosen.result)
+    result = result_of(chosen.result)
     record = _result.record_of(result, chosen.key)
     names = _result.genes_of(chosen.genes, result.var_names, result.var) if chosen.genes else result.var_names
     inserted = {str(name) for name in record["inserted"]}
