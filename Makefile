@@ -15,13 +15,14 @@ $(READY): pyproject.toml constraints.txt
 demo: env
 	$(PYTHON) -m c2sti demo --force
 
-# One process a core, one thread each: the suite is many small computations.
+# One process a core, one thread each: the suite is many small computations. Numba's compiler takes longer to optimise
+# what scanpy and squidpy compile than small data take without.
 test: env
-	OMP_NUM_THREADS=1 NUMBA_NUM_THREADS=1 $(PYTHON) -m pytest --numprocesses logical --maxprocesses 4 --dist worksteal
+	OMP_NUM_THREADS=1 NUMBA_NUM_THREADS=1 NUMBA_OPT=0 $(PYTHON) -m pytest --numprocesses logical --maxprocesses 4 --dist worksteal
 
 # In one process, beside those that tests start; about twice as long.
 coverage: env
-	OMP_NUM_THREADS=1 NUMBA_NUM_THREADS=1 $(PYTHON) -m pytest -p no:xdist --timeout 1200 --cov --cov-report term-missing:skip-covered
+	OMP_NUM_THREADS=1 NUMBA_NUM_THREADS=1 NUMBA_OPT=0 $(PYTHON) -m pytest -p no:xdist --timeout 1200 --cov --cov-report term-missing:skip-covered
 
 lint: env
 	$(PYTHON) -m ruff check .

@@ -27,7 +27,7 @@ from c2sti import _atomic
 from c2sti.benchmark import _networks
 from c2sti.benchmark.__main__ import main as benchmark
 from c2sti.cli import _files, main
-from c2sti.datasets import _real
+from c2sti.datasets import _published
 from c2sti.training import OtherRun, TrainingState
 
 CONFIG = c2sti.C2STiConfig(channels=4, n_components=8, n_splits=0)
@@ -363,11 +363,11 @@ def fetch(server: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Calla
     def fetch(how: str, *, sha256: bool = True) -> Path:
         blob = hashlib.sha1(b"blob %d\0" % len(CONTENT) + CONTENT).hexdigest()
         known = hashlib.sha256(CONTENT).hexdigest() if sha256 else ""
-        source = _real.Source("r", "c", "made.bin", str(len(CONTENT)), blob, known)
-        monkeypatch.setattr(_real, "BASE_URL", f"{server}/{how}")
-        monkeypatch.setattr(_real, "CACHE", tmp_path / "cache")
-        monkeypatch.setattr(_real, "published", lambda: {"made.bin": source})
-        return _real.fetch("made.bin")
+        source = _published.Source("r", "c", "made.bin", str(len(CONTENT)), blob, known)
+        monkeypatch.setattr(_published, "BASE_URL", f"{server}/{how}")
+        monkeypatch.setattr(_published, "CACHE", tmp_path / "cache")
+        monkeypatch.setattr(_published, "published", lambda: {"made.bin": source})
+        return _published.fetch("made.bin")
 
     return fetch
 

@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 
 import c2sti
-from c2sti.datasets import _real
+from c2sti.datasets import _published
 
 PACKAGE = Path(c2sti.__file__).parent
 SOURCES = sorted(PACKAGE.rglob("*.py"))
@@ -93,13 +93,13 @@ def test_pickle_is_named_for_its_error_alone() -> None:
 
 
 def test_published_files_lie_below_their_folder() -> None:
-    for path, source in _real.published().items():
+    for path, source in _published.published().items():
         for part in (path, source.repository, source.commit):
             pure = PurePosixPath(part)
             assert not pure.is_absolute()
             assert ".." not in pure.parts
-        target = _real.CACHE / source.repository / source.commit / path
-        assert target.resolve().is_relative_to(_real.CACHE.resolve())
+        target = _published.CACHE / source.repository / source.commit / path
+        assert target.resolve().is_relative_to(_published.CACHE.resolve())
 
 
 @pytest.mark.parametrize("name", ["../../etc/passwd", "/etc/passwd", "C3/../../x"])
@@ -109,7 +109,7 @@ def test_names_of_sections_cannot_lead_anywhere(name: str, tmp_path: Path) -> No
         with pytest.raises(ValueError, match="has no section"):
             series(name, data_dir=tmp_path)
     with pytest.raises(KeyError):
-        _real.fetch(name)
+        _published.fetch(name)
 
 
 # -- nobody is called
@@ -148,7 +148,7 @@ def test_the_block_would_be_felt(monkeypatch: pytest.MonkeyPatch, tmp_path: Path
         raise OSError("no network in this test")
 
     monkeypatch.setattr(socket, "getaddrinfo", refuse)
-    monkeypatch.setattr(_real, "CACHE", tmp_path)
+    monkeypatch.setattr(_published, "CACHE", tmp_path)
     with pytest.raises(OSError, match="could not be had from https://raw"):
         c2sti.datasets.stahl(1)
 

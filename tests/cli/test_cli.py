@@ -403,7 +403,10 @@ def test_what_a_command_cannot_take_is_named(
     assert "s0.h5ad is a file; name a folder" in capsys.readouterr().err
     _files.write(as_spatialdata(tissue.section(0.0)), tmp_path / "sdata.zarr")
     assert main(["sample-counts", str(tmp_path / "sdata.zarr"), "-o", str(tmp_path / "o.h5ad")]) == 1
-    assert "sdata.zarr is a SpatialData; give the AnnData that `c2sti interpolate` or `series` wrote" in capsys.readouterr().err
+    assert (
+        "sdata.zarr is a SpatialData; give the AnnData that `c2sti interpolate` or `series` wrote"
+        in capsys.readouterr().err
+    )
     assert sorted(path.name for path in tmp_path.iterdir()) == ["array.zarr", "elsewhere", "sdata.zarr"]
 
 

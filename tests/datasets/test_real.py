@@ -21,7 +21,7 @@ import pytest
 from PIL import Image
 from scipy import sparse
 
-from c2sti.datasets import _real
+from c2sti.datasets import _published
 from c2sti.datasets._real import developing_heart, dlpfc, her2st, sections, stahl, starmap
 
 DATA = Path(os.environ.get("C2STI_DATA") or Path(__file__).parents[3] / "shared" / "data")
@@ -51,17 +51,17 @@ class Repository:
 
     def publish(self, files: dict[str, bytes], *, sha256: bool = True) -> None:
         """Serve `files` and make their hashes the published ones."""
-        sources = dict(_real.published())
+        sources = dict(_published.published())
         for path, content in files.items():
             blob = hashlib.sha1(b"blob %d\0" % len(content) + content).hexdigest()
             known = {"git_blob_sha1": blob, "bytes": str(len(content)) if sha256 else ""}
             known["sha256"] = hashlib.sha256(content).hexdigest() if sha256 else ""
             sources[path] = replace(sources[path], **known)
             self.serve(path, content)
-        self._monkeypatch.setattr(_real, "published", lambda: sources)
+        self._monkeypatch.setattr(_published, "published", lambda: sources)
 
     def serve(self, path: str, content: bytes) -> None:
-        source = _real.published()[path]
+        source = _published.published()[path]
         folder = "" if source.repository == "pypi" else f"/{source.repository}"  # that of PyPI is the server itself
         self.files[f"{folder}/{source.commit}/{path}"] = content
 
@@ -97,9 +97,9 @@ class _Handler(http.server.BaseHTTPRequestHandler):
 def repository(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[Repository]:
     monkeypatch.delenv("C2STI_DATA", raising=False)
     made = Repository(monkeypatch)
-    monkeypatch.setattr(_real, "BASE_URL", made.url)
-    monkeypatch.setattr(_real, "PYPI_URL", made.url)
-    monkeypatch.setattr(_real, "CACHE", tmp_path / "cache")
+    monkeypatch.setattr(_published, "BASE_URL", made.url)
+    monkeypatch.setattr(_published, "PYPI_URL", made.url)
+    monkeypatch.setattr(_published, "CACHE", tmp_path / "cache")
     yield made
     made.stop()
 
@@ -165,10 +165,10 @@ def test_sections_are_named_in_order() -> None:
 def test_every_her2st_section_has_its_files() -> None:
     for name in sections("her2st"):
         for path in (f"data/ST-cnts/{name}.tsv.gz", f"data/ST-spotfiles/{name}_selection.tsv"):
-            assert len(_real.published()[path].sha256) == 64
-        photographs = [p for p in _real.published() if p.startswith(f"data/ST-imgs/{name[0]}/{name}/")]
+            assert len(_published.published()[path].sha256) == 64
+        photographs = [p for p in _published.published() if p.startswith(f"data/ST-imgs/{name[0]}/{name}/")]
         assert len(photographs) == 1
-    assert all(len(source.git_blob_sha1) == 40 for source in _real.published().values())
+    assert all(len(source.git_blob_sha1) == 40 for source in _published.published().values())
 
 
 def test_unknown_names_list_those_that_exist() -> None:
@@ -317,7 +317,7 @@ def test_her2st_photograph_is_reduced_with_its_scale(repository: Repository, tin
 
 def test_small_photographs_are_not_enlarged(tmp_path: Path) -> None:
     (tmp_path / "small.jpg").write_bytes(jpeg(64, 32))
-    images, width, height = _real._photograph(tmp_path / "small.jpg")
+    images, width, height = _published._photograph(tmp_path / "small.jpg")
     assert images["hires"].shape == images["lowres"].shape == (32, 64, 3)
     assert (width, height) == (64, 32)
 
@@ -362,7 +362,7 @@ def test_bad_content_is_refused(
     with pytest.raises(OSError, match=r"A1_selection.tsv could not be had from http://127.0.0.1.*call again") as error:
         her2st("A1")
     if body != b"TRUNCATED":
-        expected = _real.published()[SPOTS].git_blob_sha1
+        expected = _published.published()[SPOTS].git_blob_sha1
         assert f"git blob {expected}, found {len(body)} bytes" in str(error.value)
     assert cached(tmp_path) == ["A1.tsv.gz"]  # what was right stays, the rest leaves no trace
     repository.serve(SPOTS, tiny[SPOTS])
@@ -437,12 +437,12 @@ def raw_her2st(measured: ad.AnnData, photograph: bytes = b"") -> dict[str, bytes
 @pytest.mark.parametrize("name", ["C3", "B4", "A1"])
 def test_her2st_files_give_the_measured_section(repository: Repository, name: str) -> None:
     measured = her2st(name, data_dir=DATA)[:, :300].copy()
-    source = next(path for path in _real.published() if path.startswith(f"data/ST-imgs/{name[0]}/{name}/"))
+    source = next(path for path in _published.published() if path.startswith(f"data/ST-imgs/{name[0]}/{name}/"))
     photograph = DATA / "her2st" / "img" / f"{name}_{Path(source).name}"
     files = raw_her2st(measured, photograph.read_bytes() if photograph.exists() else b"")
     files[source] = files.pop(PHOTO)
     files = {path.replace("A1", name) if "ST-imgs" not in path else path: files[path] for path in files}
-    repository.publish({path: files[path] for path in files if path in _real.published()})
+    repository.publish({path: files[path] for path in files if path in _published.published()})
     built = her2st(name, image=photograph.exists())
     assert_same(built, measured)
     if photograph.exists():
