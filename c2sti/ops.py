@@ -349,7 +349,8 @@ def deformable_sampling(maps: Tensor, offsets: Tensor, weights: Tensor) -> Tenso
     (K, H, W)
     """
     height, width = maps.shape[1:]
-    y, x = torch.meshgrid(torch.arange(height).to(maps), torch.arange(width).to(maps), indexing="ij")
+    axes = (torch.arange(n, dtype=maps.dtype, device=maps.device) for n in (height, width))
+    y, x = torch.meshgrid(*axes, indexing="ij")
     out = torch.zeros_like(maps)
     # Tap by tap: sampling all at once would hold T copies of the maps.
     for tap, offset, weight in zip(taps(weights.shape[0]), offsets, weights, strict=True):
@@ -361,8 +362,9 @@ def bilinear(maps: Tensor, at: Tensor) -> Tensor:
     """(K, h, w) values of (K, H, W) maps at (h, w, 2) places (x, y) in bins; beyond the border that of the border."""
     height, width = maps.shape[1:]
     # To grid_sample's scale, on which an axis goes from -1 to 1. An axis of one bin has one place to look.
-    unit = 2 / maps.new_tensor([max(width - 1, 1), max(height - 1, 1)])
-    return functional.grid_sample(maps[None], (at * unit - 1)[None], padding_mode="border", align_corners=True)[0]
+    units = (2 / max(n - 1, 1) for n in (width, height))
+    scaled = torch.stack([axis * unit - 1 for axis, unit in zip(at.unbind(-1), units, strict=True)], dim=-1)
+    return functional.grid_sample(maps[None], scaled[None], padding_mode="border", align_corners=True)[0]
 
 
 def sample(maps: Tensor, lattice: Lattice, points: FloatArray) -> Tensor:

@@ -13,10 +13,11 @@ import torch
 from c2sti import io, training
 from c2sti._types import Lattice
 from c2sti.datasets import phantom
-from c2sti.models.c2sti import C2STi, C2STiConfig
+from c2sti.models.c2sti import C2STi, C2STiConfig, fresh
 from c2sti.nn.losses import endpoint_error
 from c2sti.ops import sample
 from c2sti.training import Case, Example, TrainConfig, elastic, make_examples, train, turn
+from c2sti.training._train import OBJECTIVES, _augmented, _loss
 
 NETWORK = C2STiConfig(n_components=8, n_splits=0, panel=16, channels=4, histology_channels=4)
 QUICK = TrainConfig(steps=6, genes=20, panel=12, save_every=2)
@@ -51,6 +52,17 @@ def examples() -> list[Example]:
 
 def run(examples: list[Example], **settings: object) -> C2STi:
     return train(examples, config=NETWORK, how=QUICK, show_progress_bar=False, **settings)
+
+
+@pytest.mark.parametrize("objective", OBJECTIVES)
+@pytest.mark.parametrize("deforms", ["maps", "features", "motion"])
+def test_a_step_makes_nothing_on_another_device(examples: list[Example], deforms: str, objective: str) -> None:
+    """On torch's device without values, which refuses what lies on the processor, as a GPU would."""
+    config = dataclasses.replace(NETWORK, deforms=deforms)
+    example, how = examples[0].to("meta"), dataclasses.replace(QUICK, objective=objective)
+    loss = _loss(how, fresh(config, 0).to("meta"), *_augmented(how, example, np.random.default_rng(0)))
+    loss.backward()
+    assert loss.device == torch.device("meta")
 
 
 def test_training_lowers_the_loss(examples: list[Example]) -> None:
