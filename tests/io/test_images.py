@@ -298,6 +298,14 @@ def test_an_image_that_cannot_be_used_blocks_nothing_else(case: str) -> None:
     with pytest.warns(UserWarning, match="the image of slice_b is not used: .*" + reason):
         out = interpolate(a, b)
     assert virtual(out) == []
+    with pytest.raises(ValueError, match="the image of slice_b cannot be used: .*" + reason):
+        interpolate(a, b, image_key=["A", "B"])
+
+
+def test_sections_are_aligned_without_an_image_that_cannot_be_used() -> None:
+    spoiled, reason = UNUSABLE["grey"]
+    a, b = section(0, GREY, "A"), section(1, GREY, "B")
+    spoiled(b.uns["spatial"]["B"])
     with pytest.warns(UserWarning, match="the image of moving is not used: .*" + reason):
         c2sti.pp.align(a, b)
     assert "spatial_aligned" in b.obsm
@@ -306,8 +314,6 @@ def test_an_image_that_cannot_be_used_blocks_nothing_else(case: str) -> None:
         pytest.raises(ValueError, match="needs an H&E image of both .* the image of moving is not used: .*" + reason),
     ):
         c2sti.pp.align(a, b, use="histology")
-    with pytest.raises(ValueError, match="the image of slice_b cannot be used: .*" + reason):
-        interpolate(a, b, image_key=["A", "B"])
 
 
 @pytest.mark.parametrize("held", [[1], np.zeros((9, 9, 3)), "tissue.png"])

@@ -36,8 +36,7 @@ def test_nothing_is_said_that_readers_can_do_nothing_about(pair: tuple[AnnData, 
     assert [str(w.message) for w in said if "zarr" in str(w.message).lower()] == []
 
 
-@pytest.mark.parametrize("dense", [False, True])
-@pytest.mark.parametrize("model", ["linear", "c2sti"])  # sparse factors and dense ones
+@pytest.mark.parametrize(("model", "dense"), [("linear", False), ("linear", True), ("c2sti", False)])
 def test_the_store_holds_what_the_result_in_memory_holds(
     pair: tuple[AnnData, AnnData], tmp_path: Path, small_chunks: None, model: str, dense: bool
 ) -> None:

@@ -351,7 +351,7 @@ def test_cells_are_rows_of_their_own_and_counts_are_drawn_for_bins_of_them() -> 
     assert np.median(drawn.obs["library_size"]) == pytest.approx(40 * per_bin, rel=0.2)
 
 
-@pytest.mark.parametrize("model", ["c2sti", "linear"])
+@pytest.mark.parametrize("model", ["gp", "linear"])  # dense factors and sparse ones
 def test_a_stored_series_is_that_in_memory(series: list[AnnData], tmp_path: Path, model: str) -> None:
     how = {"spacing": 50.0, "model": model, "std": True, "interval": 0.9, "obs_keys": "domain"}
     wanted = fill(series, **how)
