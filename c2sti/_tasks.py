@@ -8,11 +8,13 @@ from __future__ import annotations
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import AbstractContextManager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from functools import cache
+from threading import Lock
 from typing import Any, TypeVar
 
 import dask
+import torch
 from dask.callbacks import Callback
 from threadpoolctl import ThreadpoolController
 
@@ -20,6 +22,7 @@ Shared = TypeVar("Shared")
 Piece = TypeVar("Piece")
 Found = TypeVar("Found")
 
+FEW = 2**18  # values on which all cores of an idle machine halve the time of a network at most
 AHEAD = 4  # pieces for each thread whose results are held together
 
 
@@ -47,13 +50,49 @@ def compute(
         return dask.compute(*wanted, scheduler="threads", pool=pool)
 
 
-def one_thread(api: str | None = None) -> AbstractContextManager[Any]:
+@contextmanager
+def one_thread(api: str | None = None) -> Iterator[None]:
     """Linear algebra (``"blas"``), or all native code, in one thread: small matrices lose much to threads.
 
     Sums then come out in one order, and the same bytes, whatever the number of threads.
     """
-    limited: AbstractContextManager[Any] = _libraries().limit(limits=1, user_api=api)
-    return limited
+    with _TORCH if api is None else nullcontext(), _libraries().limit(limits=1, user_api=api):
+        yield
+
+
+class _TorchThreads:
+    """One thread for torch, whose MKL threadpoolctl does not see, until the last caller is done.
+
+    The number is one for the whole process.
+    """
+
+    def __init__(self) -> None:
+        self.lock, self.inside, self.before = Lock(), 0, 1
+
+    def __enter__(self) -> None:
+        with self.lock:
+            self.inside += 1
+            if self.inside == 1:
+                self.before = torch.get_num_threads()
+                torch.set_num_threads(1)
+
+    def __exit__(self, *_: object) -> None:
+        with self.lock:
+            self.inside -= 1
+            if self.inside == 0:
+                torch.set_num_threads(self.before)
+
+
+_TORCH = _TorchThreads()
+
+
+def threads_for(n_values: int) -> AbstractContextManager[Any]:
+    """As many threads as there are for a network that looks at so many values; one for a few.
+
+    Threads that share a core with other programs wait for each other at every layer: two of them took 40 times as long
+    as one for a small network on a busy machine.
+    """
+    return one_thread() if n_values < FEW else nullcontext()
 
 
 @cache

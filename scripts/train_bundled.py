@@ -19,11 +19,11 @@ import time
 from pathlib import Path
 
 import torch
-from threadpoolctl import threadpool_limits
 from tqdm.auto import tqdm
 
 import c2sti
 from c2sti import benchmark
+from c2sti._tasks import one_thread
 from c2sti.models.c2sti import C2STi, C2STiConfig
 from c2sti.training import TrainConfig, make_examples, train
 
@@ -73,6 +73,5 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    torch.set_num_threads(1)
-    with threadpool_limits(1):
+    with one_thread():
         main()

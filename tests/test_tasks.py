@@ -79,6 +79,25 @@ def test_progress_adds_up() -> None:
     assert sum(shares) == pytest.approx(1)
 
 
+def test_one_thread_is_for_torch_too_until_the_last_one_is_done() -> None:
+    before = torch.get_num_threads()
+    torch.set_num_threads(2)
+    try:
+        first, second = _tasks.one_thread(), _tasks.one_thread()
+        with _tasks.threads_for(10):
+            assert torch.get_num_threads() == 1
+        with _tasks.threads_for(10**7):
+            assert torch.get_num_threads() == 2
+        first.__enter__()
+        second.__enter__()
+        first.__exit__(None, None, None)  # as two threads of the caller may end
+        assert torch.get_num_threads() == 1
+        second.__exit__(None, None, None)
+        assert torch.get_num_threads() == 2
+    finally:
+        torch.set_num_threads(before)
+
+
 @pytest.mark.filterwarnings("ignore")  # of servers, ports and processes that end
 def test_tiles_of_a_field_are_the_same_wherever_they_are_solved(cluster: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("c2sti.field._field.MOST", 100)

@@ -88,6 +88,5 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 if __name__ == "__main__":
-    torch.set_num_threads(1)  # with more, sums come out in another order: the same command would make another table
-    with one_thread():
+    with one_thread():  # with more, sums come out in another order: the same command would make another table
         sys.exit(main())

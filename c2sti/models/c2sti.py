@@ -19,6 +19,7 @@ from scipy.spatial import KDTree
 from torch import Tensor
 
 from c2sti import _logging, _validators
+from c2sti._tasks import threads_for
 from c2sti._types import FloatArray, InterpolatedSection, Lattice, Prediction, Section, SlicePair
 from c2sti.models import _checkpoint
 from c2sti.models.components import Settings
@@ -98,7 +99,7 @@ class C2STi:
         )
         network = on_device(self.network, device)
         slices, fields = [], []
-        with inference():
+        with inference(), threads_for(inputs.n_values):
             moves = self.config.deforms == "maps"
             motion = network.motion(inputs) if moves else None  # else it comes of the features that are deformed
             share = network.reliability(inputs) if moves else 1.0

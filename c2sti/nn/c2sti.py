@@ -222,6 +222,11 @@ class ModelInputs:
         return self.genes(ranked[0::2].sort().values), self.genes(ranked[1::2].sort().values)
 
     @property
+    def n_values(self) -> int:
+        """Of the panel in one section."""
+        return self.panel[0][:, 0].numel()
+
+    @property
     def tissue(self) -> Tensor:
         """(H, W) bool, where both sections of the pair have tissue."""
         return (self.panel[0][0, 1] > 0) & (self.panel[1][0, 1] > 0)

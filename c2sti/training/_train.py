@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from c2sti import _validators
+from c2sti._tasks import threads_for
 from c2sti.models import compared
 from c2sti.models.c2sti import C2STi, C2STiConfig, Network, fresh, values_at
 from c2sti.models.compared import NETWORKS, FrameInterpolator, Frames
@@ -186,19 +187,20 @@ def train(
         "start": "" if start is None else start.fingerprint(),
         "data": mark_of([*examples, *(validation or ())]),
     }
-    history = descend(
-        network,
-        lambda place: [(example.name, example.to(place)) for example in examples],
-        partial(_augmented, how),
-        partial(_loss, how),
-        how=how,
-        folder=folder,
-        settings=run,
-        device=device,
-        progress=progress,
-        show_progress_bar=show_progress_bar,
-        validation_on=lambda place: [_whole(example.to(place)) for example in validation or ()],
-    )
+    with threads_for(max(example.inputs.n_values for example in examples)):
+        history = descend(
+            network,
+            lambda place: [(example.name, example.to(place)) for example in examples],
+            partial(_augmented, how),
+            partial(_loss, how),
+            how=how,
+            folder=folder,
+            settings=run,
+            device=device,
+            progress=progress,
+            show_progress_bar=show_progress_bar,
+            validation_on=lambda place: [_whole(example.to(place)) for example in validation or ()],
+        )
     card = {"training": asdict(how), "examples": len(examples), "history": history.as_dict()}
     return C2STi(settings, network=network, card=card)
 
@@ -291,18 +293,19 @@ def train_compared(
         raise ValueError(f"{name!r} has nothing to train on: {len(cases)} held-out section(s) were given, none{where}")
     how = how.for_examples(len(usable))
     run = {"model": name, "how": asdict(how), "network": asdict(network.config), "data": mark_of(usable)}
-    history = descend(
-        network,
-        lambda place: make_triplets(usable, network.config.n_maps, device=place),
-        _augmented_triplet,
-        lambda network, *triplet: network.loss(*triplet),
-        how=how,
-        folder=folder,
-        settings=run,
-        device=device,
-        progress=progress,
-        show_progress_bar=show_progress_bar,
-    )
+    with threads_for(network.config.n_maps * max(len(case.pair.lattice.centres) for case in usable)):
+        history = descend(
+            network,
+            lambda place: make_triplets(usable, network.config.n_maps, device=place),
+            _augmented_triplet,
+            lambda network, *triplet: network.loss(*triplet),
+            how=how,
+            folder=folder,
+            settings=run,
+            device=device,
+            progress=progress,
+            show_progress_bar=show_progress_bar,
+        )
     card = {"training": asdict(how), "examples": len(usable), "history": history.as_dict()}
     return FrameInterpolator(network, card=card)
 

@@ -14,6 +14,7 @@ from scipy.spatial import KDTree
 from torch import Tensor, nn
 from torch.nn import functional
 
+from c2sti._tasks import threads_for
 from c2sti._types import FloatArray, InterpolatedSection, Prediction, Section, SlicePair
 from c2sti.models import _checkpoint
 from c2sti.models.naive import WIDTH, map_noise
@@ -267,7 +268,7 @@ class FrameInterpolator:
         """Interpolate sections; see :class:`c2sti._types.Interpolator`."""
         frames = Frames(pair, self.network.config.n_maps, device=device)
         network, changes = self.network.to(device).eval(), []
-        with inference():
+        with inference(), threads_for(frames.ends[0].numel()):
             for p in positions:
                 changes.append(network(frames.ends, p))
                 progress(1 / len(positions))
