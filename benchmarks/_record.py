@@ -8,7 +8,7 @@ import os
 import platform
 import resource
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from datetime import UTC, datetime
 from importlib.metadata import version
 from pathlib import Path
@@ -73,14 +73,15 @@ def _cpu_model() -> str:
     return next((line.split(":")[1].strip() for line in lines if line.startswith("model name")), platform.processor())
 
 
-def write(name: str, given: argparse.Namespace, rows: list[dict[str, Any]], **more: Any) -> Path:
-    """Write what was found, beside the machine and the seed, and say where."""
+def write(name: str, given: argparse.Namespace, rows: Iterable[dict[str, Any]], **more: Any) -> Path:
+    """Print each row when it is found, write all of them beside the machine and the seed, and say where."""
     given.out.mkdir(parents=True, exist_ok=True)
-    path = Path(given.out) / f"{name}.json"
-    record = {"benchmark": name, "machine": machine(), "seed": given.seed, "quick": given.quick, **more, "rows": rows}
-    path.write_text(json.dumps(record, indent=1) + "\n", encoding="utf-8")
+    path, found = Path(given.out) / f"{name}.json", []
     for row in rows:
-        print({key: float(f"{v:.4g}") if isinstance(v, float) else v for key, v in row.items()})
+        print({key: float(f"{v:.4g}") if isinstance(v, float) else v for key, v in row.items()}, flush=True)
+        found.append(row)
+    record = {"benchmark": name, "machine": machine(), "seed": given.seed, "quick": given.quick, **more, "rows": found}
+    path.write_text(json.dumps(record, indent=1) + "\n", encoding="utf-8")
     print(f"wrote {path}")
     return path
 

@@ -11,6 +11,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -34,16 +35,12 @@ def main(given: Sequence[str] | None = None) -> Path:
     options = arguments(__doc__, given)
     device = "cuda" if torch.cuda.is_available() else "cpu"
     small = options.quick or device == "cpu"
-    rows = []
-    for found in (
+    rows = chain(
         equality(device, small),
         steps(device, small, options.repeats),
         end_to_end(device, small),
-        [largest(device, (16,) if small else SIDES)],
-    ):
-        for row in found:
-            print(row, flush=True)  # what is known, should the machine be taken away
-            rows.append(row)
+        largest(device, (16,) if small else SIDES),
+    )
     name = torch.cuda.get_device_name() if device == "cuda" else "none"
     return write("gpu", options, rows, gpu=name)
 
@@ -107,7 +104,7 @@ def end_to_end(device: str, small: bool) -> Iterator[dict[str, Any]]:
         yield {"what": f"interpolate: {name}", "spots": pair[0].n_obs, "genes": n_genes, **seconds}
 
 
-def largest(device: str, sides: Sequence[int]) -> dict[str, Any]:
+def largest(device: str, sides: Sequence[int]) -> Iterator[dict[str, Any]]:
     """The widest lattice on which a step of the paper's network fits into the device's memory."""
     fits = 0
     for side in sides:
@@ -116,7 +113,7 @@ def largest(device: str, sides: Sequence[int]) -> dict[str, Any]:
         except torch.OutOfMemoryError:
             break
         fits = side
-    return {"what": "largest lattice of paper()", "bins": fits, "tried": list(sides)}
+    yield {"what": "largest lattice of paper()", "bins": fits, "tried": list(sides)}
 
 
 def inputs_of(n_genes: int, side: int, device: str, n_maps: int = 180) -> ModelInputs:

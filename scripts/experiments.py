@@ -34,7 +34,7 @@ import c2sti
 from c2sti import io
 from c2sti._backed import in_memory, moments
 from c2sti._result import lattice_of
-from c2sti._types import TARGET_SUM, Lattice
+from c2sti._types import Lattice
 from c2sti.benchmark._leave_out import DETECTED, Half, depths, pair_of, windows
 from c2sti.benchmark._series import find_series, read_series
 from c2sti.models._registry import bundled
@@ -262,8 +262,8 @@ def _errors_told(
 
 
 def _logarithms(counts: np.ndarray) -> np.ndarray:
-    """log1p of counts per 10⁴, less the last column."""
-    return np.log1p(counts[:, :-1] * TARGET_SUM / np.maximum(counts.sum(axis=1, keepdims=True), 1))
+    """Log expression of all columns but the last, which counts towards the library size only."""
+    return io.log_normalise(sp.csr_array(counts[:, :-1]), counts.sum(axis=1)).toarray()
 
 
 # ---- the command

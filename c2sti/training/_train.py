@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, replace
 from functools import partial
+from math import prod
 from pathlib import Path
 from typing import Any, TypeAlias
 
@@ -293,7 +294,7 @@ def train_compared(
         raise ValueError(f"{name!r} has nothing to train on: {len(cases)} held-out section(s) were given, none{where}")
     how = how.for_examples(len(usable))
     run = {"model": name, "how": asdict(how), "network": asdict(network.config), "data": mark_of(usable)}
-    with threads_for(network.config.n_maps * max(len(case.pair.lattice.centres) for case in usable)):
+    with threads_for(network.config.n_maps * max(prod(case.pair.lattice.shape) for case in usable)):
         history = descend(
             network,
             lambda place: make_triplets(usable, network.config.n_maps, device=place),
