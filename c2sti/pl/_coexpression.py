@@ -17,9 +17,8 @@ from scipy.spatial.distance import squareform
 
 from c2sti import _keys, _result, _validators, io
 from c2sti._types import FloatArray
-from c2sti.pl._axes import CAPTION_FONT, Result, halo, ink, is_dark, panels
-from c2sti.pl._look import Panels, ends, shares
-from c2sti.pl._shown import colour_bar
+from c2sti.pl._look import CAPTION_FONT, Panels, ends, halo, ink, is_dark, panels, shares
+from c2sti.pl._shown import Result, colour_bar, several_genes
 
 SIZE = 3.1  # inches of a panel
 UNKNOWN, SELF = ("0.93", "0.25"), "0.6"  # where no edge was kept, and a gene with itself
@@ -87,10 +86,7 @@ def coexpression(
         raise ValueError(f"kind = {kind!r} must be 'network' or 'heatmap'")
     n_genes = _validators.whole(n_genes, "n_genes")
     result = Result(adata, key) if _result.is_result(adata, key) else None
-    genes = [_validators.text(one, "gene") for one in _validators.names(gene, "gene")]
-    if not genes:
-        raise ValueError("gene= is empty; name one or more")
-    around = [_around(adata, result, one, sections, n_genes) for one in genes]
+    around = [_around(adata, result, one, sections, n_genes) for one in several_genes(gene)]
     rows = panels([len(matrices) for _, matrices in around], look, width=SIZE)
     for (names, matrices), row in zip(around, rows, strict=True):
         every = np.abs(np.concatenate([matrix.ravel() for matrix in matrices.values()]))
