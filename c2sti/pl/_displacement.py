@@ -94,12 +94,12 @@ def displacement(
     images = {name: None if color is not None else _image(result, name, img, scale_factor) for name in there}
     bare = [name for name in there if images[name] is None]
     under = None
-    if bare and color is None:
+    if bare and color is not None:
+        under = shown(result, bare, color)
+    elif bare:
         nearest = KDTree(centres.reshape(2, -1).T).query(result.xy)[1]
         far = {name: np.hypot(*moves[name]).ravel()[nearest] * unit[0] for name in bare}
         under = Shown("distance", far, f"distance moved ({unit[1]})")
-    elif bare:
-        under = shown(result, bare, color)
     (row,) = panels([len(there)], look, shape=result.shape)
     for name, ax in zip(there, row.axes, strict=True):
         if (image := images[name]) is not None:

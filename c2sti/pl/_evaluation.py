@@ -123,10 +123,12 @@ def _draw_scores(ax: Axes, scores: pd.DataFrame) -> list[Any]:
             ax.errorbar(x + 0.18, mean, half[x], color=colour, capsize=3, linewidth=1.6, zorder=3)
         place, text = (x + 0.18, mean), f"{mean:.3f}"
         ax.annotate(text, place, (0, 9), textcoords="offset points", ha="center", fontsize=8, path_effects=halo())
-    label, line = ("mean", "") if half is None else ("mean, with 95 % interval for comparing methods", "-")
+    mean_of: dict[str, Any] = {"label": "mean", "linestyle": ""}
+    if half is not None:
+        mean_of = {"label": "mean, with 95 % interval for comparing methods", "linestyle": "-"}
     return [
         Line2D([], [], color=faint, marker="o", markersize=3, markerfacecolor="0.5", label="a held-out section"),
-        Line2D([], [], color=ink(), marker="D", linestyle=line, markersize=6, label=label),
+        Line2D([], [], color=ink(), marker="D", markersize=6, **mean_of),
     ]
 
 

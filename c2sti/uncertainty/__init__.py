@@ -30,7 +30,6 @@ lie around those predictions, gene by gene, gives intervals for what would be me
 prediction; nothing is learnt from other tissue).
 """
 
-from c2sti.uncertainty._intervals import PART, Calibration, Intervals
-from c2sti.uncertainty._std import BESIDE, Spread, ask
+from c2sti.uncertainty._std import BESIDE, PART, Calibration, Intervals, Spread, ask
 
 __all__ = ["BESIDE", "PART", "Calibration", "Intervals", "Spread", "ask"]

@@ -12,8 +12,7 @@ from anndata import AnnData
 import c2sti
 from c2sti import benchmark, io
 from c2sti._types import Prediction, SlicePair
-from c2sti.benchmark._leave_out import Window, pair_of, windows
-from c2sti.benchmark._verdict import verdict
+from c2sti.benchmark._leave_out import Window, pair_of, verdict, windows
 from c2sti.datasets import Phantom
 from c2sti.models._registry import METHODS
 

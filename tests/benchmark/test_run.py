@@ -16,7 +16,6 @@ from c2sti import benchmark, metrics
 from c2sti.benchmark import _leave_out, _networks, _scores, _series
 from c2sti.benchmark.__main__ import main
 from c2sti.benchmark._networks import DEFAULT, FULL, QUICK, ROWS, SAVE_EVERY
-from c2sti.benchmark._protocol import open_st
 from c2sti.models._registry import METHODS, NETWORKS
 from c2sti.models.c2sti import C2STi, C2STiConfig
 from c2sti.models.compared import FrameInterpolator, fresh
@@ -192,11 +191,11 @@ def test_similarity_of_maps_is_that_of_spots() -> None:
 def test_measured_series_are_scored_by_all_folds_or_by_their_own() -> None:
     names = [("her2st A", "A"), ("her2st B", "B"), ("heart", "")]
     series = tuple(_series.Series(name, tuple(f"{name}{i}" for i in range(5))) for name, _ in names)
-    source = _series.Source("measured", series, lambda one: [], {})
+    source = _series.Source("measured", series, lambda one: [], {}, ["A", "B"])
     networks = [_networks.Network(ROWS["rife"], fold, s, Path(fold)) for fold in source.folds for s in (0, 1)]
     jobs = _scores.jobs(source, [ROWS["gp"], ROWS["rife"]], networks, [1, 3, 4], Path("scores"), context=True)
-    assert (source.taught, source.folds) == ("her2st", ["A", "B"])
-    one = _series.Source("measured", series, lambda one: [], {}, folds=["B"])
+    assert source.taught == "her2st"
+    one = _series.Source("measured", series, lambda one: [], {}, ["B"])
     assert [s.name for s in one.scored] == ["her2st B", "heart"]
     assert one.simulated
     assert [s.name for s in one.lessons("B")] == ["her2st A"]
@@ -226,7 +225,8 @@ def test_one_patient_is_too_few_to_train_without_one(
 ) -> None:
     source = _series.made()
     monkeypatch.setattr(
-        "c2sti.benchmark._run.measured", lambda data, folds: _series.Source("made", source.series[:1], source.read, {})
+        "c2sti.benchmark._run.measured",
+        lambda data, folds: _series.Source("made", source.series[:1], source.read, {}, "A"),
     )
     said = refusal(capsys, ["--table", "1", "--data", "there", "--out", str(tmp_path), "--methods", "unet"])
     assert "there holds whole series of 1 patients of her2st; to train without one, two or more are needed" in said
@@ -278,7 +278,7 @@ def test_full_is_the_network_and_training_of_the_paper(tmp_path: Path, capsys: p
 
 def test_patches_may_be_split_as_in_the_paper() -> None:
     with pytest.warns(UserWarning, match="leaks"):
-        source = open_st(None, split="patch", quick=True)
+        source = _series.open_st(None, split="patch", quick=True)
     assert source.name == "simulated open-st, split by patch"
     sections = [
         {name[:3] for series in source.series if series.patient == part for name in series.names}
