@@ -161,21 +161,11 @@ class Run:
         o = self.options
         every = jobs(self.source, self.methods, self.networks, o.slices, o.out / "scores", context=o.context)
         missing = [job for job in every if job.kept() is None]
+        how: dict[str, Any] = {"configs": self.configs, "n_genes": o.n_genes, "context": o.context, "device": o.device}
         with tqdm(total=len(missing), desc="scoring", unit="case", disable=not missing) as bar:
-
-            def progress(job: Job) -> None:
+            for job in score(missing, self.source, **how):
                 bar.set_postfix_str(f"{job.case} {job.method.name}", refresh=False)
                 bar.update()
-
-            score(
-                missing,
-                self.source,
-                configs=self.configs,
-                n_genes=o.n_genes,
-                context=o.context,
-                device=o.device,
-                progress=progress,
-            )
         return every
 
     def _about(self) -> str:

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import groupby
 from pathlib import Path
@@ -101,9 +101,8 @@ def score(
     n_genes: int,
     context: bool,
     device: str,
-    progress: Callable[[Job], object],
-) -> None:
-    """Compute the scores of jobs and keep them; jobs of one case that follow each other share its pair."""
+) -> Iterator[Job]:
+    """Compute the scores of jobs and keep them, job by job; those of one case that follow each other share its pair."""
     models: dict[tuple[str, str], Interpolator] = {}
     for (series, n_slices, place), of_case in groupby(todo, lambda job: (job.series, job.n_slices, job.place)):
         slices = source.read(series)
@@ -124,7 +123,7 @@ def score(
             ]
             job.file.parent.mkdir(parents=True, exist_ok=True)
             put(job.file, (json.dumps({"weights": job.weights, "rows": rows}, indent=1) + "\n").encode())
-            progress(job)
+            yield job
 
 
 def _scored(method: Interpolator, known: Descriptions, target: Target, position: float) -> dict[str, Any]:

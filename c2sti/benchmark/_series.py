@@ -100,25 +100,19 @@ def find_series(data: Path) -> list[Series]:
 def read_series(series: Series, data: Path) -> list[io.SliceGrid]:
     """Sections of a series in order of z, in a common coordinate system."""
     sections = [ad.read_h5ad(path) for path in series.paths(data)]
-    if series.in_register:
-        for section in sections:
-            _keep_registration(section)
-    else:
+    if not series.in_register:
         pp.align_series(sections)
+    for section in sections if series.in_register else ():
+        if _keys.SPATIAL_3D in section.obsm:  # the coordinates, in µm, into which the authors registered it
+            xyz = section.obsm[_keys.SPATIAL_3D]
+            section.obsm[_keys.ALIGNED], section.obs[_keys.Z_UM] = xyz[:, :2], xyz[:, 2].mean()
+        else:  # a slab of one block
+            slab = section.uns["section"]
+            section.obsm[_keys.ALIGNED] = section.obsm[_keys.SPATIAL]
+            section.obs[_keys.Z_UM] = slab["slab"] * slab["slab_thickness_units"]
+        section.uns.pop(_keys.SPATIAL, None)
     named = zip(sections, series.names, strict=True)
     return io.on_shared_genes([io.read_slice(s, name=name, spatial_key=_keys.ALIGNED) for s, name in named])
-
-
-def _keep_registration(section: AnnData) -> None:
-    """Take the coordinates, in µm, into which the authors registered a section; or those of a slab of one block."""
-    if _keys.SPATIAL_3D in section.obsm:
-        xyz = section.obsm[_keys.SPATIAL_3D]
-        section.obsm[_keys.ALIGNED], section.obs[_keys.Z_UM] = xyz[:, :2], xyz[:, 2].mean()
-    else:
-        slab = section.uns["section"]
-        section.obsm[_keys.ALIGNED] = section.obsm[_keys.SPATIAL]
-        section.obs[_keys.Z_UM] = slab["slab"] * slab["slab_thickness_units"]
-    section.uns.pop(_keys.SPATIAL, None)
 
 
 def fingerprints(series: Sequence[Series], data: Path) -> dict[str, str]:
@@ -199,16 +193,8 @@ def open_st(data: Path | None, *, split: Literal["section", "patch"] = "section"
     """Patches of Open-ST sections in three parts, or of simulated ones where there is no folder.
 
     The simulated series has 19 sections: cells, H&E that is drawn from the same cells, tissue that bends from section
-    to section, and a truth without noise.
-
-    Parameters
-    ----------
-    data
-        Folder of the sections, see :func:`c2sti.datasets.openst`.
-    split
-        Whether parts differ by section, or by patch as in the paper (see :func:`c2sti.datasets.patches`).
-    quick
-        A small simulated series.
+    to section, and a truth without noise; fewer where it is to be `quick`. `split` says whether parts differ by
+    section, or by patch as in the paper (see :func:`c2sti.datasets.patches`).
     """
     tissue, shares = None, SHARES if split == "section" else PAPER
     if data is None:

@@ -135,14 +135,9 @@ def _of_result(
     result: Result, sections: str | Sequence[str] | None, place: int, n_genes: int
 ) -> dict[str, sp.csr_matrix]:
     """(N, N) graph of each section wanted: that which a result holds, or else of the gene's strongest neighbours."""
-    wanted = result.named(sections)
-    adata = result.adata
-    found: dict[str, sp.csr_matrix] = {}
-    for name in wanted:
-        held = io.held_graph(result.record, name, adata.var_names)
-        graph = adata.varp.get(_keys.graph(name), held)
-        if graph is not None:
-            found[name] = sp.csr_matrix(graph)
+    wanted, adata = result.named(sections), result.adata
+    held = {n: adata.varp.get(_keys.graph(n), io.held_graph(result.record, n, adata.var_names)) for n in wanted}
+    found = {name: sp.csr_matrix(graph) for name, graph in held.items() if graph is not None}
     lacking = [name for name in wanted if name not in found]
     if result.is_stack and lacking:
         raise KeyError(
@@ -153,11 +148,13 @@ def _of_result(
         return found
     pair = io.MeasuredPair(adata, result.key)
     strength = np.max([np.abs(pair.correlations(name, np.array([place]))[0]) for name in wanted], axis=0)
-    chosen, shape = np.unique([place, *np.argsort(-strength, kind="stable")[:n_genes]]), (adata.n_vars, adata.n_vars)
+    chosen = np.unique([place, *np.argsort(-strength, kind="stable")[:n_genes]])
+    found = {}
     for name in wanted:
         among = sp.coo_array(pair.correlations(name, chosen)[:, chosen])
-        found[name] = sp.csr_matrix((among.data, tuple(chosen[index] for index in among.coords)), shape=shape)
-    return {name: found[name] for name in wanted}
+        places = tuple(chosen[index] for index in among.coords)
+        found[name] = sp.csr_matrix((among.data, places), shape=(adata.n_vars, adata.n_vars))
+    return found
 
 
 def _neighbours(graphs: dict[str, sp.csr_matrix], gene: str, place: int, n_genes: int) -> list[int]:
