@@ -103,28 +103,13 @@ def ask(
     blind: NDArray[np.bool_] | None = None,
     seen: tuple[NDArray[np.bool_], NDArray[np.bool_]] | None = None,
 ) -> tuple[Prediction, Spread | None]:
-    """The prediction of a method, and its uncertainty where that is wanted.
+    """The prediction of a method, and its uncertainty where `std` (standard deviations) or `intervals` are wanted.
 
     The method is asked once for everything: the sections wanted and, where they are needed, one right beside either
-    end, at the points wanted and, for intervals, at some of the measured spots.
-
-    Parameters
-    ----------
-    method, pair, points, positions, device, seed, progress
-        As in :class:`c2sti._types.Interpolator`.
-    std, intervals
-        Whether standard deviations, or what intervals are made of, are wanted.
-    covered
-        As in :class:`Spread`.
-    blind
-        (2, M) whether a, and b, could not be measured at each point where the other has tissue; None for nowhere.
-    seen
-        Which spots of a lie where b could be measured, and the reverse; intervals are calibrated on these. None for
-        all.
-
-    Returns
-    -------
-    The prediction; and how uncertain it is, None where neither `std` nor `intervals` is wanted.
+    end, at the points wanted and, for intervals, at some of the measured spots. `covered` is as in :class:`Spread`.
+    `blind`, (2, M), says whether a, and b, could not be measured at each point where the other has tissue; `seen`,
+    which spots of a lie where b could be measured, and the reverse: intervals are calibrated on these, by default on
+    all.
     """
     how: dict[str, Any] = {"device": device, "seed": seed, "progress": progress}
     uncertain, partly_blind = std or intervals, blind is not None and bool(blind.any())

@@ -6,6 +6,7 @@ import json
 import shutil
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pandas as pd
@@ -269,6 +270,8 @@ def test_full_is_the_network_and_training_of_the_paper(tmp_path: Path, capsys: p
 
 def test_patches_may_be_split_as_in_the_paper(monkeypatch: pytest.MonkeyPatch) -> None:
     seen: list[dict] = []
+    tissue = SimpleNamespace(series=lambda z, **how: [], pitch=100.0, side=500.0)
+    monkeypatch.setattr("c2sti.datasets.phantom", lambda **how: tissue)
     monkeypatch.setattr("c2sti.datasets.patches", lambda sections, **how: seen.append(how) or {})
     assert _series.open_st(None, split="patch", quick=True).name == "simulated open-st, split by patch"
     assert (seen[0]["split"], seen[0]["shares"]) == ("patch", (852, 100, 264))
