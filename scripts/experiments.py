@@ -219,7 +219,7 @@ def trust(seeds: int, data: Path) -> Iterator[Row]:
                 assert spread is not None and spread.calibration is not None
                 predicted, truth = answer.slices[0].expression(), measured.expression.toarray()
                 for level in (0.5, 0.9):
-                    lower, upper = spread.calibration.bounds(predicted, level)
+                    lower, upper = spread.calibration.intervals(level).bounds(predicted)
                     told[f"coverage {level}"] = ((lower <= truth) & (truth <= upper)).mean()
                 if own.counts:
                     told |= _errors_told(predicted, spread.std(0), own, pair.lattice, genes, seed)

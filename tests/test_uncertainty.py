@@ -274,9 +274,9 @@ def test_intervals_are_calibrated_on_spots_that_the_other_section_could_see() ->
     how = {"device": "cpu", "seed": 0, "intervals": True}
     _, spread = ask(METHODS["copy"], pair, AT, [0.5], blind=blind, seen=(~blind[1], ~blind[0]), **how)
     assert [section.weights.shape[0] for section in spread.calibration.predicted] == [SIDE**2 - SIDE] * 2
-    np.testing.assert_array_equal(spread.calibration.bounds(np.ones((1, 1)), 0.98), [[[1]], [[1]]])
+    np.testing.assert_array_equal(spread.calibration.intervals(0.98).bounds(np.ones((1, 1))), [[[1]], [[1]]])
     _, careless = ask(METHODS["copy"], pair, AT, [0.5], **how)
-    assert careless.calibration.bounds(np.ones((1, 1)), 0.98)[1] == 9
+    assert careless.calibration.intervals(0.98).bounds(np.ones((1, 1)))[1] == 9
     never = np.zeros(SIDE**2, dtype=bool)
     _, all_of_them = ask(METHODS["copy"], pair, AT, [0.5], seen=(never, never), **how)
     np.testing.assert_array_equal(all_of_them.calibration.measured[0].toarray(), values)
@@ -297,17 +297,18 @@ def test_ends_are_quantiles_of_what_was_measured() -> None:
     # 99 spots, 1 to 99, of which 90 % are to lie inside: 5 to 95. Of the second gene half are zero.
     measured = np.column_stack([np.arange(1.0, 100), np.maximum(np.arange(1.0, 100) - 50, 0)])
     calibration = given(np.ones((99, 2)), np.random.default_rng(0).permutation(measured))
-    found = calibration.bounds(np.array([[0.5, 2.0], [1.0, 1.0]]), 0.9)
+    found = calibration.intervals(0.9).bounds(np.array([[0.5, 2.0], [1.0, 1.0]]))
     np.testing.assert_array_equal(found[:, 0], [[5, 0], [95, 40]])
     np.testing.assert_array_equal(found[:, 1], found[:, 0])  # one part only: whatever is predicted
-    np.testing.assert_array_equal(calibration.bounds(np.ones((1, 1)), 0.5, slice(1, 2)), [[[0]], [[0]]])
-    np.testing.assert_array_equal(calibration.subset(np.array([1])).bounds(np.ones((1, 1)), 0.9), [[[0]], [[40]]])
+    np.testing.assert_array_equal(calibration.intervals(0.5).bounds(np.ones((1, 1)), slice(1, 2)), [[[0]], [[0]]])
+    second = calibration.subset(np.array([1])).intervals(0.9)
+    np.testing.assert_array_equal(second.bounds(np.ones((1, 1))), [[[0]], [[40]]])
 
 
 def test_ends_are_linear_between_parts() -> None:
     predicted = np.repeat([1.0, 3.0], PART)[:, None]
     measured = np.repeat([10.0, 30.0], PART)[:, None]
-    found = given(predicted, measured).bounds(np.array([[0.0], [1.0], [1.5], [3.0], [9.0]]), 0.9)
+    found = given(predicted, measured).intervals(0.9).bounds(np.array([[0.0], [1.0], [1.5], [3.0], [9.0]]))
     np.testing.assert_allclose(found[0].ravel(), [10, 10, 15, 30, 30])
     np.testing.assert_allclose(found[1], found[0])
 
@@ -324,7 +325,7 @@ def test_intervals_hold_as_many_values_as_they_say() -> None:
     prediction, spread = ask(METHODS["linear"], pair, at, [0.5], device="cpu", seed=0, intervals=True)
     assert spread.calibration is not None
     for level in (0.5, 0.9):
-        lower, upper = spread.calibration.bounds(prediction.slices[0].expression(), level)
+        lower, upper = spread.calibration.intervals(level).bounds(prediction.slices[0].expression())
         inside = (lower <= sections[2]) & (sections[2] <= upper)
         assert inside.mean() == pytest.approx(level, abs=0.03)
         assert inside.mean(axis=0).min() > level - 0.12  # gene by gene, of 400 spots

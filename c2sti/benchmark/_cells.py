@@ -37,21 +37,11 @@ OF_TYPES = (  # scores that need types
 
 @dataclass(frozen=True)
 class Cells:
-    """Cells of one section.
+    """Cells of one section."""
 
-    Parameters
-    ----------
-    xy
-        (n, 2) places.
-    types
-        (n,) numbers of their types, −1 where unknown; None where there are none.
-    expression
-        (n, N) log1p expression.
-    """
-
-    xy: FloatArray
-    types: NDArray[np.intp] | None
-    expression: FloatArray
+    xy: FloatArray  # (n, 2) places
+    types: NDArray[np.intp] | None  # (n,) numbers of their types, −1 where unknown; None where there are none
+    expression: FloatArray  # (n, N) log1p expression
 
     def part(self, kept: NDArray[np.bool_]) -> Cells:
         """Some of the cells."""
@@ -67,6 +57,9 @@ def mixture(a: Cells, b: Cells, position: float, rng: np.random.Generator) -> Ce
 
 def cell_scores(predicted: Cells, measured: Cells, seed: int = 0) -> dict[str, float]:
     """Scores of predicted cells; the columns are described in :func:`c2sti.tl.evaluate`."""
+    from scipy.stats import wasserstein_distance  # noqa: PLC0415 - slow to import
+
+    nearest = nearest_cell(predicted.xy), nearest_cell(measured.xy)
     bins = _bins([predicted.xy, measured.xy], np.sqrt(PER_BIN) * spacing(measured.xy))
     density = [operator.sum(axis=1) for operator in bins]
     any_cell = np.add(*density) > 0
@@ -75,7 +68,8 @@ def cell_scores(predicted: Cells, measured: Cells, seed: int = 0) -> dict[str, f
         "n_cells": len(predicted.xy),
         "density_rmse": float(np.sqrt(np.square(p - m).mean()) / m.mean()),
         "density_pcc": metrics.pcc(p[:, None], m[:, None]),
-        "spacing": _spacing_distance(predicted.xy, measured.xy),
+        # Of the distances to nearest neighbours, by the mean of the measured ones.
+        "spacing": float(wasserstein_distance(*nearest) / nearest[1].mean()),
         **dict.fromkeys(OF_TYPES, float("nan")),
         **_local_expression(predicted, measured, bins),
     }
@@ -93,14 +87,6 @@ def _bins(places: list[FloatArray], side: float) -> list[sp.csr_array]:
     columns, rows = np.max([i.max(axis=0) for i in index], axis=0) + 1
     flat = [i @ [1, columns] for i in index]
     return [sp.csr_array((np.ones(len(i)), (i, np.arange(len(i)))), shape=(columns * rows, len(i))) for i in flat]
-
-
-def _spacing_distance(predicted: FloatArray, measured: FloatArray) -> float:
-    """Wasserstein distance of the distances to nearest neighbours, by the mean of the measured ones."""
-    from scipy.stats import wasserstein_distance  # noqa: PLC0415 - slow to import
-
-    p, m = nearest_cell(predicted), nearest_cell(measured)
-    return float(wasserstein_distance(p, m) / m.mean())
 
 
 def _local_expression(predicted: Cells, measured: Cells, bins: list[sp.csr_array]) -> dict[str, float]:

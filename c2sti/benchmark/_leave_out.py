@@ -1,4 +1,4 @@
-"""How well is a held-out section interpolated from its neighbours, scored at its own spots?
+"""How well is a held-out section interpolated from its neighbours, scored at its own spots? And what the scores say.
 
 The held-out section touches nothing: genes are chosen from the neighbours alone. Every method sees the same pair.
 """
@@ -7,9 +7,9 @@ from __future__ import annotations
 
 import time
 import warnings
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
-from itertools import pairwise
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from itertools import pairwise, product
 from typing import Any, NamedTuple, TypeAlias
 
 import numpy as np
@@ -26,6 +26,8 @@ from c2sti.training import Case
 from c2sti.uncertainty import ask
 
 DETECTED = 0.1  # least share of spots of both neighbours in which a scored gene is detected
+LEAST = 3  # held-out sections by which two methods can be told apart
+CONFIDENCE = 0.95
 
 # A held-out section at its own spots: (n, 2) coordinates, (n, N) log1p expression, and (N,) noise ceilings of its
 # genes: the PCC that its own count noise allows a perfect prediction.
@@ -33,21 +35,11 @@ Target: TypeAlias = tuple[FloatArray, FloatArray, FloatArray]
 
 
 class LeftOut(NamedTuple):
-    """What became of the held-out sections of a series.
+    """What became of the held-out sections of a series."""
 
-    Parameters
-    ----------
-    table
-        A row for each method and held-out section.
-    genes
-        A row for each method, held-out section and gene; None where these are not wanted.
-    sections
-        Held-out sections with what was predicted of them, see :func:`_with_layers`; none where these are not wanted.
-    """
-
-    table: pd.DataFrame
-    genes: pd.DataFrame | None
-    sections: list[AnnData]
+    table: pd.DataFrame  # a row for each method and held-out section
+    genes: pd.DataFrame | None  # a row for each method, held-out section and gene, if wanted
+    sections: list[AnnData]  # held-out sections with what was predicted of them, see :func:`_with_layers`, if wanted
 
 
 @dataclass(frozen=True)
@@ -91,15 +83,13 @@ def leave_sections_out(
     sections: list[AnnData] = []
     with tqdm(total=len(todo) * len(methods), desc="held-out sections", disable=not show_progress_bar) as bar:
         for window in todo:
-            for i in window.held_out:
-                check_unseen(slices[i], [slices[j] for j in (window.a, window.b, *window.beyond.values())])
+            check_unseen(slices, window)
             pair, genes = pair_of(slices, window, n_genes, context=context)
             known = Descriptions(pair, device=device, seed=seed)
             detail = {"shared_detail": pair_check.shared_detail(pair.a, pair.b, pair.spacing)}
-            held_out = _held_out(slices, window, known, genes, half_observed=half_observed)
-            layers: list[dict[str, FloatArray]] = [{} for _ in held_out]
+            held_out = list(_held_out(slices, window, known, genes, half_observed=half_observed))
             for name, method in methods.items():
-                for one, kept in zip(held_out, layers, strict=True):
+                for one in held_out:
                     predicted, scores = _score(method, known, one, intervals)
                     halves = [] if one.half is None else one.half.gene_scores(method)
                     row = {**one.place, "method": name}
@@ -108,70 +98,50 @@ def leave_sections_out(
                         own = gene_scores(predicted, one.target) | of_halves(*halves)
                         by_gene.append(pd.DataFrame({**row, "gene": genes, **own}))
                     if keep_sections:
-                        kept[name] = predicted
+                        one.predicted[name] = predicted.astype(np.float32)
                 bar.update()
             if keep_sections:
-                sections += [_with_layers(o, g, genes) for o, g in zip(held_out, layers, strict=True)]
+                sections += [_with_layers(one, slices, pair, genes) for one in held_out]
     return LeftOut(pd.DataFrame(rows), pd.concat(by_gene, ignore_index=True) if by_gene else None, sections)
 
 
 @dataclass(frozen=True)
 class HeldOut:
-    """A held-out section, at its own spots or, of single cells, bins.
+    """A held-out section, at its own spots or, of single cells, bins."""
 
-    Parameters
-    ----------
-    place
-        Its index in the series, name and position.
-    names
-        (n,) of the spots.
-    target
-        What it measured.
-    points
-        The same spots as rows of a result.
-    half
-        It and half of its spots, where methods are given these.
-    """
-
-    place: dict[str, Any]
-    names: pd.Index
+    place: dict[str, Any]  # its index in the series, name and position
     target: Target
-    points: io.Rows
-    half: Half | None
+    points: io.Rows  # the same spots as rows of a result
+    half: Half | None  # where methods are given half of its spots
+    predicted: dict[str, FloatArray] = field(default_factory=dict)  # by method, if wanted
 
 
 def _held_out(
     slices: Sequence[io.SliceGrid], window: Window, known: Descriptions, genes: pd.Index, *, half_observed: bool
-) -> list[HeldOut]:
-    pair, found = known.pair, []
+) -> Iterator[HeldOut]:
+    lattice = known.pair.lattice
     for i, position in zip(window.held_out, window.positions, strict=True):
-        own = slices[i]
-        target = target_of(own, pair, genes)
-        measured = io.section_of(replace(own, image=None), position, pair.lattice, genes) if half_observed else None
-        found.append(
-            HeldOut(
-                {"section": i, "name": own.name, "position": position},
-                pd.Index(io.spots_at(own, pair.lattice, target[0])),
-                target,
-                io.rows_of(slices[window.a], slices[window.b], pair.lattice, target[0]),
-                None if measured is None else Half.of(known, measured),
-            )
-        )
-    return found
+        own, half = slices[i], None
+        target = target_of(own, known.pair, genes)
+        if half_observed:
+            half = Half.of(known, io.section_of(replace(own, image=None), position, lattice, genes))
+        points = io.rows_of(slices[window.a], slices[window.b], lattice, target[0])
+        yield HeldOut({"section": i, "name": own.name, "position": position}, target, points, half)
 
 
-def _with_layers(held_out: HeldOut, predicted: Mapping[str, FloatArray], genes: pd.Index) -> AnnData:
+def _with_layers(held_out: HeldOut, slices: Sequence[io.SliceGrid], pair: SlicePair, genes: pd.Index) -> AnnData:
     """A held-out section as it was measured, ``X``, and as each method predicts it, a layer each; log1p expression."""
     xy, measured, _ = held_out.target
+    names = io.spots_at(slices[held_out.place["section"]], pair.lattice, xy)
     adata = AnnData(
         measured.astype(np.float32),
-        obs=pd.DataFrame(index=held_out.names),
+        obs=pd.DataFrame(index=pd.Index(names)),
         var=pd.DataFrame(index=genes),
         obsm={_keys.SPATIAL: xy.copy()},
-        layers={name: values.astype(np.float32) for name, values in predicted.items()},
+        layers=held_out.predicted,
         uns={_keys.LOG1P: {"base": None}},
     )
-    adata.uns[_keys.EVALUATION] = {**held_out.place, "synthetic_layers": list(predicted)}
+    adata.uns[_keys.EVALUATION] = {**held_out.place, "synthetic_layers": list(held_out.predicted)}
     return adata
 
 
@@ -186,9 +156,10 @@ def check_neighbours(slices: Sequence[io.SliceGrid], on_misfit: pair_check.OnMis
         pair_check.complain(found, a.name, b.name, on_misfit, scales=scales, stacklevel=5)
 
 
-def check_unseen(held_out: io.SliceGrid, neighbours: Sequence[io.SliceGrid]) -> None:
-    """Warn where a neighbour holds spots of the held-out section: copying it would then look like a good method."""
-    for neighbour in neighbours:
+def check_unseen(slices: Sequence[io.SliceGrid], window: Window) -> None:
+    """Warn where a neighbour holds spots of a held-out section: copying it would then look like a good method."""
+    for i, j in product(window.held_out, (window.a, window.b, *window.beyond.values())):
+        held_out, neighbour = slices[i], slices[j]
         n = io.shared_profiles(held_out, neighbour)
         if n:
             warnings.warn(
@@ -318,29 +289,19 @@ def _score(
     scores = scores_of(predicted, held_out.target)
     if spread is not None and spread.calibration is not None:
         for level in intervals:
-            lower, upper = spread.calibration.bounds(predicted, level)
+            lower, upper = spread.calibration.intervals(level).bounds(predicted)
             scores[f"coverage_{100 * level:g}"] = float(((lower <= measured) & (measured <= upper)).mean())
     return predicted, scores | {"seconds": time.perf_counter() - start}
 
 
 @dataclass(frozen=True)
 class Half:
-    """A held-out section of which a method is given one random half of the spots, as one more section at its z.
+    """A held-out section of which a method is given one random half of the spots, as one more section at its z."""
 
-    Parameters
-    ----------
-    known, given
-        The pair without, and with them.
-    xy, truth
-        (m, 2) and (m, N) of the other half.
-    position
-        Of the section.
-    """
-
-    known: Descriptions
-    given: Descriptions
-    xy: FloatArray
-    truth: FloatArray
+    known: Descriptions  # of the pair without these
+    given: Descriptions  # and with them
+    xy: FloatArray  # (m, 2) the other half
+    truth: FloatArray  # (m, N) what it measured
     position: float
 
     @classmethod
@@ -361,14 +322,13 @@ class Half:
         Only those take a section between the two of a pair for what it is.
         """
         if not isinstance(method, Describing):
-            nothing = np.full(self.truth.shape[1], np.nan)
-            return [nothing, nothing]
-        return [self._pcc(method, self.known), self._pcc(method, self.given)]
-
-    def _pcc(self, method: Interpolator, known: Descriptions) -> FloatArray:
-        how: dict[str, Any] = {"device": known.device, "seed": known.seed, "progress": lambda share: None}
-        answer = known.bound(method)(known.pair, self.xy, [self.position], **how)
-        return metrics.gene_pcc(answer.slices[0].expression(), self.truth)
+            return [np.full(self.truth.shape[1], np.nan)] * 2
+        found = []
+        for known in (self.known, self.given):
+            how: dict[str, Any] = {"device": known.device, "seed": known.seed, "progress": lambda share: None}
+            prediction = known.bound(method)(known.pair, self.xy, [self.position], **how)
+            found.append(metrics.gene_pcc(prediction.slices[0].expression(), self.truth))
+        return found
 
 
 def of_halves(*halves: FloatArray | float) -> dict[str, Any]:
@@ -411,3 +371,42 @@ def scores_of(predicted: FloatArray, target: Target) -> dict[str, float | int]:
         "n_spots": len(measured),
         "n_genes": predicted.shape[1],
     }
+
+
+# ---- the scores in one sentence
+
+
+def verdict(table: pd.DataFrame, simple: Collection[str]) -> str:
+    """Which method leads by PCC, and how far it is from the noise ceiling and from `half_observed`.
+
+    The best of the methods that are asked about is compared with the best of the `simple` ones.
+    """
+    pcc = table.pivot_table(index=["section", "position"], columns="method", values="pcc", sort=False)
+    mean = pcc.mean()
+    kinds = (mean[[(name in simple) == is_simple for name in pcc]] for is_simple in (False, True))
+    name, *other = sorted((some.idxmax() for some in kinds if len(some)), key=lambda name: -mean[name])
+    called = {one: f"the simple method {one!r}" if one in simple else repr(one) for one in pcc}
+    where = f"{len(pcc)} held-out sections (mean)" if len(pcc) > 1 else "one held-out section"
+    text = f"{called[name]} has a PCC of {mean[name]:.3f} on {where}"
+    rows, limits = table[table["method"] == name], []
+    if rows["ceiling"].notna().any():
+        limits.append(f"{rows['fraction'].mean():.0%} of what the noise of the counts allows")
+    if "share" in rows and rows["share"].notna().any():
+        limits.append(f"{rows['share'].mean():.0%} of what it has if given half of the section's spots")
+    text += f", {' and '.join(limits)}" if limits else ""
+    if other:
+        differences = (pcc[name] - pcc[other[0]]).to_numpy()
+        ahead = f"in {(differences > 0).sum()} of {len(pcc)}{_reservation(differences)}"
+        text += f", and is ahead of {called[other[0]]} ({mean[other[0]]:.3f}) {ahead}"
+    return f"{text[0].upper()}{text[1:]}."
+
+
+def _reservation(differences: FloatArray) -> str:
+    """Whether differences of so many sections could be chance, by the interval of Student's t."""
+    from scipy import stats  # noqa: PLC0415 - slow to import
+
+    n = len(differences)
+    if n < LEAST:
+        return ", which is too few to say which is better"
+    half = stats.t.ppf((1 + CONFIDENCE) / 2, n - 1) * differences.std(ddof=1) / np.sqrt(n)
+    return "" if differences.mean() > half else ", which may be chance"

@@ -28,6 +28,7 @@ from c2sti.training import Schedule, TrainConfig, compared_schedule, train, trai
 OURS = KIND.name
 STEPS = 300  # of every network by default
 SAVE_EVERY = 10  # steps: what a stopped run loses at most
+UNIMPORTANT = {"save_every": SAVE_EVERY}  # settings of a training that do not change its result
 STATE = "state"  # folder of a training that is not finished
 CARD = ("series", "without", "sections", "version")  # of a recipe, what a checkpoint's card keeps beside the training
 # The default's network, and the paper's at a size that a processor can train: tables say so.
@@ -68,6 +69,11 @@ class Method:
         """Whether it has a network to train: the default's, if it may move nothing, has nothing to learn."""
         return self.naive is None and (self.network == PAPER or self.changed.get("displacement", True))
 
+    @property
+    def trained_as(self) -> str:
+        """The method whose network it is scored with."""
+        return self.of or self.name
+
     def config(self, networks: Mapping[str, C2STiConfig]) -> Any:
         """Settings of its network, where `networks` has those of the default's and of the paper's."""
         return replace(networks[self.network], **self.changed) if self.model == OURS else NETWORKS[self.model].Config()
@@ -83,9 +89,8 @@ class Method:
             return compared_schedule(**settings)
         if self.network == DEFAULT:
             return TrainConfig(**settings)
-        patience = {"patience": 8} if watched else {}
-        faster = {} if full else PAPER_TRAINING
-        return TrainConfig.paper(**faster, **settings, **patience, objective=self.objective)
+        settings |= ({"patience": 8} if watched else {}) | ({} if full else PAPER_TRAINING)
+        return TrainConfig.paper(**settings, objective=self.objective)
 
 
 def without_displacement(model: C2STi) -> C2STi:
@@ -96,28 +101,31 @@ def without_displacement(model: C2STi) -> C2STi:
 
 def with_histology_shuffled(model: C2STi) -> C2STi:
     """The trained model, which sees the bins of either H&E in a random order."""
-    return _with_inputs(model, lambda inputs: replace(inputs, images=tuple(map(_shuffled, inputs.images))))
+
+    def shuffled(image: Tensor | None) -> Tensor | None:
+        if image is None:
+            return None
+        flat = image.flatten(1).clone()
+        shown = flat.isfinite().all(dim=0).nonzero()[:, 0]
+        flat[:, shown] = flat[:, shown[_order(len(shown)).to(shown)]]
+        return flat.reshape(image.shape)
+
+    return _with_inputs(model, lambda inputs: replace(inputs, images=tuple(map(shuffled, inputs.images))))
 
 
 def with_graph_shuffled(model: C2STi) -> C2STi:
     """The trained model, whose genes have each other's neighbours in the graph."""
 
     def shuffled(inputs: ModelInputs) -> ModelInputs:
-        order = torch.randperm(len(inputs.propagation), generator=torch.Generator().manual_seed(0))
+        order = _order(len(inputs.propagation))
         return replace(inputs, propagation=inputs.propagation[order][:, order])
 
     return _with_inputs(model, shuffled)
 
 
-def _shuffled(image: Tensor | None) -> Tensor | None:
-    """(C, H, W) with the bins that show something in a random order."""
-    if image is None:
-        return None
-    flat = image.flatten(1).clone()
-    shown = flat.isfinite().all(dim=0).nonzero()[:, 0]
-    order = torch.randperm(len(shown), generator=torch.Generator().manual_seed(0)).to(shown)
-    flat[:, shown] = flat[:, shown[order]]
-    return flat.reshape(image.shape)
+def _order(n: int) -> Tensor:
+    """A random order, always the same."""
+    return torch.randperm(n, generator=torch.Generator().manual_seed(0))
 
 
 def _with_inputs(model: C2STi, change: Callable[[ModelInputs], ModelInputs]) -> C2STi:
@@ -210,7 +218,7 @@ def recipe_of(network: Network, source: Source, configs: Mapping[str, C2STiConfi
     """What a network is trained by, as its checkpoint has to say it."""
     return {
         "config": asdict(network.method.config(configs)),
-        "training": _without_saving(asdict(how)),
+        "training": asdict(how) | UNIMPORTANT,
         "series": [source.taught, *([MADE] if source.simulated else [])],
         "without": [network.fold],
         "sections": {name: source.prints[name] for series in source.lessons(network.fold) for name in series.names},
@@ -219,26 +227,18 @@ def recipe_of(network: Network, source: Source, configs: Mapping[str, C2STiConfi
 
 
 def difference(model: Trained, recipe: Mapping[str, Any]) -> str:
-    """In which point a trained network is of another recipe; empty where it agrees.
-
-    Cards of before sections and version were kept are believed in these two.
-    """
-    training = _without_saving(model.card.get("training", {}))
+    """In which point a trained network is of another recipe; empty where it agrees."""
+    training = model.card.get("training", {}) | UNIMPORTANT
     found = {**model.card, "config": asdict(model.network.config), "training": training}
     for key, wanted in recipe.items():
-        if found.get(key) == wanted or (key in ("sections", "version") and key not in found):
-            continue
         was = found.get(key)
+        if was == wanted:
+            continue
         if not (isinstance(was, dict) and isinstance(wanted, dict)):
             return f"{key}: {was!r} instead of {wanted!r}"
-        field = next(k for k in [*wanted, *was] if was.get(k) != wanted.get(k))
-        return f"{key}: {field} {was.get(field)!r} instead of {wanted.get(field)!r}"
+        name = next(k for k in [*wanted, *was] if was.get(k) != wanted.get(k))
+        return f"{key}: {name} {was.get(name)!r} instead of {wanted.get(name)!r}"
     return ""
-
-
-def _without_saving(training: Mapping[str, Any]) -> dict[str, Any]:
-    """Settings that change the result."""
-    return {key: value for key, value in training.items() if key != "save_every"}
 
 
 def fit(

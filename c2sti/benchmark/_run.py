@@ -16,9 +16,8 @@ from tqdm.auto import tqdm
 from c2sti import _validators
 from c2sti._atomic import put
 from c2sti.benchmark._networks import FULL, NETWORK, OURS, PAPER, QUICK, ROWS, STEPS, Network, fit, recipe_of
-from c2sti.benchmark._protocol import open_st
 from c2sti.benchmark._scores import Job, collect, jobs, score
-from c2sti.benchmark._series import Material, made, measured
+from c2sti.benchmark._series import Material, made, measured, open_st
 from c2sti.benchmark._tables import draw, markdown, summarise
 from c2sti.training import OtherRun, Schedule
 
@@ -49,28 +48,27 @@ class Run:
             )
         if o.quick and o.full:
             raise ValueError("--full is the paper's own size, and --quick a tiny one; give one of them")
+        asked = {method.name for method in self.methods}
+        for method in self.methods:
+            if method.trained_as not in asked:
+                raise ValueError(f"--methods {method.name}: it is scored with the network of {method.of!r}; name both")
         self.configs = QUICK if o.quick else FULL if o.full else NETWORK
         if self.paper:
             self.source = open_st(o.data if o.data.is_dir() and o.open_st else None, split=o.split, quick=o.quick)
         else:
             self.source = made() if o.quick else measured(o.data, o.folds)
-        asked = {m.name for m in self.methods}
-        for method in self.methods:
-            if method.of and method.of not in asked:
-                raise ValueError(f"--methods {method.name}: it is scored with the network of {method.of!r}; name both")
         steps = o.steps or (QUICK_STEPS if o.quick else STEPS)
         self.steps = {m.name: steps if m.model == OURS else o.rival_steps or steps for m in self.methods}
-        folds = self.source.folds
+        folds, trained = self.source.folds, [m for m in self.methods if m.trained]
         # Fold by fold: the networks of one fold share what they are trained on.
         self.networks = [
             Network(method, fold, seed, o.out / "networks" / method.name / fold / str(seed))
             for fold in folds
-            for method in self.methods
-            if method.trained and not method.of
+            for method in trained
+            if not method.of
             for seed in range(o.seeds)
         ]
-        taught = [one for fold in folds for one in self.source.lessons(fold)]
-        if not self.paper and any(method.trained for method in self.methods) and not taught:
+        if trained and not self.paper and not any(map(self.source.lessons, folds)):
             raise ValueError(
                 f"{o.data} holds whole series of {len(folds)} patients of her2st; to train without one, two or more "
                 "are needed. --methods copy linear lowrank gp needs no training"
@@ -92,7 +90,7 @@ class Run:
         summary = summarise(rows)
         models = {network.method.name: network.load() for network in self.networks if network.seed == 0}
         learnt = {name: sum(p.numel() for p in model.network.parameters()) for name, model in models.items()}
-        parameters = {m.name: learnt[m.of or m.name] for m in self.methods if (m.of or m.name) in learnt}
+        parameters = {m.name: learnt[m.trained_as] for m in self.methods if m.trained_as in learnt}
         text = markdown(o.table, summary, parameters=parameters, methods=methods, about=self._about())
         path = o.out / FILES[o.table]
         put(path.with_name(f"{path.name}_cases.csv"), rows.to_csv(index=False).encode())
@@ -134,8 +132,7 @@ class Run:
                     bar.set_postfix_str(f"loss {loss:.4f}", refresh=False)
                     bar.update(before + step + 1 - bar.n)  # a run that continues begins in the middle
 
-                how = self._schedule(network)
-                recipe = recipe_of(network, self.source, self.configs, how)
+                how, recipe = self._recipe(network)
                 train = partial(fit, network, recipe, material, how, device=self.options.device, progress=progress)
                 try:
                     train()
@@ -147,36 +144,28 @@ class Run:
 
     def _finished(self, network: Network) -> bool:
         try:
-            return network.finished(recipe_of(network, self.source, self.configs, self._schedule(network)))
+            return network.finished(self._recipe(network)[1])
         except ValueError:
             if not self.options.force:
                 raise
             network.forget()
             return False
 
-    def _schedule(self, network: Network) -> Schedule:
+    def _recipe(self, network: Network) -> tuple[Schedule, dict[str, Any]]:
+        """How a network is trained, and all that its checkpoint has to say of that."""
         steps, watched = self.steps[network.method.name], bool(self.source.watched)
-        return network.method.schedule(steps, network.seed, watched=watched, full=self.options.full)
+        how = network.method.schedule(steps, network.seed, watched=watched, full=self.options.full)
+        return how, recipe_of(network, self.source, self.configs, how)
 
     def _score(self) -> Sequence[Job]:
         o = self.options
         every = jobs(self.source, self.methods, self.networks, o.slices, o.out / "scores", context=o.context)
         missing = [job for job in every if job.kept() is None]
+        how: dict[str, Any] = {"configs": self.configs, "n_genes": o.n_genes, "context": o.context, "device": o.device}
         with tqdm(total=len(missing), desc="scoring", unit="case", disable=not missing) as bar:
-
-            def progress(job: Job) -> None:
+            for job in score(missing, self.source, **how):
                 bar.set_postfix_str(f"{job.case} {job.method.name}", refresh=False)
                 bar.update()
-
-            score(
-                missing,
-                self.source,
-                configs=self.configs,
-                n_genes=o.n_genes,
-                context=o.context,
-                device=o.device,
-                progress=progress,
-            )
         return every
 
     def _about(self) -> str:

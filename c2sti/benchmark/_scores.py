@@ -7,8 +7,9 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import groupby
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +19,7 @@ from scipy.spatial import KDTree
 
 from c2sti import metrics
 from c2sti._atomic import put
-from c2sti._types import TARGET_SUM, FloatArray, Interpolator, Lattice, SlicePair
+from c2sti._types import TARGET_SUM, FloatArray, Interpolator, Lattice
 from c2sti.benchmark._leave_out import Target, depths, pair_of, scores_of, target_of, windows
 from c2sti.benchmark._networks import Method, Network
 from c2sti.benchmark._series import Series, Source
@@ -35,17 +36,14 @@ SEED = 0  # of what is random in a prediction; the seeds of a table are those of
 
 @dataclass(frozen=True)
 class Job:
-    """One method, by one network where it is trained, on one case, and the file that keeps its scores.
-
-    `place` is the index of the section before the held-out ones; `case` names it and the one behind them.
-    """
+    """One method, by one network where it is trained, on one case, and the file that keeps its scores."""
 
     method: Method
     network: Network | None
     series: Series
     n_slices: int
-    place: int
-    case: str
+    place: int  # index of the section before the held-out ones
+    case: str  # names it and the one behind them
     file: Path
 
     @property
@@ -61,6 +59,13 @@ class Job:
             return None
         found = json.loads(self.file.read_text())
         return found["rows"] if found["weights"] == self.weights else None
+
+    def model(self, configs: Mapping[str, C2STiConfig]) -> Interpolator:
+        """What is scored: a method as it is given, an untrained network, or a trained one."""
+        if self.network is None:
+            return self.method.naive or C2STi(self.method.config(configs))
+        model = self.network.load()
+        return self.method.control(model) if self.method.control and isinstance(model, C2STi) else model
 
 
 def jobs(
@@ -81,9 +86,9 @@ def jobs(
             for a in range(len(names) - s - 1):  # none where the series is too short to hold out as many
                 case = f"{names[a]}..{names[a + s + 1]}"
                 for method in methods:
-                    for network in _networks_of(method, own) if method.trained else [None]:
-                        place = [] if network is None else [network.fold, str(network.seed)]
-                        file = below.joinpath(method.name, *place, f"{case}.json")
+                    for network in [n for n in own if n.method.name == method.trained_as] if method.trained else [None]:
+                        place = "" if network is None else f"{network.fold}/{network.seed}"
+                        file = below / method.name / place / f"{case}.json"
                         found.append(Job(method, network, series, s, a, case, file))
     return found
 
@@ -96,47 +101,29 @@ def score(
     n_genes: int,
     context: bool,
     device: str,
-    progress: Callable[[Job], object],
-) -> None:
-    """Compute the scores of jobs and keep them; jobs of one case that follow each other share its pair."""
-    last: tuple[Series, int, int] | None = None
-    models: dict[str, Interpolator] = {}
-    for job in todo:
-        if last != (job.series, job.n_slices, job.place):
-            last = (job.series, job.n_slices, job.place)
-            slices = source.read(job.series)
-            window = list(windows(depths(slices, None), job.n_slices))[job.place]
-            pair, genes = pair_of(slices, window, n_genes, context=context)
-            targets = [_target(source, job.series, i, pair, genes) for i in window.held_out]
-            known = Descriptions(pair, device=device, seed=SEED)
-        name = f"{job.method.name}: {job.network or ''}"
-        if name not in models:
-            models[name] = _model(job, configs)
-        rows = [
-            {"section": job.series.names[i], "position": position} | _scored(models[name], known, target, position)
-            for i, position, target in zip(window.held_out, window.positions, targets, strict=True)
-        ]
-        job.file.parent.mkdir(parents=True, exist_ok=True)
-        put(job.file, (json.dumps({"weights": job.weights, "rows": rows}, indent=1) + "\n").encode())
-        progress(job)
-
-
-def _networks_of(method: Method, networks: Sequence[Network]) -> list[Network]:
-    return [network for network in networks if network.method.name == (method.of or method.name)]
-
-
-def _model(job: Job, configs: Mapping[str, C2STiConfig]) -> Interpolator:
-    """What is scored: a method as it is given, an untrained network, or a trained one."""
-    if job.network is None:
-        return job.method.naive or C2STi(job.method.config(configs))
-    model = job.network.load()
-    return job.method.control(model) if job.method.control and isinstance(model, C2STi) else model
-
-
-def _target(source: Source, series: Series, i: int, pair: SlicePair, genes: pd.Index) -> Target:
-    """What is scored: the measured section i, or where it is known its expression without noise at the same places."""
-    xy, measured, ceiling = target_of(source.read(series)[i], pair, genes)
-    return (xy, measured, ceiling) if source.truth is None else (xy, source.truth(series, i, xy, genes), ceiling)
+) -> Iterator[Job]:
+    """Compute the scores of jobs and keep them, job by job; those of one case that follow each other share its pair."""
+    models: dict[tuple[str, str], Interpolator] = {}
+    for (series, n_slices, place), of_case in groupby(todo, lambda job: (job.series, job.n_slices, job.place)):
+        slices = source.read(series)
+        window = list(windows(depths(slices, None), n_slices))[place]
+        pair, genes = pair_of(slices, window, n_genes, context=context)
+        known = Descriptions(pair, device=device, seed=SEED)
+        targets = [target_of(slices[i], pair, genes) for i in window.held_out]
+        if source.truth is not None:
+            scored = zip(window.held_out, targets, strict=True)
+            targets = [(xy, source.truth(series, i, xy, genes), ceiling) for i, (xy, _, ceiling) in scored]
+        for job in of_case:
+            called = job.method.name, str(job.network)
+            if called not in models:
+                models[called] = job.model(configs)
+            rows = [
+                {"section": series.names[i], "position": position} | _scored(models[called], known, target, position)
+                for i, position, target in zip(window.held_out, window.positions, targets, strict=True)
+            ]
+            job.file.parent.mkdir(parents=True, exist_ok=True)
+            put(job.file, (json.dumps({"weights": job.weights, "rows": rows}, indent=1) + "\n").encode())
+            yield job
 
 
 def _scored(method: Interpolator, known: Descriptions, target: Target, position: float) -> dict[str, Any]:
@@ -172,14 +159,12 @@ def collect(done: Sequence[Job]) -> pd.DataFrame:
     """All scores as one table: a row for each method, network and held-out section."""
     rows = []
     for job in done:
-        head = {
-            "series": job.series.group,
-            "block": job.series.name,
-            "n_slices": job.n_slices,
-            "case": job.case,
+        network = job.network
+        head = {"series": job.series.group, "block": job.series.name, "n_slices": job.n_slices, "case": job.case}
+        head |= {
             "method": job.method.name,
-            "fold": job.network.fold if job.network else "",
-            "seed": job.network.seed if job.network else 0,
+            "fold": network.fold if network else "",
+            "seed": network.seed if network else 0,
         }
         rows += [head | row for row in job.kept() or []]
     return pd.DataFrame(rows)

@@ -1,12 +1,16 @@
-"""The measured series of a folder, and the training data made from them: as measured, moved, or simulated."""
+"""Where the benchmark has its sections from: the measured series of a folder, simulated tissue, the paper's protocol.
+
+And the training data made from them: as measured, moved, or simulated.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache, partial
-from itertools import count
+from itertools import count, pairwise
 from pathlib import Path
+from typing import Literal
 
 import anndata as ad
 import numpy as np
@@ -17,6 +21,7 @@ from anndata import AnnData
 from c2sti import _keys, datasets, io, pp
 from c2sti._types import FloatArray
 from c2sti.benchmark._leave_out import held_out_cases
+from c2sti.datasets._patches import PAPER
 from c2sti.nn.c2sti import C2STiConfig
 from c2sti.training import Case, Example, elastic, make_examples
 
@@ -24,6 +29,13 @@ PATIENTS = "ABCD"  # of her2st: those with six sections
 MOST = 2  # sections held out in a row
 N_SIMULATED = 32  # pairs of simulated tissue
 MADE = "simulated tissue"
+# The paper's protocol
+STUDY, VALIDATION, TEST = "open-st", "validation", "test"
+SHARES = (10, 3, 6)  # sections of the parts; the paper's would leave 4 to test, and s up to 2
+N_SECTIONS, SPACING = 19, 20.0  # of the simulated series, and µm from one section to the next
+TISSUE = {"seed": 19, "n_genes": 100, "size": 12, "pitch": 100.0, "motion": 1.0}
+SMALL = TISSUE | {"n_genes": 30, "size": 5}
+PIXELS, QUICK_PIXELS = 512, 64  # a side of a patch
 
 
 @dataclass(frozen=True)
@@ -88,84 +100,63 @@ def find_series(data: Path) -> list[Series]:
 def read_series(series: Series, data: Path) -> list[io.SliceGrid]:
     """Sections of a series in order of z, in a common coordinate system."""
     sections = [ad.read_h5ad(path) for path in series.paths(data)]
-    if series.in_register:
-        for section in sections:
-            _keep_registration(section)
-    else:
+    if not series.in_register:
         pp.align_series(sections)
+    for section in sections if series.in_register else ():
+        if _keys.SPATIAL_3D in section.obsm:  # the coordinates, in µm, into which the authors registered it
+            xyz = section.obsm[_keys.SPATIAL_3D]
+            section.obsm[_keys.ALIGNED], section.obs[_keys.Z_UM] = xyz[:, :2], xyz[:, 2].mean()
+        else:  # a slab of one block
+            slab = section.uns["section"]
+            section.obsm[_keys.ALIGNED] = section.obsm[_keys.SPATIAL]
+            section.obs[_keys.Z_UM] = slab["slab"] * slab["slab_thickness_units"]
+        section.uns.pop(_keys.SPATIAL, None)
     named = zip(sections, series.names, strict=True)
     return io.on_shared_genes([io.read_slice(s, name=name, spatial_key=_keys.ALIGNED) for s, name in named])
 
 
-def _keep_registration(section: AnnData) -> None:
-    """Take the coordinates, in µm, into which the authors registered a section; or those of a slab of one block."""
-    if _keys.SPATIAL_3D in section.obsm:
-        xyz = section.obsm[_keys.SPATIAL_3D]
-        section.obsm[_keys.ALIGNED], section.obs[_keys.Z_UM] = xyz[:, :2], xyz[:, 2].mean()
-    else:
-        slab = section.uns["section"]
-        section.obsm[_keys.ALIGNED] = section.obsm[_keys.SPATIAL]
-        section.obs[_keys.Z_UM] = slab["slab"] * slab["slab_thickness_units"]
-    section.uns.pop(_keys.SPATIAL, None)
-
-
 def fingerprints(series: Sequence[Series], data: Path) -> dict[str, str]:
     """Hash of each section as its file has it, before alignment: what a recipe remembers."""
-    return {
-        name: io.read_slice(ad.read_h5ad(path), name=name).fingerprint()[:16]
-        for one in series
-        for name, path in zip(one.names, one.paths(data), strict=True)
-    }
+    files = [(path, name) for one in series for path, name in zip(one.paths(data), one.names, strict=True)]
+    return _prints(io.read_slice(ad.read_h5ad(path), name=name) for path, name in files)
 
 
+def _prints(grids: Iterable[io.SliceGrid]) -> dict[str, str]:
+    return {grid.name: grid.fingerprint()[:16] for grid in grids}
+
+
+@dataclass(frozen=True)
 class Source:
-    """Where the benchmark has its sections from.
+    """Where the benchmark has its sections from."""
 
-    Parameters
-    ----------
-    name
-        ``"measured"``, ``"made"``, or that of a protocol.
-    series
-        Blocks of sections.
-    read
-        Gives the sections of a series in a common coordinate system, and reads them once.
-    prints
-        Fingerprints of the sections by name.
-    folds
-        Patients (parts, in a protocol) of which each is left out of a training, and scored; all by default.
-    simulated
-        Whether networks learn from simulated tissue, too.
-    truth
-        Gives the (n, N) expression without noise of section i of a series, by points and genes, where it is known:
-        scores are then against it.
-    """
+    name: str  # "measured", "made", or that of a protocol
+    series: tuple[Series, ...]
+    read: Callable[[Series], list[io.SliceGrid]]  # sections of a series in a common coordinate system, read once
+    prints: dict[str, str]  # fingerprints of the sections by name
+    folds: Sequence[str]  # patients (parts, in a protocol) of which each is left out of a training, and scored
+    simulated: bool = True  # whether networks learn from simulated tissue, too
+    # The (n, N) expression without noise of section i of a series, by points and genes, where it is known: scores are
+    # then against it.
+    truth: Callable[[Series, int, FloatArray, pd.Index], FloatArray] | None = None
 
-    def __init__(
-        self,
-        name: str,
-        series: Sequence[Series],
-        read: Callable[[Series], list[io.SliceGrid]],
-        prints: dict[str, str],
-        *,
-        folds: Sequence[str] | None = None,
-        simulated: bool = True,
-        truth: Callable[[Series, int, FloatArray, pd.Index], FloatArray] | None = None,
-    ) -> None:
-        self.name, self.series, self.read, self.prints, self.truth = name, tuple(series), read, prints, truth
-        self.simulated = simulated
-        self.folds = [s.patient for s in self.series if s.patient] if folds is None else list(folds)
-        self.scored = tuple(s for s in self.series if s.patient in ("", *self.folds))
-        # The study that networks are trained on: the one with patients; empty where there is none.
-        self.taught = next((s.group for s in self.series if s.patient), "")
+    @property
+    def scored(self) -> list[Series]:
+        """Series of no patient, and those of the patients that are left out."""
+        return [s for s in self.series if s.patient in ("", *self.folds)]
+
+    @property
+    def taught(self) -> str:
+        """The study that networks are trained on: the one with patients; empty where there is none."""
+        return next((s.group for s in self.series if s.patient), "")
 
     def lessons(self, fold: str) -> list[Series]:
         """What a network is trained on that has not seen a patient."""
-        return [s for s in self.series if s.patient and s.patient not in (fold, "validation")]
+        return [s for s in self.series if s.patient not in ("", fold, VALIDATION)]
 
     @property
     def watched(self) -> list[Series]:
         """Series by which a training is validated."""
-        return [s for s in self.series if s.patient == "validation"]
+        return [s for s in self.series if s.patient == VALIDATION]
 
 
 def measured(data: Path, folds: Sequence[str] | None = None) -> Source:
@@ -177,14 +168,14 @@ def measured(data: Path, folds: Sequence[str] | None = None) -> Source:
         raise ValueError(
             f"--folds {' '.join(unknown)}: {data} holds whole series of the patients {', '.join(patients) or 'none'}"
         )
-    prints = fingerprints(series, data)
-    return Source("measured", series, cache(partial(read_series, data=data)), prints, folds=folds)
+    read = cache(partial(read_series, data=data))
+    return Source("measured", tuple(series), read, fingerprints(series, data), folds or patients)
 
 
 @cache
 def made() -> Source:
     """Two blocks of simulated tissue of four small sections, as if of two patients: to see that all works."""
-    series = [Series(f"made {p}", tuple(f"made_{p}{i}" for i in range(1, 5)), in_register=True) for p in "AB"]
+    series = tuple(Series(f"made {p}", tuple(f"made_{p}{i}" for i in range(1, 5)), in_register=True) for p in "AB")
 
     @cache
     def read(one: Series) -> list[io.SliceGrid]:
@@ -192,7 +183,73 @@ def made() -> Source:
         sections = tissue.series([0.0, 150.0, 300.0, 450.0])
         return [io.read_slice(s, name=name) for s, name in zip(sections, one.names, strict=True)]
 
-    return Source("made", series, read, {g.name: g.fingerprint()[:16] for one in series for g in read(one)})
+    return Source("made", series, read, _prints(grid for one in series for grid in read(one)), "AB")
+
+
+# ---- the paper's protocol: Open-ST sections cut into patches, windows of consecutive patches, three parts
+
+
+def open_st(data: Path | None, *, split: Literal["section", "patch"] = "section", quick: bool = False) -> Source:
+    """Patches of Open-ST sections in three parts, or of simulated ones where there is no folder.
+
+    The simulated series has 19 sections: cells, H&E that is drawn from the same cells, tissue that bends from section
+    to section, and a truth without noise; fewer where it is to be `quick`. `split` says whether parts differ by
+    section, or by patch as in the paper (see :func:`c2sti.datasets.patches`).
+    """
+    tissue, shares = None, SHARES if split == "section" else PAPER
+    if data is None:
+        tissue = datasets.phantom(**(SMALL if quick else TISSUE))  # type: ignore[arg-type]
+        n = N_SECTIONS if not quick else 12
+        sections = tissue.series([SPACING * i for i in range(n)], layout="cells", um_per_px=tissue.pitch / 40)
+        if quick and split == "section":
+            shares = (4, 3, 5)
+    else:
+        sections = datasets.openst(data)
+        pp.align_series(sections)
+        for section in sections:
+            section.obsm[_keys.SPATIAL] = section.obsm[_keys.ALIGNED]
+    size = QUICK_PIXELS if quick else PIXELS
+    pixel_um = None if tissue is None else tissue.side / 2 / size  # two patches along a side
+    parts = datasets.patches(sections, shares=shares, size=size, pixel_um=pixel_um, split=split)
+    runs = [(part, run) for part, found in parts.items() for run in _runs(found)]
+    held = {Series(f"{STUDY} {part}", tuple(map(_name, run)), in_register=True): run for part, run in runs}
+
+    @cache
+    def read(series: Series) -> list[io.SliceGrid]:
+        named = zip(held[series], series.names, strict=True)
+        return io.on_shared_genes([io.read_slice(patch, name=name) for patch, name in named])
+
+    def truth(series: Series, i: int, xy: FloatArray, genes: pd.Index) -> FloatArray:
+        patch = held[series][i].uns["patch"]
+        assert tissue is not None
+        every = tissue.expression(xy + patch["origin"], SPACING * patch["section"])
+        return every[:, pd.Index(tissue.gene_names).get_indexer(genes)]
+
+    prints = _prints(grid for series in held for grid in read(series))
+    name = f"{'simulated ' if tissue else ''}{STUDY}, split by {split}"
+    return Source(name, tuple(held), read, prints, [TEST], simulated=False, truth=truth if tissue else None)
+
+
+def _runs(windows: Sequence[Sequence[AnnData]]) -> list[list[AnnData]]:
+    """Patches of consecutive sections at one place, each in one run, from windows that overlap."""
+    places: dict[tuple[int, int], dict[int, AnnData]] = {}
+    for patch in (patch for window in windows for patch in window):
+        about = patch.uns["patch"]
+        places.setdefault((about["row"], about["column"]), {})[about["section"]] = patch
+    runs = []
+    for found in places.values():
+        numbers = sorted(found)
+        ends = [i for i, (a, b) in enumerate(pairwise(numbers), start=1) if b - a > 1]
+        runs += [[found[int(k)] for k in run] for run in np.split(numbers, ends)]
+    return [run for run in runs if len(run) > 2]
+
+
+def _name(patch: AnnData) -> str:
+    about = patch.uns["patch"]
+    return f"s{about['section']:02d}_r{about['row']}c{about['column']}"
+
+
+# ---- what networks are trained on
 
 
 def training_cases(data: Path, groups: Sequence[str], *, without: str = "") -> list[Case]:
@@ -250,7 +307,7 @@ class Material:
         configs: Mapping[str, C2STiConfig],
         *,
         device: str,
-        progress: Callable[[str], object] = lambda word: None,
+        progress: Callable[[str], object],
     ) -> None:
         self.source, self.configs = source, configs
         names = {None: MADE} | {series: series.name for series in source.series}

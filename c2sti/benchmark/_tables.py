@@ -19,7 +19,7 @@ from c2sti._atomic import atomic_write
 from c2sti._types import FloatArray
 from c2sti.benchmark._networks import NAIVE, OURS, ROWS
 from c2sti.benchmark._scores import DATA_RANGE
-from c2sti.pl._axes import INSERTED_COLOUR, MEASURED_COLOUR
+from c2sti.pl._look import INSERTED_COLOUR, MEASURED_COLOUR
 
 SCORES = {"psnr": 1, "ssim": 1, "pcc": 1, "rmse": -1, "rv": 1}  # 1: higher is better, -1: lower
 DIGITS = {"psnr": 2, "ssim": 3, "pcc": 4, "rmse": 4, "rv": 3}

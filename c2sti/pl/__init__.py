@@ -3,8 +3,7 @@
 from c2sti.pl._alignment import alignment
 from c2sti.pl._coexpression import coexpression
 from c2sti.pl._displacement import displacement
-from c2sti.pl._evaluation import evaluation, training_history
-from c2sti.pl._genes import genes
+from c2sti.pl._evaluation import evaluation, genes, training_history
 from c2sti.pl._sections import sections, spread
 from c2sti.pl._stack import stack
 

@@ -7,21 +7,18 @@ from typing import Any, Unpack
 
 import numpy as np
 import pandas as pd
-import scipy.sparse as sp
 from anndata import AnnData
 from matplotlib.axes import Axes
 from matplotlib.collections import EllipseCollection
 from matplotlib.colors import to_rgb
 from matplotlib.patches import Patch
 from matplotlib.transforms import Affine2D
-from numpy.typing import NDArray
 
 from c2sti import _keys, _result, _validators
 from c2sti._types import FloatArray
 from c2sti.ops import spacing
-from c2sti.pl._axes import CAPTION_FONT, PANEL, SMALL_FONT, ink, panels
-from c2sti.pl._look import Scale, ends, shares
-from c2sti.pl._shown import several
+from c2sti.pl._look import CAPTION_FONT, PANEL, SMALL_FONT, Scale, ends, ink, panels, shares
+from c2sti.pl._shown import Image, gene_values, several_colors
 
 COLOURS = "#0072b2", "#e69f00"  # of reference and moving: told apart by everyone, on white and on black
 FAINTEST, STRONGEST = 0.08, 0.8  # opacity of spots
@@ -78,7 +75,7 @@ def alignment(
         for key, fix in ((spatial_key, ""), (aligned_key, "; c2sti.pp.align(reference, moving) writes it")):
             if key not in adata.obsm:
                 raise KeyError(f"{name} has no obsm[{key!r}], only {sorted(adata.obsm)}{fix}")
-    things = several(color)
+    things = several_colors(color)
     opacities = [_opacities(both, one, layer, look) for one in things]
     keys = {spatial_key: "before", aligned_key: _after(moving)}
     places = {key: np.concatenate([_xy(adata, key) for adata in both.values()]) for key in keys}
@@ -90,23 +87,17 @@ def alignment(
         for (key, caption), ax in zip(keys.items(), row.axes, strict=True):
             for (name, adata), colour in zip(both.items(), COLOURS, strict=True):
                 if opacity is None:
-                    _draw_image(ax, adata, spatial_key, colour, moved=key == aligned_key)
+                    _draw_image(ax, adata, colour, moved=key == aligned_key)
                 else:
                     _draw_spots(ax, _xy(adata, key), opacity[name], colour)
             _frame(ax, places[key], size, caption)
         row.axes[0].set_ylabel(thing or ("H&E" if opacity is None else "spots"), fontsize=9, fontweight="bold")
-    keys_of = [Patch(color=colour, label=name) for name, colour in zip(both, COLOURS, strict=True)]
-    legend: dict[str, Any] = {
-        "handles": keys_of,
-        "frameon": False,
-        "fontsize": SMALL_FONT,
-        "handlelength": 1.0,
-        "loc": "upper left",
-    }
+    legend: dict[str, Any] = {"frameon": False, "fontsize": SMALL_FONT, "handlelength": 1.0, "loc": "upper left"}
+    legend["handles"] = [Patch(color=colour, label=name) for name, colour in zip(both, COLOURS, strict=True)]
     if rows[0].key is None:
         rows[0].axes[-1].legend(bbox_to_anchor=(1.02, 1.0), **legend)
     else:
-        rows[0].key.legend(**legend, borderaxespad=0.0)
+        rows[0].key.legend(borderaxespad=0.0, **legend)
     return [ax for row in rows for ax in row.axes]
 
 
@@ -144,23 +135,21 @@ def _values(adata: AnnData, name: str, color: str, layer: str | None) -> FloatAr
         return adata.obs[color].to_numpy(dtype=float)
     if layer is not None and layer not in adata.layers:
         raise KeyError(f"{name} has no layer {layer!r}; it has {sorted(map(str, adata.layers))}")
-    matrix = adata.X if layer is None else adata.layers[layer]
-    column = matrix[:, [adata.var_names.get_loc(_result.gene_of(adata, color))]]
-    return np.asarray(column.toarray() if sp.issparse(column) else column, dtype=float).ravel()
+    return gene_values(adata, _result.gene_of(adata, color), layer).astype(float)
 
 
 def _xy(adata: AnnData, key: str) -> FloatArray:
     return np.asarray(adata.obsm[key], dtype=float)[:, :2]
 
 
-def _image(adata: AnnData) -> tuple[NDArray[Any], float] | None:
-    """H&E of a section and its pixels per unit."""
+def _image(adata: AnnData) -> Image | None:
+    """H&E of a section, of whichever library has one."""
     libraries = adata.uns.get(_keys.SPATIAL, {}).values()
     found = (_result.image_of(library, "hires") for library in libraries if "hires" in library.get("images", {}))
     return next((image for image in found if image is not None), None)
 
 
-def _draw_image(ax: Axes, adata: AnnData, spatial_key: str, colour: str, *, moved: bool) -> None:
+def _draw_image(ax: Axes, adata: AnnData, colour: str, *, moved: bool) -> None:
     """The H&E in one colour: the darker, the more opaque; what is white lets the other section through."""
     image = _image(adata)
     assert image is not None

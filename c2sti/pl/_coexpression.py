@@ -17,9 +17,8 @@ from scipy.spatial.distance import squareform
 
 from c2sti import _keys, _result, _validators, io
 from c2sti._types import FloatArray
-from c2sti.pl._axes import CAPTION_FONT, Result, halo, ink, is_dark, panels
-from c2sti.pl._look import Panels, ends, shares
-from c2sti.pl._shown import colour_bar
+from c2sti.pl._look import CAPTION_FONT, Panels, ends, halo, ink, is_dark, panels, shares
+from c2sti.pl._shown import Result, colour_bar, several_genes
 
 SIZE = 3.1  # inches of a panel
 UNKNOWN, SELF = ("0.93", "0.25"), "0.6"  # where no edge was kept, and a gene with itself
@@ -87,10 +86,7 @@ def coexpression(
         raise ValueError(f"kind = {kind!r} must be 'network' or 'heatmap'")
     n_genes = _validators.whole(n_genes, "n_genes")
     result = Result(adata, key) if _result.is_result(adata, key) else None
-    genes = [_validators.text(one, "gene") for one in _validators.names(gene, "gene")]
-    if not genes:
-        raise ValueError("gene= is empty; name one or more")
-    around = [_around(adata, result, one, sections, n_genes) for one in genes]
+    around = [_around(adata, result, one, sections, n_genes) for one in several_genes(gene)]
     rows = panels([len(matrices) for _, matrices in around], look, width=SIZE)
     for (names, matrices), row in zip(around, rows, strict=True):
         every = np.abs(np.concatenate([matrix.ravel() for matrix in matrices.values()]))
@@ -139,14 +135,9 @@ def _of_result(
     result: Result, sections: str | Sequence[str] | None, place: int, n_genes: int
 ) -> dict[str, sp.csr_matrix]:
     """(N, N) graph of each section wanted: that which a result holds, or else of the gene's strongest neighbours."""
-    wanted = result.named(sections)
-    adata = result.adata
-    found: dict[str, sp.csr_matrix] = {}
-    for name in wanted:
-        held = io.held_graph(result.record, name, adata.var_names)
-        graph = adata.varp.get(_keys.graph(name), held)
-        if graph is not None:
-            found[name] = sp.csr_matrix(graph)
+    wanted, adata = result.named(sections), result.adata
+    held = {n: adata.varp.get(_keys.graph(n), io.held_graph(result.record, n, adata.var_names)) for n in wanted}
+    found = {name: sp.csr_matrix(graph) for name, graph in held.items() if graph is not None}
     lacking = [name for name in wanted if name not in found]
     if result.is_stack and lacking:
         raise KeyError(
@@ -157,11 +148,13 @@ def _of_result(
         return found
     pair = io.MeasuredPair(adata, result.key)
     strength = np.max([np.abs(pair.correlations(name, np.array([place]))[0]) for name in wanted], axis=0)
-    chosen, shape = np.unique([place, *np.argsort(-strength, kind="stable")[:n_genes]]), (adata.n_vars, adata.n_vars)
+    chosen = np.unique([place, *np.argsort(-strength, kind="stable")[:n_genes]])
+    found = {}
     for name in wanted:
         among = sp.coo_array(pair.correlations(name, chosen)[:, chosen])
-        found[name] = sp.csr_matrix((among.data, tuple(chosen[index] for index in among.coords)), shape=shape)
-    return {name: found[name] for name in wanted}
+        places = tuple(chosen[index] for index in among.coords)
+        found[name] = sp.csr_matrix((among.data, places), shape=(adata.n_vars, adata.n_vars))
+    return found
 
 
 def _neighbours(graphs: dict[str, sp.csr_matrix], gene: str, place: int, n_genes: int) -> list[int]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import Unpack
 
 import numpy as np
@@ -12,9 +12,8 @@ from scipy.spatial import KDTree
 
 from c2sti import _result, _validators
 from c2sti._types import FloatArray
-from c2sti.pl._axes import CAPTION_FONT, INK, PANEL, THIN_HALO, Result, ink, panels
-from c2sti.pl._look import Panels, shares
-from c2sti.pl._shown import Shown, shown
+from c2sti.pl._look import CAPTION_FONT, INK, THIN_HALO, Panels, ink, panels, shares
+from c2sti.pl._shown import Image, Result, Shown, draw_image, shown
 
 ARROWS = 14  # about as many along the longer side
 STILL = 1e-3  # bins: tissue that moves less is drawn as still
@@ -89,14 +88,26 @@ def displacement(
         _validators.number(scalebar_dx, "scalebar_dx", above=0)
     there = result.drawn(wanted)
     unit = (1.0, "units") if scalebar_dx is None else (scalebar_dx, scalebar_units)
-    fields = {name: _field(result, name) for name in there}
+    fields = _fields(result)
+    moves = {name: fields[result.inserted.index(name)] for name in there}
+    centres = _centres(result, fields.shape[2:])
     images = {name: None if color is not None else _image(result, name, img, scale_factor) for name in there}
     bare = [name for name in there if images[name] is None]
-    under = None if not bare else _distance(result, fields, bare, unit) if color is None else shown(result, bare, color)
-    (row,) = panels([len(there)], look, shape=result.shape, width=PANEL)
+    under = None
+    if bare and color is not None:
+        under = shown(result, bare, color)
+    elif bare:
+        nearest = KDTree(centres.reshape(2, -1).T).query(result.xy)[1]
+        far = {name: np.hypot(*moves[name]).ravel()[nearest] * unit[0] for name in bare}
+        under = Shown("distance", far, f"distance moved ({unit[1]})")
+    (row,) = panels([len(there)], look, shape=result.shape)
     for name, ax in zip(there, row.axes, strict=True):
-        _draw_under(ax, result, name, images[name], under, look, img_alpha)
-        _draw_arrows(ax, result, name, -fields[name], _centres(result, fields[name]), unit)
+        if (image := images[name]) is not None:
+            draw_image(ax, image, img_alpha)
+        elif under is not None and name in under.values:
+            scale, cmap = under.scale(result, look, "viridis")
+            result.draw_bins(ax, name, under.values[name], scale, cmap=cmap, alpha=0.6, edgecolor="none", linewidth=0)
+        _draw_arrows(ax, result, name, -moves[name], centres, unit)
         result.mark(ax, name)
         result.fit(ax)
     if under is not None:
@@ -104,40 +115,8 @@ def displacement(
     return row.axes
 
 
-def _distance(
-    result: Result, fields: Mapping[str, FloatArray], sections: Sequence[str], unit: tuple[float, str]
-) -> Shown:
-    """How far the tissue of each bin was moved."""
-    values = {}
-    for name in sections:
-        centres = _centres(result, fields[name]).reshape(2, -1).T
-        values[name] = np.hypot(*fields[name]).ravel()[KDTree(centres).query(result.xy)[1]] * unit[0]
-    return Shown("distance", values, f"distance moved ({unit[1]})")
-
-
-def _draw_under(
-    ax: Axes,
-    result: Result,
-    section: str,
-    image: tuple[np.ndarray, float] | None,
-    under: Shown | None,
-    look: Panels,
-    alpha: float,
-) -> None:
-    """The image or the values that the arrows lie over."""
-    if image is not None:
-        pixels, scale = image
-        height, width = pixels.shape[:2]
-        ax.imshow(pixels, extent=(0, width / scale, height / scale, 0), alpha=alpha)
-    elif under is not None and section in under.values:
-        scale_of_all, cmap = under.scale(result, look, "viridis")
-        how = {"cmap": cmap, "alpha": 0.6, "edgecolor": "none", "linewidth": 0}
-        values = under.values[section]
-        result.draw_bins(ax, section, values, vmin=scale_of_all.vmin, vmax=scale_of_all.vmax, **how)
-
-
-def _field(result: Result, section: str) -> FloatArray:
-    """(2, H, W) displacement of the section, unit of the coordinates."""
+def _fields(result: Result) -> FloatArray:
+    """(S, 2, H, W) displacement of the interpolated sections, unit of the coordinates."""
     where, notes = f"uns[{result.key!r}]['notes']", result.record.get("notes", {})
     if "displacement" not in notes:
         raise KeyError(
@@ -150,22 +129,20 @@ def _field(result: Result, section: str) -> FloatArray:
             f"{where}['displacement'] has shape {fields.shape}; (dx, dy) on a lattice for each of {n} interpolated "
             f"sections, ({n}, 2, H, W), is needed: {_result.AGAIN}"
         )
-    return fields[result.inserted.index(section)]
+    return fields
 
 
-def _centres(result: Result, field: FloatArray) -> FloatArray:
-    """(2, H, W) centres of the field's bins. On large lattices these are blocks of the result's bins."""
+def _centres(result: Result, shape: tuple[int, ...]) -> FloatArray:
+    """(2, H, W) centres of the bins of a displacement. On large lattices these are blocks of the result's bins."""
     lattice = _result.lattice_of(result.record, result.key)
-    factor = -(-max(lattice.shape) // max(field.shape[1:]))
+    factor = -(-max(lattice.shape) // max(shape))
     start = np.asarray(lattice.origin, dtype=np.float64) + (factor - 1) / 2 * lattice.pitch
-    rows, columns = np.indices(field.shape[1:])
+    rows, columns = np.indices(shape)
     return np.stack([columns, rows]) * lattice.pitch * factor + start[:, None, None]
 
 
-def _image(
-    result: Result, section: str, img: bool | np.ndarray, scale_factor: float | None
-) -> tuple[np.ndarray, float] | None:
-    """Pixels to draw under the arrows, and how many of them are one unit of the coordinates."""
+def _image(result: Result, section: str, img: bool | np.ndarray, scale_factor: float | None) -> Image | None:
+    """What to draw under the arrows."""
     if isinstance(img, bool):
         return result.image(section) if img else None
     if scale_factor is None:

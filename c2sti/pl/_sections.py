@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Unpack
 
 import numpy as np
@@ -12,9 +12,8 @@ from matplotlib.tri import Triangulation
 
 from c2sti import _keys, _result, _validators
 from c2sti._types import FloatArray
-from c2sti.pl._axes import HALO, INK, PANEL, SMALL_FONT, THIN_HALO, Result, Row, panels
-from c2sti.pl._look import Panels, shares
-from c2sti.pl._shown import Shown, several, shown
+from c2sti.pl._look import HALO, INK, SMALL_FONT, THIN_HALO, Panels, Row, panels, shares
+from c2sti.pl._shown import Result, Shown, draw_image, gene_values, several_colors, several_genes, shown
 
 WIDE = 3.3  # inches of a panel with lines and numbers in it
 FEWEST_BINS = 4  # through which contours are drawn
@@ -69,25 +68,36 @@ def sections(
     >>> axes = c2sti.pl.sections(out, [out.var_names[0], "domain", None])
     """
     result = Result(adata, key)
-    wanted = several(color)
+    wanted = several_colors(color)
     there = result.drawn(sections)
     things = [_images(result, there) if one is None else shown(result, there, one) for one in wanted]
-    rows = panels([len(thing.values) for thing in things], look, shape=result.shape, width=PANEL)
+    rows = panels([len(thing.values) for thing in things], look, shape=result.shape)
     for thing, row in zip(things, rows, strict=True):
         if thing.unit:
-            _draw_values(result, thing, row, look)
+            _draw_values(result, thing, row, look, "viridis")
         else:
-            _draw_images(result, thing, row.axes)
-        row.axes[0].set_ylabel(thing.name, fontsize=9, fontweight="bold")
+            _draw_images(result, thing, row)
     return [ax for row in rows for ax in row.axes]
 
 
-def _draw_values(result: Result, thing: Shown, row: Row, look: Panels) -> None:
-    scale, cmap = thing.scale(result, look, "viridis")
+def _draw_values(
+    result: Result,
+    thing: Shown,
+    row: Row,
+    look: Panels,
+    default: str,
+    lines: Mapping[str, FloatArray] | None = None,
+    n_lines: int = 0,
+) -> None:
+    """A row of sections on one scale, with `n_lines` contour lines of other values, section by section, over them."""
+    scale, cmap = thing.scale(result, look, default)
     for (name, values), ax in zip(thing.values.items(), row.axes, strict=True):
-        result.draw_bins(ax, name, values, cmap=cmap, vmin=scale.vmin, vmax=scale.vmax)
+        result.draw_bins(ax, name, values, scale, cmap=cmap)
+        if lines is not None and n_lines:
+            _draw_contours(ax, result, name, lines[name], n_lines)
         result.mark(ax, name)
         result.fit(ax)
+    row.axes[0].set_ylabel(thing.name, fontsize=9, fontweight="bold")
     thing.explain(row, scale, cmap)
 
 
@@ -102,23 +112,16 @@ def _images(result: Result, sections: Sequence[str]) -> Shown:
     return Shown("H&E", found)
 
 
-def _draw_images(result: Result, thing: Shown, axes: Sequence[Axes]) -> None:
+def _draw_images(result: Result, thing: Shown, row: Row) -> None:
     virtual = set(result.adata.uns.get(_keys.VIRTUAL_HISTOLOGY, result.inserted))
-    for name, ax in zip(thing.values, axes, strict=True):
-        draw_image(ax, result, name)
+    for name, ax in zip(thing.values, row.axes, strict=True):
+        if (image := result.image(name)) is not None:
+            draw_image(ax, image)
         result.mark(ax, name)
         if name in virtual:
             ax.title.set_text(ax.get_title().replace("interpolated", "virtual"))
         result.fit(ax)
-
-
-def draw_image(ax: Axes, result: Result, section: str, alpha: float = 1.0) -> None:
-    """The H&E of a section in the coordinates of the result."""
-    image = result.image(section)
-    assert image is not None
-    pixels, scale = image
-    height, width = pixels.shape[:2]
-    ax.imshow(pixels, extent=(0, width / scale, height / scale, 0), alpha=alpha)
+    row.axes[0].set_ylabel(thing.name, fontsize=9, fontweight="bold")
 
 
 @shares(Panels)
@@ -169,36 +172,23 @@ def spread(
     >>> axes = c2sti.pl.spread(out, out.var_names[0])
     """
     result = Result(adata, key)
-    genes = [_validators.text(one, "gene") for one in _validators.names(gene, "gene")]
-    if not genes:
-        raise ValueError("gene= is empty; name one or more")
+    genes = several_genes(gene)
     there = result.drawn(result.interpolated(sections, "standard deviation"))
     contours = _validators.whole(contours, "contours", least=0)
-    things = [_std(result, there, one) for one in genes]
+    things, values = [], []
+    for one in genes:
+        name_of_gene = _result.gene_of(adata, one)
+        layers = {name: result.layer(name, _keys.STD) for name in there}
+        for layer in layers.values():
+            if layer not in adata.layers:
+                raise KeyError(f"there is no layer {layer!r}; c2sti.tl.interpolate(…, std=True) writes it")
+        std = {name: gene_values(adata, name_of_gene, layer) for name, layer in layers.items()}
+        things.append(Shown(one, std, "standard deviation"))
+        values.append({name: gene_values(adata, name_of_gene, result.layer(name)) for name in there})
     rows = panels([len(there)] * len(things), look, shape=result.shape, width=WIDE)
-    for thing, row in zip(things, rows, strict=True):
-        scale, cmap = thing.scale(result, look, "plasma")
-        gene_name = _result.gene_of(adata, thing.name)
-        for (name, values), ax in zip(thing.values.items(), row.axes, strict=True):
-            result.draw_bins(ax, name, values, cmap=cmap, vmin=scale.vmin, vmax=scale.vmax)
-            if contours:
-                _draw_contours(ax, result, name, result.values(gene_name, result.layer(name)), contours)
-            result.mark(ax, name)
-            result.fit(ax)
-        row.axes[0].set_ylabel(thing.name, fontsize=9, fontweight="bold")
-        thing.explain(row, scale, cmap)
+    for thing, lines, row in zip(things, values, rows, strict=True):
+        _draw_values(result, thing, row, look, "plasma", lines, contours)
     return [ax for row in rows for ax in row.axes]
-
-
-def _std(result: Result, sections: Sequence[str], gene: str) -> Shown:
-    """Standard deviations of a gene."""
-    name_of_gene = _result.gene_of(result.adata, gene)
-    layers = {name: result.layer(name, _keys.STD) for name in sections}
-    for layer in layers.values():
-        if layer not in result.adata.layers:
-            raise KeyError(f"there is no layer {layer!r}; c2sti.tl.interpolate(…, std=True) writes it")
-    values = {name: result.values(name_of_gene, layer) for name, layer in layers.items()}
-    return Shown(gene, values, "standard deviation")
 
 
 def _draw_contours(ax: Axes, result: Result, section: str, values: FloatArray, n: int) -> None:

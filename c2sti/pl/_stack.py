@@ -15,10 +15,8 @@ from mpl_toolkits.mplot3d import Axes3D
 from mpl_toolkits.mplot3d.art3d import Poly3DCollection
 
 from c2sti import _keys, _validators
-from c2sti._types import FloatArray
-from c2sti.pl._axes import CAPTION_FONT, PAGE, SMALL_FONT, Result, Row, accent, ink, panels
-from c2sti.pl._look import Panels, shares
-from c2sti.pl._shown import Shown, several, shown
+from c2sti.pl._look import CAPTION_FONT, PAGE, SMALL_FONT, Panels, Row, accent, ink, panels, shares
+from c2sti.pl._shown import Result, Shown, several_colors, shown
 
 SIDE = 4.2  # inches of a panel
 FAINTEST, STRONGEST = 0.15, 0.95  # opacity of low values, which would hide what lies behind them, and of high ones
@@ -78,17 +76,17 @@ def stack(
     if "z" not in result.record or _keys.PLANE in result.record:
         raise KeyError(f"uns[{key!r}] has no z of the sections; interpolate sections that carry obs['z_um']")
     there = result.drawn(sections)
-    things = [shown(result, there, _validators.text(one, "color")) for one in several(color)]
+    things = [shown(result, there, _validators.text(one, "color")) for one in several_colors(color)]
     axes = _axes(len(things), look)
     for ax, thing in zip(axes, things, strict=True):
         _validators.a(ax, "ax", Axes3D, "an axes with projection='3d'")
         scale, cmap = thing.scale(result, look, "viridis")
         ax.view_init(*view)
         _draw(ax, result, thing, scale, cmap, z_scale)
-        longer = "" if z_scale == 1 else f"z drawn {z_scale:g} × as long"
-        ax.set_title("\n".join(filter(None, [thing.name, longer])), fontsize=CAPTION_FONT)
+        longer = "" if z_scale == 1 else f"\nz drawn {z_scale:g} × as long"
+        ax.set_title(f"{thing.name}{longer}", fontsize=CAPTION_FONT)
         thing.explain(Row([ax]), scale, cmap, below=True)
-    return list(axes)
+    return axes
 
 
 def _axes(n: int, look: Panels) -> list[Any]:
@@ -105,17 +103,18 @@ def _axes(n: int, look: Panels) -> list[Any]:
 
 def _draw(ax: Any, result: Result, thing: Shown, scale: Normalize, cmap: str | Colormap, z_scale: float) -> None:
     """Bins as squares at their places, sections in the proportions of the tissue."""
-    z_of = dict(zip(result.names, result.places.tolist(), strict=True))
+    z_of_all = dict(zip(result.names, result.places.tolist(), strict=True))
+    z_of = {name: z_of_all[name] for name in thing.values}
     left, right, top, bottom = result.extent()
-    places = [z_of[name] for name in thing.values]
-    low, high = min(places), max(places)
+    low, high = min(z_of.values()), max(z_of.values())
     height = max((high - low) * z_scale, result.pitch)
     ax.computed_zorder = False  # sections do not cross, so that what is seen from above is drawn last
-    rising = sorted(thing.values, key=z_of.__getitem__, reverse=ax.elev < 0)
-    for place, name in enumerate(rising):
+    for place, name in enumerate(sorted(z_of, key=z_of.__getitem__, reverse=ax.elev < 0)):
         inside = result.rows(name)
         inside[inside] = np.isfinite(thing.values[name][inside])
-        faces = _colours(thing.values[name][inside], scale, cmap, solid=bool(thing.labels))
+        share = np.clip(np.asarray(scale(thing.values[name][inside])), 0, 1)
+        faces = (colormaps[cmap] if isinstance(cmap, str) else cmap)(share)
+        faces[:, 3] = STRONGEST if thing.labels else FAINTEST + (STRONGEST - FAINTEST) * share
         corners = result.xy[inside][:, None] + 0.5 * result.pitch * SQUARE
         squares = np.concatenate([corners, np.full((len(corners), 4, 1), z_of[name])], axis=2)
         ax.add_collection3d(Poly3DCollection(squares, facecolors=faces, linewidths=0, zorder=place))
@@ -124,18 +123,9 @@ def _draw(ax: Any, result: Result, thing: Shown, scale: Normalize, cmap: str | C
     ax.set_zlim(low - 0.5 * result.pitch / z_scale, high + 0.5 * result.pitch / z_scale)
     ax.set_box_aspect((right - left, bottom - top, height + result.pitch), zoom=1.1)
     ax.set_proj_type("ortho")
-    tall = (
-        72 * FILLED * min(ax.get_figure(root=True).get_size_inches()) * height / max(right - left, bottom - top, height)
-    )
-    _mark(ax, result, {name: z_of[name] for name in thing.values}, most=max(int(tall / LINE), 2))
-
-
-def _colours(values: FloatArray, scale: Normalize, cmap: str | Colormap, *, solid: bool) -> FloatArray:
-    """(n, 4) colours of the values, the more transparent the lower a value."""
-    share = np.clip(np.asarray(scale(values)), 0, 1)
-    colours = (colormaps[cmap] if isinstance(cmap, str) else cmap)(share)
-    colours[:, 3] = STRONGEST if solid else FAINTEST + (STRONGEST - FAINTEST) * share
-    return colours
+    points = 72 * FILLED * min(ax.get_figure(root=True).get_size_inches())  # that the longest side of the tissue takes
+    tall = points * height / max(right - left, bottom - top, height)
+    _mark(ax, result, z_of, most=max(int(tall / LINE), 2))
 
 
 def _mark(ax: Any, result: Result, z_of: dict[str, float], most: int) -> None:

@@ -11,7 +11,7 @@ from anndata import AnnData
 from c2sti import _logging, _validators, benchmark, io
 from c2sti._docs import documented
 from c2sti._types import Interpolator
-from c2sti.benchmark._verdict import verdict
+from c2sti.benchmark._leave_out import verdict
 from c2sti.models._registry import METHODS, available, named
 from c2sti.pair_check import OnMisfit, check_on_misfit
 from c2sti.tl._evaluate_cells import leave_cells_out

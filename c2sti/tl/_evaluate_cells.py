@@ -43,8 +43,7 @@ def leave_cells_out(
     codes = _codes(slices, labels)
     rows = []
     for window in tqdm(todo, desc="held-out sections", disable=not show_progress_bar):
-        for i in window.held_out:
-            check_unseen(slices[i], [slices[j] for j in (window.a, window.b, *window.beyond.values())])
+        check_unseen(slices, window)
         gaps = _gaps(slices, window, labels, methods, context, device, seed)
         genes = _scored_genes(gaps[next(iter(methods))], n_genes)
         a, b = (_cells(slices[i], codes[i], genes) for i in (window.a, window.b))

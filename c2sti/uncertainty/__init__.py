@@ -17,20 +17,16 @@ mean over spots tells genes apart, and its mean over genes tells places apart: `
 Where a section has no tissue, what a method says "from" it comes from spots farther off, and says little of how far the
 two would disagree there. With b unknown, and d² the mean square of what they disagree on where both are seen, the
 mixture is that of a and of something d away from it, of variance p d². In bins that only a covers the second term is
-therefore at least p d², in bins that only b covers (1 − p) d², in those that neither covers d², gene by gene: more than
-the p (1 − p) d² of the others. The rise of the noise towards places without spots, which Gaussian fields tell, is kept.
+therefore at least p d², in bins that only b covers (1 − p) d², in those that neither covers d², gene by gene.
 
-Where a section could not be measured, because its capture window ends there, the method's answer from it is worth
-nothing. There every section is what the method says of a section right beside the other one, noise included. Its
-standard deviation is that of bins that only one section covers.
+Where a section could not be measured, because its capture window ends there, every section is what the method says of
+a section right beside the other one, noise included, and has the standard deviation of bins that only one covers.
 
-That is the uncertainty of an expectation. A measured value scatters around its own by far more, in a way that needs
-no formula: every measured spot of either section is predicted from the other one, and how the measured values
-lie around those predictions, gene by gene, gives intervals for what would be measured elsewhere (split-conformal
-prediction; nothing is learnt from other tissue).
+That is the uncertainty of an expectation. A measured value scatters around its own by far more: every measured spot of
+either section is predicted from the other one, and how the measured values lie around those predictions, gene by gene,
+gives intervals for what would be measured elsewhere (split-conformal prediction; nothing is learnt from other tissue).
 """
 
-from c2sti.uncertainty._intervals import PART, Calibration, Intervals
-from c2sti.uncertainty._std import BESIDE, Spread, ask
+from c2sti.uncertainty._std import BESIDE, PART, Calibration, Intervals, Spread, ask
 
 __all__ = ["BESIDE", "PART", "Calibration", "Intervals", "Spread", "ask"]

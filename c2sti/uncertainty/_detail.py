@@ -25,23 +25,13 @@ LEAST_PLACE = 0.1  # of the mean detail
 
 @dataclass(frozen=True)
 class Detail:
-    """How far the expectations of a section's spots lie from those of their surroundings, squared.
+    """How far the expectations of a section's spots lie from those of their surroundings, squared."""
 
-    Parameters
-    ----------
-    genes, errors
-        (N,) mean over the spots, and the variance of that mean.
-    xy, spots
-        (n, 2) spots, and their (n,) mean over genes.
-    width
-        Of the Gaussian by which other places take part in it, unit of the frame.
-    """
-
-    genes: FloatArray
-    errors: FloatArray
-    xy: FloatArray
-    spots: FloatArray
-    width: float
+    genes: FloatArray  # (N,) mean over the spots
+    errors: FloatArray  # (N,) variance of that mean
+    xy: FloatArray  # (n, 2) spots
+    spots: FloatArray  # (n,) mean over genes
+    width: float  # of the Gaussian by which other places take part in it, unit of the coordinates
 
     @classmethod
     def of(cls, section: Section, keys: NDArray[np.uint64], spacing: float, seed: int) -> Detail | None:
@@ -126,20 +116,24 @@ def with_detail(
         first, second = (Detail.of(section, pair.keys, pair.spacing, seed) for section in (pair.a, pair.b))
         return first, second
 
-    def weights(own: FloatArray | None) -> FloatArray:
+    noise = whole.noise
+
+    def weights() -> FloatArray:
         of_a, of_b = (np.zeros(len(at)) if one is None else one.places(at) for one in found())
         column = np.stack([(1 - p) * of_a + p * of_b for p in positions])[:, :, None]
-        return column if own is None else np.concatenate([own, column.astype(own.dtype)], axis=2)
+        if noise is None:
+            return column
+        own = noise.weights()
+        return np.concatenate([own, column.astype(own.dtype)], axis=2)
 
-    def basis(own: FloatArray | None) -> FloatArray:
+    def basis() -> FloatArray:
         row = between_genes([one for one in found() if one is not None], pair.n_genes)[None]
-        return row if own is None else np.concatenate([own, row.astype(own.dtype)])
+        if noise is None:
+            return row
+        own = noise.basis()
+        return np.concatenate([own, row.astype(own.dtype)])
 
-    noise = whole.noise
-    if noise is None:
-        return replace(whole, noise=Noise(lambda: weights(None), lambda: basis(None)))
-    of_weights, of_basis = noise.weights, noise.basis
-    return replace(whole, noise=Noise(lambda: weights(of_weights()), lambda: basis(of_basis())))
+    return replace(whole, noise=Noise(weights, basis))
 
 
 def between_genes(found: Sequence[Detail], n_genes: int) -> FloatArray:

@@ -12,8 +12,7 @@ from anndata import AnnData
 import c2sti
 from c2sti import benchmark, io
 from c2sti._types import Prediction, SlicePair
-from c2sti.benchmark._leave_out import Window, pair_of, windows
-from c2sti.benchmark._verdict import verdict
+from c2sti.benchmark._leave_out import Window, pair_of, verdict, windows
 from c2sti.datasets import Phantom
 from c2sti.models._registry import METHODS
 
@@ -36,7 +35,7 @@ def test_the_table(series: list[AnnData]) -> None:
 
 
 def test_several_hidden_in_a_row_and_uneven_depths(series: list[AnnData]) -> None:
-    table = evaluate(series, n_slices=2, z=[0.0, 10.0, 40.0, 50.0])
+    table = evaluate(series, n_slices=2, z=[0.0, 10.0, 40.0, 50.0], methods=["copy"])
     assert table.drop_duplicates("section")["position"].tolist() == [0.2, 0.8]
 
 
@@ -89,7 +88,7 @@ def test_published_copy_among_the_heart_sections(real: Path) -> None:
 
 def test_scores_equal_those_computed_by_hand(series: list[AnnData]) -> None:
     a, hidden, b = series[:3]
-    table = evaluate([a, hidden, b], n_genes=1000).set_index("method")
+    table = evaluate([a, hidden, b], n_genes=1000, methods=["linear"]).set_index("method")
     out = c2sti.tl.interpolate(a, b, at=hidden.obsm["spatial"], model="linear", show_progress_bar=False)
     counts = hidden.X.toarray()
     truth = np.log1p(counts / counts.sum(axis=1, keepdims=True) * 1e4)

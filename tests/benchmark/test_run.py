@@ -5,8 +5,8 @@ from __future__ import annotations
 import json
 import shutil
 from dataclasses import replace
-from io import StringIO
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pandas as pd
@@ -16,7 +16,6 @@ from c2sti import benchmark, metrics
 from c2sti.benchmark import _leave_out, _networks, _scores, _series
 from c2sti.benchmark.__main__ import main
 from c2sti.benchmark._networks import DEFAULT, FULL, QUICK, ROWS, SAVE_EVERY
-from c2sti.benchmark._protocol import open_st
 from c2sti.models._registry import METHODS, NETWORKS
 from c2sti.models.c2sti import C2STi, C2STiConfig
 from c2sti.models.compared import FrameInterpolator, fresh
@@ -156,15 +155,14 @@ def test_the_checkpoint_of_another_method_is_refused(out: Path, capsys: pytest.C
     assert f"{folder} holds a checkpoint of 'unet', where one of 'c2sti' belongs; move it away" in said
 
 
-def test_a_card_of_the_script_is_believed() -> None:
-    """Those of before sections and versions were kept name series, patients and training only."""
+def test_a_network_of_another_recipe_is_told_apart() -> None:
     source = _series.made()
     network = _networks.Network(ROWS["c2sti"], "A", 2, Path("nowhere"))
     how = network.method.schedule(300, 2)
     assert isinstance(how, TrainConfig)
     recipe = _networks.recipe_of(network, source, _networks.NETWORK, how)
     training = {"steps": 300, "seed": 2, "save_every": SAVE_EVERY + 1}
-    card = {"training": json.loads(json.dumps(vars(how) | training)), "series": recipe["series"], "without": ["A"]}
+    card = {**recipe, "training": json.loads(json.dumps(vars(how) | training))}
 
     def difference(card: dict, config: C2STiConfig | None = None) -> str:
         return _networks.difference(C2STi(config, card=card), recipe)
@@ -192,11 +190,11 @@ def test_similarity_of_maps_is_that_of_spots() -> None:
 def test_measured_series_are_scored_by_all_folds_or_by_their_own() -> None:
     names = [("her2st A", "A"), ("her2st B", "B"), ("heart", "")]
     series = tuple(_series.Series(name, tuple(f"{name}{i}" for i in range(5))) for name, _ in names)
-    source = _series.Source("measured", series, lambda one: [], {})
+    source = _series.Source("measured", series, lambda one: [], {}, ["A", "B"])
     networks = [_networks.Network(ROWS["rife"], fold, s, Path(fold)) for fold in source.folds for s in (0, 1)]
     jobs = _scores.jobs(source, [ROWS["gp"], ROWS["rife"]], networks, [1, 3, 4], Path("scores"), context=True)
-    assert (source.taught, source.folds) == ("her2st", ["A", "B"])
-    one = _series.Source("measured", series, lambda one: [], {}, folds=["B"])
+    assert source.taught == "her2st"
+    one = _series.Source("measured", series, lambda one: [], {}, ["B"])
     assert [s.name for s in one.scored] == ["her2st B", "heart"]
     assert one.simulated
     assert [s.name for s in one.lessons("B")] == ["her2st A"]
@@ -226,7 +224,8 @@ def test_one_patient_is_too_few_to_train_without_one(
 ) -> None:
     source = _series.made()
     monkeypatch.setattr(
-        "c2sti.benchmark._run.measured", lambda data, folds: _series.Source("made", source.series[:1], source.read, {})
+        "c2sti.benchmark._run.measured",
+        lambda data, folds: _series.Source("made", source.series[:1], source.read, {}, "A"),
     )
     said = refusal(capsys, ["--table", "1", "--data", "there", "--out", str(tmp_path), "--methods", "unet"])
     assert "there holds whole series of 1 patients of her2st; to train without one, two or more are needed" in said
@@ -258,13 +257,6 @@ def test_the_protocol_of_the_paper_on_a_simulated_series(tmp_path: Path, capsys:
     tested = set(cases(out)["section"])
     trained = set(card["sections"])
     assert {name[:3] for name in tested}.isdisjoint(name[:3] for name in trained)  # no section is in two parts
-    before = (out / "table1.csv").read_text()
-    shutil.rmtree(out / "scores" / "pair" / "rife")
-    (out / "networks/paper/test/0/config.json").unlink()  # as if it had been killed there
-    assert main(words) == 0
-    again = pd.read_csv(out / "table1.csv")
-    kept = [c for c in again if c != "seconds"]
-    pd.testing.assert_frame_equal(pd.read_csv(StringIO(before))[kept], again[kept])
 
 
 def test_full_is_the_network_and_training_of_the_paper(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -276,12 +268,10 @@ def test_full_is_the_network_and_training_of_the_paper(tmp_path: Path, capsys: p
     assert "one of them" in refusal(capsys, command(tmp_path / "out", "--full"))
 
 
-def test_patches_may_be_split_as_in_the_paper() -> None:
-    with pytest.warns(UserWarning, match="leaks"):
-        source = open_st(None, split="patch", quick=True)
-    assert source.name == "simulated open-st, split by patch"
-    sections = [
-        {name[:3] for series in source.series if series.patient == part for name in series.names}
-        for part in ("train", "test")
-    ]
-    assert sections[0] & sections[1]
+def test_patches_may_be_split_as_in_the_paper(monkeypatch: pytest.MonkeyPatch) -> None:
+    seen: list[dict] = []
+    tissue = SimpleNamespace(series=lambda z, **how: [], pitch=100.0, side=500.0)
+    monkeypatch.setattr("c2sti.datasets.phantom", lambda **how: tissue)
+    monkeypatch.setattr("c2sti.datasets.patches", lambda sections, **how: seen.append(how) or {})
+    assert _series.open_st(None, split="patch", quick=True).name == "simulated open-st, split by patch"
+    assert (seen[0]["split"], seen[0]["shares"]) == ("patch", (852, 100, 264))

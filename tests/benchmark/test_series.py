@@ -37,13 +37,12 @@ def test_a_folder_is_searched_for_whole_series(tmp_path: Path) -> None:
 
 
 def test_made_cases_are_the_same_again_and_know_their_motion() -> None:
-    first, again = (benchmark.simulated_cases(2, size=(8, 11), n_genes=40) for _ in range(2))
-    assert [case.name for case in first] == ["simulated tissue 0", "simulated tissue 1"]
-    for one, other in zip(first, again, strict=True):
-        np.testing.assert_array_equal(one.points, other.points)
-        assert (one.truth != other.truth).nnz == 0
-    to_a, to_b = first[0].motion(first[0].points)
-    assert to_a.shape == to_b.shape == first[0].points.shape
+    (one,), (other,) = (benchmark.simulated_cases(1, size=(8, 11), n_genes=40) for _ in range(2))
+    assert one.name == "simulated tissue 0"
+    np.testing.assert_array_equal(one.points, other.points)
+    assert (one.truth != other.truth).nnz == 0
+    to_a, to_b = one.motion(one.points)
+    assert to_a.shape == to_b.shape == one.points.shape
 
 
 def test_a_series_is_trained_on_as_it_is_and_moved(series) -> None:
@@ -58,8 +57,8 @@ def test_a_series_is_trained_on_as_it_is_and_moved(series) -> None:
 def test_measured_sections_lie_in_one_frame(real: Path) -> None:
     (stahl,) = benchmark.series_of(["stahl"])
     assert stahl in _series.find_series(real)
-    grids = benchmark.read_series(stahl, real)
-    assert [g.name for g in grids] == ["BC1", "BC2", "BC3", "BC4"]
+    grids = benchmark.read_series(_series.Series("stahl", stahl.files[:2]), real)
+    assert [g.name for g in grids] == ["BC1", "BC2"]
     centres = np.stack([g.xy.mean(axis=0) for g in grids])
     assert np.abs(centres - centres.mean(axis=0)).max() < 400.0  # µm; two pitches
 

@@ -101,8 +101,7 @@ def test_sections_of_a_long_series_stand_in_several_rows(series: list[AnnData]) 
     assert len(axes) == 10
     assert [ax.get_subplotspec().rowspan.start for ax in axes] == [0] * 5 + [1] * 5
     assert [ax.get_title().startswith("slice") for ax in axes] == [True, False, False] * 3 + [True]
-    nine = c2sti.tl.interpolate_series(series, n_slices=[2, 2, 1], model="copy", show_progress_bar=False)
-    axes = c2sti.pl.sections(nine, "gene_001")
+    axes = c2sti.pl.sections(stack, "gene_001", sections=stack.uns["c2sti"]["sections"][:9])
     assert [ax.get_subplotspec().rowspan.start for ax in axes] == [0] * 5 + [1] * 4
     assert len(axes[0].figure.axes) == 9 + 1  # the tenth place is empty, and there is the colour bar
     with pytest.raises(
@@ -495,7 +494,8 @@ def test_stack_stands_in_true_proportions(labelled: AnnData) -> None:
         c2sti.pl.stack(flat, "gene_001")
 
 
-def test_alignment_lays_sections_on_each_other(tissue: Phantom, tmp_path: Path) -> None:
+def test_alignment_lays_sections_on_each_other(tmp_path: Path) -> None:
+    tissue = c2sti.datasets.phantom(seed=1, size=8, n_genes=30)
     first, second = tissue.section(0.0), tissue.section(100.0, angle=90.0)
     with pytest.raises(KeyError, match=r"reference has no obsm\['spatial_aligned'\].*c2sti.pp.align\("):
         c2sti.pl.alignment(first, second)
