@@ -1,4 +1,4 @@
-"""What happens to software: killed processes, full disks, folders that may not be written into, broken connections."""
+"""What happens to software: wrong calls, killed processes, full disks, folders not written into, broken connections."""
 
 from __future__ import annotations
 
@@ -8,11 +8,14 @@ import errno
 import hashlib
 import http.server
 import os
+import re
 import resource
 import signal
 import subprocess
 import sys
 import threading
+import traceback
+import warnings
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -29,8 +32,37 @@ from c2sti.benchmark.__main__ import main as benchmark
 from c2sti.cli import _files, main
 from c2sti.datasets import _published
 from c2sti.training import OtherRun, TrainingState
+from tests.wrong_calls import PARTS, Wrong
 
 CONFIG = c2sti.C2STiConfig(channels=4, n_components=8, n_splits=0)
+PACKAGE = Path(c2sti.__file__).parent
+
+# -- wrong calls
+
+
+def fault(wrong: Wrong, folder: Path) -> str | None:
+    """What is wrong with the error of a wrong call: it has to be one that c2sti raises, and to say what is asked."""
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            answer = wrong.call(folder)
+    except (ValueError, KeyError, TypeError, OSError, ImportError) as error:
+        said = str(error.args[0]) if isinstance(error, KeyError) else str(error)
+        last = traceback.extract_tb(error.__traceback__)[-1]
+        if not (Path(last.filename).is_relative_to(PACKAGE) and str(last.line).startswith("raise")):
+            return f"an error of a library: {said[:200]} ({last.filename}:{last.lineno})"
+        missing = [word for word in wrong.says if not re.search(word, said)]
+        return f"{said[:300]!r} lacks {missing}" if missing else None
+    return f"accepted: {answer!r:.100}"
+
+
+@pytest.mark.parametrize("part", PARTS, ids=lambda part: part.__name__.strip("_"))
+def test_every_wrong_call_is_refused_by_name(part: Callable[[], Iterator[Wrong]], tmp_path: Path) -> None:
+    faults = {}
+    for number, wrong in enumerate(part()):
+        (folder := tmp_path / str(number)).mkdir()
+        faults[f"{wrong.of}: {wrong.what}"] = fault(wrong, folder)
+    assert {what: found for what, found in faults.items() if found} == {}
 
 
 @pytest.fixture
