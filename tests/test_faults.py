@@ -33,33 +33,6 @@ from tests.wrong_calls import PARTS, Wrong
 CONFIG = c2sti.C2STiConfig(channels=4, n_components=8, n_splits=0)
 PACKAGE = Path(c2sti.__file__).parent
 
-# -- wrong calls
-
-
-def fault(wrong: Wrong, folder: Path) -> str | None:
-    """What is wrong with the error of a wrong call: it has to be one that c2sti raises, and to say what is asked."""
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            answer = wrong.call(folder)
-    except (ValueError, KeyError, TypeError, OSError, ImportError) as error:
-        said = str(error.args[0]) if isinstance(error, KeyError) else str(error)
-        last = traceback.extract_tb(error.__traceback__)[-1]
-        if not (Path(last.filename).is_relative_to(PACKAGE) and str(last.line).startswith("raise")):
-            return f"an error of a library: {said[:200]} ({last.filename}:{last.lineno})"
-        missing = [word for word in wrong.says if not re.search(word, said)]
-        return f"{said[:300]!r} lacks {missing}" if missing else None
-    return f"accepted: {answer!r:.100}"
-
-
-@pytest.mark.parametrize("part", PARTS, ids=lambda part: part.__name__.strip("_"))
-def test_every_wrong_call_is_refused_by_name(part: Callable[[], Iterator[Wrong]], tmp_path: Path) -> None:
-    faults = {}
-    for number, wrong in enumerate(part()):
-        (folder := tmp_path / str(number)).mkdir()
-        faults[f"{wrong.of}: {wrong.what}"] = fault(wrong, folder)
-    assert {what: found for what, found in faults.items() if found} == {}
-
 
 @pytest.fixture
 def sections(pair: tuple[AnnData, AnnData], tmp_path: Path) -> Path:
@@ -88,6 +61,70 @@ def full_disk(at: int) -> Iterator[None]:
         yield
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, before)
+
+
+# -- wrong calls
+
+
+def fault(wrong: Wrong, folder: Path) -> str | None:
+    """What is wrong with the error of a wrong call: it has to be one that c2sti raises, and to say what is asked."""
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            answer = wrong.call(folder)
+    except (ValueError, KeyError, TypeError, OSError, ImportError) as error:
+        said = str(error.args[0]) if isinstance(error, KeyError) else str(error)
+        last = traceback.extract_tb(error.__traceback__)[-1]
+        if not (Path(last.filename).is_relative_to(PACKAGE) and str(last.line).startswith("raise")):
+            return f"an error of a library: {said[:200]} ({last.filename}:{last.lineno})"
+        missing = [word for word in wrong.says if not re.search(word, said)]
+        return f"{said[:300]!r} lacks {missing}" if missing else None
+    return f"accepted: {answer!r:.100}"
+
+
+@pytest.mark.parametrize("part", PARTS, ids=lambda part: part.__name__.strip("_"))
+def test_every_wrong_call_is_refused_by_name(part: Callable[[], Iterator[Wrong]], tmp_path: Path) -> None:
+    faults = {}
+    for number, wrong in enumerate(part()):
+        (folder := tmp_path / str(number)).mkdir()
+        faults[f"{wrong.of}: {wrong.what}"] = fault(wrong, folder)
+    assert {what: found for what, found in faults.items() if found} == {}
+
+
+COMMANDS = [
+    (main, "interpolate {a} {b} -o {out}.h5ad -n 0", "n_slices"),
+    (main, "interpolate {a} {b} -o {out}.h5ad --model nothing", "nothing"),
+    (main, "interpolate {a} {b} -o {out}.h5ad --device gpu", "device"),
+    (main, "interpolate {a} {b} -o /proc/o.h5ad", "/proc/o.h5ad"),
+    (main, "align {a} -o {out}", "at least two|1 section"),
+    (main, "evaluate {a} {b}", "too few"),
+    (main, "train {a} {b} -o {out}", "3 or more"),
+    (main, "describe {a}", r"uns\['c2sti'\]"),
+    (main, "sample-counts {a} -o {out}.h5ad", r"uns\['c2sti'\]"),
+    (main, "demo -o {out} --size 1", "size"),
+    (benchmark, "--table 9 --out {out}", "--table"),
+    (benchmark, "--table 1 --quick --out {out} --methods nothing", "nothing"),
+    (benchmark, "--table 1 --quick --out {out} --methods copy --seeds 0", "seeds"),
+    (benchmark, "--table 1 --quick --out {out} --methods copy --n-genes 0", "n-genes"),
+    (benchmark, "--table 1 --quick --out {out} --methods copy --device gpu", "device"),
+    (benchmark, "--table 1 --quick --out {a}/o --methods copy", "a.h5ad"),
+]
+
+
+def test_wrong_words_of_a_command_are_refused_by_name(
+    sections: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    paths = {"a": sections / "a.h5ad", "b": sections / "b.h5ad", "out": tmp_path / "out"}
+    faults = []
+    for command, words, says in COMMANDS:
+        try:
+            code: object = command([word.format(**paths) for word in words.split()])
+        except SystemExit as stop:
+            code = stop.code
+        said = capsys.readouterr().err
+        if code not in (1, 2) or "Traceback" in said or not re.search(says, said.splitlines()[-1]):
+            faults.append((words, code, said))
+    assert faults == []
 
 
 # -- full disks
