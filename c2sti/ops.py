@@ -44,16 +44,10 @@ def spacing(xy: FloatArray) -> float:
 
 
 def gaussian_operator(source: FloatArray, target: FloatArray, width: float, n_neighbors: int = 25) -> sp.csr_array:
-    """(M, n) row-normalised Gaussian weights from n source points to M targets.
+    """(M, n) row-normalised Gaussian weights from the (n, 2) source points to (M, 2) targets.
 
-    Parameters
-    ----------
-    source, target
-        (n, 2) and (M, 2) coordinates.
-    width
-        Standard deviation, in the unit of the coordinates.
-    n_neighbors
-        Source points that a target sees. A target far from all of them falls back to the mean of the nearest few.
+    `width` is the standard deviation, in the unit of the coordinates. A target sees `n_neighbors` source points; one
+    that is far from all of them gets the mean of these.
     """
     k = min(n_neighbors, len(source))
     order = np.lexsort(source.T)  # which of equally near points are among the k does not depend on their order
@@ -81,6 +75,11 @@ def nearest_operator(source: FloatArray, target: FloatArray) -> sp.csr_array:
     return sp.csr_array((ones, index, np.arange(len(target) + 1)), shape=(len(target), len(source)))
 
 
+def affine(xy: FloatArray, matrix: FloatArray) -> FloatArray:
+    """(n, 2) points moved by a (3, 3) matrix that acts on homogeneous (x, y, 1)."""
+    return xy @ matrix[:2, :2].T + matrix[:2, 2]
+
+
 def local_noise(xy: FloatArray, values: sp.csr_array | FloatArray) -> FloatArray:
     """(N,) variance of each column of (n, N) values that a spot does not share with the spot next to it.
 
@@ -95,20 +94,11 @@ def local_noise(xy: FloatArray, values: sp.csr_array | FloatArray) -> FloatArray
 def smoothed_axes(
     expressions: Sequence[sp.csr_array], n_axes: int, smoothers: Sequence[sp.csr_array] | None = None
 ) -> FloatArray:
-    """Principal axes of several sections' (smoothed) expression, each section centred by its own mean.
+    """(K, N) principal axes of the (n_i, N) expression of several sections, each centred by its own mean.
 
-    Parameters
-    ----------
-    expressions
-        (n_i, N) one a section.
-    n_axes
-        Number of axes wanted, K; fewer come back where the data have fewer.
-    smoothers
-        (n_i, n_i) row-normalised operators, or None for no smoothing.
-
-    Returns
-    -------
-    (K, N) orthonormal rows, strongest first; the largest loading of each is positive. One without variance may be zero.
+    With `smoothers`, (n_i, n_i) row-normalised operators, they are those of the smoothed expression. Rows are
+    orthonormal, strongest first; the largest loading of each is positive. At most `n_axes`: fewer come back where the
+    data have fewer, and one without variance may be zero.
     """
     stacked = sp.vstack([x.astype(np.float64) for x in expressions], format="csr")
     (n, n_genes), lengths = stacked.shape, [x.shape[0] for x in expressions]
@@ -154,26 +144,12 @@ def centred(values: FloatArray) -> FloatArray:
 def pearson_graph(
     values: Sequence[FloatArray], weights: Sequence[float], n_edges: int, chunk: int = 2048, *, power: int = 1
 ) -> sp.csr_array:
-    """Gene graph of Pearson correlation (eq. 2, with the norm to the power one) over several sections.
+    """(N, N) gene graph of Pearson correlation (eq. 2) over several sections: symmetric CSR float32, zero diagonal.
 
-    Every section is centred by itself, so that a difference between two sections is not mistaken for co-expression, and
-    their covariances are added by weight. A gene without variance correlates 0 with all. The N × N matrix is never
-    held: genes go through in chunks.
-
-    Parameters
-    ----------
-    values
-        (n_i, N) expression of each section.
-    weights
-        Share of each section, ≥ 0.
-    n_edges
-        Strongest correlations, by absolute value, kept for each gene. An edge that either end keeps is kept.
-    power
-        Of the norm that a gene is divided by. The paper prints 2, which does not give a correlation.
-
-    Returns
-    -------
-    (N, N) symmetric CSR float32 with a zero diagonal.
+    Every section of (n_i, N) expression is centred by itself, so that a difference between two sections is not mistaken
+    for co-expression, and their covariances are added by weight. A gene without variance correlates 0 with all. Of each
+    gene the `n_edges` strongest correlations are kept; an edge that either end keeps is kept. The N × N matrix is never
+    held: genes go through in chunks. The paper prints a `power` of 2 for the norms, which does not give a correlation.
     """
     return pearson_graphs(values, [weights], n_edges, chunk, power=power)[0]
 
@@ -297,16 +273,10 @@ def mean_operator(part: NDArray[np.intp], weight: FloatArray) -> sp.csr_array:
 
 
 def most_variable(sections: Sequence[Moments], n: int, detected: float = 0.0) -> NDArray[np.intp]:
-    """Indices of the n genes of largest mean variance over sections, among those detected widely enough in all of them.
+    """Indices of the n genes of largest mean variance over sections, from most to least variable.
 
-    Parameters
-    ----------
-    sections
-        Moments of the expression of each.
-    n
-        How many; fewer come back where fewer qualify. Sorted from most to least variable.
-    detected
-        Least share of spots, in every section, in which a gene must be seen.
+    Only genes detected in at least the share `detected` of the spots of every section; fewer come back where fewer
+    qualify.
     """
     (seen,) = np.nonzero(np.all([found.seen >= detected for found in sections], axis=0))
     variance = np.mean([found.square - found.mean**2 for found in sections], axis=0)
@@ -316,15 +286,8 @@ def most_variable(sections: Sequence[Moments], n: int, detected: float = 0.0) ->
 def propagation(graph: sp.csr_array) -> sp.csr_array:
     """Spread of one graph convolution, the P of eq. 3: D^-½ (A⁺ + I) D^-½ with A⁺ = max(A, 0) and D its degrees.
 
-    Parameters
-    ----------
-    graph
-        (N, N) symmetric gene graph A with a zero diagonal.
-
-    Returns
-    -------
-    (N, N) symmetric CSR float32, eigenvalues in [-1, 1]. Genes that correlate negatively are not mixed; a gene without
-    positive edges keeps to itself.
+    Of an (N, N) symmetric gene graph A with a zero diagonal; symmetric CSR float32, eigenvalues in [-1, 1]. Genes that
+    correlate negatively are not mixed; a gene without positive edges keeps to itself.
     """
     looped = graph.maximum(0) + sp.eye_array(graph.shape[0], format="csr")
     scale = sp.diags_array(1 / np.sqrt(looped.sum(axis=1)))
@@ -332,21 +295,10 @@ def propagation(graph: sp.csr_array) -> sp.csr_array:
 
 
 def deformable_sampling(maps: Tensor, offsets: Tensor, weights: Tensor) -> Tensor:
-    """Sample maps at deformed taps (eq. 5): out(q) = Σₙ wₙ(q) · maps(q + pₙ + Δpₙ(q)), bilinear between bins.
+    """Sample (K, H, W) maps at deformed taps (eq. 5): out(q) = Σₙ wₙ(q) · maps(q + pₙ + Δpₙ(q)), bilinear between bins.
 
-    Parameters
-    ----------
-    maps
-        (K, H, W); all are deformed alike.
-    offsets
-        (T, 2, H, W) shift Δp of each of the T = k·k regular taps (row by row, the centre is T // 2), as (dx, dy) in
-        bins: x runs along W. Beyond the border the nearest bin is taken.
-    weights
-        (T, H, W) weight of each tap: kernel times mask.
-
-    Returns
-    -------
-    (K, H, W)
+    `offsets` (T, 2, H, W) shift each of the T = k·k regular taps (row by row, the centre is T // 2) by (dx, dy) in
+    bins, x along W; `weights` (T, H, W) are kernel times mask. Beyond the border the nearest bin is taken.
     """
     height, width = maps.shape[1:]
     axes = (torch.arange(n, dtype=maps.dtype, device=maps.device) for n in (height, width))
@@ -392,17 +344,10 @@ def taps(n: int) -> list[tuple[int, int]]:
 
 
 def sobel_magnitude(image: Tensor) -> Tensor:
-    """Where an image changes: amplitude of its Sobel gradient, on a scale that fits every image.
+    """(H, W) where a (C, H, W) image changes: amplitude of its Sobel gradient, the mean over the channels.
 
-    Parameters
-    ----------
-    image
-        (C, H, W), NaN where there is no image.
-
-    Returns
-    -------
-    (H, W) mean amplitude over the channels in [0, 1], where 1 is the 99th percentile over the image. 0 where the
-    image is flat, and wherever one of the 3 × 3 bins is unknown: the edge of an image is no edge of the tissue.
+    In [0, 1], where 1 is the 99th percentile over the image: one scale for all images. 0 where the image is flat, and
+    wherever one of the 3 × 3 bins is NaN: the edge of an image is no edge of the tissue.
     """
     from kornia.filters import sobel  # noqa: PLC0415 - it brings all of kornia, half a second
 
@@ -421,16 +366,9 @@ def sobel_magnitude(image: Tensor) -> Tensor:
 
 
 def total_variation(field: Tensor) -> Tensor:
-    """Mean absolute difference of neighbouring bins: the mean along W and the mean along H, averaged.
+    """Mean absolute difference of neighbouring bins of a (..., H, W) field: the mean along W and along H, averaged.
 
-    Parameters
-    ----------
-    field
-        (..., H, W). An axis of one bin has no neighbours and counts as constant.
-
-    Returns
-    -------
-    Scalar ≥ 0.
+    An axis of one bin has no neighbours and counts as constant.
     """
     steps = [field.diff(dim=axis).abs() for axis in (-2, -1)]
     return 0.5 * torch.stack([step.sum() / max(step.numel(), 1) for step in steps]).sum()

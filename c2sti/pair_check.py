@@ -52,16 +52,8 @@ SEED = 0
 def measure(a: Section, b: Section, spacing: float, overlap: float, level: float = float("nan")) -> dict[str, float]:
     """The numbers that need no model: all but ``folded_bins``. They do not depend on which section comes first.
 
-    Parameters
-    ----------
-    a, b
-        Sections with the same genes, in a common coordinate system.
-    spacing
-        Distance between neighbouring spots, unit of the frame.
-    overlap
-        Share of the tissue that they have in common.
-    level
-        Ratio of the scales on which their expression is, see :func:`c2sti.io.level`.
+    The sections have the same genes, in a common coordinate system; `spacing` is the distance between neighbouring
+    spots, `overlap` the share of tissue in common, `level` the ratio of their scales, see :func:`c2sti.io.level`.
     """
     some = [sampled(section.expression) for section in (a, b)]
     genes = most_variable([moments(x) for x in some], CANDIDATES)
@@ -197,17 +189,8 @@ def folded_bins(fields: FloatArray | None, lattice: Lattice, positions: Sequence
     """Share of folded bins: those where the Jacobian of the map to either section has a determinant of 0 or less.
 
     The maps are x + d / (2 (1 - p)) and x - d / (2 p): where the material of a bin lies in either section. The share is
-    over both maps and the interpolated sections.
-
-    Parameters
-    ----------
-    fields
-        (S, 2, h, w) displacement d = (dx, dy) of each section, unit of the frame, on the bins of the lattice or on bins
-        several times as wide. None where the model moves nothing: NaN.
-    lattice
-        Of the result.
-    positions
-        (S,) p of each.
+    over both maps and the interpolated sections, whose `fields` (S, 2, h, w) are their displacements d = (dx, dy), unit
+    of the frame, on the bins of the lattice or on bins several times as wide. NaN where the model moves nothing: None.
     """
     if fields is None or min(np.shape(fields)[2:]) < 2:
         return float("nan")
@@ -220,19 +203,10 @@ def folded_bins(fields: FloatArray | None, lattice: Lattice, positions: Sequence
     return float(np.mean(shares))
 
 
-def score(found: Mapping[str, float]) -> float:
-    """The least margin: of each number its distance to the limit over that from the limit to the best; < 0 misfits."""
-    margins = [
-        (LIMITS[name] - value) / LIMITS[name] if name == "folded_bins" else (value - LIMITS[name]) / (1 - LIMITS[name])
-        for name, value in found.items()
-        if name in LIMITS and not np.isnan(value)
-    ]
-    return float(min(margins, default=float("nan")))
-
-
 def misfits(found: Mapping[str, float]) -> list[str]:
     """Names of the numbers that are beyond their limit."""
-    return [name for name, value in found.items() if name in LIMITS and score({name: value}) < 0]
+    known = {name: value for name, value in found.items() if name in LIMITS}
+    return [name for name, x in known.items() if (x > LIMITS[name] if name == "folded_bins" else x < LIMITS[name])]
 
 
 def complain(

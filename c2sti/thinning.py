@@ -15,16 +15,9 @@ WORD = np.uint64(64)  # draws of one number
 
 
 def split(counts: sp.csr_array, gene_keys: NDArray[np.uint64], *seeds: int) -> NDArray[np.floating]:
-    """(nnz,) how many molecules of each entry of (n, N) counts go to the first of two sections.
+    """(nnz,) how many molecules of each entry of (n, N) whole counts go to the first of two sections.
 
-    Parameters
-    ----------
-    counts
-        Whole numbers.
-    gene_keys
-        (N,) a number for each gene, such as the hash of its name.
-    *seeds
-        Of the draws.
+    `gene_keys` (N,) are a number for each gene, such as the hash of its name; `seeds` are of the draws.
     """
     seed = np.uint64(0)
     for one in seeds:

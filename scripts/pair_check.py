@@ -39,12 +39,19 @@ SAME, ALIGNED, BY_HAND = "one series", "two patients, aligned", "two patients, b
 WRONG = ["shuffled", "turned by 90°", "turned by 180°", "mirrored"]
 
 
+def score(found: dict[str, float]) -> float:
+    """The least margin: of each number its distance to the limit over that from the limit to 1; < 0 misfits."""
+    limits = pair_check.LIMITS
+    margins = [(x - limits[name]) / (1 - limits[name]) for name, x in found.items() if name in limits and x == x]
+    return float(min(margins, default=float("nan")))
+
+
 def judged(kind: str, a: SliceGrid, b: SliceGrid, of: tuple[str, str], apart: int = 0) -> dict[str, object]:
     """One row of the table of pairs."""
     pair, _ = io.make_pair(a, b, judged=True)
     found = pair_check.measure(pair.a, pair.b, pair.spacing, io.overlap(a, b))
     seen = {"set on": set(of) <= SEEN, "checked": not set(of) & SEEN}
-    return {"kind": kind, "a": a.name, "b": b.name, "apart": apart, **seen, **found, "score": pair_check.score(found)}
+    return {"kind": kind, "a": a.name, "b": b.name, "apart": apart, **seen, **found, "score": score(found)}
 
 
 def moved(b: SliceGrid, xy: np.ndarray, pitch: float | None = None) -> SliceGrid:

@@ -1,18 +1,18 @@
-"""What happens to software: killed processes, full disks, folders that may not be written into, broken connections."""
+"""What happens to software: wrong calls, killed processes, full disks, folders that may not be written into."""
 
 from __future__ import annotations
 
 import contextlib
 import dataclasses
 import errno
-import hashlib
-import http.server
 import os
+import re
 import resource
 import signal
 import subprocess
 import sys
-import threading
+import traceback
+import warnings
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -27,10 +27,11 @@ from c2sti import _atomic
 from c2sti.benchmark import _networks
 from c2sti.benchmark.__main__ import main as benchmark
 from c2sti.cli import _files, main
-from c2sti.datasets import _published
 from c2sti.training import OtherRun, TrainingState
+from tests.wrong_calls import PARTS, Wrong
 
 CONFIG = c2sti.C2STiConfig(channels=4, n_components=8, n_splits=0)
+PACKAGE = Path(c2sti.__file__).parent
 
 
 @pytest.fixture
@@ -60,6 +61,71 @@ def full_disk(at: int) -> Iterator[None]:
         yield
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, before)
+
+
+# -- wrong calls
+
+
+def fault(wrong: Wrong, folder: Path) -> str | None:
+    """What is wrong with the error of a wrong call: it has to be one that c2sti raises, and to say what is asked."""
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            answer = wrong.call(folder)
+    except (ValueError, KeyError, TypeError, OSError, ImportError) as error:
+        said = str(error.args[0]) if isinstance(error, KeyError) else str(error)
+        last = traceback.extract_tb(error.__traceback__)[-1]
+        if not (Path(last.filename).is_relative_to(PACKAGE) and str(last.line).startswith("raise")):
+            return f"an error of a library: {said[:200]} ({last.filename}:{last.lineno})"
+        missing = [word for word in wrong.says if not re.search(word, said)]
+        return f"{said[:300]!r} lacks {missing}" if missing else None
+    return f"accepted: {answer!r:.100}"
+
+
+@pytest.mark.parametrize("part", PARTS, ids=lambda part: part.__name__.strip("_"))
+def test_every_wrong_call_is_refused_by_name(part: Callable[[], Iterator[Wrong]], tmp_path: Path) -> None:
+    faults = []
+    for number, wrong in enumerate(part()):
+        (folder := tmp_path / str(number)).mkdir()
+        faults.append((wrong.of, wrong.what, fault(wrong, folder)))
+    assert faults
+    assert [found for found in faults if found[-1] is not None] == []
+
+
+COMMANDS = [
+    (main, "interpolate {a} {b} -o {out}.h5ad -n 0", "n_slices"),
+    (main, "interpolate {a} {b} -o {out}.h5ad --model nothing", "nothing"),
+    (main, "interpolate {a} {b} -o {out}.h5ad --device gpu", "device"),
+    (main, "interpolate {a} {b} -o /proc/o.h5ad", "/proc/o.h5ad"),
+    (main, "align {a} -o {out}", "at least two|1 section"),
+    (main, "evaluate {a} {b}", "too few"),
+    (main, "train {a} {b} -o {out}", "3 or more"),
+    (main, "describe {a}", r"uns\['c2sti'\]"),
+    (main, "sample-counts {a} -o {out}.h5ad", r"uns\['c2sti'\]"),
+    (main, "demo -o {out} --size 1", "size"),
+    (benchmark, "--table 9 --out {out}", "--table"),
+    (benchmark, "--table 1 --quick --out {out} --methods nothing", "nothing"),
+    (benchmark, "--table 1 --quick --out {out} --methods copy --seeds 0", "seeds"),
+    (benchmark, "--table 1 --quick --out {out} --methods copy --n-genes 0", "n-genes"),
+    (benchmark, "--table 1 --quick --out {out} --methods copy --device gpu", "device"),
+    (benchmark, "--table 1 --quick --out {a}/o --methods copy", "a.h5ad"),
+]
+
+
+def test_wrong_words_of_a_command_are_refused_by_name(
+    sections: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    paths = {"a": sections / "a.h5ad", "b": sections / "b.h5ad", "out": tmp_path / "out"}
+    faults = []
+    for command, words, says in COMMANDS:
+        try:
+            code: object = command([word.format(**paths) for word in words.split()])
+        except SystemExit as stop:
+            code = stop.code
+        said = capsys.readouterr().err
+        if code not in (1, 2) or "Traceback" in said or not re.search(says, said.splitlines()[-1]):
+            faults.append((words, code, said))
+    assert faults == []
 
 
 # -- full disks
@@ -325,69 +391,6 @@ def test_the_benchmark_begins_anew_when_told_to(tmp_path: Path, capsys: pytest.C
     assert "(how differs); train into another folder, or remove it to begin anew; --force does so" in said
     assert benchmark([*words, "--steps", "1", "--force"]) == 0
     assert not any(folder.exists() for folder in folders)
-
-
-# -- downloads
-
-CONTENT = np.random.default_rng(0).bytes(30_011)
-
-
-class Broken(http.server.BaseHTTPRequestHandler):
-    """Serves the file as the path says: whole, cut short, other, or not at all."""
-
-    def do_GET(self) -> None:
-        how = self.path.split("/")[1]
-        if how == "refused":
-            self.send_error(503)
-            return
-        self.send_response(200)
-        if how != "without length":
-            self.send_header("Content-Length", str(len(CONTENT)))
-        self.end_headers()
-        self.wfile.write({"whole": CONTENT, "other": CONTENT[::-1]}.get(how, CONTENT[:9000]))
-
-    def log_message(self, *words: object) -> None:
-        """Say nothing."""
-
-
-@pytest.fixture(scope="module")
-def server() -> Iterator[str]:
-    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), Broken) as serving:
-        threading.Thread(target=serving.serve_forever, daemon=True).start()
-        yield f"http://127.0.0.1:{serving.server_port}"
-        serving.shutdown()
-
-
-@pytest.fixture
-def fetch(server: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., Path]:
-    def fetch(how: str, *, sha256: bool = True) -> Path:
-        blob = hashlib.sha1(b"blob %d\0" % len(CONTENT) + CONTENT).hexdigest()
-        known = hashlib.sha256(CONTENT).hexdigest() if sha256 else ""
-        source = _published.Source("r", "c", "made.bin", str(len(CONTENT)), blob, known)
-        monkeypatch.setattr(_published, "BASE_URL", f"{server}/{how}")
-        monkeypatch.setattr(_published, "CACHE", tmp_path / "cache")
-        monkeypatch.setattr(_published, "published", lambda: {"made.bin": source})
-        return _published.fetch("made.bin")
-
-    return fetch
-
-
-@pytest.mark.parametrize("sha256", [True, False])
-@pytest.mark.parametrize("how", ["short", "other", "without length", "refused"])
-def test_a_broken_download_leaves_nothing_and_says_so(
-    how: str, sha256: bool, fetch: Callable[..., Path], tmp_path: Path
-) -> None:
-    with pytest.raises(OSError, match=r"made\.bin could not be had from http.*Nothing of it was kept\. Check the conn"):
-        fetch(how, sha256=sha256)
-    assert [path for path in (tmp_path / "cache").rglob("*") if path.is_file()] == []
-    assert fetch("whole", sha256=sha256).read_bytes() == CONTENT
-
-
-@pytest.mark.parametrize("sha256", [True, False])
-def test_an_altered_copy_in_the_cache_is_replaced(sha256: bool, fetch: Callable[..., Path]) -> None:
-    path = fetch("whole", sha256=sha256)
-    path.write_bytes(CONTENT[:-1])
-    assert fetch("whole", sha256=sha256).read_bytes() == CONTENT
 
 
 # -- no other process is disturbed

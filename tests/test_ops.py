@@ -19,19 +19,6 @@ def test_inference_has_whole_floats_and_leaves_the_settings_as_they_were() -> No
     assert (torch.backends.cudnn.allow_tf32, torch.backends.cudnn.benchmark, torch.is_grad_enabled()) == before
 
 
-def test_spacing_is_the_nearest_distance_and_ignores_coincident_spots() -> None:
-    xy = square_array(5, pitch=3.0)
-    assert ops.spacing(np.concatenate([xy, xy])) == pytest.approx(3.0)
-
-
-def test_gaussian_operator_rows_sum_to_one_and_favour_the_near() -> None:
-    xy = square_array(6)
-    w = ops.gaussian_operator(xy, xy + [0.2, 0.0], 0.6)
-    assert w.shape == (36, 36)
-    np.testing.assert_allclose(w.sum(axis=1), 1)
-    assert (w.toarray().argmax(axis=1) == np.arange(36)).all()
-
-
 def test_gaussian_operator_weights_by_hand() -> None:
     w = ops.gaussian_operator(np.array([[0.0, 0.0], [2.0, 0.0]]), np.array([[0.5, 0.0]]), 1.0).toarray()[0]
     near, far = np.exp(-0.125), np.exp(-1.125)
@@ -41,11 +28,6 @@ def test_gaussian_operator_weights_by_hand() -> None:
 def test_gaussian_operator_far_from_everything_is_still_a_mean() -> None:
     w = ops.gaussian_operator(square_array(3), np.array([[1e6, 1e6]]), 0.6)
     np.testing.assert_allclose(w.sum(), 1)
-
-
-def test_nearest_operator_copies() -> None:
-    xy = square_array(4)
-    np.testing.assert_array_equal((ops.nearest_operator(xy, xy + 0.3) @ np.arange(16.0)), np.arange(16.0))
 
 
 def test_smoothed_axes_are_those_of_the_dense_matrix() -> None:
@@ -80,14 +62,6 @@ def test_pearson_graph_is_numpys_correlation() -> None:
     np.testing.assert_allclose(more, expected, atol=1e-5)
 
 
-def test_pearson_graph_by_hand() -> None:
-    x = np.array([[0.0, 0.0, 3.0], [1.0, 2.0, 3.0], [2.0, 4.0, 3.0], [3.0, 6.0, 3.0]])
-    x = np.column_stack([x, -x[:, 0]])
-    graph = ops.pearson_graph([x], [1.0], n_edges=3).toarray()
-    np.testing.assert_allclose(graph[0], [0, 1, 0, -1], atol=1e-6)
-    np.testing.assert_array_equal(graph[2], 0)  # a gene without variance correlates 0 with all
-
-
 def test_pearson_graph_keeps_the_strongest_and_is_symmetric() -> None:
     rng = np.random.default_rng(0)
     x = rng.random((40, 30))
@@ -110,26 +84,6 @@ def test_pearson_graph_mixes_sections_and_does_not_see_batch_shifts() -> None:
     covariance = 0.5 * np.cov(a.T, bias=True) + 0.5 * np.cov(b.T, bias=True)
     d = 1 / np.sqrt(np.diag(covariance))
     np.testing.assert_allclose(mixed, covariance * d[:, None] * d - np.eye(5), atol=1e-5)
-
-
-def test_graph_values_smooth_small_sections_and_bound_large_ones() -> None:
-    xy = square_array(40)
-    x = sp.csr_array(np.random.default_rng(0).random((1600, 3)).astype(np.float32))
-    small = ops.graph_values(xy, x, 0.6)
-    assert small.shape == (1600, 3)
-    assert small.std() < x.toarray().std()
-    blocks = ops.graph_values(xy, x, 0.6, most=100)
-    assert len(blocks) <= 110
-    np.testing.assert_allclose(blocks.mean(), x.toarray().mean(), atol=0.02)
-
-
-def test_most_variable_looks_at_all_sections() -> None:
-    a = np.zeros((10, 4))
-    a[:, 0], a[:5, 1], a[0, 2] = 1, 2, 9
-    b = a.copy()
-    sections = [moments(sp.csr_array(v)) for v in (a, b)]
-    assert ops.most_variable(sections, 2).tolist() == [2, 1]
-    assert ops.most_variable(sections, 4, detected=0.3).tolist() == [1, 0]
 
 
 def test_propagation_by_hand() -> None:
@@ -216,13 +170,6 @@ def test_sobel_magnitude_does_not_take_the_end_of_the_picture_for_an_edge() -> N
     assert (ops.sobel_magnitude(image)[3:5, :2] == 1).all()
 
 
-def test_sobel_magnitude_is_on_one_scale_for_all_pictures() -> None:
-    image = torch.rand(3, 40, 40, generator=torch.Generator().manual_seed(0))
-    magnitude = ops.sobel_magnitude(image)
-    torch.testing.assert_close(ops.sobel_magnitude(0.1 * image + 0.4), magnitude, atol=1e-5, rtol=0)
-    assert 0.005 < (magnitude == 1).float().mean() < 0.02
-
-
 def test_total_variation_by_hand() -> None:
     assert ops.total_variation(torch.full((2, 3, 4), 7.0)) == 0
     assert ops.total_variation(2 * torch.arange(5.0).expand(2, 3, 5)) == 1  # 2 along W, 0 along H
@@ -293,13 +240,6 @@ def test_parts_by_hand() -> None:
         assert len(np.unique(patch[rows, columns])) == 1
     blocks = [(slice(0, 2), sp.csr_array([[2.0, 0.0], [4.0, 1.0]])), (slice(2, 3), sp.csr_array([[6.0, 0.0]]))]
     np.testing.assert_array_equal(ops.patch_means(np.array([0, 1, 0]), blocks, 2), [[4, 0], [4, 1]])
-
-
-def test_parts_of_spots_in_a_line_are_pieces_of_it() -> None:
-    line = np.column_stack([np.arange(21.0), np.zeros(21)])
-    patch = ops.partition(line, 4)
-    assert (np.diff(patch) != 0).sum() == 3
-    np.testing.assert_array_equal(np.sort(np.bincount(patch)), [5, 5, 5, 6])
 
 
 def test_parts_are_as_many_as_are_wanted_and_do_not_depend_on_the_order() -> None:

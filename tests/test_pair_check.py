@@ -146,20 +146,6 @@ def test_folded_bins_are_the_share_of_bins_turned_inside_out() -> None:
     assert np.isnan(pair_check.folded_bins(None, LATTICE, [0.5]))
 
 
-def test_the_score_is_the_least_margin() -> None:
-    good = {
-        "overlap": 1.0,
-        "spatial_concordance": 0.7,
-        "spatial_concordance_z": -9.0,
-        "expression_similarity": 0.99,
-        "folded_bins": 0.0,
-    }
-    assert pair_check.score(good) == pytest.approx(0.5)  # (0.7 - 0.4) / 0.6
-    assert pair_check.score(good | {"expression_similarity": 0.85}) == pytest.approx(-0.5)
-    assert pair_check.score(good | {"folded_bins": 0.1}) == pytest.approx(-1)
-    assert pair_check.score({"overlap": float("nan")}) != pair_check.score({"overlap": float("nan")})
-
-
 @pytest.mark.parametrize(
     ("name", "value", "words"),
     [

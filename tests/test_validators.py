@@ -1,74 +1,13 @@
-"""Wrong calls, function by function, by `scripts/bad_inputs`: each has to be refused by a named error."""
+"""The checks of single values: what they refuse, and what they give back."""
 
 from __future__ import annotations
 
-import importlib
-import sys
-from collections.abc import Iterator
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 
-import c2sti
 from c2sti import _validators
-
-ROOT = str(Path(c2sti.__file__).parents[1])
-
-
-@pytest.fixture(scope="module")
-def bad_inputs() -> Iterator[Any]:
-    sys.path.insert(0, ROOT)
-    try:
-        yield importlib.import_module("scripts.bad_inputs")
-    finally:
-        sys.path.remove(ROOT)
-
-
-FUNCTIONS = [
-    "tl.interpolate", "tl.interpolate(out=…)", "tl.interpolate_cells", "tl.interpolate_series", "tl.slice_series",
-    "tl.evaluate", "tl.train", "tl.describe", "tl.to_slices", "tl.to_volume", "tl.sample_counts", "tl.get_section",
-    "tl.coexpression",
-    "pp.align", "pp.align_series", "pp.check_pair",
-    "C2STiConfig", "TrainConfig", "C2STi", "C2STi.load", "C2STi.save", "datasets.phantom", "Phantom.section",
-    "datasets.sections", "datasets.her2st", "datasets.stahl", "datasets.developing_heart", "datasets.dlpfc",
-    "datasets.starmap", "datasets.openst", "datasets.patches", "metrics.gene_pcc", "metrics.pcc",
-    "metrics.rmse", "metrics.rv", "metrics.psnr", "metrics.ssim", "metrics.ceiling",
-    "pl.sections", "pl.spread", "pl.displacement", "pl.coexpression", "pl.evaluation", "pl.stack", "pl.alignment",
-    "pl.genes", "c2sti",
-    "python -m c2sti.benchmark",
-]  # fmt: skip
-SLOW = {"tl.to_spatialdata", "tl.interpolate(SpatialData)"}  # the library takes seconds to import
-
-
-@pytest.fixture(scope="module")
-def catalogue(bad_inputs: Any) -> list[Any]:
-    return list(importlib.import_module("scripts.bad_inputs.catalogue").catalogue())
-
-
-def test_every_function_of_the_catalogue_is_tried_here(catalogue: list[Any]) -> None:
-    assert {bad.of for bad in catalogue} == set(FUNCTIONS) | SLOW
-
-
-@pytest.mark.parametrize("function", FUNCTIONS)
-def test_every_wrong_call_is_refused_by_name(bad_inputs: Any, catalogue: list[Any], function: str) -> None:
-    some = [bad for bad in catalogue if bad.of == function and bad.quick]
-    counts, every = bad_inputs.tried(some)
-    assert [f"{bad.what}: {kind}: {text}" for bad, kind, text in every if kind != "named"] == []
-    assert counts[function].total() == len(some) > 0
-
-
-def test_the_judge_tells_named_from_foreign(bad_inputs: Any, tmp_path: Path) -> None:
-    def kind(call: Any, *says: str) -> str:
-        return bad_inputs.outcome(bad_inputs.Bad("f", "x", lambda _: call(), says), tmp_path)[0]
-
-    assert kind(lambda: _validators.whole(0, "n"), "n = 0") == "named"
-    assert kind(lambda: _validators.whole(0, "n"), "n = 1") == "silent on it"
-    assert kind(lambda: int("x")) == "foreign"
-    assert kind(lambda: np.zeros(3)[7]) == "foreign"
-    assert kind(lambda: 1) == "accepted"
-
 
 WRONG: dict[str, tuple[Any, type[Exception], str]] = {
     "text for a number": (

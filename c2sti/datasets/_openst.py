@@ -85,13 +85,12 @@ def openst(
 
     Notes
     -----
-    Facts of the format, from the source of openst (``rajewsky-lab/openst``) and its documentation: coordinates are
-    (row, column) of the H&E, here swapped to x and y; the first row of segmented cells pools what belongs to no cell,
-    here left out. The size of a pixel (0.345 µm, Keyence, 20x) and the thickness (10 µm) are those that others use for
-    these data; no file states them, so check yours.
+    Coordinates of openst are (row, column) of the H&E, here swapped to x and y; the first row of segmented cells pools
+    what belongs to no cell, here left out. No file states the size of a pixel (0.345 µm, Keyence, 20x) and the
+    thickness (10 µm), which are those that others use for these data: check yours.
 
     Files of sections are not in register with each other: run :func:`c2sti.pp.align_series`. The registered series is,
-    and is read without H&E. It was never read here from the published files, only from simulated ones of this layout.
+    and is read without H&E. It was read here from simulated files of this layout only.
 
     References
     ----------
@@ -221,6 +220,8 @@ def _section(
     rows = np.asarray(read_elem(file["obs"][CELL])) != 0 if CELL in file["obs"] else np.ones(len(xy), dtype=bool)
     if _is_stack(file):
         rows &= _section_numbers(file) == number
+    if not rows.any():
+        raise ValueError(f"{name} holds no point but the pooled one: the section is empty; leave it out with sections=")
     xy = xy[rows]
     values, names = _counts(file, rows, genes, name)
     if pitch is None:
@@ -286,8 +287,6 @@ def _counts(file: h5py.File, rows: NDArray[np.bool_], genes: list[str] | None, n
 
 def _matrix(where: h5py.Group | h5py.Dataset, rows: NDArray[np.intp]) -> sparse.csr_matrix:
     """Rows of a matrix on disk; where they lie together, as the sections of a stack do, only these are read."""
-    if len(rows) == 0:
-        return sparse.csr_matrix((0, read_elem(where).shape[1]), dtype=np.float32)
     dense = isinstance(where, h5py.Dataset)
     if not dense and where.attrs["encoding-type"] != "csr_matrix":
         return sparse.csr_matrix(read_elem(where))[rows]
@@ -300,7 +299,7 @@ def _gather(
 ) -> tuple[pd.DataFrame, FloatArray, sparse.csr_matrix]:
     """Counts summed over square bins whose borders are multiples of the pitch: the same ones in every section."""
     column, row = np.floor(xy / pitch).astype(np.int64).T
-    left, width = column.min(initial=0), np.ptp(column) + 1 if len(column) else 1
+    left, width = column.min(), np.ptp(column) + 1
     bins, index = np.unique(row * width + (column - left), return_inverse=True)
     member = sparse.csr_matrix((np.ones(len(xy), dtype=np.float32), (index, np.arange(len(xy)))))
     row, column = bins // width, bins % width + left
@@ -313,33 +312,22 @@ def _gather(
 def _add_image(
     adata: ad.AnnData, file: h5py.File, number: int, pitch: float | None, um_per_px: float, longest: int, name: str
 ) -> None:
-    found = _image(file, longest, name)
-    if found is None:
+    """The H&E of a file, if it has one, with at most `longest` pixels a side: means over blocks, read in bands."""
+    image = next((file["uns"][key] for key in IMAGES if key in file.get("uns", {})), None)
+    if image is None:
         _logging.info(f"{name} has no H&E")
         return
-    pixels, factor = found
+    if image.ndim != 3 or image.shape[2] < 3 or image.dtype != np.uint8:
+        _logging.warning(f"{name}: the image of shape {image.shape} and type {image.dtype} is no H&E and is not used")
+        return
+    factor = -(-max(image.shape[:2]) // longest)
+    band = max(BAND // factor, 1) * factor
+    bands = [_block_means(image[first : first + band, :, :3], factor) for first in range(0, image.shape[0], band)]
     diameter = CELL_UM if pitch is None else pitch
     scale = {"tissue_hires_scalef": 1 / (um_per_px * factor)}
     scale |= {"spot_diameter_fullres": diameter, "fiducial_diameter_fullres": diameter}
-    adata.uns[_keys.SPATIAL] = {f"S{number}": {"images": {"hires": pixels}, "scalefactors": scale}}
+    adata.uns[_keys.SPATIAL] = {f"S{number}": {"images": {"hires": np.concatenate(bands)}, "scalefactors": scale}}
     adata.uns["section"]["has_image"] = True
-
-
-def _image(file: h5py.File, longest: int, name: str) -> tuple[NDArray[np.uint8], int] | None:
-    """H&E with at most `longest` pixels a side, (h, w, 3), and how many pixels of the file make one; None without.
-
-    A mean over square blocks of pixels, read in bands.
-    """
-    found = next((file["uns"][key] for key in IMAGES if key in file.get("uns", {})), None)
-    if found is None:
-        return None
-    if found.ndim != 3 or found.shape[2] < 3 or found.dtype != np.uint8:
-        _logging.warning(f"{name}: the image of shape {found.shape} and type {found.dtype} is no H&E and is not used")
-        return None
-    factor = -(-max(found.shape[:2]) // longest)
-    band = max(BAND // factor, 1) * factor
-    bands = [_block_means(found[first : first + band, :, :3], factor) for first in range(0, found.shape[0], band)]
-    return np.concatenate(bands), factor
 
 
 def _block_means(pixels: NDArray[np.uint8], factor: int) -> NDArray[np.uint8]:

@@ -73,10 +73,6 @@ def patches(
 
     Notes
     -----
-    The paper says that 19 sections give 1,216 patches of 512 × 512, but not how large a pixel is. 1,216 are 19 × 8 × 8,
-    so the frame is read as 4,096 pixels wide: about 1.5 µm a pixel where tissue is 6 mm wide. The other reading, pixels
-    of the full H&E, is ``pixel_um=0.345``: patches of 177 µm, many times more than 1,216.
-
     By patch, patches are listed place by place, places at random, each from first to last section, and the list is cut
     in proportion; a window lies in one part as a whole. By section, each part holds at least one window; the sections
     at a border of two parts resemble each other as neighbours do.

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 import anndata as ad
@@ -83,10 +85,9 @@ def her2st(section: str, *, data_dir: str | Path | None = None, download: bool =
     --------
     >>> adata = her2st("C3", image=False)  # doctest: +SKIP
     """
-    file, fix = f"her2st/her2st_{section}.h5ad", f'Call her2st("{section}", download=True)'
-    adata = _from_folder("her2st", section, data_dir, file, None if download else fix)
-    if adata is None:
-        adata = _published.her2st(section, image=image)
+    publish = partial(_published.her2st, image=image) if download else None
+    fix = f'Call her2st("{section}", download=True)'
+    adata = _load("her2st", section, data_dir, f"her2st/her2st_{section}.h5ad", publish, fix)
     if not image and adata.uns.pop("spatial", None) is not None:
         adata.uns["section"].update(has_image=False, image_kind="none")
     return adata
@@ -128,12 +129,9 @@ def developing_heart(section: int | str, *, data_dir: str | Path | None = None) 
     --------
     >>> adata = developing_heart(5, data_dir="~/sections")  # doctest: +SKIP
     """
-    file = f"dev_heart/heart6.5_{section}.h5ad"
     origin = "It cannot be downloaded: it was made from github.com/MickanAsp/Developmental_heart (Asp et al. 2019)."
     fix = f'{origin} Call developing_heart({section}, data_dir="<folder>")'
-    adata = _from_folder("developing_heart", str(section), data_dir, file, fix)
-    assert adata is not None  # with a fix to name, what is not there is an error
-    return adata
+    return _load("developing_heart", section, data_dir, f"dev_heart/heart6.5_{section}.h5ad", None, fix)
 
 
 def stahl(section: int | str, *, data_dir: str | Path | None = None, download: bool = True) -> AnnData:
@@ -172,10 +170,8 @@ def stahl(section: int | str, *, data_dir: str | Path | None = None, download: b
     --------
     >>> adata = stahl(2)  # doctest: +SKIP
     """
-    file, fix = f"stahl_bc/BC{section}.h5ad", f"Call stahl({section}, download=True)"
-    adata = _from_folder("stahl", str(section), data_dir, file, None if download else fix)
-    if adata is None:
-        adata = _published.stahl(str(section))
+    publish, fix = _published.stahl if download else None, f"Call stahl({section}, download=True)"
+    adata = _load("stahl", section, data_dir, f"stahl_bc/BC{section}.h5ad", publish, fix)
     adata.uns["section"].update(spot_diameter_um=SPOT_UM, spot_pitch_um=PITCH_UM)  # files in a folder may lack them
     return adata
 
@@ -218,10 +214,8 @@ def dlpfc(section: int | str, *, data_dir: str | Path | None = None, download: b
     --------
     >>> adata = dlpfc(151674)  # doctest: +SKIP
     """
-    file, fix = f"dlpfc/{section}.h5ad", f"Call dlpfc({section}, download=True)"
-    adata = _from_folder("dlpfc", str(section), data_dir, file, None if download else fix)
-    if adata is None:
-        adata = _published.dlpfc(str(section))
+    publish, fix = _published.dlpfc if download else None, f"Call dlpfc({section}, download=True)"
+    adata = _load("dlpfc", section, data_dir, f"dlpfc/{section}.h5ad", publish, fix)
     adata.uns["section"] = {**adata.uns.get("section", {}), **_published.dlpfc_section(str(section), adata)}
     return adata
 
@@ -256,21 +250,25 @@ def starmap(section: int | str, *, data_dir: str | Path | None = None) -> AnnDat
     --------
     >>> adata = starmap(4, data_dir="~/sections")  # doctest: +SKIP
     """
-    file = f"starmap/starmap_{section}.h5ad"
     origin = "It cannot be downloaded: no file of a slab is published under a licence (Wang et al. 2018)."
-    adata = _from_folder(
-        "starmap", str(section), data_dir, file, f'{origin} Call starmap({section}, data_dir="<folder>")'
-    )
-    assert adata is not None  # with a fix to name, what is not there is an error
+    fix = f'{origin} Call starmap({section}, data_dir="<folder>")'
+    adata = _load("starmap", section, data_dir, f"starmap/starmap_{section}.h5ad", None, fix)
     adata.obs["z"] = int(section) * float(adata.uns["section"]["slab_thickness_units"])
     return adata
 
 
-def _from_folder(series: str, section: str, data_dir: str | Path | None, file: str, fix: str | None) -> AnnData | None:
-    """A section from the folder of the user; None, or with a `fix` an error, where it is not there."""
+def _load(
+    series: str,
+    section: int | str,
+    data_dir: str | Path | None,
+    file: str,
+    publish: Callable[[str], AnnData] | None,
+    fix: str,
+) -> AnnData:
+    """A section from the folder of the user or, where it is not there, by `publish`: without that, an error."""
     known = _published.series()[series]
-    if section not in known:
-        raise ValueError(f"{series} has no section {section!r}; those that exist are {', '.join(known)}.")
+    if str(section) not in known:
+        raise ValueError(f"{series} has no section {str(section)!r}; those that exist are {', '.join(known)}.")
     argument = FOLDER_VARIABLE if data_dir is None else "data_dir"
     named = os.environ.get(FOLDER_VARIABLE) if data_dir is None else _validators.path(data_dir, "data_dir")
     folder = Path(named).expanduser() if named else None
@@ -283,8 +281,8 @@ def _from_folder(series: str, section: str, data_dir: str | Path | None, file: s
             return ad.read_h5ad(folder / file)
         except OSError as error:
             raise OSError(f"{folder / file} cannot be read as an h5ad ({error}); copy or download it again") from error
-    if fix is None:
-        return None
+    if publish is not None:
+        return publish(str(section))
     looked = f"no folder is named: data_dir is None and {FOLDER_VARIABLE} is not set"
     if folder is not None:
         looked = f"there is no {file} in {folder} ({argument})"

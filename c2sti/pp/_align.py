@@ -13,13 +13,16 @@ from c2sti import _keys, _logging, _validators
 from c2sti._docs import documented
 from c2sti._types import FloatArray
 from c2sti.io import Key, SliceGrid, Source, check_writable, copied, is_spatialdata, on_shared_genes, sources
+from c2sti.ops import affine
 from c2sti.pp._estimate import Method, described, estimate, given, simpleitk
-from c2sti.pp._maps import Use, apply
+from c2sti.pp._maps import Use
 from c2sti.pp._write import Move, frame_of_source, image_end, name_of, stage
 
 if TYPE_CHECKING:
     from spatialdata import SpatialData
 
+# Of a section: its (3, 3) matrix to the frame of the reference, its fit, the method, the section it was aligned to.
+Placement = tuple[FloatArray, float, str, int]
 POOR_FIT = 0.35  # 27 pairs of unrelated real sections reach 0.32 at best, the least of 31 pairs of neighbours has 0.41
 
 
@@ -122,8 +125,8 @@ def align(
     else:
         placed, fit = given(fixed, moved, use, matrix)
     _check_fit(placed, fit, fixed, moved)
-    how = [("reference", fit), ("given" if matrix is not None else method, fit)]
-    written = _write(found, grids, [np.eye(3), placed], how, [0, 0], 0, key_added, copy)
+    how = "given" if matrix is not None else method
+    written = _write(found, grids, [(np.eye(3), fit, "reference", 0), (placed, fit, how, 0)], 0, key_added, copy)
     return tuple(written) if copy else None
 
 
@@ -196,13 +199,13 @@ def align_series(
     simpleitk()
     grids = _read(found, method, use, key_added, copy)
     root = reference % len(found)
-    matrices, how, targets = [np.eye(3) for _ in found], [("reference", 1.0) for _ in found], [root] * len(found)
+    placements: list[Placement] = [(np.eye(3), 1.0, "reference", root)] * len(found)
     for i in sorted(set(range(len(found))) - {root}, key=lambda i: abs(i - root)):
-        targets[i] = i + int(np.sign(root - i)) if chain else root
-        placed, fit = estimate(grids[targets[i]], grids[i], method, use, None, flip)
-        _check_fit(placed, fit, grids[targets[i]], grids[i])
-        matrices[i], how[i] = matrices[targets[i]] @ placed, (method, fit)
-    written = _write(found, grids, matrices, how, targets, root, key_added, copy)
+        target = i + int(np.sign(root - i)) if chain else root
+        placed, fit = estimate(grids[target], grids[i], method, use, None, flip)
+        _check_fit(placed, fit, grids[target], grids[i])
+        placements[i] = placements[target][0] @ placed, fit, method, target
+    written = _write(found, grids, placements, root, key_added, copy)
     return written if copy else None
 
 
@@ -245,28 +248,22 @@ def _check_fit(matrix: FloatArray, fit: float, reference: SliceGrid, moving: Sli
 def _write(
     found: Sequence[Source],
     grids: Sequence[SliceGrid],
-    matrices: Sequence[FloatArray],
-    how: Sequence[tuple[str, float]],
-    targets: Sequence[int],
+    placements: Sequence[Placement],
     root: int,
     key_added: str,
     copy: bool,
 ) -> list[AnnData | SpatialData]:
-    """Compute all that is to be written, then write it; gives back the containers.
-
-    `how` holds the method and the fit of each section, `targets` the index of the section it was aligned to.
-    """
+    """Compute all that is to be written, then write it; gives back the containers."""
     names, end, pitch = [name_of(source) for source in found], image_end(found[root]), grids[root].pitch
     moves = []
-    for source, grid, matrix, (method, fit), target in zip(found, grids, matrices, how, targets, strict=True):
-        move, centre = described(matrix), grid.xy.mean(axis=0)
-        shift = apply(matrix, centre[None])[0] - move["scale"] * centre
-        record = {"matrix": matrix, "fit": fit, "method": method, **move, "shift": shift}
+    for source, grid, (matrix, fit, method, target) in zip(found, grids, placements, strict=True):
+        record, centre = {"matrix": matrix, "fit": fit, "method": method, **described(matrix)}, grid.xy.mean(axis=0)
+        record["shift"] = affine(centre[None], matrix)[0] - record["scale"] * centre
         record |= {"reference": names[root], "aligned_to": names[target]}
-        beyond = apply(matrix, grid.xy).max(axis=0) + 2 * pitch
+        beyond = affine(grid.xy, matrix).max(axis=0) + 2 * pitch
         canvas = np.maximum(end, np.maximum(beyond, pitch))  # tissue at negative coordinates is not shown
         moves.append(Move(source, matrix, record, canvas))
-    containers = {id(source.container): source.container for source in found}
+    containers = {id(source.container): source.container for source in found}  # one may be given for several tables
     receivers = {key: copied(container) if copy else container for key, container in containers.items()}
     writes = [
         stage(receiver, [move for move in moves if id(move.source.container) == key], key_added)

@@ -29,7 +29,8 @@ def check_pair(
 ) -> pd.DataFrame:
     """Check whether two sections match, where they lie now.
 
-    :func:`c2sti.tl.interpolate` checks its inputs in the same way, and warns where a number is beyond its limit.
+    :func:`c2sti.tl.interpolate` checks its inputs in the same way, and warns where a number is beyond its limit;
+    :doc:`/guide/alignment` says what the numbers notice and what they miss.
 
     Parameters
     ----------
@@ -58,12 +59,6 @@ def check_pair(
     - ``shared_detail``, -1 to 1: correlation of what spots have beyond the mean of the six around them, at the same
       place in both sections. 0 on most tissue; above .05 where sections are so near that cells reach from one into the
       other, which `gp` does not use and the default does. It has no limit.
-
-    Notes
-    -----
-    Limits were set on some measured series and checked on others, see `experiments <../experiments.html>`__. They
-    notice another patient's tumour, not another healthy donor's organ if it looks the same; and of a section that was
-    mirrored nothing where the tissue is nearly symmetric.
 
     Examples
     --------

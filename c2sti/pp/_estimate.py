@@ -13,8 +13,8 @@ from numpy.typing import NDArray
 from c2sti import _validators
 from c2sti._types import FloatArray
 from c2sti.io import SliceGrid
-from c2sti.ops import linear_at
-from c2sti.pp._maps import Maps, Use, apply, fit, make_maps
+from c2sti.ops import affine, linear_at
+from c2sti.pp._maps import Maps, Use, fit, make_maps
 
 ANGLE_STEP = 5.0  # degrees: at the rim of a section of 20 spots half of it is less than a spot
 LEAST_OVERLAP = 0.3  # of the smaller section: below it a few pixels agree by chance
@@ -125,8 +125,8 @@ def _search(reference: Maps, moving: Maps, flip: bool) -> list[FloatArray]:
     found = [candidate for rotation in _rotations(flip) for candidate in transformed.best(rotation)]
     kept: list[Candidate] = []
     for score, matrix in sorted(found, key=lambda candidate: -candidate[0]):
-        places = apply(matrix, moving.points)
-        distances = [np.linalg.norm(places - apply(m, moving.points), axis=1).mean() for _, m in kept]
+        places = affine(moving.points, matrix)
+        distances = [np.linalg.norm(places - affine(moving.points, m), axis=1).mean() for _, m in kept]
         if not kept or (min(distances) > APART * moving.step and score > PROMISING * kept[0][0]):
             kept.append((score, matrix))
         if len(kept) == CANDIDATES:
@@ -225,7 +225,7 @@ def _refine(
     sitk = simpleitk()
     unit = np.diag([1 / reference.step, 1 / reference.step, 1.0])
     start = unit @ matrix @ np.linalg.inv(unit)
-    centre = apply(start, moving.points / reference.step).mean(axis=0)
+    centre = affine(moving.points / reference.step, start).mean(axis=0)
     correction = sitk.AffineTransform(3) if method == "affine" else sitk.Euler3DTransform()
     correction.SetCenter((*centre.tolist(), 0.0))
     (a, b, x), (c, d, y) = np.linalg.inv(start)[:2].tolist()

@@ -18,7 +18,7 @@ from scipy.spatial import KDTree
 from c2sti._backed import Expression, in_memory, moments, some_genes
 from c2sti._types import FloatArray, Lattice
 from c2sti.io import HEImage, SliceGrid, histology_on, log_normalise, profiles, shared_genes, values_of
-from c2sti.ops import gaussian_operator, linear_at, most_variable, smoothed_axes
+from c2sti.ops import affine, gaussian_operator, linear_at, most_variable, smoothed_axes
 
 Use = Literal["auto", "expression", "histology", "both"]
 
@@ -65,11 +65,6 @@ class Maps:
         return Maps(mean(self.channels), mean(self.tissue), lattice, self.points, self.step)
 
 
-def apply(matrix: FloatArray, xy: FloatArray) -> FloatArray:
-    """(n, 2) points moved by a (3, 3) matrix that acts on homogeneous (x, y, 1)."""
-    return xy @ matrix[:2, :2].T + matrix[:2, 2]
-
-
 def fit(reference: Maps, moving: Maps, matrix: FloatArray) -> float:
     """How well two sections agree in a placement: correlation times overlap, in [0, 1].
 
@@ -83,7 +78,7 @@ def fit(reference: Maps, moving: Maps, matrix: FloatArray) -> float:
 
 
 def _compare(fixed: Maps, moved: Maps, matrix: FloatArray) -> tuple[float, float]:
-    there, inside = fixed.at(apply(matrix, moved.points))
+    there, inside = fixed.at(affine(moved.points, matrix))
     if inside.sum() < LEAST_SHARED:
         return 0.0, float(inside.mean())
     own = moved.at(moved.points)[0][inside]

@@ -23,7 +23,7 @@ from c2sti.io._histology import LEAST_ON_IMAGE, UnusableImage, on_image, on_whit
 from c2sti.io._libraries import Library, as_number, scale_key, section_library
 from c2sti.io._places import library_rows, named_axes
 from c2sti.io._spatialdata import frames_of, is_own, read_table, region_of, slide_key
-from c2sti.pp._maps import apply
+from c2sti.ops import affine
 
 if TYPE_CHECKING:
     from spatialdata import SpatialData
@@ -34,24 +34,12 @@ MOST_LARGER = 4  # times the side of an image that the moved one may have, where
 
 @dataclass(frozen=True)
 class Move:
-    """How one section is moved.
+    """How one section is moved."""
 
-    Parameters
-    ----------
-    source
-        The section, and where it is kept.
-    matrix
-        (3, 3) from its frame to that of the reference; the identity leaves even its image as it is.
-    record
-        Goes into ``uns["alignment"]``.
-    canvas
-        (2,) right and lower end of the frame that its moved image has to show, unit of the reference.
-    """
-
-    source: Source
-    matrix: FloatArray
-    record: Mapping[str, Any]
-    canvas: FloatArray
+    source: Source  # where the section is kept
+    matrix: FloatArray  # (3, 3) from its frame to that of the reference; the identity leaves even its image as it is
+    record: Mapping[str, Any]  # goes into uns["alignment"]
+    canvas: FloatArray  # (2,) right and lower end of the frame that its moved image shows, unit of the reference
 
     @property
     def stays(self) -> bool:
@@ -92,7 +80,7 @@ def _stage_anndata(adata: AnnData, moves: Sequence[Move], key_added: str) -> Cal
         rows = _rows(move.source, adata)
         coordinates[rows] = before[rows]
         if not move.stays:
-            coordinates[rows, :2] = apply(move.matrix, before[rows, :2])
+            coordinates[rows, :2] = affine(before[rows, :2], move.matrix)
     images = _moved_libraries(adata, before[:, :2], moves)
     record = _record(moves)
 

@@ -6,11 +6,9 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import anndata as ad
-import h5py
 import numpy as np
 import pandas as pd
 import pytest
-from anndata.io import write_elem
 from scipy import sparse
 
 import c2sti
@@ -249,12 +247,6 @@ def test_sections_without_coordinates_are_named(tmp_path: Path) -> None:
         openst(tmp_path)
 
 
-@pytest.mark.parametrize("what", ["pitch", "um_per_px", "thickness_um", "image_px"])
-def test_sizes_are_positive(tmp_path: Path, what: str) -> None:
-    with pytest.raises(ValueError, match=f"{what} = 0"):
-        openst(tmp_path, **{what: 0})
-
-
 def test_sections_are_counted_by_whole_numbers(tmp_path: Path) -> None:
     file = tmp_path / "series.h5ad"
     write_stack(file, [2, 3])
@@ -284,14 +276,6 @@ def test_so_many_points_that_they_should_be_gathered_are_told(tmp_path: Path, mo
     openst(tmp_path)
     openst(tmp_path, pitch=20.0)
     assert said == ["S4 (a_S4.h5ad) has 36 points; pitch=20.0, say, gathers them into bins of 20 µm"]
-
-
-def test_a_file_may_hold_no_rows_and_no_picture(tmp_path: Path) -> None:
-    with h5py.File(tmp_path / "x.h5", "w") as file:
-        write_elem(file, "csr", sparse.csr_matrix(np.eye(3)))
-        assert _openst._image(file, 100, "x") is None
-        assert _openst._matrix(file["csr"], np.array([], dtype=int)).shape == (0, 3)
-        np.testing.assert_array_equal(_openst._matrix(file["csr"], np.array([0, 2])).toarray(), np.eye(3)[[0, 2]])
 
 
 # -- patches
@@ -376,8 +360,7 @@ def test_parts_lie_in_an_order_that_the_seed_draws() -> None:
         parts = patches(series(9), size=10, pixel_um=19.0, seed=seed)
         return tuple(min(section for section, _, _ in members(parts[part])) for part in ("train", "validation", "test"))
 
-    assert order(0) == order(0)
-    assert len({order(seed) for seed in range(6)}) > 1
+    assert order(0) == order(0) != order(1)
 
 
 def test_by_patch_the_numbers_are_those_of_the_paper() -> None:
@@ -434,16 +417,6 @@ def test_what_cannot_be_cut_says_why() -> None:
         patches(slices, pixel_um=1.0)
     with pytest.raises(ValueError, match="must run one way; put the slices in their order"):
         patches([slices[0], slices[2], slices[1]])
-    with pytest.raises(ValueError, match="split='place' is not known"):
-        patches(slices, split="place")  # type: ignore[arg-type]
-    with pytest.raises(ValueError, match="window = 2"):
-        patches(slices, window=2)
-    with pytest.raises(ValueError, match=r"shares = \[1, 1\]"):
-        patches(slices, shares=(1, 1))
-    with pytest.raises(ValueError, match="least = 2"):
-        patches(slices, least=2)
-    with pytest.raises(ValueError, match="size = 0"):
-        patches(slices, size=0)
 
 
 def test_sections_that_say_less_are_cut_too() -> None:
