@@ -247,6 +247,12 @@ def test_sections_without_coordinates_are_named(tmp_path: Path) -> None:
         openst(tmp_path)
 
 
+def test_a_section_of_the_pooled_row_alone_is_named(tmp_path: Path) -> None:
+    write_cells(tmp_path / "a_S1.h5ad", at=np.zeros((0, 2)))
+    with pytest.raises(ValueError, match=r"S1 \(a_S1.h5ad\) holds no point but the pooled one"):
+        openst(tmp_path)
+
+
 def test_sections_are_counted_by_whole_numbers(tmp_path: Path) -> None:
     file = tmp_path / "series.h5ad"
     write_stack(file, [2, 3])
