@@ -19,8 +19,9 @@ def memory_of(limit: int | str | None) -> int | None:
     """Bytes of a limit: ``8e9``, ``"8GB"`` (powers of 1000), ``"7.5 GiB"`` (of 1024); ValueError for other text."""
     if limit is None:
         return None
+    text = str(limit)
     try:
-        size = parse_bytes(str(limit)) if str(limit).strip() else 0
+        size = parse_bytes(text) if any(letter.isdigit() for letter in text) else 0  # dask takes "GB" for 1 GB
     except ValueError:
         size = 0
     if size <= 0:

@@ -378,7 +378,7 @@ def test_z_that_is_the_same_for_all_is_told_and_even_steps_are_taken() -> None:
 # ---- a section that is there twice
 
 
-def cells(seed: int, n: int = 20_000, n_genes: int = 300) -> io.SliceGrid:
+def cells(seed: int, n: int = 5_000, n_genes: int = 300) -> io.SliceGrid:
     rng = np.random.default_rng(seed)
     values = sp.csr_array(rng.poisson(0.3, (n, n_genes)).astype(np.float32))
     genes = pd.Index([f"g{i}" for i in range(n_genes)])

@@ -98,11 +98,12 @@ def test_a_series_in_one_object_keeps_its_names(whole: AnnData, series: list[Ann
 
 
 def test_evaluate_and_train_take_one_object(whole: AnnData, series: list[AnnData]) -> None:
+    whole = whole[whole.obs["sample"] != "C6"].copy()
     table = c2sti.tl.evaluate(whole, library_key="sample", methods=(), show_progress_bar=False)
-    expected = c2sti.tl.evaluate(series, methods=(), show_progress_bar=False)
+    expected = c2sti.tl.evaluate(series[:3], methods=(), show_progress_bar=False)
     np.testing.assert_allclose(table["pcc"], expected["pcc"], atol=1e-6)
-    assert list(table["name"].unique()) == ["C4", "C5"]
-    assert list(expected["name"].unique()) == ["slices[1]", "slices[2]"]
+    assert list(table["name"].unique()) == ["C4"]
+    assert list(expected["name"].unique()) == ["slices[1]"]
     small = c2sti.C2STiConfig(channels=4, n_components=8, n_splits=0)
     how = c2sti.TrainConfig(steps=1)
     c2sti.tl.train(whole, library_key="sample", model=None, config=small, how=how, n_slices=1, show_progress_bar=False)
@@ -145,11 +146,11 @@ def test_a_series_is_the_same_whatever_genes_its_sections_have_besides(series: l
         wider[-1].X = sp.csr_matrix(wider[-1].X)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        found = c2sti.tl.interpolate_series(wider, at_z=[75.0, 225.0], show_progress_bar=False)
+        found = c2sti.tl.interpolate_series(wider, at_z=[75.0, 225.0], model="gp", show_progress_bar=False)
     plain = [section[:, section.var_names.isin(found.var_names)].copy() for section in series[:3]]
     for section in plain:
         del section.uns["spatial"]
-    expected = c2sti.tl.interpolate_series(plain, at_z=[75.0, 225.0], show_progress_bar=False)
+    expected = c2sti.tl.interpolate_series(plain, at_z=[75.0, 225.0], model="gp", show_progress_bar=False)
     np.testing.assert_allclose(found[:, expected.var_names].X, expected.X, atol=1e-5)
 
 
