@@ -110,6 +110,7 @@ def test_evaluate_and_train_take_one_object(whole: AnnData, series: list[AnnData
 
 
 def test_alignment_of_one_object(whole: AnnData, series: list[AnnData]) -> None:
+    whole, series = whole[whole.obs["sample"] != "C6"].copy(), series[:3]
     angle = np.deg2rad(25)
     turn = np.array([[np.cos(angle), -np.sin(angle)], [np.sin(angle), np.cos(angle)]])
     there = (whole.obs["sample"] == "C4").to_numpy()
@@ -118,9 +119,9 @@ def test_alignment_of_one_object(whole: AnnData, series: list[AnnData]) -> None:
     assert c2sti.pp.align_series(whole, library_key="sample") is None
     c2sti.pp.align_series(series)
     records = whole.uns["alignment"]
-    assert set(records) == set(NAMES)
+    assert set(records) == set(NAMES[:3])
     assert records["C3"]["method"] == "reference" == series[0].uns["alignment"]["method"]
-    for name, section in zip(NAMES, series, strict=True):
+    for name, section in zip(NAMES[:3], series, strict=True):
         assert records[name]["angle_deg"] == pytest.approx(section.uns["alignment"]["angle_deg"], abs=0.1)
         rows = (whole.obs["sample"] == name).to_numpy()
         order = whole.obs_names[rows].str.replace(f"-{name}", "")
@@ -131,7 +132,7 @@ def test_alignment_of_one_object(whole: AnnData, series: list[AnnData]) -> None:
     same(c2sti.tl.interpolate(two, library_key="sample", **QUIET), c2sti.tl.interpolate(*parts, **QUIET))
     (copied,) = c2sti.pp.align(two, library_key="sample", copy=True, key_added="again")
     assert "again" in copied.obsm and "again" not in two.obsm
-    with pytest.raises(ValueError, match="names 4 sections .*align_series takes a series"):
+    with pytest.raises(ValueError, match="names 3 sections .*align_series takes a series"):
         c2sti.pp.align(whole, library_key="sample")
 
 
@@ -218,8 +219,8 @@ def test_half_aligned_is_said(series: list[AnnData], said: StringIO) -> None:
 
 def test_evaluate_as_the_readme_has_it(series: list[AnnData]) -> None:
     series[1].obsm["spatial"] = series[1].obsm["spatial"] + [500.0, 300.0]
-    c2sti.pp.align_series(series)
-    table = c2sti.tl.evaluate(series, show_progress_bar=False, methods=())
+    c2sti.pp.align_series(series[:3])
+    table = c2sti.tl.evaluate(series[:3], show_progress_bar=False, methods=())
     assert table.loc[table["method"] == "linear", "pcc"].min() > 0.2
 
 
