@@ -27,26 +27,15 @@ class Moments:
 class Stored:
     """(n, N) matrix of which only blocks of rows are in memory; it stands in for a CSR matrix that is too large.
 
-    Parameters
-    ----------
-    source
-        A sparse dataset of a backed AnnData, a dask, zarr or h5py array: ``source[first:last]`` reads rows.
-    entries
-        About how many entries are not zero, which sets the rows of a block.
-    rows, genes
-        Increasing rows, and columns, of the source; None for all.
-    factor
-        (n,) factor of each spot's values before log1p; None for the values as they are.
-    name
-        Name in error messages.
+    `source` is a sparse dataset of a backed AnnData, a dask, zarr or h5py array: ``source[first:last]`` reads rows.
     """
 
     source: Any
-    entries: int
-    rows: NDArray[np.intp] | None = None
-    genes: NDArray[np.intp] | None = None
-    factor: NDArray[np.floating] | None = None
-    name: str = "stored expression"
+    entries: int  # about how many are not zero, which sets the rows of a block
+    rows: NDArray[np.intp] | None = None  # of the source, increasing; None for all
+    genes: NDArray[np.intp] | None = None  # columns of the source; None for all
+    factor: NDArray[np.floating] | None = None  # (n,) of each spot's values before log1p; None for values as they are
+    name: str = "stored expression"  # in error messages
 
     @property
     def shape(self) -> tuple[int, int]:
@@ -78,18 +67,13 @@ class Stored:
         """log1p of the values times a factor of each spot."""
         return replace(self, factor=factor)
 
-    def blocks(self) -> Iterator[tuple[slice, sp.csr_array]]:
-        """All rows, block by block, with their place."""
-        for rows in _cuts(self.shape[0], self.entries):
-            yield rows, self._read(rows.start, rows.stop)
-
     def __matmul__(self, right: NDArray[np.floating]) -> NDArray[np.floating]:
         """(n, K) product with a dense (N, K)."""
         return per_row(self, lambda block: block @ right)
 
     def tocsr(self) -> sp.csr_array:
         """All of it, in memory."""
-        return sp.vstack([block for _, block in self.blocks()], format="csr")
+        return sp.vstack([block for _, block in blocks(self)], format="csr")
 
     def _read(self, first: int, last: int) -> sp.csr_array:
         rows = self._of_source(first, last)
@@ -166,18 +150,11 @@ def _check_indices(x: Any, name: str) -> None:
 
 def blocks(expression: Expression) -> Iterator[tuple[slice, sp.csr_array]]:
     """Rows of a matrix on disk or in memory, block by block, with their place."""
-    if isinstance(expression, Stored):
-        yield from expression.blocks()
-        return
     n = expression.shape[0]
-    for rows in _cuts(n, expression.nnz):
-        yield rows, expression if rows == slice(0, n) else expression[rows]
-
-
-def _cuts(n: int, entries: int) -> Iterator[slice]:
-    """Rows of each block of a matrix of n rows."""
-    step = _step(n, entries)
-    return (slice(first, min(first + step, n)) for first in range(0, n, step))
+    step = _step(n, expression.entries if isinstance(expression, Stored) else expression.nnz)
+    for first in range(0, n, step):
+        rows = slice(first, min(first + step, n))
+        yield rows, expression if sp.issparse(expression) and step >= n else expression[rows]
 
 
 def _step(n: int, entries: int) -> int:

@@ -29,14 +29,8 @@ Factor: TypeAlias = FloatArray | sp.csr_array  # weights or basis
 def compressed(prediction: Prediction, tolerance: float = TOLERANCE) -> Prediction:
     """The same sections on one basis without offsets, of the least rank whose values are the same to a tolerance.
 
-    Weights that are sparse are those of measured spots, and stay as they are.
-
-    Parameters
-    ----------
-    prediction
-        S sections at the same M points.
-    tolerance
-        Largest root mean square change of the values of all sections, over that of the values around their mean.
+    That is the largest root mean square change of the values of all sections, over that of the values around their
+    mean. Weights that are sparse are those of measured spots, and stay as they are.
     """
     weights, basis = on_one_basis(prediction.slices)
     if not any(map(sp.issparse, (*weights, basis))):

@@ -22,7 +22,6 @@ from c2sti.io._genes import level, on_shared_genes, shared_genes, shared_profile
 from c2sti.io._histology import HEImage, histology_on
 from c2sti.io._libraries import image_of
 from c2sti.io._memory import is_dense, memory_of, n_tasks, said
-from c2sti.io._open import completed, read_zarr, with_layers
 from c2sti.io._places import LEAST_SPOTS, check_writable, copied, is_spatialdata
 from c2sti.io._rasterize import (
     Rows,
@@ -38,7 +37,9 @@ from c2sti.io._rasterize import (
     spots_at,
 )
 from c2sti.io._read import (
+    Container,
     SliceGrid,
+    Source,
     check_layer,
     is_counts,
     log_normalise,
@@ -47,9 +48,7 @@ from c2sti.io._read import (
     shared_var,
 )
 from c2sti.io._sections import (
-    Container,
     Key,
-    Source,
     Windows,
     check_unit,
     depth_of_each,
@@ -60,82 +59,6 @@ from c2sti.io._sections import (
     with_distinct_z,
 )
 from c2sti.io._spatialdata import frame_of, table_of
-from c2sti.io._store import check_digits, new_store, write_stack, write_store
+from c2sti.io._store import check_digits, completed, new_store, read_zarr, with_layers, write_stack, write_store
 from c2sti.io._virtual_histology import library_of_sections, section_image, section_images, source_places
 from c2sti.io._window import window_of
-
-__all__ = [
-    "Annotations",
-    "Layers",
-    "Container",
-    "HEImage",
-    "Key",
-    "LEAST_SPOTS",
-    "MeasuredPair",
-    "N_EDGES",
-    "Rows",
-    "SliceGrid",
-    "Source",
-    "StackPart",
-    "Windows",
-    "is_dense",
-    "check_digits",
-    "check_unit",
-    "check_writable",
-    "check_layer",
-    "common_lattice",
-    "completed",
-    "confidence",
-    "copied",
-    "depth_of_each",
-    "frame_of",
-    "frame_slices",
-    "graphs_of",
-    "held_graph",
-    "histology_on",
-    "image_of",
-    "is_counts",
-    "is_labels",
-    "is_spatialdata",
-    "warn_of_view",
-    "lattice_as_dict",
-    "level",
-    "log_normalise",
-    "make_pair",
-    "library_of_sections",
-    "library_sizes",
-    "source_places",
-    "memory_of",
-    "new_store",
-    "on_bins",
-    "on_shared_genes",
-    "read_zarr",
-    "overlap",
-    "pair_sources",
-    "n_tasks",
-    "position_of",
-    "profiles",
-    "section_of",
-    "read_places",
-    "read_slice",
-    "rows_of",
-    "shared_genes",
-    "shared_profiles",
-    "shared_var",
-    "section_image",
-    "section_images",
-    "sources",
-    "spots_at",
-    "write_stack",
-    "write_store",
-    "table_of",
-    "values_of",
-    "window_for_each",
-    "window_of",
-    "with_distinct_z",
-    "add_layers",
-    "add_values",
-    "said",
-    "with_layers",
-    "without_factors",
-]

@@ -57,18 +57,9 @@ def frame_slices(
 ) -> AnnData:
     """All of a result but the values of its sections.
 
-    Parameters
-    ----------
-    pair, rows, var, positions
-        The pair, the M points, the genes and the (S,) positions of the interpolated sections.
-    graphs, notes
-        Of :func:`graphs_of`, None for none; and of the prediction.
-    provenance
-        Goes into ``uns[key_added]``; its ``"log1p"``, of the measured sections, into ``uns["log1p"]``.
-    images, stained
-        S + 2 of :func:`c2sti.io.section_images`, None for a white one; and positions whose H&E was photographed.
-    columns
-        (M,) further columns of `obs`.
+    `positions` are the (S,) of the interpolated sections, `graphs` those of :func:`graphs_of`, `images` the S + 2 of
+    :func:`c2sti.io.section_images`, `stained` positions whose H&E was photographed, and `columns` (M,) further ones of
+    `obs`. `provenance` goes into ``uns[key_added]``, but its ``"log1p"``, of the measured sections, into ``uns``.
     """
     inserted = _keys.inserted(key_added, len(positions))
     names = [_keys.SLICE_A, *inserted, _keys.SLICE_B]

@@ -29,24 +29,16 @@ yellow4:8b8b00
 
 @dataclass(frozen=True)
 class Annotations:
-    """Columns of `obs` and tables of `obsm` of one section, in the order asked for.
+    """Columns of `obs` and tables of `obsm` of one section, in the order asked for."""
 
-    Parameters
-    ----------
-    columns
-        (n, number of keys): labels as categories of text; whole numbers and booleans as the container has them; other
-        numbers as float64. All NaN where the section has nothing under a key.
-    colours
-        By key of a column of labels, the colour of each category that has one, as hex text.
-    tables
-        By key, (n, C) float64 with names of columns; NaN where unknown, C = 0 where the section has no such table.
-    absent
-        By key that the section has nothing of, what to raise where no other section has either.
-    """
-
+    # (n, keys): labels as categories of text, whole numbers and booleans as they are, other numbers as float64; all NaN
+    # where the section has nothing under a key.
     columns: pd.DataFrame = field(default_factory=pd.DataFrame)
+    # By key of a column of labels, the colour of each category that has one, as hex text.
     colours: Mapping[str, Mapping[str, str]] = field(default_factory=dict)
+    # By key, (n, C) float64 with names of columns; NaN where unknown, C = 0 where the section has no such table.
     tables: Mapping[str, pd.DataFrame] = field(default_factory=dict)
+    # By key that the section has nothing of, what to raise where no other section has either.
     absent: Mapping[str, KeyError | ValueError] = field(default_factory=dict)
 
     def labels(self, key: str) -> pd.Series:

@@ -249,24 +249,6 @@ def _stored(matrix: Any) -> Any:
 # ---- and from AnnData
 
 
-def take(adata: AnnData, key: str) -> Layers:
-    """The layers of a pair from its factors; KeyError or ValueError where these are incomplete or do not fit."""
-    record = _result.record_of(adata, key)
-    check_version(record[FACTORS], key)
-    names = [str(name) for name in record["inserted"]]
-    positions = np.asarray(record["positions"], dtype=float)[1:-1].tolist()
-    return layers_of(adata, key, record[FACTORS], names, positions, prefixes=names)
-
-
-def check_version(record: Mapping[str, Any], key: str) -> None:
-    """Refuse factors of another version."""
-    if int(record.get("version", 0)) != VERSION:
-        raise ValueError(
-            f"the factors of uns[{key!r}] are of version {record.get('version')}, and this c2sti reads {VERSION}; "
-            "read them with the c2sti that wrote them, or make the result again"
-        )
-
-
 def layers_of(
     adata: AnnData,
     key: str,
@@ -281,7 +263,7 @@ def layers_of(
     """Layers of sections that share loadings, by what :func:`put_loadings` returned.
 
     `prefixes` are those of each section's matrices in `obsm`, of which it has the `rows`; `suffix` is that of the
-    loadings in `varm`.
+    loadings in `varm`. KeyError or ValueError where the factors are incomplete or do not fit.
     """
     _check_rows(adata, key, str(record["loadings"]), rows, suffix)
     nothing = np.zeros(adata.n_vars, dtype=np.float32)

@@ -23,7 +23,6 @@ FEW_GENES = 0.5  # of the smaller panel: sections that share fewer were named in
 FEW_COUNTS = 0.25  # of a section's counts: with fewer in the shared genes, values are shares of a small panel
 SHOWN = 3  # names of genes in a message
 LEAST_TELLING = 20  # genes that a spot expresses, below which two may be equal by chance
-AT_ONCE = 1024  # rows that are compared at a time
 LOGARITHMS = {
     math.e: "natural logarithm",
     2.0: "logarithm to base 2",
@@ -180,16 +179,11 @@ def shared_profiles(a: SliceGrid, b: SliceGrid) -> int:
     """How many spots of the one section are found in the other with the very same expression.
 
     Two sections that were measured apart share none: the counts of a spot are as good as a fingerprint. Near-empty
-    spots, which agree by chance, are left out, and a spot that a section holds twice counts once. They are looked up by
-    a hash of their genes and values, and those that are found are compared value by value.
+    spots, which agree by chance, are left out, and a spot that a section holds twice counts once. They are known by a
+    hash of their genes and values.
     """
-    one, other = _values_of_both(a, b)
-    (wanted, rows), (known, twins) = (np.unique(per_row(x, _hashes), return_index=True) for x in (one, other))
-    wanted, first, second = np.intersect1d(wanted, known, assume_unique=True, return_indices=True)
-    first, second = rows[first[wanted != 0]], twins[second[wanted != 0]]
-    order = np.argsort(first)
-    chunks = (order[i : i + AT_ONCE] for i in range(0, len(order), AT_ONCE))
-    return sum(int((np.diff((one[first[c]] != other[second[c]]).indptr) == 0).sum()) for c in chunks)
+    one, other = (per_row(values, _hashes) for values in _values_of_both(a, b))
+    return int(np.count_nonzero(np.intersect1d(one, other)))
 
 
 def _hashes(values: sp.csr_array) -> NDArray[np.uint64]:

@@ -26,21 +26,14 @@ class UnusableImage(ValueError):
 class HEImage:
     """An H&E image in the coordinate system of its section; of a lazy one only the part that is needed is read.
 
-    Parameters
-    ----------
-    levels
-        (h, w, 3) uint8, or float in [0, 1]: one array in memory, or dask arrays at falling resolutions, which all show
-        the same rectangle.
-    to_pixel
-        (3, 3) from homogeneous (x, y, 1) to (column, row, 1) of the first level, in which pixel (row, column) covers
-        [column, column + 1) × [row, row + 1).
-    name
-        What errors call it.
+    `levels` are (h, w, 3) uint8, or float in [0, 1]: one array in memory, or dask arrays at falling resolutions, which
+    all show the same rectangle. `to_pixel` leads from homogeneous (x, y, 1) to (column, row, 1) of the first level, in
+    which pixel (row, column) covers [column, column + 1) × [row, row + 1).
     """
 
     levels: tuple[Any, ...]
-    to_pixel: FloatArray
-    name: str = "image"
+    to_pixel: FloatArray  # (3, 3)
+    name: str = "image"  # what errors call it
 
     @property
     def scale(self) -> float:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -30,23 +30,12 @@ class ImageFeatures:
 
     The optical density; means and spreads of haematoxylin, eosin and what is left (Ruifrok and Johnston 2001) in
     windows of three sizes; the strength of structures of some pixels, such as nuclei; and what an encoder gives.
-
-    Parameters
-    ----------
-    image
-        The H&E.
-    spacing
-        Between neighbouring spots, unit of the frame: the unit of the windows.
-    pixels
-        That the image is looked at with, along a spacing: one number for all sections that are compared.
-    encoded
-        (C_h, H, W) features by an encoder of the user's, and their lattice.
     """
 
     image: HEImage
-    spacing: float
-    pixels: int
-    encoded: tuple[FloatArray, Lattice] | None = None
+    spacing: float  # of neighbouring spots, unit of the frame: the unit of the windows
+    pixels: int  # along a spacing that the image is looked at with: one number for all sections that are compared
+    encoded: tuple[FloatArray, Lattice] | None = None  # (C_h, H, W) features by the user's encoder, and their lattice
 
     def __call__(self, points: FloatArray) -> FloatArray:
         """(M, F) features around (M, 2) points, NaN beyond the image."""
@@ -111,29 +100,12 @@ def image_features(
 # ---- whether the image of a missing section can be that
 
 
-def check_target(image: HEImage, colours: FloatArray, sections: Iterable[Section], lattice: Lattice) -> None:
+def check_target(image: HEImage, colours: FloatArray, sections: Sequence[Section], lattice: Lattice) -> None:
     """Refuse an image that does not show the missing section; warn of one in another stain than its neighbours.
 
-    Parameters
-    ----------
-    image, colours
-        Of the missing section, and its (3, H, W) mean colours on the lattice.
-    sections
-        Its neighbours.
-    lattice
-        Of the pair.
-
-    Raises
-    ------
-    UnusableImage
-        Less than half of the neighbours' spots lie on the image, or on tissue that it shows.
-
-    Warns
-    -----
-    UserWarning
-        Most of its tissue is of a hue that is far from that of the neighbours' spots.
+    `colours` are its (3, H, W) means on the lattice. UnusableImage where less than half of the neighbours' spots lie on
+    the image, or on tissue that it shows.
     """
-    sections = list(sections)
     spots = np.concatenate([section.xy for section in sections])
     check_under(image, spots)
     measured = [_density_at(s.histology, s.xy, lattice) for s in sections if s.histology is not None]

@@ -8,7 +8,7 @@ import warnings
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pandas as pd
@@ -20,6 +20,9 @@ from c2sti._types import FloatArray
 from c2sti.io._histology import HEImage, UnusableImage, check_colours, check_under, on_white
 from c2sti.io._places import obs_column
 
+if TYPE_CHECKING:
+    from c2sti.io._read import Source
+
 LIBRARY_ID = "library_id"  # obs: library of each row, by squidpy's convention
 FIRST = ("hires", "lowres")  # images that are taken before any other
 PACKAGE = f"{Path(__file__).parents[1]}{os.sep}"
@@ -27,19 +30,11 @@ PACKAGE = f"{Path(__file__).parents[1]}{os.sep}"
 
 @dataclass(frozen=True)
 class Library:
-    """Images of one slide.
-
-    Parameters
-    ----------
-    name, where
-        Its key, and what messages call it, e.g. ``"uns['spatial']['S1']"``.
-    content
-        ``{"images": …, "scalefactors": …}``.
-    """
+    """Images of one slide."""
 
     name: str
-    where: str
-    content: Mapping[str, Any]
+    where: str  # what messages call it, e.g. ``"uns['spatial']['S1']"``
+    content: Mapping[str, Any]  # ``{"images": …, "scalefactors": …}``
 
     @property
     def images(self) -> dict[str, Any]:
@@ -61,35 +56,10 @@ class Library:
         return found if found is not None and 0 < found < np.inf else None
 
 
-def unusable(fault: UnusableImage, name: str, *, named: bool) -> str:
-    """The reason why a section's image is not used: raised where the user named the image, else a warning."""
-    if named:
-        raise UnusableImage(f"the image of {name} cannot be used: {fault}") from fault
-    _warn(f"the image of {name} is not used: {fault}")
-    return str(fault)
-
-
-def read_image(
-    adata: AnnData,
-    xy: FloatArray,
-    name: str,
-    spatial_key: str,
-    image_key: str | None,
-    library: str | None,
-    rows: NDArray[np.intp],
-) -> HEImage | None:
-    """H&E of a section under its (n, 2) spots; None where there is none.
-
-    Parameters and errors as in :func:`section_library`; an UnusableImage also where none of its images can be used.
-    """
-    found = section_library(adata, name, spatial_key, image_key, library, rows)
-    return None if found is None else _usable(found, xy)
-
-
 def image_of(library: Mapping[str, Any], name: str) -> HEImage:
     """H&E of one library, of whatever coordinates; ValueError where it holds none that can be used."""
     whole = isinstance(library, Mapping) and {"images", "scalefactors"} <= set(library)
-    found = _usable(Library("", name, library), None) if whole else None
+    found = first_usable(Library("", name, library), None) if whole else None
     if found is None:
         raise ValueError(
             f'{name} is no H&E image; give a library of uns["spatial"], {{"images": {{"hires": array}}, '
@@ -98,35 +68,16 @@ def image_of(library: Mapping[str, Any], name: str) -> HEImage:
     return found
 
 
-def section_library(
-    adata: AnnData,
-    name: str,
-    spatial_key: str,
-    image_key: str | None,
-    library: str | None,
-    rows: NDArray[np.intp],
-) -> Library | None:
-    """The library with the images of a section; None where there is none.
+def section_library(source: Source, adata: AnnData, rows: NDArray[np.intp]) -> Library | None:
+    """The library with the images of a section, of the (n,) rows of an AnnData; None where there is none.
 
     The one that `image_key` names; else `library`; else the one that a text column of `obs` names in every row of the
-    section; else the only one that there is, unless it is another section's.
-
-    Parameters
-    ----------
-    adata, rows
-        The object, and the (n,) rows of the section.
-    name, library
-        What errors call the section; its name where the object holds several, else None.
-    spatial_key
-        Key of its coordinates. Where `uns` holds no images under it, those of ``uns["spatial"]`` are looked at.
-
-    Raises
-    ------
-    KeyError, ValueError
-        There is no library `image_key`; there are several, and nothing tells which is meant.
-    UnusableImage
-        What is there is no library, or belongs to another section or to other coordinates.
+    section; else the only one that there is, unless it is another section's. Where `uns` holds no images under the key
+    of the coordinates, those of ``uns["spatial"]`` are looked at. KeyError or ValueError where there is no library
+    `image_key`, or nothing tells which of several is meant; UnusableImage where what is there is no library, or belongs
+    to another section or to other coordinates.
     """
+    name, spatial_key, image_key, library = source.name, source.spatial_key, source.image_key, source.library
     for key in (spatial_key, _keys.SPATIAL):
         held = {k: v for k, v in _mapping(adata.uns.get(key), f"uns[{key!r}]").items() if isinstance(v, Mapping)}
         with_images = sorted((k for k, one in held.items() if not _is_empty(one.get("images"))), key=str)
@@ -145,7 +96,7 @@ def section_library(
     if key != spatial_key and key in adata.obsm:
         read, own = (np.asarray(adata.obsm[one], dtype=np.float64)[rows, :2] for one in (spatial_key, key))
         if not np.allclose(read, own, rtol=1e-6, atol=1e-6 * np.ptp(own), equal_nan=True):
-            _usable(found, own)  # raises where the image cannot be used under its own coordinates either
+            first_usable(found, own)  # raises where the image cannot be used under its own coordinates either
             raise UnusableImage(
                 f"{found.where} lies in the frame of obsm[{key!r}], and the coordinates read are "
                 f"obsm[{spatial_key!r}]; c2sti.pp.align moves an image along, or put one that lies there into "
@@ -193,7 +144,7 @@ def _chosen(
     if image_key is not None:  # one name may have been given for all sections
         if len(set(named.values())) != 1 or own == image_key:
             return image_key
-        _warn(
+        warn_caller(
             f"obs[{column!r}] of {name} says that its image is {own!r}, which is used, and not {image_key!r}; leave "
             f"out image_key=, or correct obs[{column!r}]"
         )
@@ -235,7 +186,7 @@ def _text_columns(adata: AnnData, rows: NDArray[np.intp]) -> dict[str, tuple[str
     return found
 
 
-def _usable(library: Library, xy: FloatArray | None) -> HEImage | None:
+def first_usable(library: Library, xy: FloatArray | None) -> HEImage | None:
     """The first image of a library that can be used, under (n, 2) spots if these are given; None without images."""
     faults = []
     for resolution, values in library.images.items():
@@ -271,7 +222,7 @@ def _image(library: Library, resolution: str, values: Any) -> HEImage:
     return HEImage((on_white(pixels),), np.diag([scale, scale, 1.0]), name)
 
 
-def _warn(text: str) -> None:
+def warn_caller(text: str) -> None:
     """A warning that points to the line that called c2sti."""
     level, frame = 0, sys._getframe(0)
     while frame.f_back is not None and frame.f_code.co_filename.startswith(PACKAGE):

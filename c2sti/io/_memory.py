@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import re
+from dask.utils import parse_bytes
 
 from c2sti import _logging
 from c2sti.io._factors import chunks_of
 
-UNITS = {"": 0, "k": 1, "m": 2, "g": 3, "t": 4}
 PER_ROW = 300  # bytes of a row's name, coordinates, columns of obs and tree of neighbours
 PER_VALUE = 24  # bytes of a measured value: as it was read, with shared genes, and normalised
 COMPONENTS = 60  # of the default model's descriptions of a pair, and of "gp"
@@ -20,10 +19,9 @@ def memory_of(limit: int | str | None) -> int | None:
     """Bytes of a limit: ``8e9``, ``"8GB"`` (powers of 1000), ``"7.5 GiB"`` (of 1024); ValueError for other text."""
     if limit is None:
         return None
-    found = re.fullmatch(r"\s*([0-9.]+(?:e[0-9]+)?)\s*([kmgt]?)(i?)b?\s*", str(limit), re.IGNORECASE)
+    text = str(limit)
     try:
-        number, unit, binary = found.groups() if found else ("", "", "")
-        size = int(float(number) * (1024 if binary else 1000) ** UNITS[unit.lower()])
+        size = parse_bytes(text) if any(letter.isdigit() for letter in text) else 0  # dask takes "GB" for 1 GB
     except ValueError:
         size = 0
     if size <= 0:

@@ -123,8 +123,10 @@ def _natural(name: str) -> list[tuple[int, str]]:
     return [(int(part), "") if part.isdecimal() else (-1, part) for part in re.split(r"(\d+)", name) if part]
 
 
-def library_rows(adata: AnnData, library_key: str, library: str) -> NDArray[np.intp]:
-    """(n,) rows that belong to one section."""
+def library_rows(adata: AnnData, library_key: str | None, library: str | None) -> NDArray[np.intp]:
+    """(n,) rows that belong to one section, all where it has no name."""
+    if library_key is None or library is None:
+        return np.arange(adata.n_obs)
     return np.flatnonzero((obs_column(adata, library_key).astype(str) == library).to_numpy())
 
 

@@ -6,7 +6,7 @@ import hashlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 import numpy as np
 import pandas as pd
@@ -20,7 +20,7 @@ from c2sti._backed import Expression, Stored, as_csr, blocks
 from c2sti._types import TARGET_SUM, FloatArray
 from c2sti.io._annotations import Annotations, read_annotations
 from c2sti.io._histology import HEImage, UnusableImage
-from c2sti.io._libraries import read_image, unusable
+from c2sti.io._libraries import first_usable, section_library, warn_caller
 from c2sti.io._places import (
     LEAST_SPOTS,
     Layout,
@@ -39,6 +39,7 @@ from c2sti.io._window import window_of
 if TYPE_CHECKING:
     from spatialdata import SpatialData
 
+Container: TypeAlias = "AnnData | SpatialData"
 COUNTS = "counts"  # layer that holds counts beside a normalised X, by scanpy's convention
 SAME_SIZE = 0.01  # by which library sizes that follow from the values of one spot may differ: their rounding
 LARGE = 2**22  # entries of a backed or lazy matrix from which it is left where it is and read in blocks
@@ -95,39 +96,60 @@ class SliceGrid:
         return digest.hexdigest()
 
 
+@dataclass(frozen=True, eq=False)  # containers cannot be compared
+class Source:
+    """A section that has not been read: its container, its name in messages and results, and where it is kept.
+
+    `place` is that of the container among those that were given. The keys are those of :func:`c2sti.tl.interpolate`;
+    `library` is the section's name in the column `library_key` of `obs`, None where it has all rows.
+    """
+
+    container: Container
+    name: str = "slice"
+    place: int = 0
+    library_key: str | None = None
+    library: str | None = None
+    layer: str | None = None
+    spatial_key: str = _keys.SPATIAL
+    table_key: str | None = None
+    image_key: str | None = None
+    coordinate_system: str | None = None
+
+    @property
+    def has_aligned(self) -> bool:
+        """Whether :func:`c2sti.pp.align` has given it common coordinates."""
+        if is_spatialdata(self.container):
+            return _keys.ALIGNED in self.container.coordinate_systems
+        return isinstance(self.container, AnnData) and _keys.ALIGNED in self.container.obsm
+
+    def parameters(self) -> dict[str, str | None]:
+        """The keys that provenance records."""
+        frame = "coordinate_system" if is_spatialdata(self.container) else "spatial_key"
+        return {name: getattr(self, name) for name in ("library_key", "layer", frame)}
+
+    def read(self, **wanted: Any) -> SliceGrid:
+        """The section; further arguments as of :func:`c2sti.io.read_slice`."""
+        return read_slice(**vars(self), **wanted)
+
+
 def read_slice(
-    slice_: AnnData | SpatialData,
+    container: Container,
     *,
-    name: str = "slice",
-    layer: str | None = None,
-    spatial_key: str = _keys.SPATIAL,
-    table_key: str | None = None,
-    image_key: str | None = None,
-    coordinate_system: str | None = None,
-    library_key: str | None = None,
-    library: str | None = None,
     obs_keys: str | Sequence[str] = (),
     obsm_keys: str | Sequence[str] = (),
     window: Any = None,
     measured: bool = False,
+    **keys: Any,
 ) -> SliceGrid:
-    """Read one section from its container, without the rows that ``obs["in_tissue"]`` puts outside of the tissue.
+    """Read one section without the rows that ``obs["in_tissue"]`` puts outside of the tissue.
 
-    The keys are those of :func:`c2sti.tl.interpolate`. `library_key` and `library` name the column of `obs` with the
-    section of each row, and this section; None where it has all rows. `window` is (x0, y0, x1, y1), or (k, 2) corners;
-    by default it is found from the section. `measured` refuses interpolated rows.
-
-    Raises
-    ------
-    KeyError
-        A key is not there; the message lists those that are.
-    ValueError
-        Coordinates, expression or gene names cannot be used; the message says what was found and what to do.
+    `keys` are those of :class:`Source`. `window` is (x0, y0, x1, y1), or (k, 2) corners; by default it is found from
+    the section. `measured` refuses interpolated rows. KeyError where a key is not there, whose message lists those that
+    are; ValueError where coordinates, expression or gene names cannot be used.
     """
-    adata, rows, xyz, all_xy, image, no_image = _place_of(
-        slice_, name, spatial_key, table_key, image_key, coordinate_system, library_key, library
-    )
-    xy = xyz[:, :2]
+    source = Source(container, **keys)
+    adata, rows, xyz, all_xy, image, no_image = _place_of(source)
+    xy, name, layer = xyz[:, :2], source.name, source.layer
     if measured and _keys.INSERTED in adata.obs:
         interpolated = np.asarray(obs_column(adata, _keys.INSERTED).iloc[rows])
         if interpolated.dtype == bool and interpolated.any():
@@ -174,7 +196,7 @@ def read_places(
     slice_: AnnData, *, name: str, spatial_key: str = _keys.SPATIAL
 ) -> tuple[NDArray[np.intp], FloatArray, float, HEImage | None]:
     """Of a section in AnnData the rows of its spots, their (n, 2) coordinates, the pitch, and the H&E under them."""
-    _, rows, xyz, _, image, _ = _place_of(slice_, name, spatial_key)
+    _, rows, xyz, _, image, _ = _place_of(Source(slice_, name, spatial_key=spatial_key))
     return rows, xyz[:, :2], layout_of(xyz[:, :2], name)[1], image
 
 
@@ -210,33 +232,22 @@ def log_normalise(counts: Expression, library: FloatArray) -> Expression:
 
 
 def _place_of(
-    slice_: AnnData | SpatialData,
-    name: str,
-    spatial_key: str,
-    table_key: str | None = None,
-    image_key: str | None = None,
-    coordinate_system: str | None = None,
-    library_key: str | None = None,
-    library: str | None = None,
+    source: Source,
 ) -> tuple[AnnData, NDArray[np.intp], FloatArray, FloatArray | None, HEImage | None, str]:
     """Find a section: its AnnData, rows in tissue, their (n, 2 or 3) coordinates, and its H&E as of `SliceGrid`.
 
     Before the H&E come the (m, 2) coordinates of all of its rows, where some lie outside of the tissue; else None.
     """
-    if is_spatialdata(slice_):
-        adata, every, all_xy, frame, region = read_table(
-            slice_, name, table_key, coordinate_system, library_key, library
-        )
+    container, name, key = source.container, source.name, source.spatial_key
+    if is_spatialdata(container):
+        adata, every, all_xy, frame, region = read_table(source, container)
         where, fix = f"the region of {name} in {frame!r}", ""
-    elif isinstance(slice_, AnnData):
-        adata, every = slice_, np.arange(slice_.n_obs)
-        if library_key is not None and library is not None:
-            every = library_rows(adata, library_key, library)
-        all_xy = coordinates(adata, name, _validators.text(spatial_key, "spatial_key"))[every]
-        where = f"obsm[{spatial_key!r}] of {name}"
-        fix = f": adata[np.isfinite(adata.obsm[{spatial_key!r}]).all(1)]"
+    elif isinstance(container, AnnData):
+        adata, every = container, library_rows(container, source.library_key, source.library)
+        all_xy = coordinates(adata, name, _validators.text(key, "spatial_key"))[every]
+        where, fix = f"obsm[{key!r}] of {name}", f": adata[np.isfinite(adata.obsm[{key!r}]).all(1)]"
     else:
-        raise TypeError(f"{name} is a {type(slice_).__name__}; an AnnData or SpatialData is needed")
+        raise TypeError(f"{name} is a {type(container).__name__}; an AnnData or SpatialData is needed")
     rows = tissue_rows(adata, every, name)
     kept = np.isin(every, rows)
     xy = all_xy[kept]
@@ -248,12 +259,16 @@ def _place_of(
         raise ValueError(f"{name} has {len(xy)} spots; at least {LEAST_SPOTS} are needed to tell tissue from noise")
     image, no_image = None, ""
     try:
-        if is_spatialdata(slice_):
-            image = read_slide(slice_, xy, name, frame, image_key, library, region)
+        if is_spatialdata(container):
+            image = read_slide(source, container, xy, frame, region)
         else:
-            image = read_image(adata, xy[:, :2], name, spatial_key, image_key, library, rows)
+            held = section_library(source, adata, rows)
+            image = None if held is None else first_usable(held, xy[:, :2])
     except UnusableImage as fault:
-        no_image = unusable(fault, name, named=image_key is not None)
+        if source.image_key is not None:
+            raise UnusableImage(f"the image of {name} cannot be used: {fault}") from fault
+        warn_caller(f"the image of {name} is not used: {fault}")
+        no_image = str(fault)
     return adata, rows, xy, None if kept.all() else all_xy[:, :2], image, no_image
 
 

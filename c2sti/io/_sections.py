@@ -8,8 +8,8 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Any, TypeAlias
+from dataclasses import replace
+from typing import Any, TypeAlias
 
 import numpy as np
 from anndata import AnnData
@@ -17,55 +17,15 @@ from anndata import AnnData
 from c2sti import _keys, _logging, _validators
 from c2sti._types import FloatArray
 from c2sti.io._places import is_spatialdata, library_names
-from c2sti.io._read import SliceGrid, read_slice
+from c2sti.io._read import Container, SliceGrid, Source
 from c2sti.io._spatialdata import table_of
-
-if TYPE_CHECKING:
-    from spatialdata import SpatialData
 
 LEAST_GAP = 0.02  # of the pitch; real sections are 5 µm apart or more, spots 500 µm or less
 SMALL_GAP = 20.0  # between sections this near to each other z may lie below 1
 
-Container: TypeAlias = "AnnData | SpatialData"
 Key: TypeAlias = str | None | Sequence[str | None] | Mapping[str, str | None]  # one for all, in order, or by name
 Window: TypeAlias = Sequence[float] | FloatArray  # (x0, y0, x1, y1), or (k, 2) corners
 Windows: TypeAlias = Window | None | Sequence[Window | None] | Mapping[str, Window | None]
-
-
-@dataclass(frozen=True, eq=False)  # containers cannot be compared
-class Source:
-    """A section that has not been read: its container, its name in messages and results, and where it is kept.
-
-    `place` is that of the container among those that were given; keys are arguments of :func:`c2sti.io.read_slice`.
-    """
-
-    container: Container
-    name: str
-    place: int
-    library_key: str | None = None
-    library: str | None = None
-    layer: str | None = None
-    spatial_key: str = _keys.SPATIAL
-    table_key: str | None = None
-    image_key: str | None = None
-    coordinate_system: str | None = None
-
-    @property
-    def has_aligned(self) -> bool:
-        """Whether :func:`c2sti.pp.align` has given it common coordinates."""
-        if is_spatialdata(self.container):
-            return _keys.ALIGNED in self.container.coordinate_systems
-        return isinstance(self.container, AnnData) and _keys.ALIGNED in self.container.obsm
-
-    def parameters(self) -> dict[str, str | None]:
-        """The keys that provenance records."""
-        frame = "coordinate_system" if is_spatialdata(self.container) else "spatial_key"
-        return {name: getattr(self, name) for name in ("library_key", "layer", frame)}
-
-    def read(self, **wanted: Any) -> SliceGrid:
-        """The section; further arguments as of :func:`c2sti.io.read_slice`."""
-        keys = {name: value for name, value in vars(self).items() if name not in ("container", "place")}
-        return read_slice(self.container, **keys, **wanted)
 
 
 def pair_sources(

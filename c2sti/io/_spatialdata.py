@@ -20,6 +20,8 @@ if TYPE_CHECKING:  # half a second that a caller with AnnData should not pay
     from spatialdata import SpatialData
     from xarray import DataArray, DataTree
 
+    from c2sti.io._read import Source
+
 GLOBAL = "global"
 WORD = re.compile("[0-9A-Za-z]+")  # of the name of an element
 BLOCK = 2048  # pixels along a side of a label image that are held at a time
@@ -29,60 +31,27 @@ LOOKS, LOOK = 9, 16  # spots at which the numbers of an image are looked at; pix
 CHOOSE = "choose one with {0}= (of several sections, one each: {0}=[…])"
 
 
-def read_table(
-    sdata: SpatialData,
-    name: str,
-    table_key: str | None,
-    coordinate_system: str | None,
-    library_key: str | None = None,
-    library: str | None = None,
-) -> tuple[AnnData, NDArray[np.intp], FloatArray, str, str]:
-    """Where a section lies.
+def read_table(source: Source, sdata: SpatialData) -> tuple[AnnData, NDArray[np.intp], FloatArray, str, str]:
+    """The table of a section, its (n,) rows of it, their (n, 2) coordinates, the coordinate system, and the region.
 
-    Parameters
-    ----------
-    sdata, name
-        That holds the section, and what errors call it.
-    table_key
-        Its table; None for the only one.
-    coordinate_system
-        That is wanted; None for "global" or, where the section is not in it, that of its spots.
-    library_key, library
-        Column of the table that names the section of each row, and the name of this one; None where all rows are.
-
-    Returns
-    -------
-    The table; its (n,) rows that are the section; their (n, 2) coordinates; the coordinate system; and the region.
-
-    Raises
-    ------
-    KeyError, ValueError
-        No such table, region or coordinate system, of which the message lists those that are there; or several.
+    `sdata` is the container of the section, or a copy of that. KeyError or ValueError where there is no such table,
+    region or coordinate system, or there are several; the message lists them.
     """
-    table, rows, region, instances = _region(sdata, name, table_key, library_key, library)
-    frame = _frame(sdata, region, name, coordinate_system)
-    if frame not in (coordinate_system, GLOBAL):
-        _logging.info(f"{name} is read in coordinate system {frame!r}, that of {region!r}")
-    return table, rows, _places(sdata[region], frame, instances, region, name), frame, region
+    table, rows, region, instances = _region(source, sdata)
+    frame = _frame(source, sdata, region)
+    if frame not in (source.coordinate_system, GLOBAL):
+        _logging.info(f"{source.name} is read in coordinate system {frame!r}, that of {region!r}")
+    return table, rows, _places(sdata[region], frame, instances, region, source.name), frame, region
 
 
-def frame_of(
-    sdata: SpatialData,
-    name: str,
-    table_key: str | None,
-    coordinate_system: str | None,
-    library_key: str | None = None,
-    library: str | None = None,
-) -> str:
-    """The coordinate system that is meant; parameters and errors as in :func:`read_table`."""
-    return _frame(sdata, region_of(sdata, name, table_key, library_key, library), name, coordinate_system)
+def frame_of(source: Source, sdata: SpatialData) -> str:
+    """The coordinate system in which a section is read; errors as in :func:`read_table`."""
+    return _frame(source, sdata, region_of(source, sdata))
 
 
-def region_of(
-    sdata: SpatialData, name: str, table_key: str | None, library_key: str | None = None, library: str | None = None
-) -> str:
-    """The element in which a section lies; parameters and errors as in :func:`read_table`."""
-    return _region(sdata, name, table_key, library_key, library)[2]
+def region_of(source: Source, sdata: SpatialData) -> str:
+    """The element in which a section lies; errors as in :func:`read_table`."""
+    return _region(source, sdata)[2]
 
 
 def table_of(sdata: SpatialData, name: str, table_key: str | None) -> str:
@@ -127,16 +96,13 @@ def levels_of(element: DataArray | DataTree) -> tuple[DataArray, ...]:
 # ---------------------------------------------------------------- table, region, coordinate system
 
 
-def _region(
-    sdata: SpatialData, name: str, table_key: str | None, library_key: str | None, library: str | None
-) -> tuple[AnnData, NDArray[np.intp], str, pd.Index]:
+def _region(source: Source, sdata: SpatialData) -> tuple[AnnData, NDArray[np.intp], str, pd.Index]:
     """The table of a section, its (n,) rows of it, the element that they annotate, and the (n,) instances of these."""
     from spatialdata.models import get_table_keys  # noqa: PLC0415
 
-    table = sdata.tables[table_of(sdata, name, table_key)]
-    rows = np.arange(table.n_obs)
-    if library_key is not None and library is not None:
-        rows = library_rows(table, library_key, library)
+    name = source.name
+    table = sdata.tables[table_of(sdata, name, source.table_key)]
+    rows = library_rows(table, source.library_key, source.library)
     if "spatialdata_attrs" not in table.uns:
         raise ValueError(
             f"the table of {name} annotates no region; say which with sdata.set_table_annotates_spatialelement(…)"
@@ -157,8 +123,9 @@ def _region(
     return table, rows, regions[0], pd.Index(obs_column(table, instance_key).iloc[rows].to_numpy())
 
 
-def _frame(sdata: SpatialData, region: str, name: str, wanted: str | None) -> str:
-    """The coordinate system of that name; by default "global", else the only one of the region that it can be."""
+def _frame(source: Source, sdata: SpatialData, region: str) -> str:
+    """The coordinate system that is named; by default "global", else the only one of the region that it can be."""
+    name, wanted = source.name, source.coordinate_system
     known = list(frames_of(sdata[region]))
     if wanted in known:
         return wanted
@@ -248,33 +215,24 @@ def _label_centroids(labels: DataArray) -> pd.DataFrame:
 # ---------------------------------------------------------------- H&E
 
 
-def read_slide(
-    sdata: SpatialData,
-    xy: FloatArray,
-    name: str,
-    frame: str,
-    image_key: str | None,
-    library: str | None = None,
-    region: str | None = None,
-) -> HEImage | None:
+def read_slide(source: Source, sdata: SpatialData, xy: FloatArray, frame: str, region: str) -> HEImage | None:
     """The H&E under (n, 2) spots, to be read lazily: the one named, else that of :func:`slide_key`; errors as there."""
+    name, image_key = source.name, source.image_key
     if image_key is None:
-        key = slide_key(sdata, xy, name, frame, library, region)
+        key = slide_key(source, sdata, xy, frame, region)
         return None if key is None else _slide(sdata.images[key], key, name, frame)
     if image_key not in sdata.images:
         raise KeyError(f"{name} has no image {image_key!r}; its images are {sorted(sdata.images)}")
     return _checked_slide(sdata.images[image_key], image_key, xy, name, frame)
 
 
-def slide_key(
-    sdata: SpatialData, xy: FloatArray, name: str, frame: str, library: str | None = None, region: str | None = None
-) -> str | None:
+def slide_key(source: Source, sdata: SpatialData, xy: FloatArray, frame: str, region: str) -> str | None:
     """Name of the image in a coordinate system with colours under the spots of a section; None where it has none.
 
     Of several those that are called after the region or library of the section go first. UnusableImage where there are
     images, and none can be used; ValueError where several can, and they are not resolutions of one.
     """
-    names = {one for one in (region, library) if one is not None}
+    name, names = source.name, {one for one in (region, source.library) if one is not None}
     whose = {key: is_own(key, names, _other_regions(sdata, region)) for key in sdata.images}
     usable, faults = {}, []
     for key in [key for key in whose if whose[key]] or [key for key in whose if whose[key] is None]:
@@ -311,10 +269,8 @@ def _holds(key: str, name: str) -> bool:
     return re.search(rf"(?<![0-9A-Za-z]){re.escape(name)}(?![0-9A-Za-z])", key) is not None
 
 
-def _other_regions(sdata: SpatialData, region: str | None) -> set[str]:
+def _other_regions(sdata: SpatialData, region: str) -> set[str]:
     """Regions of tables that lie beside that of a section: neither holds the name of the other."""
-    if region is None:
-        return set()
     attrs = [table.uns.get("spatialdata_attrs", {}) for table in sdata.tables.values()]
     found = {str(one) for each in attrs for one in np.atleast_1d(each.get("region", []))}
     return {one for one in found if not (_holds(one, region) or _holds(region, one))}

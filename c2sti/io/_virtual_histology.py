@@ -28,17 +28,9 @@ def source_places(
     """Places in the first and in the second section of what lies at the points of an interpolated one.
 
     Displacement d points from a bin towards where its material lies in the first section; material on a straight way
-    from the one section to the other lies at x + d / (2 (1 - p)) in the first and at x - d / (2 p) in the second.
-
-    Parameters
-    ----------
-    points
-        (M, 2), as the two arrays that are returned.
-    displacement
-        (2, H, W) d = (dx, dy) of each bin of the lattice, or of bins several times as wide; beyond the border that of
-        the border. None where the method moves nothing.
-    position
-        p, strictly between 0 and 1.
+    from the one section to the other lies at x + d / (2 (1 - p)) in the first and at x - d / (2 p) in the second, where
+    p is the position in (0, 1). d = (dx, dy) is (2, H, W), of each bin of the lattice or of bins several times as wide,
+    beyond the border that of the border; None where the method moves nothing.
     """
     if displacement is None:
         return points, points
@@ -55,24 +47,12 @@ def section_images(
     displacement: Sequence[FloatArray] | None = None,
     targets: Mapping[float, HEImage] | None = None,
 ) -> list[Canvas] | None:
-    """H&E of both measured sections and of those interpolated between them, on one canvas.
+    """H&E of a, of the S sections interpolated between, and of b, on one canvas over the lattice.
 
-    The material of an interpolated section is looked up in either neighbour where it lies there, and the two colours
-    are blended 1 - p : p. What only one neighbour shows is taken from that one, what neither shows is white.
-
-    Parameters
-    ----------
-    a, b, lattice
-        H&E of the sections at positions 0 and 1; and the lattice of the pair, which is shown.
-    positions, displacement
-        (S,) of the interpolated sections; (2, h, w) of each, see :func:`source_places`, or None where nothing moves.
-    targets
-        H&E of missing sections that were stained, by position: these are shown as they are.
-
-    Returns
-    -------
-    Pixels and scale of a, the S interpolated sections, and b; or None, if one of the two has none or if nothing of the
-    tissue lies at positive coordinates.
+    The material of an interpolated section is looked up in either neighbour where it lies there, see
+    :func:`source_places`, and the two colours are blended 1 - p : p. What only one neighbour shows is taken from that
+    one, what neither shows is white. `targets`, H&E of missing sections by position, are shown as they are. None if a
+    or b has no H&E, or if nothing of the tissue lies at positive coordinates.
     """
     if a is None or b is None:
         return None
@@ -104,17 +84,9 @@ def library_of_sections(
 ) -> dict[str, Any]:
     """One library of ``uns["spatial"]`` for all sections of a result: squidpy draws the image that `img_res_key` names.
 
-    Parameters
-    ----------
-    images
-        H&E by section, all of one scale; None where there is none.
-    shown
-        The section whose H&E is drawn by default, as ``"hires"``. Where it does not reach under all bins, or where
-        there is none, that is a white image, and the H&E is drawn by its own name.
-    pitch
-        Side of a bin.
-    points
-        (M, 2) centres of the bins.
+    `images` are by section, all of one scale. That of the section `shown` is drawn by default, as ``"hires"``. Where it
+    does not reach under all of the (M, 2) points, or where there is none, that is a white image, and the H&E is drawn
+    by its own name. `pitch` is the side of a bin.
     """
     written = {name: image for name, image in images.items() if image is not None}
     own = written.get(shown)

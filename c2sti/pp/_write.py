@@ -67,7 +67,7 @@ def name_of(source: Source) -> str:
 
 def frame_of_source(sdata: SpatialData, source: Source) -> str:
     """The coordinate system in which a section is read; `sdata` is its container or a copy of that."""
-    return frame_of(sdata, source.name, source.table_key, source.coordinate_system, source.library_key, source.library)
+    return frame_of(source, sdata)
 
 
 # -- AnnData
@@ -98,8 +98,6 @@ def _stage_anndata(adata: AnnData, moves: Sequence[Move], key_added: str) -> Cal
 
 def _rows(source: Source, adata: AnnData) -> NDArray[np.intp]:
     """(n,) all rows of a section, inside of the tissue or not."""
-    if source.library_key is None or source.library is None:
-        return np.arange(adata.n_obs)
     return library_rows(adata, source.library_key, source.library)
 
 
@@ -128,9 +126,8 @@ def _moved_libraries(adata: AnnData, xy: FloatArray, moves: Sequence[Move]) -> d
 
 def _library(source: Source, adata: AnnData) -> Library | None:
     """Images of a section in `uns`, those that can be moved; `adata` is its container or a copy of that."""
-    keys = (source.spatial_key, source.image_key, source.library)
     try:
-        return section_library(adata, source.name, *keys, _rows(source, adata))
+        return section_library(source, adata, _rows(source, adata))
     except UnusableImage:  # of which reading the section has warned
         return None
 
@@ -255,7 +252,7 @@ def _elements(sdata: SpatialData, sources: Sequence[Source]) -> list[list[str]]:
     its H&E, and elements that are called after its region or library.
     """
     frames = [frame_of_source(sdata, source) for source in sources]
-    regions = [region_of(sdata, s.name, s.table_key, s.library_key, s.library) for s in sources]
+    regions = [region_of(source, sdata) for source in sources]
     slides = [_slide(sdata, source, region) for source, region in zip(sources, regions, strict=True)]
     uses = Counter(zip(frames, slides, strict=True))
     found = []
@@ -280,9 +277,8 @@ def _slide(sdata: SpatialData, source: Source, region: str) -> str | None:
     """Name of the image that is the H&E of a section."""
     if source.image_key is not None:
         return source.image_key
-    keys = (source.table_key, source.coordinate_system, source.library_key, source.library)
-    _, _, xy, frame, _ = read_table(sdata, source.name, *keys)
+    _, _, xy, frame, _ = read_table(source, sdata)
     try:
-        return slide_key(sdata, xy, source.name, frame, source.library, region)
+        return slide_key(source, sdata, xy, frame, region)
     except UnusableImage:  # of which reading the section has warned
         return None

@@ -299,7 +299,8 @@ def _of_spatialdata(
     from spatialdata.models import TableModel  # noqa: PLC0415
     from spatialdata.transformations import Scale, Sequence, get_transformation, set_transformation  # noqa: PLC0415
 
-    system = io.frame_of(sdata, f"originals[{prefix!r}]", table_key, coordinate_system)
+    source = io.Source(sdata, f"originals[{prefix!r}]", table_key=table_key, coordinate_system=coordinate_system)
+    system = io.frame_of(source, sdata)
     scale = Scale([um, um], axes=("x", "y"))
     found = {}
     for kind, name, element in sdata.gen_elements():

@@ -21,7 +21,7 @@ def test_an_amount_of_memory_is_read_as_people_write_it() -> None:
     wanted = {"8GB": 8 * 10**9, "1.5 MiB": 3 * 2**19, "2k": 2000, "1e6": 10**6, 12_345: 12_345, 2e3: 2000}
     assert {text: io.memory_of(text) for text in wanted} == wanted
     assert io.memory_of(None) is None
-    for wrong in ("much", "-1GB", "0", "1.2.3GB", ""):
+    for wrong in ("much", "-1GB", "0", "1.2.3GB", "GB", ""):
         with pytest.raises(ValueError, match="is no amount of memory; give bytes, or text such as '8GB'"):
             io.memory_of(wrong)
 

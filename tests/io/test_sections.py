@@ -98,17 +98,19 @@ def test_a_series_in_one_object_keeps_its_names(whole: AnnData, series: list[Ann
 
 
 def test_evaluate_and_train_take_one_object(whole: AnnData, series: list[AnnData]) -> None:
+    whole = whole[whole.obs["sample"] != "C6"].copy()
     table = c2sti.tl.evaluate(whole, library_key="sample", methods=(), show_progress_bar=False)
-    expected = c2sti.tl.evaluate(series, methods=(), show_progress_bar=False)
+    expected = c2sti.tl.evaluate(series[:3], methods=(), show_progress_bar=False)
     np.testing.assert_allclose(table["pcc"], expected["pcc"], atol=1e-6)
-    assert list(table["name"].unique()) == ["C4", "C5"]
-    assert list(expected["name"].unique()) == ["slices[1]", "slices[2]"]
+    assert list(table["name"].unique()) == ["C4"]
+    assert list(expected["name"].unique()) == ["slices[1]"]
     small = c2sti.C2STiConfig(channels=4, n_components=8, n_splits=0)
     how = c2sti.TrainConfig(steps=1)
     c2sti.tl.train(whole, library_key="sample", model=None, config=small, how=how, n_slices=1, show_progress_bar=False)
 
 
 def test_alignment_of_one_object(whole: AnnData, series: list[AnnData]) -> None:
+    whole, series = whole[whole.obs["sample"] != "C6"].copy(), series[:3]
     angle = np.deg2rad(25)
     turn = np.array([[np.cos(angle), -np.sin(angle)], [np.sin(angle), np.cos(angle)]])
     there = (whole.obs["sample"] == "C4").to_numpy()
@@ -117,9 +119,9 @@ def test_alignment_of_one_object(whole: AnnData, series: list[AnnData]) -> None:
     assert c2sti.pp.align_series(whole, library_key="sample") is None
     c2sti.pp.align_series(series)
     records = whole.uns["alignment"]
-    assert set(records) == set(NAMES)
+    assert set(records) == set(NAMES[:3])
     assert records["C3"]["method"] == "reference" == series[0].uns["alignment"]["method"]
-    for name, section in zip(NAMES, series, strict=True):
+    for name, section in zip(NAMES[:3], series, strict=True):
         assert records[name]["angle_deg"] == pytest.approx(section.uns["alignment"]["angle_deg"], abs=0.1)
         rows = (whole.obs["sample"] == name).to_numpy()
         order = whole.obs_names[rows].str.replace(f"-{name}", "")
@@ -130,7 +132,7 @@ def test_alignment_of_one_object(whole: AnnData, series: list[AnnData]) -> None:
     same(c2sti.tl.interpolate(two, library_key="sample", **QUIET), c2sti.tl.interpolate(*parts, **QUIET))
     (copied,) = c2sti.pp.align(two, library_key="sample", copy=True, key_added="again")
     assert "again" in copied.obsm and "again" not in two.obsm
-    with pytest.raises(ValueError, match="names 4 sections .*align_series takes a series"):
+    with pytest.raises(ValueError, match="names 3 sections .*align_series takes a series"):
         c2sti.pp.align(whole, library_key="sample")
 
 
@@ -145,11 +147,11 @@ def test_a_series_is_the_same_whatever_genes_its_sections_have_besides(series: l
         wider[-1].X = sp.csr_matrix(wider[-1].X)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        found = c2sti.tl.interpolate_series(wider, at_z=[75.0, 225.0], show_progress_bar=False)
+        found = c2sti.tl.interpolate_series(wider, at_z=[75.0, 225.0], model="gp", show_progress_bar=False)
     plain = [section[:, section.var_names.isin(found.var_names)].copy() for section in series[:3]]
     for section in plain:
         del section.uns["spatial"]
-    expected = c2sti.tl.interpolate_series(plain, at_z=[75.0, 225.0], show_progress_bar=False)
+    expected = c2sti.tl.interpolate_series(plain, at_z=[75.0, 225.0], model="gp", show_progress_bar=False)
     np.testing.assert_allclose(found[:, expected.var_names].X, expected.X, atol=1e-5)
 
 
@@ -217,8 +219,8 @@ def test_half_aligned_is_said(series: list[AnnData], said: StringIO) -> None:
 
 def test_evaluate_as_the_readme_has_it(series: list[AnnData]) -> None:
     series[1].obsm["spatial"] = series[1].obsm["spatial"] + [500.0, 300.0]
-    c2sti.pp.align_series(series)
-    table = c2sti.tl.evaluate(series, show_progress_bar=False, methods=())
+    c2sti.pp.align_series(series[:3])
+    table = c2sti.tl.evaluate(series[:3], show_progress_bar=False, methods=())
     assert table.loc[table["method"] == "linear", "pcc"].min() > 0.2
 
 
