@@ -22,7 +22,7 @@ from numpy.typing import NDArray
 from scipy.spatial import KDTree
 
 from c2sti import _keys, _logging, io
-from c2sti._types import FloatArray, Lattice
+from c2sti._types import FloatArray, SlicePair
 from c2sti.models.naive import WIDTH
 from c2sti.ops import gaussian_operator, nearest
 
@@ -67,8 +67,7 @@ def carry(
     labels: Mapping[str, Kind],
     *,
     displacement: Sequence[FloatArray] | None,
-    lattice: Lattice,
-    spacing: float,
+    pair: SlicePair,
     key_added: str,
 ) -> None:
     """Write the annotations of two sections, and of those interpolated between them, into a result.
@@ -81,7 +80,7 @@ def carry(
     record, points = out.uns[key_added], np.asarray(out.obsm[_keys.SPATIAL])
     names, positions = [str(name) for name in record["inserted"]], record["positions"][1:-1]
     fields = [None] * len(names) if displacement is None else displacement
-    places = [io.source_places(points, field, lattice, p) for field, p in zip(fields, positions, strict=True)]
+    places = [io.source_places(points, field, pair.lattice, p) for field, p in zip(fields, positions, strict=True)]
     spots = [nearest(g.xy, points) for g in (a, b)]
     obs: dict[str, pd.Categorical | FloatArray] = {}
     for key, kind in labels.items():
@@ -91,8 +90,8 @@ def carry(
             resampled = np.where(tissue[:, None], known[spot], np.nan)
             _write(out, obs, _keys.annotation(name, key), resampled, kind, probabilities=False)
         for name, where, p in zip(names, places, positions, strict=True):
-            from_a, from_b = (_around(g.xy, v, at, spacing) for g, v, at in zip((a, b), values, where, strict=True))
-            blended = _blend(from_a, from_b, p)
+            sides = zip((a, b), values, where, strict=True)
+            blended = _blend(*(_around(g.xy, known, at, pair.spacing) for g, known, at in sides), p)
             if isinstance(kind, Table) and kind.shares:
                 blended /= blended.sum(axis=1, keepdims=True)
             tissue = out.obs[_keys.tissue(name)].to_numpy(dtype=bool)
