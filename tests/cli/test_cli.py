@@ -273,11 +273,11 @@ def test_a_write_that_fails_leaves_what_was_there(name: str, tissue: Phantom, tm
 def test_stopping_a_command_is_no_traceback(
     s: Files, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def stopped(section: AnnData, path: Path, **_: object) -> None:
-        Path(path).write_text("half of a")
+    def stopped(section: AnnData, path: Path) -> None:
+        path.write_text("half of a")
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(AnnData, "write_h5ad", stopped)
+    monkeypatch.setattr(_files, "write_compact", stopped)
     assert main(["interpolate", *s(0, 2), "-o", str(tmp_path / "out.h5ad"), "--model", "copy", "-q"]) == 130
     assert "c2sti: stopped; nothing was written by halves" in capsys.readouterr().err
     assert not list(tmp_path.iterdir())
