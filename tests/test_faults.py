@@ -189,7 +189,7 @@ def test_a_folder_that_may_not_be_written_into(
         raise PermissionError(errno.EACCES, os.strerror(errno.EACCES))
 
     out = tmp_path / "out.h5ad"
-    monkeypatch.setattr(AnnData, "write_h5ad", refuse)
+    monkeypatch.setattr(_files, "write_compact", refuse)
     assert interpolate(sections, out) == 1
     assert f"{out} could not be written (Permission denied); nothing of it was kept" in capsys.readouterr().err
     assert left(tmp_path) == ["given"]

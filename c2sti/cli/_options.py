@@ -124,17 +124,18 @@ def result_of(path: Path) -> AnnData:
     return result
 
 
-def add_output(parser: argparse.ArgumentParser) -> None:
+def add_output(parser: argparse.ArgumentParser, kinds: tuple[str, ...] = KINDS) -> None:
     """The file of a result, which says by its end what it is, and leave to overwrite it."""
-    text = "what to write: .h5ad or .zarr"
-    parser.add_argument("-o", "--output", required=True, type=_result_file, metavar="FILE", help=text)
+    ends = " or ".join(kinds)
+
+    def file(text: str) -> Path:
+        if Path(text).suffix not in kinds:
+            raise argparse.ArgumentTypeError(f"{text} must end in {ends}")
+        return Path(text)
+
+    text = f"what to write: {ends}"
+    parser.add_argument("-o", "--output", required=True, type=file, metavar="FILE", help=text)
     add_force(parser)
-
-
-def _result_file(text: str) -> Path:
-    if Path(text).suffix not in KINDS:
-        raise argparse.ArgumentTypeError(f"{text} must end in {' or '.join(KINDS)}")
-    return Path(text)
 
 
 def add_force(parser: argparse.ArgumentParser) -> None:

@@ -86,8 +86,7 @@ def _add_lengths(parser: argparse.ArgumentParser) -> None:
 def spatialdata_options(parser: argparse.ArgumentParser) -> None:
     add = parser.add_argument
     add_result(parser)
-    add("-o", "--output", required=True, type=_zarr, metavar="FILE", help="what to write: .zarr")
-    add_force(parser)
+    add_output(parser, (".zarr",))
     _add_lengths(parser)
     text = "measured sections to put beside it, by the prefix that their elements get"
     add("--originals", type=_original, nargs="+", default=[], metavar="NAME=FILE", help=text)
@@ -96,12 +95,6 @@ def spatialdata_options(parser: argparse.ArgumentParser) -> None:
     add("--table-key", metavar="KEY", help="table of originals in SpatialData, where there are several")
     text = "coordinate system of originals in SpatialData (default: as the result's sections)"
     add("--coordinate-system", metavar="KEY", help=text)
-
-
-def _zarr(text: str) -> Path:
-    if Path(text).suffix != ".zarr":
-        raise argparse.ArgumentTypeError(f"{text} must end in .zarr")
-    return Path(text)
 
 
 def _original(text: str) -> tuple[str, Path]:
@@ -135,8 +128,7 @@ def to_spatialdata(chosen: argparse.Namespace) -> None:
 def volume_options(parser: argparse.ArgumentParser) -> None:
     add = parser.add_argument
     add_result(parser)
-    add("-o", "--output", required=True, type=_zarr, metavar="FILE", help="what to write: .zarr")
-    add_force(parser)
+    add_output(parser, (".zarr",))
     add("--genes", nargs="+", required=True, metavar="GENE", help="names of the genes, one channel each")
     _add_lengths(parser)
     text = "value outside of the tissue (default: %(default)s); 0 for viewers that cannot draw NaN"

@@ -63,8 +63,7 @@ def evaluate(
     Parameters
     ----------
     slices
-        The series in order of z, in common coordinates (see :func:`c2sti.pp.align_series`); at least ``n_slices + 2``.
-        Or one object that holds them, with `library_key`.
+        As of :func:`interpolate_series`, at least ``n_slices + 2``.
     methods
         Models to compare with ``"copy"``, ``"linear"``, ``"lowrank"`` and ``"gp"``: whatever :func:`interpolate` takes
         as `model`.
@@ -81,10 +80,8 @@ def evaluate(
     half_observed
         Whether each method that can is also given a random half of the held-out section's own spots, and scored on the
         other half: a nearer limit than the noise ceiling, which no method reaches. Takes as long again.
-    return_genes
-        Whether to return the scores of each gene as well: which to believe.
-    return_sections
-        Whether to return the held-out sections as well, with what each method predicts of them.
+    return_genes, return_sections
+        Whether to return the scores of each gene as well; and the held-out sections, with what each method predicts.
     output
         ``"cells"`` scores what :func:`interpolate_cells` gives instead, of the models in `methods` alone.
     labels

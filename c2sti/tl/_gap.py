@@ -41,7 +41,6 @@ def insert(
     record: Mapping[str, Any] | None = None,
     seed: int = 0,
     key_added: str = _keys.RESULT,
-    with_graphs: bool = True,
     whole: bool = True,
     std: bool = False,
     interval: float | None = None,
@@ -54,9 +53,10 @@ def insert(
 ) -> tuple[AnnData, io.Layers, SlicePair, int]:
     """Interpolate sections between two, at (S,) increasing `fractions` of the way.
 
-    `record` is the provenance of a result that the user gets as it is; `whole` says that these are sections with H&E
-    and expected PCC, and not rows of an oblique one; `description` is that of the series on the scale of the pair;
-    `stacklevel` leads from here to the user's call, for warnings. The rest is as in :func:`interpolate`.
+    `record` is the provenance of a result that the user gets as it is, with gene graphs; `whole` says that these are
+    sections, with H&E and expected PCC, and not rows of an oblique one; `description` is that of the series on the
+    scale of the pair; `stacklevel` leads from here to the user's call, for warnings. The rest is as in
+    :func:`interpolate`.
 
     Returns the result without the values of its sections; what these are computed from; the measured sections; and how
     many blocks are to be computed side by side.
@@ -121,7 +121,7 @@ def insert(
         rows,
         var=var.loc[kept],
         positions=fractions,
-        graphs=io.graphs_of(pair, dict(zip(names_of_all, depths, strict=True)), kept) if with_graphs else None,
+        graphs=io.graphs_of(pair, dict(zip(names_of_all, depths, strict=True)), kept) if record is not None else None,
         notes=prediction.notes,
         provenance={
             **(record or {}),
@@ -157,7 +157,7 @@ def _measured_columns(a: io.SliceGrid, b: io.SliceGrid, rows: io.Rows, lattice: 
             sizes[_keys.library_size(name)] = np.where(inside, io.library_sizes(g, lattice, rows.points), np.nan)
         if g.window is not None:
             seen[_keys.seen(name)] = rows.seen_at(i)
-    return {**spots, **sizes, **seen}
+    return spots | sizes | seen
 
 
 def check_settings(key_added: str, on_misfit: pair_check.OnMisfit, seed: int, interval: float | None = None) -> None:

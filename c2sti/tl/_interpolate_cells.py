@@ -138,8 +138,11 @@ def interpolate_cells(
     a, b, *others = io.on_shared_genes([*pair, *(source.read(measured=True) for source in beside.values())])
     a, b = io.with_distinct_z(a, b)
     types = types_of(a, b, labels)
-    if counts:
-        _check_counts(a, b)
+    for g in (a, b):
+        if counts and not g.counts and g.beside is None:
+            raise ValueError(
+                f"{g.name} holds normalised expression, and counts=True needs counts; name their layer: layer='counts'"
+            )
     fractions = _fractions(n_slices, positions, a.z, b.z)
     what = f"interpolating {len(fractions)} section(s) of cells"
     with tqdm(total=len(fractions), desc=what, disable=not show_progress_bar) as bar:
@@ -159,14 +162,8 @@ def interpolate_cells(
         for p in fractions.tolist():
             made.append(gap.section(p, counts=counts, genes=wanted))
             bar.update()
-    record = provenance(
-        [a, b, *others],
-        model_record(model, method),
-        gap.pair.lattice,
-        seed,
-        {**first.parameters(), "labels": labels},
-        call,
-    )
+    parameters = {**first.parameters(), "labels": labels}
+    record = provenance([a, b, *others], model_record(model, method), gap.pair.lattice, seed, parameters, call)
     return _framed(gap, made, fractions, record, var if wanted is None else var.loc[wanted], labels, counts, key_added)
 
 
@@ -215,14 +212,6 @@ def types_of(a: io.SliceGrid, b: io.SliceGrid, labels: str | None) -> Types:
     return Types(kind, (first, second), lonely)
 
 
-def _check_counts(a: io.SliceGrid, b: io.SliceGrid) -> None:
-    for g in (a, b):
-        if not g.counts and g.beside is None:
-            raise ValueError(
-                f"{g.name} holds normalised expression, and counts=True needs counts; name their layer: layer='counts'"
-            )
-
-
 # ---- a gap between two sections
 
 
@@ -250,7 +239,8 @@ class Gap:
             method = with_description(method, method.describe(pair, device=device, seed=seed).keeping())
         self.grids, self.types, self.pair, self.genes, self.seed = (a, b), types, pair, genes, seed
         self.n_first = len(a.xy)
-        self.method, self.how = method, {"device": device, "seed": seed}
+        self.method = method
+        self.how: dict[str, Any] = {"device": device, "seed": seed}
         # A hole between cells is not the end of the tissue: outlines are those of cells, however few there are.
         first, last = (replace(g, layout="cells", pitch=HOLE * cells.spacing(g.xy)) for g in (a, b))
         self.outlines, self.outline_bins = (first, last), io.common_lattice(first, last)

@@ -32,9 +32,8 @@ def sample_counts(
 ) -> AnnData:
     """Draw counts for interpolated sections, as noisy as those that were measured beside them.
 
-    The counts are a *sample* for tools that take counts only: they hold no more information than the interpolated
-    section and its neighbours. Tests on them find about as much as on a measured section, where those on interpolated
-    values find far too much; but they are no new evidence: do not count them as a replicate.
+    The counts are a *sample* for tools that take counts only. Tests on them find about as much as on a measured
+    section, those on interpolated values far too much. They are no new evidence: do not count them as a replicate.
 
     Parameters
     ----------
@@ -58,10 +57,8 @@ def sample_counts(
     - ``X``: CSR float32, whole numbers.
     - ``obs["total_counts"]``: their sum over the genes returned (``obs["c2sti_total_counts"]`` where an annotation
       called "total_counts" was carried along); ``obs["library_size"]``: the size, over all genes that were measured,
-      that the row was drawn with; ``obs["section"]``, ``obs["inserted"]`` (True), ``obs["z"]``, annotations;
-      ``obsm["spatial"]``, ``obsm["spatial_3d"]``.
-    - ``uns["spatial"]``: the H&E of each section. ``uns["c2sti"]``: provenance of the result, ``synthetic: True``, and
-      in ``"counts"`` the seed and the method.
+      that the row was drawn with.
+    - ``uns["c2sti"]``: provenance of the result, ``synthetic: True``, and in ``"counts"`` the seed and the method.
 
     Raises
     ------

@@ -123,7 +123,8 @@ def interpolate_series(
         raise ValueError(f"key_added={key_added!r} is what measured sections are called; choose another name")
     limit = io.memory_of(max_memory)
     device, method = available(device), resolve(model)
-    n_context = _validators.whole(n_context, "n_context", least=0) if sees_context(method) else 0
+    n_context = _validators.whole(n_context, "n_context", least=0)
+    n_context = n_context if sees_context(method) else 0
     found = io.sources(
         slices,
         least=2,
@@ -259,7 +260,6 @@ def filled(
                     seed=seed,
                     key_added=key_added,
                     on_misfit="ignore" if first in checks else on_misfit,
-                    with_graphs=False,
                     progress=shares_of(bar),
                     description=None if described is None else described.between(above, below),
                     stacklevel=5,
@@ -329,10 +329,6 @@ def stacked(
     """All sections in order of z, without their values; `checks` are the pair checks of gaps by their first section."""
     names = list(places.index)
     lengths = [parts[name].rows.n_obs for name in names]
-    if any(_keys.LIBRARY_SIZE in part.rows.obs for part in parts.values()):
-        for part in parts.values():  # columns that only some sections have would be lost
-            if _keys.LIBRARY_SIZE not in part.rows.obs:
-                part.rows.obs[_keys.LIBRARY_SIZE] = np.nan
     stack = ad.concat({name: parts[name].rows for name in names}, index_unique="-", merge="same")
     expected = [part.rows.var[_keys.EXPECTED_PCC] for part in parts.values() if _keys.EXPECTED_PCC in part.rows.var]
     if expected:  # of each interpolated section: that of its gap
@@ -354,8 +350,7 @@ def stacked(
     stack.obs = front.join(stack.obs.drop(columns=_keys.SUPPORT))
     _add_columns_of_spots(stack, {name: parts[name].obs for name in names})
     of_bins = [f"{name}_{r}_{c}" for name, r, c in zip(stack.obs[_keys.SECTION], row, column, strict=True)]
-    called = np.where(stack.obs[_keys.INSERTED], of_bins, _names_of_spots(parts, names))
-    stack.obs_names = pd.Index(called)
+    stack.obs_names = pd.Index(np.where(stack.obs[_keys.INSERTED], of_bins, _names_of_spots(parts, names)))
     stack.obsm[_keys.SPATIAL_3D] = np.column_stack([xy, z])
     inserted = places[places["position"] > 0]
     scale = _result.log1p_of(record)

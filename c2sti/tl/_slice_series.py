@@ -73,9 +73,7 @@ class Plane:
         parts = _validators.several(given, "plane", "a point and a normal, or {'x': 3000}")
         if len(parts) != 2:
             raise ValueError(f"plane holds {len(parts)} part(s); a point and a normal are needed, (x, y, z) each")
-        point, normal = (
-            _three(one, f"the {what} of plane") for one, what in zip(parts, ("point", "normal"), strict=True)
-        )
+        point, normal = _three(parts[0], "the point of plane"), _three(parts[1], "the normal of plane")
         length = np.linalg.norm(normal)
         if length == 0:
             raise ValueError("the normal of plane is zero and has no direction; (0, 0, 1) is that of the sections")
@@ -194,14 +192,12 @@ def slice_series(
     Returns
     -------
     AnnData of M bins × N genes, float32 log1p expression in ``X``, those bins of the plane that lie in tissue. The rest
-    is as in :func:`interpolate_series`, but for:
+    is as in :func:`interpolate_series`, without H&E and measured rows, but for:
 
     - ``obsm["spatial"]`` (M, 2): distance from the point of the plane (from the origin, where one coordinate names the
       plane) along its two directions, the first of which is horizontal; where x is given they are y and z, and so on.
       ``obsm["spatial_3d"]`` (M, 3): x, y and z.
-    - ``obs["inserted"]``: all True. There is no H&E.
-    - ``uns["c2sti"]["plane"]``: point, normal and the two directions, as rows of ``"axes"``, in place of z and
-      neighbours.
+    - ``uns["c2sti"]["plane"]``: point, normal and the two directions, as rows of ``"axes"``.
 
     Raises
     ------
@@ -226,7 +222,8 @@ def slice_series(
     check_settings(key_added, on_misfit, seed, interval)
     limit = io.memory_of(max_memory)
     device, method = available(device), resolve(model)
-    n_context = _validators.whole(n_context, "n_context", least=0) if sees_context(method) else 0
+    n_context = _validators.whole(n_context, "n_context", least=0)
+    n_context = n_context if sees_context(method) else 0
     found = io.sources(
         slices,
         least=2,
@@ -240,7 +237,8 @@ def slice_series(
     grids, own, zs = read_series(found, z, window=window, obs_keys=obs_keys, obsm_keys=obsm_keys, key_added=key_added)
     lattice = io.common_lattice(*grids)
     side = lattice.pitch if pitch is None else _validators.number(pitch, "pitch", above=0)
-    bins, inside = bins_of(through, *_box(grids, zs), side)
+    xy = np.concatenate([g.xy for g in grids])
+    bins, inside = bins_of(through, np.append(xy.min(axis=0), zs[0]), np.append(xy.max(axis=0), zs[-1]), side)
     labels, var = shared_labels(grids), io.shared_var(grids)
     if genes is not None:
         var = var.loc[_result.genes_of(genes, var.index, var, "all sections")]
@@ -283,20 +281,11 @@ def slice_series(
     return cut
 
 
-def _box(grids: Sequence[io.SliceGrid], zs: FloatArray) -> tuple[FloatArray, FloatArray]:
-    """(3,) least and largest x, y and z of the spots of a series."""
-    xy = np.concatenate([grid.xy for grid in grids])
-    return np.append(xy.min(axis=0), zs[0]), np.append(xy.max(axis=0), zs[-1])
-
-
 def _places(z: FloatArray, zs: FloatArray) -> tuple[pd.DataFrame, NDArray[np.intp]]:
-    """Rows of bins, as :func:`c2sti.tl._series_z.places_of` has sections; and (M,) which of them each bin is in.
-
-    At a measured section the position is as near as an interpolator is asked.
-    """
+    """Rows of bins, as :func:`c2sti.tl._series_z.places_of` has sections; and (M,) which of them each bin is in."""
     z, place_of_each = np.unique(np.clip(z, *zs[[0, -1]]).round(9), return_inverse=True)
     first = np.clip(np.searchsorted(zs, z, side="right") - 1, 0, len(zs) - 2)
-    position = np.clip((z - zs[first]) / np.diff(zs)[first], SAME, 1 - SAME)
+    position = np.clip((z - zs[first]) / np.diff(zs)[first], SAME, 1 - SAME)  # nearer, an interpolator is not asked
     names = [f"row_{i}" for i in range(len(z))]
     return pd.DataFrame({"z": z, "first": first, "position": position}, index=names), place_of_each
 
