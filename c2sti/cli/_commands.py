@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 from collections.abc import Callable, Iterator
 from contextlib import nullcontext
+from functools import partial
 from pathlib import Path
 
 from anndata import AnnData
@@ -158,11 +159,7 @@ def interpolate(chosen: argparse.Namespace) -> None:
     context = named | {position: read(path) for position, path in around.items()}
     names = "n_slices positions model genes obs_keys obsm_keys std interval on_misfit pitch key_added device seed dense"
     options = keywords(chosen, *names.split(), "digits", "max_memory")
-
-    def computed(out: Path | None) -> AnnData:
-        return tl.interpolate(*sections, context=context, out=out, show_progress_bar=not chosen.quiet, **options)
-
-    _write(chosen, computed)
+    _write(chosen, partial(tl.interpolate, *sections, context=context, show_progress_bar=not chosen.quiet, **options))
 
 
 def series_options(parser: argparse.ArgumentParser) -> None:
@@ -209,11 +206,7 @@ def series(chosen: argparse.Namespace) -> None:
     options = keywords(chosen, *names.split(), "device", "seed", "max_memory")
     if chosen.n_slices is not None and len(chosen.n_slices) == 1:
         (options["n_slices"],) = chosen.n_slices
-
-    def computed(out: Path | None) -> AnnData:
-        return tl.interpolate_series(sections, out=out, show_progress_bar=not chosen.quiet, **options)
-
-    _write(chosen, computed)
+    _write(chosen, partial(tl.interpolate_series, sections, show_progress_bar=not chosen.quiet, **options))
 
 
 def _check_stream(chosen: argparse.Namespace) -> None:
@@ -222,14 +215,14 @@ def _check_stream(chosen: argparse.Namespace) -> None:
         raise ValueError(f"{chosen.output} cannot be written block by block; end it in .zarr, or leave out --stream")
 
 
-def _write(chosen: argparse.Namespace, computed: Callable[[Path | None], AnnData]) -> None:
+def _write(chosen: argparse.Namespace, computed: Callable[..., AnnData]) -> None:
     """Write what a tool computes, which with --stream writes it itself, to the path that it is given."""
     if chosen.stream:
         new_folder(chosen.output.parent, "the output's folder")
         with replaced(chosen.output) if chosen.output.exists() else nullcontext(chosen.output) as part:
-            computed(part)
+            computed(out=part)
     else:
-        result = computed(None)
+        result = computed()
         say(chosen, f"writing {chosen.output}")
         write(result, chosen.output)
     give(chosen.output)
