@@ -183,7 +183,7 @@ def test_room_is_looked_for_before_hdf5_writes(
 ) -> None:
     total, used, free = 10**9, 10**9 - 1000, 1000
     monkeypatch.setattr(_files.shutil, "disk_usage", lambda folder: _Usage(total, used, free))
-    monkeypatch.setattr(AnnData, "write_h5ad", lambda *a, **k: pytest.fail("it was written"))
+    monkeypatch.setattr(_files, "write_compact", lambda *a: pytest.fail("it was written"))
     with pytest.raises(OSError, match=r"a\.h5ad could not be written \(it needs about \d MB, 0 MB are free\); nothing"):
         _files.write(pair[0], tmp_path / "a.h5ad")
     assert left(tmp_path) == []
@@ -206,10 +206,10 @@ def test_an_error_of_ours_is_not_taken_for_a_full_disk(pair: tuple[AnnData, AnnD
 def test_a_complaint_of_a_library_is_passed_on(
     pair: tuple[AnnData, AnnData], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def odd(section: AnnData, path: Path, **how: object) -> None:
+    def odd(section: AnnData, path: Path) -> None:
         raise RuntimeError("unable to create dataset (name already exists)")
 
-    monkeypatch.setattr(AnnData, "write_h5ad", odd)
+    monkeypatch.setattr(_files, "write_compact", odd)
     with pytest.raises(RuntimeError, match="^unable to create dataset"):
         _files.write(pair[0], tmp_path / "a.h5ad")
     assert left(tmp_path) == []
@@ -255,7 +255,7 @@ def test_a_folder_that_may_not_be_written_into(
         raise PermissionError(errno.EACCES, os.strerror(errno.EACCES))
 
     out = tmp_path / "out.h5ad"
-    monkeypatch.setattr(AnnData, "write_h5ad", refuse)
+    monkeypatch.setattr(_files, "write_compact", refuse)
     assert interpolate(sections, out) == 1
     assert f"{out} could not be written (Permission denied); nothing of it was kept" in capsys.readouterr().err
     assert left(tmp_path) == ["given"]

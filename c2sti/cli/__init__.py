@@ -11,7 +11,7 @@ import sys
 from collections.abc import Callable, Sequence
 from importlib.metadata import version
 
-from c2sti.cli import _commands, _demo, _study
+from c2sti.cli import _commands, _demo, _results
 from c2sti.cli._options import talking
 
 __all__ = ["main", "parser"]
@@ -23,13 +23,13 @@ Run = Callable[[argparse.Namespace], None]
 COMMANDS: dict[str, tuple[str, Options, Run]] = {
     "align": ("sections into a common coordinate system", _commands.align_options, _commands.align),
     "interpolate": ("the missing sections between two", _commands.interpolate_options, _commands.interpolate),
-    "series": ("a whole series of sections, filled", _study.series_options, _study.series),
-    "describe": ("how a result was made", _commands.describe_options, _commands.describe),
-    "plot": ("a result as a figure", _study.plot_options, _study.plot),
-    "genes": ("the genes of a result", _study.genes_options, _study.genes),
-    "sample-counts": ("counts for interpolated sections", _commands.counts_options, _commands.sample_counts),
-    "to-spatialdata": ("a result as SpatialData", _study.spatialdata_options, _study.to_spatialdata),
-    "to-volume": ("genes of a result as a volume", _study.volume_options, _study.to_volume),
+    "series": ("a whole series of sections, filled", _commands.series_options, _commands.series),
+    "describe": ("how a result was made", _results.describe_options, _results.describe),
+    "plot": ("a result as a figure", _results.plot_options, _results.plot),
+    "genes": ("the genes of a result", _results.genes_options, _results.genes),
+    "sample-counts": ("counts for interpolated sections", _results.counts_options, _results.sample_counts),
+    "to-spatialdata": ("a result as SpatialData", _results.spatialdata_options, _results.to_spatialdata),
+    "to-volume": ("genes of a result as a volume", _results.volume_options, _results.to_volume),
     "evaluate": ("how well held-out sections are interpolated", _commands.evaluate_options, _commands.evaluate),
     "train": ("a model from your own series", _commands.train_options, _commands.train),
     "demo": ("see it work on a simulated tissue", _demo.demo_options, _demo.demo),

@@ -1,14 +1,17 @@
-"""The commands that work on files of the user. Docstrings of those that run are shown by ``--help``."""
+"""The commands that work on sections. Docstrings of those that run are shown by ``--help``."""
 
 from __future__ import annotations
 
 import argparse
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from contextlib import nullcontext
+from functools import partial
 from pathlib import Path
 
 from anndata import AnnData
 
 from c2sti import _keys, pl, pp, tl
+from c2sti._validators import new_folder
 from c2sti.cli._files import Section, check_free, check_free_folder, read, replaced, write
 from c2sti.cli._options import (
     add_computing,
@@ -16,17 +19,12 @@ from c2sti.cli._options import (
     add_interpolating,
     add_output,
     add_reading,
-    add_result,
     add_sections,
-    add_seed,
     add_z,
-    check_stream,
     give,
     give_table,
     keywords,
-    result_of,
     say,
-    write_interpolated,
 )
 from c2sti.io import is_spatialdata
 from c2sti.pl._look import check_kind
@@ -39,7 +37,6 @@ RATE = 5e-4  # its learning rate from a model
 
 
 def align_options(parser: argparse.ArgumentParser) -> None:
-    """Options of `align`."""
     add = parser.add_argument
     add_sections(parser, "two")
     add("-o", "--output", required=True, type=Path, metavar="DIR", help="folder for the moved sections")
@@ -97,7 +94,6 @@ def _moves(section: Section, path: Path, chosen: argparse.Namespace) -> Iterator
 
 
 def interpolate_options(parser: argparse.ArgumentParser) -> None:
-    """Options of `interpolate`."""
     add = parser.add_argument
     add("slice_a", type=Path, metavar="A", help="section on one side of the gap")
     text = "section on the other side; left out where A holds both, with --library-key"
@@ -155,7 +151,7 @@ def interpolate(chosen: argparse.Namespace) -> None:
     pair = [path for path in (chosen.slice_a, chosen.slice_b) if path is not None]
     around = {position: path for path, position in chosen.context if position not in named}
     check_free([chosen.output], [*pair, *around.values()], force=chosen.force)
-    check_stream(chosen)
+    _check_stream(chosen)
     if (chosen.dense or chosen.digits is not None) and not chosen.stream:
         name = "--dense" if chosen.dense else "--digits"
         raise ValueError(f"{name} is for results that are written block by block; add --stream")
@@ -163,62 +159,76 @@ def interpolate(chosen: argparse.Namespace) -> None:
     context = named | {position: read(path) for position, path in around.items()}
     names = "n_slices positions model genes obs_keys obsm_keys std interval on_misfit pitch key_added device seed dense"
     options = keywords(chosen, *names.split(), "digits", "max_memory")
-
-    def computed(out: Path | None) -> AnnData:
-        return tl.interpolate(*sections, context=context, out=out, show_progress_bar=not chosen.quiet, **options)
-
-    write_interpolated(chosen, computed)
+    _write(chosen, partial(tl.interpolate, *sections, context=context, show_progress_bar=not chosen.quiet, **options))
 
 
-def describe_options(parser: argparse.ArgumentParser) -> None:
-    """Options of `describe`."""
-    add_result(parser)
-
-
-def describe(chosen: argparse.Namespace) -> None:
-    """Say how a result was made, in words, for a methods section.
-
-    stdout: a paragraph: which sections were computed and where they lie, from what, by which model and versions, with
-    what seed, and what of the H&E is virtual.
-
-    Examples
-    --------
-      c2sti describe sections.zarr
-    """
-    give(tl.describe(read(chosen.result), key=chosen.key))
-
-
-def counts_options(parser: argparse.ArgumentParser) -> None:
-    """Options of `sample-counts`."""
-    describe_options(parser)
+def series_options(parser: argparse.ArgumentParser) -> None:
+    add = parser.add_argument
+    add_sections(parser, "two")
     add_output(parser)
-    parser.add_argument("--sections", nargs="+", metavar="NAME", help="which interpolated sections (default: all)")
-    parser.add_argument("--genes", nargs="+", metavar="GENE", help="names of the genes wanted (default: all)")
-    add_seed(parser, "of the sample")
+    where = parser.add_mutually_exclusive_group(required=True)
+    text = "sections to interpolate in each gap, one number for all gaps or one for each in order"
+    where.add_argument("-n", "--n-slices", type=int, nargs="+", metavar="N", help=text)
+    text = "distance of sections that each gap is divided into as nearly as evenly can be, unit of z"
+    where.add_argument("--spacing", type=float, metavar="LENGTH", help=text)
+    where.add_argument("--at-z", type=float, nargs="+", metavar="Z", help="z of the sections wanted, increasing")
+    text = "sections on either side of a pair that are used as its context (default: %(default)s)"
+    add("--n-context", type=int, default=2, metavar="N", help=text)
+    add_interpolating(parser)
+    text = "write a .zarr and never hold it: the interpolated sections as factors, the smallest files"
+    add("--stream", action="store_true", help=text)
+    add("--max-memory", metavar="SIZE", help="memory to get by with, such as 8GB; what needs more is lazy or refused")
+    add_z(parser)
+    add_computing(parser)
+    add_reading(parser, aligned=True)
 
 
-def sample_counts(chosen: argparse.Namespace) -> None:
-    """Draw counts for the interpolated sections of a result.
+def series(chosen: argparse.Namespace) -> None:
+    """Interpolate a whole series: so many sections in each gap, to a spacing, or at given z.
 
-    They are as noisy as those measured beside them, for tools that take counts. The sections have to have been given as
-    raw counts. It is a sample: another seed gives another one, and none holds more than the measured neighbours do.
+    All sections have to lie in a common coordinate system (`c2sti align`) and to carry z, or have it given by --z. The
+    result is a stack, one AnnData with a row for each spot of the measured sections and each bin of the others;
+    obs['section'] and obs['inserted'] say which is which, obsm['spatial_3d'] where they are.
 
     stdout: the path written.
 
     Examples
     --------
-      c2sti sample-counts sections.zarr -o counts.h5ad
-      c2sti sample-counts sections.zarr -o counts.h5ad --sections c2sti_2 --genes ERBB2 ESR1 --seed 1
+      c2sti series s1.h5ad s2.h5ad s3.h5ad s4.h5ad -n 2 -o stack.h5ad
+      c2sti series s1.h5ad s2.h5ad s3.h5ad --n-slices 4 2 -o stack.h5ad
+      c2sti series s1.h5ad s2.h5ad s3.h5ad --z 0 60 150 --spacing 10 --stream -o stack.zarr
+      c2sti series all.h5ad --library-key sample --at-z 30 45 -o stack.zarr
     """
-    check_free([chosen.output], [chosen.result], force=chosen.force)
-    result = result_of(chosen.result)
-    drawn = tl.sample_counts(result, sections=chosen.sections, genes=chosen.genes, key=chosen.key, seed=chosen.seed)
-    write(drawn, chosen.output)
+    check_free([chosen.output], chosen.sections, force=chosen.force)
+    _check_stream(chosen)
+    sections = [read(path) for path in chosen.sections]
+    names = "z n_slices spacing at_z n_context model genes obs_keys obsm_keys std interval on_misfit pitch key_added"
+    options = keywords(chosen, *names.split(), "device", "seed", "max_memory")
+    if chosen.n_slices is not None and len(chosen.n_slices) == 1:
+        (options["n_slices"],) = chosen.n_slices
+    _write(chosen, partial(tl.interpolate_series, sections, show_progress_bar=not chosen.quiet, **options))
+
+
+def _check_stream(chosen: argparse.Namespace) -> None:
+    """Refuse --stream into a file that cannot be written block by block."""
+    if chosen.stream and chosen.output.suffix != ".zarr":
+        raise ValueError(f"{chosen.output} cannot be written block by block; end it in .zarr, or leave out --stream")
+
+
+def _write(chosen: argparse.Namespace, computed: Callable[..., AnnData]) -> None:
+    """Write what a tool computes, which with --stream writes it itself, to the path that it is given."""
+    if chosen.stream:
+        new_folder(chosen.output.parent, "the output's folder")
+        with replaced(chosen.output) if chosen.output.exists() else nullcontext(chosen.output) as part:
+            computed(out=part)
+    else:
+        result = computed()
+        say(chosen, f"writing {chosen.output}")
+        write(result, chosen.output)
     give(chosen.output)
 
 
 def evaluate_options(parser: argparse.ArgumentParser) -> None:
-    """Options of `evaluate`."""
     add = parser.add_argument
     add_sections(parser, "three")
     add("-n", "--n-slices", type=int, default=1, metavar="N", help="sections held out in a row (default: %(default)s)")
@@ -276,7 +286,6 @@ def evaluate(chosen: argparse.Namespace) -> None:
 
 
 def train_options(parser: argparse.ArgumentParser) -> None:
-    """Options of `train`."""
     add = parser.add_argument
     add_sections(parser, "three")
     add("-o", "--output", required=True, type=Path, metavar="DIR", help="folder of the new model")

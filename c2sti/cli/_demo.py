@@ -66,12 +66,11 @@ def demo(chosen: argparse.Namespace) -> None:
 
 def _scores(out: AnnData, tissue: Phantom) -> list[float]:
     """Mean correlation over genes of each interpolated section with the noise-free truth."""
-    scores = []
-    xy = out.obsm[_keys.SPATIAL]
-    for name, z in zip(out.uns[_keys.RESULT]["inserted"], Z[1:-1], strict=True):
-        score = metrics.pcc(out.layers[name], tissue.expression(xy, z), mask=tissue.inside(xy, z))
-        scores.append(round(score, 3))
-    return scores
+    xy, names = out.obsm[_keys.SPATIAL], out.uns[_keys.RESULT]["inserted"]
+    return [
+        round(metrics.pcc(out.layers[name], tissue.expression(xy, z), mask=tissue.inside(xy, z)), 3)
+        for name, z in zip(names, Z[1:-1], strict=True)
+    ]
 
 
 def _draw(out: AnnData, tissue: Phantom, path: Path) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 import sys
 import warnings
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, get_args
@@ -13,7 +13,7 @@ from typing import Any, get_args
 from anndata import AnnData
 
 from c2sti import _keys
-from c2sti.cli._files import KINDS, read, stream, write
+from c2sti.cli._files import KINDS, read
 from c2sti.pair_check import OnMisfit
 
 PACKAGE = Path(__file__).parents[1]
@@ -124,17 +124,18 @@ def result_of(path: Path) -> AnnData:
     return result
 
 
-def add_output(parser: argparse.ArgumentParser) -> None:
+def add_output(parser: argparse.ArgumentParser, kinds: tuple[str, ...] = KINDS) -> None:
     """The file of a result, which says by its end what it is, and leave to overwrite it."""
-    text = "what to write: .h5ad or .zarr"
-    parser.add_argument("-o", "--output", required=True, type=_result_file, metavar="FILE", help=text)
+    ends = " or ".join(kinds)
+
+    def file(text: str) -> Path:
+        if Path(text).suffix not in kinds:
+            raise argparse.ArgumentTypeError(f"{text} must end in {ends}")
+        return Path(text)
+
+    text = f"what to write: {ends}"
+    parser.add_argument("-o", "--output", required=True, type=file, metavar="FILE", help=text)
     add_force(parser)
-
-
-def _result_file(text: str) -> Path:
-    if Path(text).suffix not in KINDS:
-        raise argparse.ArgumentTypeError(f"{text} must end in {' or '.join(KINDS)}")
-    return Path(text)
 
 
 def add_force(parser: argparse.ArgumentParser) -> None:
@@ -146,23 +147,6 @@ def add_z(parser: argparse.ArgumentParser) -> None:
     """Where the sections of a series lie."""
     text = "z of each section (default: obs['z_um'] or obs['z'] where all carry one, else even steps)"
     parser.add_argument("--z", type=float, nargs="+", metavar="Z", help=text)
-
-
-def check_stream(chosen: argparse.Namespace) -> None:
-    """Refuse --stream into a file that cannot be written block by block."""
-    if chosen.stream and chosen.output.suffix != ".zarr":
-        raise ValueError(f"{chosen.output} cannot be written block by block; end it in .zarr, or leave out --stream")
-
-
-def write_interpolated(chosen: argparse.Namespace, computed: Callable[[Path | None], AnnData]) -> None:
-    """Write what a tool computes, which is given the place of it with --stream, and say where it is."""
-    if chosen.stream:
-        stream(chosen.output, computed)
-    else:
-        result = computed(None)
-        say(chosen, f"writing {chosen.output}")
-        write(result, chosen.output)
-    give(chosen.output)
 
 
 def keywords(chosen: argparse.Namespace, *names: str) -> dict[str, Any]:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -29,12 +28,8 @@ def coexpression(
 ) -> AnnData | None:
     """Gene co-expression graph of a section by Pearson correlation (eq. 2).
 
-    It is computed from a measured section, or a layer of :func:`interpolate`'s result; a layer is smooth, and its
-    correlations are stronger than those of measured spots.
-
-    Of a result and some `genes`, without a `layer`, each section gets a graph from the two measured sections, weighted
-    by 1 − p and p, as the graphs of the result are. Those join the 2,000 most variable genes; these join the genes
-    given with all others.
+    Of a result and some `genes`, without a `layer`, each section gets a graph of these genes with all others, from the
+    two measured sections weighted by 1 − p and p. A layer is smooth: its correlations are stronger than measured ones.
 
     Parameters
     ----------
@@ -64,7 +59,7 @@ def coexpression(
     KeyError
         There is no such layer or gene.
     TypeError, ValueError
-        It is no section, or a view of a backed file; or what it holds is no expression, or too little of it.
+        It is no section, or a view of a backed file; or it holds no expression, or too little.
 
     Examples
     --------
@@ -83,30 +78,22 @@ def coexpression(
     io.check_layer(adata, "adata", layer)
     if not copy:
         io.check_writable(adata, "adata")
-    chosen = None
-    if genes is not None:
-        chosen = np.sort(adata.var_names.get_indexer(_result.genes_of(genes, adata.var_names, adata.var)))
-    if chosen is not None and layer is None and _result.is_result(adata, key) and _keys.SECTION not in adata.obs:
-        pair = io.MeasuredPair(adata, key)
-        prefix = key_added or _keys.COEXPRESSION
-        graphs = {name: _edges(pair.correlations(name, chosen), chosen, n_edges) for name in pair.positions}
-        found = {f"{prefix}_{name}": graph for name, graph in graphs.items()}
+    at = key_added or (_keys.COEXPRESSION if layer is None else _keys.graph(layer))
+    if genes is None:
+        found = {at: ops.pearson_graph([_dense(adata, layer)], [1.0], n_edges)}
     else:
-        values = adata.X if layer is None else adata.layers[layer]
-        values = values.to_memory() if hasattr(values, "to_memory") else values  # sparse, of a backed file
-        if layer is not None and sp.issparse(values) and _keys.tissue(layer) in adata.obs:
-            values = values[adata.obs[_keys.tissue(layer)].to_numpy()]  # of a store: empty, not NaN, outside
-        dense = _dense(values, "X" if layer is None else f"layer {layer!r}")
-        at = key_added or (_keys.COEXPRESSION if layer is None else _keys.graph(layer))
-        if chosen is None:
-            found = {at: ops.pearson_graph([dense], [1.0], n_edges)}
+        chosen = np.sort(adata.var_names.get_indexer(_result.genes_of(genes, adata.var_names, adata.var)))
+        if layer is None and _result.is_result(adata, key) and _keys.SECTION not in adata.obs:
+            pair = io.MeasuredPair(adata, key)
+            correlations = {f"{at}_{name}": pair.correlations(name, chosen) for name in pair.positions}
         else:
-            found = {at: _edges(ops.pearson_rows([dense], [1.0], chosen), chosen, n_edges)}
+            correlations = {at: ops.pearson_rows([_dense(adata, layer)], [1.0], chosen)}
+        found = {name: _edges(rows, chosen, n_edges) for name, rows in correlations.items()}
     adata = io.copied(adata) if copy else adata
-    for at, graph in found.items():
-        if at in adata.varp:
-            _logging.warning(f"varp[{at!r}] was there, and is replaced; key_added= keeps both")
-        adata.varp[at] = sp.csr_matrix(graph)
+    for name, graph in found.items():
+        if name in adata.varp:
+            _logging.warning(f"varp[{name!r}] was there, and is replaced; key_added= keeps both")
+        adata.varp[name] = sp.csr_matrix(graph)
     return adata if copy else None
 
 
@@ -117,12 +104,16 @@ def _edges(correlations: FloatArray, genes: NDArray[np.intp], n_edges: int) -> s
     return ops.symmetric_graph(np.take_along_axis(correlations, column, axis=1), genes, column, n)
 
 
-def _dense(values: Any, where: str) -> NDArray[np.float32]:
+def _dense(adata: AnnData, layer: str | None) -> NDArray[np.float32]:
     """(n, N) values of the rows without NaN; refuses what are no finite numbers, or too few."""
+    where, values = ("X", adata.X) if layer is None else (f"layer {layer!r}", adata.layers[layer])
     if values is None:
         raise ValueError(f"{where} of adata is empty; put expression there, or name a layer with layer=")
     if not _validators.is_real(values.dtype):
         raise TypeError(f"{where} of adata holds {values.dtype}; expression is needed: .astype('float32')")
+    values = values.to_memory() if hasattr(values, "to_memory") else values  # sparse, of a backed file
+    if layer is not None and sp.issparse(values) and _keys.tissue(layer) in adata.obs:
+        values = values[adata.obs[_keys.tissue(layer)].to_numpy()]  # of a store: empty, not NaN, outside
     dense = np.asarray(values.toarray() if sp.issparse(values) else values, dtype=np.float32)
     dense = dense[~np.isnan(dense).any(axis=1)]
     if np.isinf(dense).any():

@@ -80,39 +80,38 @@ def provenance(
     lattice: Lattice,
     seed: int,
     parameters: Mapping[str, Any],
-    call: str | None = None,
+    call: str,
 ) -> dict[str, Any]:
-    """Provenance of a result; `call` is left out where it is part of a larger one."""
+    """Provenance of a result."""
     expression = "log1p of counts scaled to 1e4"
     if not grids[0].counts:
         known = all(g.beside is not None for g in grids)
         expression = "as given; counts of the same sections were known" if known else "as given"
-    inputs = {
-        _keys.label_column(g.name): {  # files take "/" for a folder
-            "fingerprint": (g.uncut or g).fingerprint(),
-            "n_obs": len(g.xy),
-            "n_vars": len((g.uncut or g).genes),
-            "layout": g.layout,
-        }
-        for g in grids
-    }
     record: dict[str, Any] = {
         "model": dict(model),
         "expression": expression,
         "parameters": {k: v for k, v in {"pitch": lattice.pitch, "seed": seed, **parameters}.items() if v is not None},
-        "inputs": inputs,
+        "inputs": {
+            _keys.label_column(g.name): {  # files take "/" for a folder
+                "fingerprint": (g.uncut or g).fingerprint(),
+                "n_obs": len(g.xy),
+                "n_vars": len((g.uncut or g).genes),
+                "layout": g.layout,
+            }
+            for g in grids
+        },
         "versions": {name: version(name) for name in LIBRARIES},
+        "calls": np.array([call], dtype=str),
     }
     if not grids[0].counts and grids[0].log1p is not None:
         record["log1p"] = dict(grids[0].log1p)
-    return record if call is None else {**record, "calls": np.array([call], dtype=str)}
+    return record
 
 
 def model_record(model: str | Path | Interpolator, method: Interpolator) -> dict[str, str]:
-    """Name of a model, that of the folder alone where it is one, and the hash of its weights where it has any."""
-    record = {"name": _name_of(model)}
-    fingerprint = getattr(method, "fingerprint", None)
-    return record if fingerprint is None else {**record, "weights": str(fingerprint())}
+    """Name of a model, and the hash of its weights where it has any."""
+    weights = {"weights": str(method.fingerprint())} if hasattr(method, "fingerprint") else {}
+    return {"name": _name_of(model), **weights}
 
 
 def neighbours_of(record: Mapping[str, Any], name: str) -> tuple[str, str, float]:
@@ -145,12 +144,9 @@ def _name_of(model: str | Path | Interpolator) -> str:
 
 def _as_text(value: Any) -> str:
     """An argument, so short that calls fit on a line."""
-    if isinstance(value, np.generic):
-        value = value.item()
+    value = value.item() if isinstance(value, np.generic) else value.name if isinstance(value, Path) else value
     if value is None or isinstance(value, str | bool | int | float):
         return repr(value)
-    if isinstance(value, Path):
-        return repr(value.name)
     if isinstance(value, Mapping):
         return "{" + ", ".join(f"{_as_text(k)}: {_as_text(v)}" for k, v in value.items()) + "}"
     if isinstance(value, np.ndarray):
@@ -215,9 +211,9 @@ def _computed(made: Sequence[str], record: Mapping[str, Any]) -> str:
     places = []
     for name in made:
         z = f"z {float(record['z'][names.index(name)]):g}, " if "z" in record else ""
-        first, second, position = neighbours_of(record, name)
-        way = f"from {own.get(first, first)} to {own.get(second, second)}"
-        places.append(f"{name} at {z}{position:.3g} of the way {way}")
+        *pair, position = neighbours_of(record, name)
+        first, second = (own.get(end, end) for end in pair)
+        places.append(f"{name} at {z}{position:.3g} of the way from {first} to {second}")
     return f"{text} {'; '.join(places)}."
 
 
@@ -285,7 +281,6 @@ def _pair_check(record: Mapping[str, Any]) -> str:
 
 
 def _call(record: Mapping[str, Any]) -> str:
-    seed = record.get("parameters", {}).get("seed")
-    calls = [str(call) for call in np.atleast_1d(record.get("calls", ()))]
-    sentences = [] if seed is None else [f"Seed {int(seed)}."]
-    return " ".join([*sentences, f"Made by {', then '.join(calls)}."] if calls else sentences)
+    seed, calls = record.get("parameters", {}).get("seed"), np.atleast_1d(record.get("calls", ()))
+    made = f"Made by {', then '.join(map(str, calls))}." if len(calls) else ""
+    return made if seed is None else f"Seed {int(seed)}. {made}".rstrip()

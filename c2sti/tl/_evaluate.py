@@ -2,19 +2,27 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import time
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
+import numpy as np
+import pandas as pd
 from anndata import AnnData
+from numpy.typing import NDArray
+from tqdm.auto import tqdm
 
-from c2sti import _logging, _validators, benchmark, io
+from c2sti import _logging, _validators, benchmark, io, ops
+from c2sti._backed import in_memory
 from c2sti._docs import documented
 from c2sti._types import Interpolator
-from c2sti.benchmark._leave_out import verdict
+from c2sti.benchmark._cells import Cells, cell_scores, mixture
+from c2sti.benchmark._leave_out import DETECTED, check_neighbours, check_unseen, depths, verdict, windows
 from c2sti.models._registry import METHODS, available, named
 from c2sti.pair_check import OnMisfit, check_on_misfit
-from c2sti.tl._evaluate_cells import leave_cells_out
+from c2sti.tl._interpolate_cells import Gap, types_of
+from c2sti.tl._labels import shared_labels
 
 if TYPE_CHECKING:
     from spatialdata import SpatialData
@@ -54,8 +62,7 @@ def evaluate(
     Parameters
     ----------
     slices
-        The series in order of z, in common coordinates (see :func:`c2sti.pp.align_series`); at least ``n_slices + 2``.
-        Or one object that holds them, with `library_key`.
+        As of :func:`interpolate_series`, at least ``n_slices + 2``.
     methods
         Models to compare with ``"copy"``, ``"linear"``, ``"lowrank"`` and ``"gp"``: whatever :func:`interpolate` takes
         as `model`.
@@ -72,10 +79,8 @@ def evaluate(
     half_observed
         Whether each method that can is also given a random half of the held-out section's own spots, and scored on the
         other half: a nearer limit than the noise ceiling, which no method reaches. Takes as long again.
-    return_genes
-        Whether to return the scores of each gene as well: which to believe.
-    return_sections
-        Whether to return the held-out sections as well, with what each method predicts of them.
+    return_genes, return_sections
+        Whether to return the scores of each gene as well; and the held-out sections, with what each method predicts.
     output
         ``"cells"`` scores what :func:`interpolate_cells` gives instead, of the models in `methods` alone.
     labels
@@ -116,18 +121,17 @@ def evaluate(
         raise ValueError(f"intervals = {levels.tolist()}; a list of levels between 0 and 1 is needed, such as [0.9]")
     judged = named([*METHODS, *_validators.several(methods, "methods", "models")], "methods")
     device = available(device)
-    if output not in ("expression", "cells"):
-        raise ValueError(f"output = {_validators.shown(output)}; 'expression' or 'cells' is needed")
-    _check_output(
-        output,
-        {"labels": labels is not None},
-        {
-            "intervals": len(levels) > 0,
-            "half_observed": half_observed,
-            "return_genes": return_genes,
-            "return_sections": return_sections,
-        },
-    )
+    _validators.one_of(output, "output", ("expression", "cells"))
+    of_expression = {
+        "intervals": len(levels) > 0,
+        "half_observed": half_observed,
+        "return_genes": return_genes,
+        "return_sections": return_sections,
+    }
+    other, given = ("expression", of_expression) if output == "cells" else ("cells", {"labels": labels is not None})
+    wrong = ", ".join(f"{name}=" for name, is_given in given.items() if is_given)
+    if wrong:
+        raise ValueError(f"{wrong} is for output={other!r}; leave it out, or change output=")
     sources = io.sources(
         slices,
         library_key=library_key,
@@ -150,19 +154,95 @@ def evaluate(
     read = [source.read(obs_keys=() if labels is None else labels, measured=True) for source in sources]
     if output == "cells":
         return leave_cells_out(read, labels=labels, methods=named(methods, "methods"), **how)
-    kept = {"keep_genes": return_genes, "keep_sections": return_sections}
-    how |= {"intervals": intervals, "half_observed": half_observed, **kept}
-    found = benchmark.leave_sections_out(read, methods=judged, **how)
+    found = benchmark.leave_sections_out(
+        read,
+        methods=judged,
+        intervals=intervals,
+        half_observed=half_observed,
+        keep_genes=return_genes,
+        keep_sections=return_sections,
+        **how,
+    )
     found.table.attrs["verdict"] = verdict(found.table, METHODS)
     _logging.info(found.table.attrs["verdict"])
     more = [found.genes] * return_genes + [found.sections] * return_sections
     return (found.table, *more) if more else found.table
 
 
-def _check_output(output: str, of_cells: Mapping[str, bool], of_expression: Mapping[str, bool]) -> None:
-    """Refuse arguments that mean nothing for this output, of those that are for the one or the other."""
-    needed, given = ("cells", of_cells) if output == "expression" else ("expression", of_expression)
-    wrong = [f"{name}=" for name, is_given in given.items() if is_given]
-    if wrong:
-        are = "is" if len(wrong) == 1 else "are"
-        raise ValueError(f"{' and '.join(wrong)} {are} for output={needed!r}; leave it out, or change output=")
+# ---- cells
+
+
+def leave_cells_out(
+    slices: Sequence[io.SliceGrid],
+    *,
+    labels: str | None,
+    methods: Mapping[str, Interpolator],
+    n_slices: int,
+    z: Sequence[float] | None,
+    context: bool,
+    n_genes: int,
+    on_misfit: OnMisfit,
+    device: str,
+    seed: int,
+    show_progress_bar: bool,
+) -> pd.DataFrame:
+    """Score cells of every method on every run of held-out sections; columns as in docs/guide/result.md."""
+    n_slices, n_genes = _validators.whole(n_slices, "n_slices"), _validators.whole(n_genes, "n_genes")
+    todo = list(windows(depths(slices, z), n_slices))
+    slices = io.on_shared_genes(slices, stacklevel=4)
+    check_neighbours(slices, on_misfit)
+    codes: list[NDArray[np.intp] | None] = [None] * len(slices)
+    if labels is not None:
+        for one, other in zip(slices, [*slices[1:], slices[0]], strict=True):
+            types_of(one, other, labels)  # refuses sections without types
+        kind: Any = shared_labels(slices)[labels]
+        codes = [pd.Categorical(g.annotations.labels(labels), dtype=kind).codes.astype(np.intp) for g in slices]
+    rows = []
+    for window in tqdm(todo, desc="held-out sections", disable=not show_progress_bar):
+        check_unseen(slices, window)
+        a, b = slices[window.a], slices[window.b]
+        around = {q: slices[i] for q, i in window.beyond.items()} if context else {}
+        types = types_of(a, b, labels)
+        given: dict[str, Any] = {"context": around, "on_misfit": "ignore", "device": device, "seed": seed}
+        gaps = {name: Gap(a, b, types, method=method, **given) for name, method in methods.items()}
+        genes = _scored_genes(next(iter(gaps.values())), n_genes)
+        first, last = (_cells(slices[i], codes[i], genes) for i in (window.a, window.b))
+        for i, position in zip(window.held_out, window.positions, strict=True):
+            measured = _cells(slices[i], codes[i], genes)
+            for name, found, against, seconds in _predicted(gaps, first, last, measured, position, genes, seed):
+                row = {"section": i, "name": slices[i].name, "position": position, "method": name}
+                scores = cell_scores(found, against, seed)
+                rows.append(row | scores | {"n_genes": len(genes), "seconds": seconds})
+    return pd.DataFrame(rows)
+
+
+def _scored_genes(gap: Gap, n_genes: int) -> pd.Index:
+    """The most variable genes of the two sections around; the held-out one has no part in it."""
+    chosen = ops.most_variable([gap.pair.a.moments, gap.pair.b.moments], n_genes, DETECTED)
+    if len(chosen) == 0:
+        names = " and ".join(g.name for g in gap.grids)
+        raise ValueError(f"no gene is detected in {DETECTED:.0%} of the tissue of both {names}")
+    return gap.genes[chosen]
+
+
+def _cells(g: io.SliceGrid, codes: NDArray[np.intp] | None, genes: pd.Index) -> Cells:
+    values = in_memory(io.values_of(g, genes))
+    values = in_memory(io.log_normalise(values, g.library)) if g.counts else values
+    return Cells(g.xy, codes, values.toarray())
+
+
+def _predicted(
+    gaps: Mapping[str, Gap], a: Cells, b: Cells, measured: Cells, position: float, genes: pd.Index, seed: int
+) -> Iterator[tuple[str, Cells, Cells, float]]:
+    """Name, cells, what they are compared with, and seconds: of every method, of what it has to beat, of the limit."""
+    rng = np.random.default_rng(seed)
+    yield "copy", a if position <= 0.5 else b, measured, 0.0
+    yield "mixture", mixture(a, b, position, rng), measured, 0.0
+    types = None if a.types is None or b.types is None else np.concatenate([a.types, b.types])
+    for name, gap in gaps.items():
+        start = time.perf_counter()
+        kept, xy, values = gap.section(position, genes=genes)
+        seconds = time.perf_counter() - start
+        yield name, Cells(xy, None if types is None else types[kept], values.toarray()), measured, seconds
+    first = rng.random(len(measured.xy)) < 0.5
+    yield "half", measured.part(first), measured.part(~first), 0.0

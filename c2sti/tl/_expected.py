@@ -51,16 +51,8 @@ def expected_pcc(
 ) -> FloatArray:
     """(N,) expected PCC, mean over the sections; NaN of genes that do not vary, and where fewer than 20 rows are given.
 
-    Parameters
-    ----------
-    sections, positions
-        S sections that were predicted at M points, and their positions.
-    inside
-        (M,) of each section, which points lie in its tissue.
-    pair
-        The measured sections.
-    seed
-        Of the rows and spots that are looked at, where there are many.
+    S sections were predicted at `positions` and M points, `inside` (M,) of which lie in the tissue of each. Where there
+    are many rows or spots, some are looked at, by the seed.
     """
     rng = np.random.default_rng(seed)
     rows = [_some(np.flatnonzero(own), MOST // len(sections) + 1, rng) for own in inside]

@@ -16,7 +16,6 @@ from c2sti._types import FloatArray, ImageEncoder, Interpolator, Lattice, SliceP
 from c2sti.models._registry import memory_of, reads_blocks
 from c2sti.models.description import Description
 from c2sti.models.gp import Describing, with_description
-from c2sti.tl._describe import provenance
 from c2sti.tl._expected import expected_pcc, gives_means
 from c2sti.tl._labels import Kind, carry
 from c2sti.uncertainty import ask
@@ -33,21 +32,16 @@ def insert(
     context: Mapping[float, io.SliceGrid],
     labels: Mapping[str, Kind],
     method: Interpolator,
-    model: Mapping[str, str],
     lattice: Lattice,
     device: str,
     at: FloatArray | None = None,
     genes: Sequence[str] | pd.Index | None = None,
     encoder: ImageEncoder | None = None,
     targets: Mapping[float, io.HEImage] | None = None,
-    parameters: Mapping[str, Any] | None = None,
-    names: Mapping[str, str] | None = None,
-    call: str | None = None,
+    record: Mapping[str, Any] | None = None,
     seed: int = 0,
     key_added: str = _keys.RESULT,
-    with_graphs: bool = True,
-    with_images: bool = True,
-    with_expected_pcc: bool = True,
+    whole: bool = True,
     std: bool = False,
     interval: float | None = None,
     on_misfit: pair_check.OnMisfit = "warn",
@@ -59,18 +53,17 @@ def insert(
 ) -> tuple[AnnData, io.Layers, SlicePair, int]:
     """Interpolate sections between two, at (S,) increasing `fractions` of the way.
 
-    `model` is the method's :func:`model_record`; `parameters`, `names` (of the measured sections) and `call` (of a
-    result that the user gets as it is) go into the record; `description` is that of the series on the scale of the
-    pair; `stacklevel` leads from here to the user's call, for warnings. The rest is as in :func:`interpolate`.
+    `record` is the provenance of a result that the user gets as it is, with gene graphs; `whole` says that these are
+    sections, with H&E and expected PCC, and not rows of an oblique one; `description` is that of the series on the
+    scale of the pair; `stacklevel` leads from here to the user's call, for warnings. The rest is as in
+    :func:`interpolate`.
 
-    Returns
-    -------
-    The result without the values of its sections; what these are computed from; the measured sections; and how many
-    blocks are to be computed side by side.
+    Returns the result without the values of its sections; what these are computed from; the measured sections; and how
+    many blocks are to be computed side by side.
     """
     # Genes that are not wanted inform the model all the same: they are left out after it, not before.
-    grids = (a, b, *context.values())
-    var = io.shared_var(grids).drop(columns=_keys.EXPECTED_PCC, errors="ignore")  # of another result
+    var = io.shared_var((a, b, *context.values()))
+    var = var.drop(columns=_keys.EXPECTED_PCC, errors="ignore")  # of another result
     wanted = None if genes is None else _result.genes_of(genes, var.index, var, "all sections")
     pair, kept = io.make_pair(a, b, context=context, lattice=lattice, encoder=encoder, targets=targets, judged=True)
     level, scales = io.level(a, b)
@@ -107,7 +100,7 @@ def insert(
         seen=(rows.sees(1, pair.a.xy), rows.sees(0, pair.b.xy)),
     )
     var = var.loc[kept]
-    if with_expected_pcc and gives_means(method):
+    if whole and gives_means(method):
         inside = [rows.inside(p) for p in fractions.tolist()]
         expected = expected_pcc(prediction.slices, fractions.tolist(), inside, pair, seed)
         var = var.assign(**{_keys.EXPECTED_PCC: expected})
@@ -119,22 +112,20 @@ def insert(
     folds = {"folded_bins": pair_check.folded_bins(field, pair.lattice, fractions.tolist())}
     pair_check.complain(folds, a.name, b.name, on_misfit, stacklevel=stacklevel)
     images = None
-    if with_images:
+    if whole:
         images = io.section_images(a.image, b.image, lattice, fractions, displacement=field, targets=targets)
     inserted, depths = _keys.inserted(key_added, len(fractions)), np.array([0.0, *fractions, 1.0])
     names_of_all = [PAIR[0], *inserted, PAIR[1]]
-    record = provenance(grids, model, lattice, seed, parameters or {}, call)
     out = io.frame_slices(
         pair,
         rows,
         var=var.loc[kept],
         positions=fractions,
-        graphs=io.graphs_of(pair, dict(zip(names_of_all, depths, strict=True)), kept) if with_graphs else None,
+        graphs=io.graphs_of(pair, dict(zip(names_of_all, depths, strict=True)), kept) if record is not None else None,
         notes=prediction.notes,
         provenance={
-            **record,
+            **(record or {}),
             **({} if a.z is None or b.z is None else {"z": a.z + depths * (b.z - a.z)}),
-            **({"names": dict(names)} if names else {}),
             _keys.PAIR_CHECK: {**fits, **folds},
         },
         images=images,
@@ -149,16 +140,7 @@ def insert(
         found if std else None,
         None if calibration is None or interval is None else calibration.intervals(interval),
     )
-    carry(
-        out,
-        a,
-        b,
-        labels,
-        displacement=field,
-        lattice=pair.lattice,
-        spacing=pair.spacing,
-        key_added=key_added,
-    )
+    carry(out, a, b, labels, displacement=field, pair=pair, key_added=key_added)
     return out, layers, pair, n_threads
 
 
@@ -175,19 +157,17 @@ def _measured_columns(a: io.SliceGrid, b: io.SliceGrid, rows: io.Rows, lattice: 
             sizes[_keys.library_size(name)] = np.where(inside, io.library_sizes(g, lattice, rows.points), np.nan)
         if g.window is not None:
             seen[_keys.seen(name)] = rows.seen_at(i)
-    return {**spots, **sizes, **seen}
+    return spots | sizes | seen
 
 
-def check_level(interval: float | None) -> None:
-    """Refuse an interval of a level that is no probability."""
-    if interval is not None and not 0 < _validators.number(interval, "interval") < 1:
-        raise ValueError(f"interval = {interval} must lie between 0 and 1; 0.9 holds nine of ten measured values")
-
-
-def check_key(key_added: str) -> None:
-    """Refuse a key that cannot be written, or that has another meaning in `uns`."""
+def check_settings(key_added: str, on_misfit: pair_check.OnMisfit, seed: int, interval: float | None = None) -> None:
+    """Refuse what every tool that interpolates refuses, before a section is read."""
+    pair_check.check_on_misfit(on_misfit)
     if _validators.key(key_added) in (_keys.SPATIAL, _keys.LOG1P):
         raise ValueError(f"key_added={key_added!r} has a meaning of its own in uns; choose another name")
+    _validators.seed(seed)
+    if interval is not None and not 0 < _validators.number(interval, "interval") < 1:
+        raise ValueError(f"interval = {interval} must lie between 0 and 1; 0.9 holds nine of ten measured values")
 
 
 def shares_of(bar: tqdm[Any]) -> Callable[[float], object]:

@@ -30,9 +30,7 @@ def get_section(adata: AnnData, section: str, *, key: str = "c2sti") -> AnnData:
 
     - ``X``: expression (float32, log1p), or the counts that were drawn; of a result with uncertainty ``layers["std"]``,
       ``"lower"`` and ``"upper"``.
-    - `obs`: ``"section"``, ``"inserted"``, ``"support"``, ``"z"`` where it is known, labels and numbers under their own
-      names, and whatever else is known of the section; columns without a value are left out. ``obsm["spatial"]``,
-      ``obsm["spatial_3d"]`` where z is known, probabilities of labels and tables.
+    - `obs` and `obsm` as of :func:`to_slices`, without columns that have no value here, and z where it is not known.
     - ``uns["spatial"]``: the one library of this section, with its H&E, or white where it has none;
       ``uns["log1p"]``, colours of labels, and ``uns[key]``, the provenance of this section (without gene graphs).
 
@@ -43,9 +41,6 @@ def get_section(adata: AnnData, section: str, *, key: str = "c2sti") -> AnnData:
 
     Notes
     -----
-    ``squidpy.pl.spatial_scatter(one, color=…)`` draws it; where it lies at negative coordinates or far from the origin,
-    from which squidpy's axes begin, with ``img=False``, which the log says.
-
     An interpolated section has means, without the noise of counts: tests on it find far too much. See
     :func:`sample_counts`.
 

@@ -17,9 +17,9 @@ from c2sti import _logging, _validators, io
 from c2sti._docs import documented
 from c2sti._types import FloatArray, Interpolator
 from c2sti.models._registry import available, image_encoder, name_of, resolve, sees_context
-from c2sti.pair_check import OnMisfit, check_on_misfit
-from c2sti.tl._describe import call_of, model_record
-from c2sti.tl._gap import PAIR, SHARES, check_key, check_level, insert, shares_of
+from c2sti.pair_check import OnMisfit
+from c2sti.tl._describe import call_of, model_record, provenance
+from c2sti.tl._gap import PAIR, SHARES, check_settings, insert, shares_of
 from c2sti.tl._labels import shared_labels
 
 if TYPE_CHECKING:
@@ -105,10 +105,7 @@ def interpolate(
     ['slice_a', 'c2sti_1', 'c2sti_2', 'c2sti_3', 'slice_b']
     """
     call = call_of(interpolate, locals())  # before there are other names than those of the arguments
-    check_level(interval)
-    check_on_misfit(on_misfit)
-    check_key(key_added)
-    _validators.seed(seed)
+    check_settings(key_added, on_misfit, seed, interval)
     device = available(device)
     io.check_digits(digits)
     limit = io.memory_of(max_memory)
@@ -145,6 +142,10 @@ def interpolate(
         what = f"interpolating {len(fractions)} section(s)"
         total = 100 if store is None else 200  # hundredths of what is computed, and of what is written
         bar = stack.enter_context(tqdm(total=total, desc=what, bar_format=SHARES, disable=not show_progress_bar))
+        lattice = io.common_lattice(a, b, pitch=pitch)
+        parameters = {"interval": interval, **first.parameters(), "digits": digits}
+        record = provenance([a, b, *others], model_record(model, method), lattice, seed, parameters, call)
+        names = {s: source.name for s, source in zip(PAIR, (first, second), strict=True) if source.library}
         frame, layers, measured, n_threads = insert(
             a,
             b,
@@ -152,9 +153,8 @@ def interpolate(
             context=dict(zip(beside, others, strict=True)),
             labels=shared_labels([a, b]),
             method=method,
-            model=model_record(model, method),
-            call=call,
-            lattice=io.common_lattice(a, b, pitch=pitch),
+            record={**record, "names": names} if names else record,
+            lattice=lattice,
             at=at,
             genes=genes,
             encoder=image_encoder(histology_encoder),
@@ -162,8 +162,6 @@ def interpolate(
             std=std,
             interval=interval,
             on_misfit=on_misfit,
-            parameters={"interval": interval, **first.parameters(), "digits": digits},
-            names={s: source.name for s, source in zip(PAIR, (first, second), strict=True) if source.library},
             device=device,
             seed=seed,
             key_added=key_added,

@@ -18,14 +18,14 @@ from tqdm.auto import tqdm
 from c2sti import _keys, _logging, _result, _validators, io, pair_check
 from c2sti._backed import in_memory
 from c2sti._docs import documented
-from c2sti._types import FloatArray, InterpolatedSection, Interpolator, Lattice, Prediction, SlicePair
+from c2sti._types import FloatArray, InterpolatedSection, Interpolator, Lattice, Prediction
 from c2sti.models import cells
 from c2sti.models._registry import available, name_of, resolve, sees_context
 from c2sti.models.gp import Describing, with_description
 from c2sti.ops import gaussian_operator
-from c2sti.pair_check import OnMisfit, check_on_misfit
+from c2sti.pair_check import OnMisfit
 from c2sti.tl._describe import call_of, model_record, provenance
-from c2sti.tl._gap import PAIR, check_key
+from c2sti.tl._gap import PAIR, check_settings
 from c2sti.tl._interpolate import _fractions
 from c2sti.tl._labels import note_carried, shared_labels
 from c2sti.uncertainty import BESIDE, ask
@@ -112,9 +112,8 @@ def interpolate_cells(
     (True, ['slice_a', 'slice_b'])
     """
     call = call_of(interpolate_cells, locals())
-    check_on_misfit(on_misfit)
-    check_key(key_added)
-    seed, device, method = _validators.seed(seed), available(device), resolve(model)
+    check_settings(key_added, on_misfit, seed)
+    seed, device, method = int(seed), available(device), resolve(model)
     if labels is not None and _validators.text(labels, "labels") in OWN:
         raise ValueError(f"labels={labels!r} is a column of the result itself; rename that of the sections")
     first, second, beside = io.pair_sources(
@@ -139,12 +138,15 @@ def interpolate_cells(
     a, b, *others = io.on_shared_genes([*pair, *(source.read(measured=True) for source in beside.values())])
     a, b = io.with_distinct_z(a, b)
     types = types_of(a, b, labels)
-    if counts:
-        _check_counts(a, b)
+    for g in (a, b):
+        if counts and not g.counts and g.beside is None:
+            raise ValueError(
+                f"{g.name} holds normalised expression, and counts=True needs counts; name their layer: layer='counts'"
+            )
     fractions = _fractions(n_slices, positions, a.z, b.z)
     what = f"interpolating {len(fractions)} section(s) of cells"
     with tqdm(total=len(fractions), desc=what, disable=not show_progress_bar) as bar:
-        gap = Gap.of(
+        gap = Gap(
             a,
             b,
             types,
@@ -160,14 +162,8 @@ def interpolate_cells(
         for p in fractions.tolist():
             made.append(gap.section(p, counts=counts, genes=wanted))
             bar.update()
-    record = provenance(
-        [a, b, *others],
-        model_record(model, method),
-        gap.pair.lattice,
-        seed,
-        {**first.parameters(), "labels": labels},
-        call,
-    )
+    parameters = {**first.parameters(), "labels": labels}
+    record = provenance([a, b, *others], model_record(model, method), gap.pair.lattice, seed, parameters, call)
     return _framed(gap, made, fractions, record, var if wanted is None else var.loc[wanted], labels, counts, key_added)
 
 
@@ -176,27 +172,11 @@ def interpolate_cells(
 
 @dataclass(frozen=True)
 class Types:
-    """Types of the cells of both sections.
+    """Types of the cells of both sections."""
 
-    Parameters
-    ----------
-    kind
-        Names; None where types are not asked for.
-    codes
-        (n_a,) and (n_b,) numbers of the types, −1 where unknown.
-    lonely
-        By type that one section alone has, that section.
-    """
-
-    kind: pd.CategoricalDtype | None
-    codes: tuple[NDArray[np.intp], NDArray[np.intp]]
-    lonely: Mapping[str, str]
-
-    @property
-    def together(self) -> NDArray[np.intp]:
-        """(n_a + n_b,) types from 0; what is unknown is a type of its own."""
-        codes = np.concatenate(self.codes)
-        return np.where(codes < 0, codes.max() + 1, codes)
+    kind: pd.CategoricalDtype | None  # None where types are not asked for
+    codes: tuple[NDArray[np.intp], NDArray[np.intp]]  # (n_a,) and (n_b,) numbers of the types, -1 where unknown
+    lonely: Mapping[str, str]  # by type that one section alone has, that section
 
 
 def types_of(a: io.SliceGrid, b: io.SliceGrid, labels: str | None) -> Types:
@@ -232,65 +212,14 @@ def types_of(a: io.SliceGrid, b: io.SliceGrid, labels: str | None) -> Types:
     return Types(kind, (first, second), lonely)
 
 
-def _check_counts(a: io.SliceGrid, b: io.SliceGrid) -> None:
-    for g in (a, b):
-        if not g.counts and g.beside is None:
-            raise ValueError(
-                f"{g.name} holds normalised expression, and counts=True needs counts; name their layer: layer='counts'"
-            )
-
-
 # ---- a gap between two sections
 
 
-@dataclass(frozen=True)
-class CellSection:
-    """An interpolated section of m cells.
-
-    Parameters
-    ----------
-    cells
-        (m,) numbers of the measured cells, those of the second section after those of the first.
-    xy
-        (m, 2) where they lie.
-    values
-        (m, N) log1p expression or counts.
-    """
-
-    cells: NDArray[np.intp]
-    xy: FloatArray
-    values: sp.csr_array
-
-
-@dataclass(frozen=True)
 class Gap:
     """Two sections of cells, and what a method says of both and of what lies between them."""
 
-    a: io.SliceGrid
-    b: io.SliceGrid
-    types: Types
-    pair: SlicePair
-    genes: pd.Index
-    method: Interpolator
-    ends: tuple[InterpolatedSection, InterpolatedSection]  # of a and of b, at the places of their own cells
-    fits: Mapping[str, float]
-    device: str
-    seed: int
-
-    @cached_property
-    def outlines(self) -> tuple[io.SliceGrid, io.SliceGrid]:
-        """Both sections as cells, however few they are: a hole between cells is not the end of the tissue."""
-        a, b = (replace(g, layout="cells", pitch=HOLE * cells.spacing(g.xy)) for g in (self.a, self.b))
-        return a, b
-
-    @cached_property
-    def lattice(self) -> Lattice:
-        """Bins on which outlines are interpolated."""
-        return io.common_lattice(*self.outlines)
-
-    @classmethod
-    def of(
-        cls,
+    def __init__(
+        self,
         a: io.SliceGrid,
         b: io.SliceGrid,
         types: Types,
@@ -300,51 +229,67 @@ class Gap:
         on_misfit: OnMisfit,
         device: str,
         seed: int,
-    ) -> Gap:
-        """Check and describe a pair."""
+    ) -> None:
         pair, genes = io.make_pair(a, b, context=context, lattice=io.common_lattice(a, b), judged=True)
         level, scales = io.level(a, b)
-        fits = pair_check.measure(pair.a, pair.b, pair.spacing, io.overlap(a, b), level)
-        pair_check.complain(fits, a.name, b.name, on_misfit, scales=scales, stacklevel=4)
+        self.fits = pair_check.measure(pair.a, pair.b, pair.spacing, io.overlap(a, b), level)
+        pair_check.complain(self.fits, a.name, b.name, on_misfit, scales=scales, stacklevel=4)
         pair = pair.in_memory()
         if isinstance(method, Describing):  # it is asked three times
             method = with_description(method, method.describe(pair, device=device, seed=seed).keeping())
-        places = np.concatenate([a.xy, b.xy])
-        found = _asked(method, pair, places, [BESIDE, 1 - BESIDE], device, seed).slices
-        n = len(a.xy)
-        ends = found[0].rows(slice(n)), found[1].rows(slice(n, None))
-        return cls(a, b, types, pair, genes, method, ends, fits, device, seed)
+        self.grids, self.types, self.pair, self.genes, self.seed = (a, b), types, pair, genes, seed
+        self.n_first = len(a.xy)
+        self.method = method
+        self.how: dict[str, Any] = {"device": device, "seed": seed}
+        # A hole between cells is not the end of the tissue: outlines are those of cells, however few there are.
+        first, last = (replace(g, layout="cells", pitch=HOLE * cells.spacing(g.xy)) for g in (a, b))
+        self.outlines, self.outline_bins = (first, last), io.common_lattice(first, last)
+        from_a, from_b = self._asked(np.concatenate([a.xy, b.xy]), [BESIDE, 1 - BESIDE]).slices
+        self.ends = from_a.rows(slice(self.n_first)), from_b.rows(slice(self.n_first, None))
 
-    def section(self, position: float, *, counts: bool = False, genes: pd.Index | None = None) -> CellSection:
-        """The cells at a position."""
+    def _asked(self, points: FloatArray, positions: Sequence[float]) -> Prediction:
+        return self.method(self.pair, points, positions, progress=lambda share: None, **self.how)
+
+    def section(
+        self, position: float, *, counts: bool = False, genes: pd.Index | None = None
+    ) -> tuple[NDArray[np.intp], FloatArray, sp.csr_array]:
+        """The m cells at a position.
+
+        Returns (m,) numbers of the measured cells, those of the second section after those of the first; (m, 2) where
+        they lie; and (m, N) log1p expression or counts.
+        """
         rng = np.random.default_rng([self.seed, int(np.float64(position).view(np.uint64))])
-        kept, xy = cells.chosen(self.candidates(position), rng)
-        rows = io.rows_of(*self.outlines, self.lattice, xy)
-        how: dict[str, Any] = {"device": self.device, "seed": self.seed, "std": False, "blind": rows.blind}
-        (there,) = ask(self.method, self.pair, xy, [position], **how)[0].slices
+        kept, xy = cells.chosen(self._candidates(position), rng)
+        rows = io.rows_of(*self.outlines, self.outline_bins, xy)
+        prediction, _ = ask(self.method, self.pair, xy, [position], std=False, blind=rows.blind, **self.how)
+        (there,) = prediction.slices
         wanted = np.arange(len(self.genes)) if genes is None else self.genes.get_indexer(genes)
-        n, first = len(self.a.xy), int(np.searchsorted(kept, len(self.a.xy)))
+        first = int(np.searchsorted(kept, self.n_first))
         parts: list[sp.csr_array] = []
-        for end, own, here in zip(
-            self.ends, (kept[:first], kept[first:] - n), (slice(first), slice(first, None)), strict=True
-        ):
-            around = _around(xy[here])
-            before, after = _averaged(end.rows(own), around), _averaged(there.rows(here), around)
+        for end, start, here in zip(self.ends, (0, self.n_first), (slice(first), slice(first, None)), strict=True):
+            # What a model says at a cell's own place has its noise in it, so that cells around are averaged.
+            around = sp.csr_array(np.eye(len(xy[here])))
+            if len(xy[here]) > 1:
+                around = gaussian_operator(xy[here], xy[here], AROUND * cells.spacing(xy[here]))
+            before, after = end.rows(kept[here] - start), there.rows(here)
+            before, after = (replace(found, weights=around @ found.weights) for found in (before, after))
             parts += self._values(kept[here], before, after, counts, wanted, rng)
-        return CellSection(kept, xy, sp.csr_array(sp.vstack(parts, format="csr")))
+        return kept, xy, sp.csr_array(sp.vstack(parts, format="csr"))
 
-    def candidates(self, position: float) -> cells.Candidates:
+    def _candidates(self, position: float) -> cells.Candidates:
         """All cells where they lie at a position, and the share of them that is kept."""
-        lattice, middle = self.pair.lattice, self.pair.lattice.centres[:1]
-        field = _asked(self.method, self.pair, middle, [position], self.device, self.seed).notes.get("displacement")
+        lattice = self.pair.lattice
+        field = self._asked(lattice.centres[:1], [position]).notes.get("displacement")
         field = None if field is None else field[0]
-        second = np.repeat([False, True], [len(self.a.xy), len(self.b.xy)])
-        xy = np.concatenate([_moved(g.xy, field, lattice, position, i) for i, g in enumerate((self.a, self.b))])
-        inside = io.rows_of(*self.outlines, self.lattice, xy).inside(position)
+        second = np.repeat([False, True], [len(g.xy) for g in self.grids])
+        xy = np.concatenate([_moved(g.xy, field, lattice, position, i) for i, g in enumerate(self.grids)])
+        inside = io.rows_of(*self.outlines, self.outline_bins, xy).inside(position)
         there = io.source_places(xy, field, lattice, position)
         covered = np.where(second, self.outlines[0].covers(there[0]), self.outlines[1].covers(there[1]))
         share = np.where(covered, np.where(second, position, 1 - position), 1.0)
-        return cells.Candidates(xy, second, self.types.together, np.where(inside, share, 0.0), self._nearest)
+        types = np.concatenate(self.types.codes)
+        types = np.where(types < 0, types.max() + 1, types)  # what is unknown is a type of its own
+        return cells.Candidates(xy, second, types, np.where(inside, share, 0.0), self._nearest)
 
     def _values(
         self,
@@ -360,47 +305,32 @@ class Gap:
         for start in range(0, len(kept), step):
             own, block = kept[start : start + step], slice(start, start + step)
             change = after.block(block, slice(None)) - before.block(block, slice(None))
-            if counts or self.a.counts:
+            if counts or self.grids[0].counts:
                 found = cells.moved_counts(self._counts[own], change, rng)
-                yield (found if counts else _logged(found))[:, genes]
+                if not counts:
+                    found = in_memory(io.log_normalise(found, np.asarray(found.sum(axis=1)).ravel()))
+                yield found[:, genes]
             else:
                 yield cells.moved_expression(self._expression[own], change)[:, genes]
 
     @cached_property
     def _nearest(self) -> FloatArray:
-        return np.concatenate([cells.nearest_cell(g.xy) for g in (self.a, self.b)])
+        return np.concatenate([cells.nearest_cell(g.xy) for g in self.grids])
 
     @cached_property
     def _expression(self) -> sp.csr_array:
         """(n, N) values of the cells of both sections, as the sections hold them."""
-        return sp.csr_array(sp.vstack([in_memory(io.values_of(g, self.genes)) for g in (self.a, self.b)], format="csr"))
+        return self._together(self.grids)
 
     @cached_property
     def _counts(self) -> sp.csr_array:
         """(n, N) counts of the cells of both sections."""
-        if self.a.counts:
+        if self.grids[0].counts:
             return self._expression
-        grids = (replace(g, values=g.beside, counts=True) for g in (self.a, self.b) if g.beside is not None)
+        return self._together([replace(g, values=g.beside, counts=True) for g in self.grids if g.beside is not None])
+
+    def _together(self, grids: Sequence[io.SliceGrid]) -> sp.csr_array:
         return sp.csr_array(sp.vstack([in_memory(io.values_of(g, self.genes)) for g in grids], format="csr"))
-
-
-def _around(xy: FloatArray) -> sp.csr_array:
-    """(m, m) weights of the cells around each: what a model says at a cell's own place has its noise in it, too."""
-    return gaussian_operator(xy, xy, AROUND * cells.spacing(xy)) if len(xy) > 1 else sp.csr_array(np.eye(len(xy)))
-
-
-def _averaged(section: InterpolatedSection, around: sp.csr_array) -> InterpolatedSection:
-    return replace(section, weights=around @ section.weights)
-
-
-def _logged(counts: sp.csr_array) -> sp.csr_array:
-    return in_memory(io.log_normalise(counts, np.asarray(counts.sum(axis=1)).ravel()))
-
-
-def _asked(
-    method: Interpolator, pair: SlicePair, points: FloatArray, positions: Sequence[float], device: str, seed: int
-) -> Prediction:
-    return method(pair, points, positions, device=device, seed=seed, progress=lambda share: None)
 
 
 def _moved(xy: FloatArray, field: FloatArray | None, lattice: Lattice, position: float, section: int) -> FloatArray:
@@ -418,7 +348,7 @@ def _moved(xy: FloatArray, field: FloatArray | None, lattice: Lattice, position:
 
 def _framed(
     gap: Gap,
-    made: Sequence[CellSection],
+    made: Sequence[tuple[NDArray[np.intp], FloatArray, sp.csr_array]],
     fractions: FloatArray,
     record: Mapping[str, Any],
     var: pd.DataFrame,
@@ -427,11 +357,12 @@ def _framed(
     key: str,
 ) -> AnnData:
     """The sections one below the other, with a record of how they were made."""
-    a, b = gap.a, gap.b
+    a, b = gap.grids
     inserted, depths = _keys.inserted(key, len(made)), np.array([0.0, *fractions, 1.0])
     z = depths if a.z is None or b.z is None else a.z + depths * (b.z - a.z)
-    own, n = np.concatenate([section.cells for section in made]), [len(section.cells) for section in made]
-    xy, depth = np.concatenate([section.xy for section in made]), np.repeat(z[1:-1], n)
+    of_each, places, values = zip(*made, strict=True)
+    n = [len(own) for own in of_each]
+    own, xy, depth = np.concatenate(of_each), np.concatenate(places), np.repeat(z[1:-1], n)
     obs = pd.DataFrame(
         {
             _keys.SECTION: pd.Categorical(np.repeat(inserted, n), categories=inserted, ordered=True),
@@ -442,7 +373,7 @@ def _framed(
         },
         index=[f"{name}_cell_{i}" for name, m in zip(inserted, n, strict=True) for i in range(m)],
     )
-    matrix = sp.csr_matrix(sp.vstack([section.values for section in made], format="csr"))
+    matrix = sp.csr_matrix(sp.vstack(values, format="csr"))
     if labels is not None:
         obs[labels] = pd.Categorical.from_codes(np.concatenate(gap.types.codes)[own], dtype=gap.types.kind)
     if counts:

@@ -22,7 +22,7 @@ from numpy.typing import NDArray
 from scipy.spatial import KDTree
 
 from c2sti import _keys, _logging, io
-from c2sti._types import FloatArray, Lattice
+from c2sti._types import FloatArray, SlicePair
 from c2sti.models.naive import WIDTH
 from c2sti.ops import gaussian_operator, nearest
 
@@ -51,11 +51,10 @@ def shared_labels(grids: Sequence[io.SliceGrid]) -> dict[str, Kind]:
     Refuses annotations that are unknown everywhere, labels in one section with numbers that are not whole in another,
     and tables whose columns differ, unless they are proportions.
     """
-    first = grids[0].annotations
     kinds: dict[str, Kind] = {}
-    for key in first.columns:
+    for key in grids[0].annotations.columns:  # no comprehension: warnings count the calls to that of the user
         kinds[key] = _kind(key, _having(key, grids))
-    for key in first.tables:
+    for key in grids[0].annotations.tables:
         kinds[key] = _table_kind(key, _having(key, grids))
     return kinds
 
@@ -67,21 +66,19 @@ def carry(
     labels: Mapping[str, Kind],
     *,
     displacement: Sequence[FloatArray] | None,
-    lattice: Lattice,
-    spacing: float,
+    pair: SlicePair,
     key_added: str,
 ) -> None:
     """Write the annotations of two sections, and of those interpolated between them, into a result.
 
-    `displacement` has a field for each interpolated section, see :func:`c2sti.io.source_places`; None where nothing
-    moves.
+    `displacement` has a field for each interpolated section, see :func:`c2sti.io.source_places`; None if nothing moves.
     """
     if not labels:
         return
     record, points = out.uns[key_added], np.asarray(out.obsm[_keys.SPATIAL])
     names, positions = [str(name) for name in record["inserted"]], record["positions"][1:-1]
     fields = [None] * len(names) if displacement is None else displacement
-    places = [io.source_places(points, field, lattice, p) for field, p in zip(fields, positions, strict=True)]
+    places = [io.source_places(points, field, pair.lattice, p) for field, p in zip(fields, positions, strict=True)]
     spots = [nearest(g.xy, points) for g in (a, b)]
     obs: dict[str, pd.Categorical | FloatArray] = {}
     for key, kind in labels.items():
@@ -91,7 +88,8 @@ def carry(
             resampled = np.where(tissue[:, None], known[spot], np.nan)
             _write(out, obs, _keys.annotation(name, key), resampled, kind, probabilities=False)
         for name, where, p in zip(names, places, positions, strict=True):
-            from_a, from_b = (_around(g.xy, v, at, spacing) for g, v, at in zip((a, b), values, where, strict=True))
+            from_a = _around(a.xy, values[0], where[0], pair.spacing)
+            from_b = _around(b.xy, values[1], where[1], pair.spacing)
             blended = _blend(from_a, from_b, p)
             if isinstance(kind, Table) and kind.shares:
                 blended /= blended.sum(axis=1, keepdims=True)
@@ -128,19 +126,12 @@ def note_carried(
 
 
 def stack_carried(
-    adata: AnnData,
-    stack: AnnData,
-    record: Mapping[str, Any],
-    names: Sequence[str],
-    rows: Sequence[NDArray[np.intp]],
+    adata: AnnData, stack: AnnData, record: Mapping[str, Any], rows: Mapping[str, NDArray[np.intp]]
 ) -> None:
-    """Write the annotations of a result into a stack of its sections, one column or table for all sections.
-
-    Of each of the sections `names` the stack has the `rows` of the result.
-    """
+    """Write the annotations of a result into a stack of some `rows` of its sections, one column or table for all."""
     for key in map(str, record.get(_keys.OBS_KEYS, ())):
-        at = [_keys.annotation(name, key) for name in names]
-        columns = [adata.obs[name].iloc[r] for name, r in zip(at, rows, strict=True)]
+        at = {_keys.annotation(name, key): own for name, own in rows.items()}
+        columns = [adata.obs[name].iloc[own] for name, own in at.items()]
         if not io.is_labels(columns[0]):
             stack.obs[key] = np.concatenate([column.to_numpy() for column in columns])
             continue
@@ -152,18 +143,18 @@ def stack_carried(
         codes = [pd.Categorical(column, dtype=kind).codes for column in columns]
         stack.obs[key] = pd.Categorical.from_codes(np.concatenate(codes), dtype=kind)
         values = [
-            adata.obsm[name].iloc[r].to_numpy() if name in adata.obsm else _one_hot(code, len(every))
-            for name, r, code in zip(at, rows, codes, strict=True)
+            adata.obsm[name].iloc[own].to_numpy() if name in adata.obsm else _one_hot(code, len(every))
+            for (name, own), code in zip(at.items(), codes, strict=True)
         ]
         stack.obsm[key] = _frame(np.concatenate(values), every, stack.obs_names)
         colours: dict[str, str] = {}
         for name, column in zip(at, columns, strict=True):
-            given = map(str, adata.uns.get(_keys.colours(name), ()))
-            colours = dict(zip(column.cat.categories, given, strict=False)) | colours
+            given = adata.uns.get(_keys.colours(name), ())
+            colours = dict(zip(column.cat.categories, map(str, given), strict=False)) | colours
         if colours:
             stack.uns[_keys.colours(key)] = np.array([colours.get(label, GREY) for label in every])
     for key in map(str, record.get(_keys.OBSM_KEYS, ())):
-        parts = [adata.obsm[_keys.annotation(name, key)].iloc[r] for name, r in zip(names, rows, strict=True)]
+        parts = [adata.obsm[_keys.annotation(name, key)].iloc[own] for name, own in rows.items()]
         stack.obsm[key] = pd.concat(parts).set_axis(stack.obs_names)
 
 
@@ -335,7 +326,7 @@ def _one_hot(codes: NDArray[np.integer], n: int) -> FloatArray:
 def _around(xy: FloatArray, values: FloatArray, places: FloatArray, spacing: float) -> FloatArray:
     """(M, C) Gaussian mean of what is known around places; NaN where nothing is."""
     known, mean = np.isfinite(values), np.full((len(places), values.shape[1]), np.nan)
-    for of_spots in np.unique(known, axis=1).T:  # columns that are known of the same spots; as a rule that is all
+    for of_spots in np.unique(known, axis=1).T:  # columns known of the same spots; as a rule that is all
         if of_spots.any():
             columns = (known == of_spots[:, None]).all(axis=0)
             near = KDTree(xy[of_spots]).query(places)[0] <= NEAR * spacing

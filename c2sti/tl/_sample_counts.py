@@ -15,10 +15,11 @@ from scipy.spatial import KDTree
 from c2sti import _keys, _logging, _result, _validators, counts, io
 from c2sti._types import TARGET_SUM, FloatArray, Lattice
 from c2sti.tl._describe import call_of, neighbours_of
-from c2sti.tl._to_slices import frame_of_stack
+from c2sti.tl._to_slices import stack_of
 
 SAME_PLACE = 1e-3  # of a bin: rows of two sections this near are one bin
 TOTAL_COUNTS = "total_counts"  # obs, by scanpy's convention
+HOW = "negative binomial around the interpolated values, with the neighbours' noise"
 
 
 def sample_counts(
@@ -31,9 +32,8 @@ def sample_counts(
 ) -> AnnData:
     """Draw counts for interpolated sections, as noisy as those that were measured beside them.
 
-    The counts are a *sample* for tools that take counts only: they hold no more information than the interpolated
-    section and its neighbours. Tests on them find about as much as on a measured section, where those on interpolated
-    values find far too much; but they are no new evidence: do not count them as a replicate.
+    The counts are a *sample* for tools that take counts only. Tests on them find about as much as on a measured
+    section, those on interpolated values far too much. They are no new evidence: do not count them as a replicate.
 
     Parameters
     ----------
@@ -57,10 +57,8 @@ def sample_counts(
     - ``X``: CSR float32, whole numbers.
     - ``obs["total_counts"]``: their sum over the genes returned (``obs["c2sti_total_counts"]`` where an annotation
       called "total_counts" was carried along); ``obs["library_size"]``: the size, over all genes that were measured,
-      that the row was drawn with; ``obs["section"]``, ``obs["inserted"]`` (True), ``obs["z"]``, annotations;
-      ``obsm["spatial"]``, ``obsm["spatial_3d"]``.
-    - ``uns["spatial"]``: the H&E of each section. ``uns["c2sti"]``: provenance of the result, ``synthetic: True``, and
-      in ``"counts"`` the seed and the method.
+      that the row was drawn with.
+    - ``uns["c2sti"]``: provenance of the result, ``synthetic: True``, and in ``"counts"`` the seed and the method.
 
     Raises
     ------
@@ -71,11 +69,8 @@ def sample_counts(
 
     Notes
     -----
-    Counts are negative binomial; ``c2sti/counts.py`` has the model. Library sizes are those of nearby measured spots,
-    on a level between the two sections; shares of genes come from the interpolated values, corrected for the difference
-    between the mean of a logarithm and the logarithm of a mean; dispersions are those of the neighbours' counts; and
-    what genes share beyond a smooth section, along up to 20 axes, is drawn for all of them together, so that
-    co-expression is kept. docs/experiments.md compares drawn counts with held-out sections.
+    Counts are negative binomial, with library sizes and dispersions of the neighbours' counts; ``c2sti/counts.py`` has
+    the model. docs/experiments.md compares drawn counts with held-out sections.
 
     Examples
     --------
@@ -88,30 +83,37 @@ def sample_counts(
     """
     call = call_of(sample_counts, locals())
     record = _record(adata, key)
-    lattice = _result.lattice_of(record, key)
     seed = _validators.seed(seed)
     wanted = _sections(record, sections)
     chosen = np.arange(adata.n_vars)
     if genes is not None:
         chosen = adata.var_names.get_indexer(_result.genes_of(genes, adata.var_names, adata.var))
-    frame = adata[:, :0] if _keys.SECTION in adata.obs else frame_of_stack(adata[:, :0], key)
-    label = frame.obs[_keys.SECTION].astype(str).to_numpy()
-    drawn, sizes = [], []
-    for name in wanted:
-        place = _place(adata, frame, record, lattice, name)
-        found, library = counts.draw(place, counts.fit(place, seed), seed=seed, genes=chosen)
-        drawn.append(found)
-        sizes.append(library)
-    rows = np.concatenate([np.flatnonzero(label == name) for name in wanted])
-    obs, totals = frame.obs.iloc[rows].copy(), _result.free_name(TOTAL_COUNTS, frame.obs)
-    matrix = sp.csr_matrix(sp.vstack(drawn, format="csr"))
-    obs[_keys.LIBRARY_SIZE] = np.concatenate(sizes)
+    stack = adata if _keys.SECTION in adata.obs else stack_of(adata, key)
+    section = stack.obs[_keys.SECTION].astype(str).to_numpy()
+    for name in wanted if stack is adata else ():
+        for neighbour in neighbours_of(record, name)[:2]:
+            if neighbour not in section:
+                raise ValueError(
+                    f"{neighbour!r}, beside {name!r}, is not in the stack, and the noise of counts is learnt from it; "
+                    "include its z as well: at_z=[…]"
+                )
+    places = [_place(stack, section, record, key, name) for name in wanted]
+    drawn = [counts.draw(place, counts.fit(place, seed), seed=seed, genes=chosen) for place in places]
+    rows = np.concatenate([np.flatnonzero(section == name) for name in wanted])
+    obs, totals = stack.obs.iloc[rows].copy(), _result.free_name(TOTAL_COUNTS, stack.obs)
+    matrix = sp.csr_matrix(sp.vstack([found for found, _ in drawn], format="csr"))
+    obs[_keys.LIBRARY_SIZE] = np.concatenate([library for _, library in drawn])
     obs[totals] = np.asarray(matrix.sum(axis=1), dtype=np.float64).ravel()
-    obs[_keys.SECTION] = pd.Categorical(label[rows], categories=wanted, ordered=True)
-    obsm = {k: v.iloc[rows] if isinstance(v, pd.DataFrame) else np.asarray(v)[rows] for k, v in frame.obsm.items()}
-    uns = {k: v for k, v in frame.uns.items() if k.endswith(_keys.colours(""))}
-    uns[_keys.SPATIAL] = {n: v for n, v in frame.uns.get(_keys.SPATIAL, {}).items() if n in wanted}
-    uns[key] = _provenance(record, wanted, seed, call)
+    obs[_keys.SECTION] = pd.Categorical(section[rows], categories=wanted, ordered=True)
+    obsm = {k: v.iloc[rows] if isinstance(v, pd.DataFrame) else np.asarray(v)[rows] for k, v in stack.obsm.items()}
+    uns = {k: v for k, v in stack.uns.items() if k.endswith(_keys.colours(""))}
+    uns[_keys.SPATIAL] = {n: v for n, v in stack.uns.get(_keys.SPATIAL, {}).items() if n in wanted}
+    uns[key] = {
+        **{k: v for k, v in _result.record_of_some(record, wanted).items() if k != _keys.STATISTICS},
+        "expression": "counts, drawn",
+        "calls": np.array([*map(str, record.get("calls", ())), call], dtype=str),
+        _keys.COUNTS: {"seed": seed, "how": HOW},
+    }
     out = AnnData(X=matrix, obs=obs, var=adata.var.iloc[chosen].copy(), obsm=obsm, uns=uns)
     if totals != TOTAL_COUNTS:
         _logging.warning(
@@ -139,17 +141,12 @@ def _record(adata: AnnData, key: str) -> Mapping[str, Any]:
             "adata is a section of c2sti.tl.slice_series, without the measured sections that the noise of counts is "
             "learnt from; draw counts of the stack of c2sti.tl.interpolate_series"
         )
-    stacked = _keys.SECTION in adata.obs
-    for column in [_keys.LIBRARY_SIZE] if stacked else map(_keys.library_size, (_keys.SLICE_A, _keys.SLICE_B)):
-        if column not in adata.obs:
-            raise ValueError(
-                f"obs has no column {column!r}, which counts are drawn by; make the result again with this version of "
-                "c2sti"
-            )
-    if stacked:
+    if _keys.SECTION in adata.obs:
         _result.check_stack(adata)
+        columns = [_keys.LIBRARY_SIZE]
     else:
-        _result.check_sections(adata, [str(name) for name in record["sections"]])
+        columns = [_keys.library_size(name) for name in (_keys.SLICE_A, _keys.SLICE_B)]
+    _result.check_parts(adata, obs=columns)
     return record
 
 
@@ -163,26 +160,22 @@ def _sections(record: Mapping[str, Any], sections: str | Sequence[str] | None) -
     return [name for name in inserted if name in wanted]
 
 
-def _place(adata: AnnData, frame: AnnData, record: Mapping[str, Any], lattice: Lattice, name: str) -> counts.Place:
+def _place(stack: AnnData, section: NDArray[Any], record: Mapping[str, Any], key: str, name: str) -> counts.Place:
     """An interpolated section with its measured neighbours at the rows that it shares with them."""
-    section, places = frame.obs[_keys.SECTION].to_numpy(), np.asarray(frame.obsm[_keys.SPATIAL])
+    places, lattice = np.asarray(stack.obsm[_keys.SPATIAL]), _result.lattice_of(record, key)
     xy = places[section == name]
     first, second, p = neighbours_of(record, name)
     sides = []
     for neighbour, weight in ((first, 1 - p), (second, p)):
         rows = section == neighbour
-        if _keys.SECTION in adata.obs and not rows.any():
-            raise ValueError(
-                f"{neighbour!r}, beside {name!r}, is not in the stack, and the noise of counts is learnt from it; "
-                "include its z as well: at_z=[…]"
-            )
-        library = frame.obs[_keys.LIBRARY_SIZE].to_numpy(dtype=np.float64)[rows]
+        library = stack.obs[_keys.LIBRARY_SIZE].to_numpy(dtype=np.float64)[rows]
         together = _standing_for(places[rows], xy, lattice, spots="neighbours" in record)
         (shared,) = np.nonzero(together.sum(axis=1) > 0)
         together = together[shared]
-        found = _counts_of(_values_of(adata, neighbour), library, together)
+        found = _counts_of(_values_of(stack, rows), library, together)
         sides.append(counts.Measured(shared, together @ library, found, weight))
-    return counts.Place(name, xy, list(map(str, adata.var_names)), _values_of(adata, name), (sides[0], sides[1]))
+    values = _values_of(stack, section == name)
+    return counts.Place(name, xy, list(map(str, stack.var_names)), values, (sides[0], sides[1]))
 
 
 def _standing_for(measured: FloatArray, bins: FloatArray, lattice: Lattice, *, spots: bool) -> sp.csr_array:
@@ -196,12 +189,13 @@ def _standing_for(measured: FloatArray, bins: FloatArray, lattice: Lattice, *, s
     return sp.csr_array((np.ones(len(row)), (row, at[row])), shape=(len(bins), len(measured)))
 
 
-def _values_of(adata: AnnData, name: str) -> Callable[[NDArray[np.intp]], FloatArray]:
-    """Gives (m, n) values of some genes in the rows of a section; they may be dense, sparse, or on disk still."""
-    stacked = _keys.SECTION in adata.obs
-    matrix = adata.X if stacked else adata.layers[name]
-    rows = np.flatnonzero(adata.obs[_keys.SECTION] == name if stacked else adata.obs[_keys.tissue(name)])
-    matrix = matrix.tocsc() if sp.issparse(matrix) else matrix
+def _values_of(stack: AnnData, rows: NDArray[np.bool_]) -> Callable[[NDArray[np.intp]], FloatArray]:
+    """Gives (m, n) values of some genes in some rows; they may be dense, sparse, lazy, or on disk still."""
+    matrix = stack.X
+    if hasattr(matrix, "compute"):  # the other rows are not computed
+        matrix, rows = matrix[np.flatnonzero(rows)], np.ones(rows.sum(), dtype=bool)
+    elif sp.issparse(matrix):
+        matrix = matrix.tocsc()
 
     def values(genes: NDArray[np.intp]) -> FloatArray:
         first, last = int(genes.min(initial=0)), int(genes.max(initial=-1))
@@ -217,17 +211,3 @@ def _counts_of(
 ) -> Callable[[NDArray[np.intp]], FloatArray]:
     """Gives (m, n) counts behind log1p expression, those of the spots that stand for each row together."""
     return lambda genes: together @ np.rint(np.expm1(values(genes).astype(np.float64)) / TARGET_SUM * library[:, None])
-
-
-def _provenance(record: Mapping[str, Any], sections: Sequence[str], seed: int, call: str) -> dict[str, Any]:
-    """That of the result, of what is left of it, and how counts were drawn."""
-    kept = {k: v for k, v in _result.record_of_some(record, sections).items() if k != _keys.STATISTICS}
-    return {
-        **kept,
-        "expression": "counts, drawn",
-        "calls": np.array([*map(str, record.get("calls", ())), call], dtype=str),
-        _keys.COUNTS: {
-            "seed": seed,
-            "how": "negative binomial around the interpolated values, with the neighbours' noise",
-        },
-    }

@@ -9,32 +9,36 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
+from itertools import chain
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import anndata as ad
 import numpy as np
 import pandas as pd
 import torch
 from anndata import AnnData
+from numpy.typing import NDArray
 from tqdm.auto import tqdm
 
-from c2sti import _keys, _logging, _result, _validators, io
+from c2sti import _keys, _logging, _result, _validators, io, ops
 from c2sti._docs import documented
-from c2sti._types import FloatArray, Interpolator
+from c2sti._types import FloatArray, Interpolator, Lattice
 from c2sti.models._registry import available, resolve, sees_context
 from c2sti.models.components import describe
 from c2sti.models.gp import Describing
-from c2sti.pair_check import OnMisfit, check_on_misfit
+from c2sti.pair_check import OnMisfit
 from c2sti.tl._describe import call_of, model_record, provenance
-from c2sti.tl._gap import SHARES, check_key, check_level, insert, shares_of
-from c2sti.tl._labels import note_carried, shared_labels
+from c2sti.tl._gap import SHARES, check_settings, insert, shares_of
+from c2sti.tl._labels import Kind, carry_measured, note_carried, shared_labels
 from c2sti.tl._series_z import MEASURED, places_of, read_series, z_wanted
-from c2sti.tl._stack import Part, measured_part, parts_of_gap, stacked
+from c2sti.tl._to_slices import frame_of_stack
 
 if TYPE_CHECKING:
     from spatialdata import SpatialData
 
 MOST_SECTIONS = 12  # that are described together
+SUPPORTS = ["measured", "both", "a", "b", "none"]
 
 
 @documented
@@ -114,16 +118,13 @@ def interpolate_series(
     [0.0, 100.0, 175.0, 250.0]
     """
     call = call_of(interpolate_series, locals())  # before there are other names than those of the arguments
-    check_level(interval)
-    check_on_misfit(on_misfit)
-    check_key(key_added)
+    check_settings(key_added, on_misfit, seed, interval)
     if key_added == MEASURED:
         raise ValueError(f"key_added={key_added!r} is what measured sections are called; choose another name")
-    _validators.seed(seed)
     limit = io.memory_of(max_memory)
-    n_context, device = _validators.whole(n_context, "n_context", least=0), available(device)
-    method = resolve(model)
-    described_model = model_record(model, method)
+    device, method = available(device), resolve(model)
+    n_context = _validators.whole(n_context, "n_context", least=0)
+    n_context = n_context if sees_context(method) else 0
     found = io.sources(
         slices,
         least=2,
@@ -145,30 +146,29 @@ def interpolate_series(
         labels, var = shared_labels(grids), io.shared_var(grids)
         if genes is not None:
             var = var.loc[_result.genes_of(genes, var.index, var, "all sections")]
-        n_context = n_context if sees_context(method) else 0
-        measured = places["first"][places["position"] == 0]
-        parts = {name: measured_part(grids[i], name, lattice, var, labels) for name, i in measured.items()}
-        how = {
-            "method": method,
-            "model": described_model,
-            "lattice": lattice,
-            "genes": var.index,
-            "device": device,
-            "seed": seed,
-            "key_added": key_added,
-            "labels": labels,
-            "with_graphs": False,
-            "std": std,
-            "interval": interval,
-            "on_misfit": on_misfit,
-        }
-        interpolated, fits = _interpolated(grids, places, zs, n_context, show_progress_bar, how)
+        measured, inserted = places[places["position"] == 0], places[places["position"] > 0]
+        parts = {name: measured_part(grids[i], name, lattice, var, labels) for name, i in measured["first"].items()}
+        interpolated, checks = filled(
+            grids,
+            zs,
+            [(of_gap, None, None) for _, of_gap in inserted.groupby("first")],
+            n_context=n_context,
+            show_progress_bar=show_progress_bar,
+            method=method,
+            lattice=lattice,
+            genes=var.index,
+            device=device,
+            seed=seed,
+            key_added=key_added,
+            labels=labels,
+            std=std,
+            interval=interval,
+            on_misfit=on_misfit,
+        )
         parts |= interpolated
-        checks = {f"{own[first]} to {own[first + 1]}": fit for first, fit in fits.items()}
         parameters = {**found[0].parameters(), "n_context": n_context, "spacing": spacing, "interval": interval}
-        record = {_keys.PAIR_CHECK: pd.DataFrame.from_dict(checks, orient="index")}
-        record |= provenance(grids, described_model, lattice, seed, parameters, call)
-        stack = stacked(parts, places, own, lattice, key_added, record)
+        record = provenance(grids, model_record(model, method), lattice, seed, parameters, call)
+        stack = stacked(parts, places, checks, own, lattice, key_added, record)
         note_carried(stack, grids, labels, key_added)
         values = [parts[name].values for name in places.index]
         _logging.info(
@@ -203,87 +203,206 @@ def described_together(gaps: Sequence[int], n_sections: int, n_context: int) -> 
         left = left[len(own) :]
 
 
-def _interpolated(
+def filled(
     grids: Sequence[io.SliceGrid],
-    places: pd.DataFrame,
     zs: FloatArray,
+    wanted: Sequence[tuple[pd.DataFrame, FloatArray | None, NDArray[np.intp] | None]],
+    *,
     n_context: int,
     show_progress_bar: bool,
-    how: Mapping[str, Any],
+    method: Interpolator,
+    lattice: Lattice,
+    device: str,
+    seed: int,
+    key_added: str,
+    on_misfit: OnMisfit,
+    **how: Any,
 ) -> tuple[dict[str, Part], dict[int, dict[str, float]]]:
-    """The interpolated sections by name, and the pair check of each gap by its first section.
-
-    `how` has keywords of :func:`c2sti.tl._gap.insert` that are the same for all gaps.
-    """
-    inserted = places[places["position"] > 0]
-    parts: dict[str, Part] = {}
-    fits: dict[int, dict[str, float]] = {}
-    gaps = {first: inserted[inserted["first"] == first] for first in np.unique(inserted["first"]).tolist()}
-    wanted = [Wanted(first, list(inside.index), inside["position"].to_numpy()) for first, inside in gaps.items()]
-    for one, frame, layers in each_gap(grids, zs, wanted, n_context, show_progress_bar, how):
-        parts |= parts_of_gap(frame, layers, one.names, how["key_added"])
-        fits[one.first] = frame.uns[how["key_added"]][_keys.PAIR_CHECK]
-    return parts, fits
-
-
-@dataclass(frozen=True)
-class Wanted:
-    """Sections wanted between two measured ones.
+    """What is wanted in each gap, by name, and the pair check of each gap by its first section.
 
     Parameters
     ----------
-    first
-        Place of the upper neighbour in the series.
-    names, positions
-        Of the sections; positions are (S,), increasing.
-    at
-        (M, 2) points that are wanted; None for the bins of the tissue.
+    grids, zs
+        The series.
+    wanted
+        Rows of :func:`places_of` that lie in one gap and are interpolated together; the (M, 2) points of all of them,
+        and which row each point is of, or None twice for the bins of the tissue. Of rows with points those are left
+        out that have none in the tissue. A gap that is wanted twice is warned of once.
+    n_context
+        Sections on either side of a pair that are its context.
+    method, lattice, device, seed, key_added, on_misfit, how
+        As of :func:`c2sti.tl._gap.insert`, for all gaps.
     """
-
-    first: int
-    names: list[str]
-    positions: FloatArray
-    at: FloatArray | None = None
-
-
-def each_gap(
-    grids: Sequence[io.SliceGrid],
-    zs: FloatArray,
-    wanted: Sequence[Wanted],
-    n_context: int,
-    show_progress_bar: bool,
-    how: Mapping[str, Any],
-) -> Iterator[tuple[Wanted, AnnData, io.Layers]]:
-    """What is wanted in each gap, in order of `first`, and what :func:`c2sti.tl._gap.insert` gives for it.
-
-    `how` has keywords of that function that are the same for all gaps. A gap that is wanted twice is warned of once.
-    """
-    gaps = list(dict.fromkeys(one.first for one in wanted))
-    method, lattice = how["method"], how["lattice"]
-    what = f"interpolating {sum(len(one.names) for one in wanted)} section(s)"
+    parts: dict[str, Part] = {}
+    checks: dict[int, dict[str, float]] = {}
+    firsts = [int(places["first"].iloc[0]) for places, *_ in wanted]
+    what = f"interpolating {sum(len(places) for places, *_ in wanted)} section(s)"
     with tqdm(total=100 * len(wanted), desc=what, bar_format=SHARES, disable=not show_progress_bar) as bar:
-        for of_window, window in described_together(gaps, len(grids), n_context):
+        for gaps, window in described_together(list(dict.fromkeys(firsts)), len(grids), n_context):
             described = None
             if isinstance(method, Describing):
                 sections, spacing, keys = io.make_sections([grids[i] for i in window], lattice)
-                described = describe(
-                    sections, spacing, keys, method.settings, device=how["device"], seed=how["seed"]
-                ).keeping()
-            known: set[int] = set()
-            for one in (one for one in wanted if one.first in of_window):
-                first, (above, below) = one.first, zs[one.first : one.first + 2]
-                around = range(max(first - n_context, 0), min(first + 2 + n_context, len(grids)))
-                beside = [i for i in around if i not in (first, first + 1)]
+                described = describe(sections, spacing, keys, method.settings, device=device, seed=seed).keeping()
+            for first, (places, at, place_of_each) in zip(firsts, wanted, strict=True):
+                if first not in gaps:
+                    continue
+                above, below = zs[first : first + 2]
+                around = [*range(max(first - n_context, 0), first), *range(first + 2, len(grids))[:n_context]]
                 frame, layers, *_ = insert(
                     grids[first],
                     grids[first + 1],
-                    one.positions,
-                    at=one.at,
-                    context={float((zs[i] - above) / (below - above)): grids[i] for i in beside},
+                    places["position"].to_numpy(),
+                    at=at,
+                    context={float((zs[i] - above) / (below - above)): grids[i] for i in around},
+                    method=method,
+                    lattice=lattice,
+                    device=device,
+                    seed=seed,
+                    key_added=key_added,
+                    on_misfit="ignore" if first in checks else on_misfit,
                     progress=shares_of(bar),
                     description=None if described is None else described.between(above, below),
-                    stacklevel=6,
-                    **{**how, "on_misfit": "ignore" if first in known else how["on_misfit"]},
+                    stacklevel=5,
+                    **how,
                 )
-                known.add(first)
-                yield one, frame, layers
+                checks.setdefault(first, frame.uns[key_added][_keys.PAIR_CHECK])
+                if place_of_each is not None:
+                    for i, name in enumerate(layers.names):
+                        frame.obs[_keys.tissue(name)] &= place_of_each == i
+                found = parts_of_gap(frame, layers, list(places.index), key_added)
+                parts |= {name: part for name, part in found.items() if at is None or part.rows.n_obs}
+    return parts, checks
+
+
+# ---- sections as rows of a stack, in order of z
+
+
+@dataclass(frozen=True)
+class Part:
+    """One section of the stack: its rows without values, its values, and columns of `obs` of its spots."""
+
+    rows: AnnData
+    values: io.StackPart
+    obs: pd.DataFrame | None = None
+
+
+def measured_part(g: io.SliceGrid, name: str, lattice: Lattice, var: pd.DataFrame, labels: Mapping[str, Kind]) -> Part:
+    """A measured section: its own spots."""
+    values = io.values_of(g, var.index)
+    rows = AnnData(
+        obs=pd.DataFrame({_keys.SUPPORT: "measured"}, index=g.names), var=var.copy(), obsm={_keys.SPATIAL: g.xy.copy()}
+    )
+    if g.counts:
+        values = io.log_normalise(values, g.library)
+        rows.obs[_keys.LIBRARY_SIZE] = g.library
+    carry_measured(rows, g, labels)
+    image = io.section_image(g.image, lattice)
+    spot = ops.spacing(g.xy) if len(np.unique(g.xy, axis=0)) > 1 else lattice.pitch
+    rows.uns[_keys.SPATIAL] = io.library_of_sections({name: image}, name, spot, lattice.centres)
+    return Part(rows, values, g.obs)
+
+
+def parts_of_gap(frame: AnnData, layers: io.Layers, names: Sequence[str], key: str) -> dict[str, Part]:
+    """The interpolated sections of one gap, each by its name in the whole series."""
+    sections = frame_of_stack(frame, key)
+    painted = frame.uns[key][_keys.VIRTUAL_HISTOLOGY]
+    parts = {}
+    for i, (in_gap, name) in enumerate(zip(layers.names, names, strict=True)):
+        rows = sections[(sections.obs[_keys.SECTION] == in_gap).to_numpy()].copy()
+        rows.obs = rows.obs.drop(columns=[_keys.SECTION, _keys.INSERTED, _keys.Z]).astype({_keys.SUPPORT: str})
+        rows.uns = {_keys.SPATIAL: rows.uns[_keys.SPATIAL][in_gap], _keys.VIRTUAL_HISTOLOGY: in_gap in painted}
+        del rows.obsm[_keys.SPATIAL_3D]
+        inside = np.flatnonzero(frame.obs[_keys.tissue(in_gap)].to_numpy())
+        parts[name] = Part(rows, layers.section(i, inside, name))
+    return parts
+
+
+def stacked(
+    parts: Mapping[str, Part],
+    places: pd.DataFrame,
+    checks: Mapping[int, Mapping[str, float]],
+    own: Sequence[str],
+    lattice: Lattice,
+    key: str,
+    record: Mapping[str, Any],
+) -> AnnData:
+    """All sections in order of z, without their values; `checks` are the pair checks of gaps by their first section."""
+    names = list(places.index)
+    lengths = [parts[name].rows.n_obs for name in names]
+    stack = ad.concat({name: parts[name].rows for name in names}, index_unique="-", merge="same")
+    expected = [part.rows.var[_keys.EXPECTED_PCC] for part in parts.values() if _keys.EXPECTED_PCC in part.rows.var]
+    if expected:  # of each interpolated section: that of its gap
+        stack.var[_keys.EXPECTED_PCC] = np.mean(expected, axis=0)
+    xy, z = np.asarray(stack.obsm[_keys.SPATIAL]), np.repeat(places["z"].to_numpy(), lengths)
+    bins = lattice.bins(xy)
+    row, column = np.where(bins >= 0, np.divmod(bins, lattice.shape[1]), -1)
+    front = pd.DataFrame(
+        {
+            _keys.SECTION: pd.Categorical(np.repeat(names, lengths), categories=names, ordered=True),
+            _keys.INSERTED: np.repeat(places["position"].to_numpy() > 0, lengths),
+            _keys.Z: z,
+            "array_row": row,
+            "array_col": column,
+            _keys.SUPPORT: pd.Categorical(stack.obs[_keys.SUPPORT], categories=SUPPORTS),
+        },
+        index=stack.obs_names,
+    )
+    stack.obs = front.join(stack.obs.drop(columns=_keys.SUPPORT))
+    _add_columns_of_spots(stack, {name: parts[name].obs for name in names})
+    of_bins = [f"{name}_{r}_{c}" for name, r, c in zip(stack.obs[_keys.SECTION], row, column, strict=True)]
+    stack.obs_names = pd.Index(np.where(stack.obs[_keys.INSERTED], of_bins, _names_of_spots(parts, names)))
+    stack.obsm[_keys.SPATIAL_3D] = np.column_stack([xy, z])
+    inserted = places[places["position"] > 0]
+    scale = _result.log1p_of(record)
+    if scale is not None:
+        stack.uns[_keys.LOG1P] = scale
+    stack.uns[_keys.SPATIAL] = {name: parts[name].rows.uns[_keys.SPATIAL] for name in names}
+    painted = [name for name in inserted.index if parts[name].rows.uns[_keys.VIRTUAL_HISTOLOGY]]
+    stack.uns[key] = {
+        "synthetic": len(inserted) > 0,
+        **({_keys.STATISTICS: _result.STATISTICS} if len(inserted) else {}),
+        "sections": names,
+        "inserted": list(inserted.index),
+        "z": places["z"].to_numpy(),
+        "slices": np.array(own),
+        "neighbours": pd.DataFrame(
+            {"a": inserted["first"], "b": inserted["first"] + 1, "position": inserted["position"]}
+        ),
+        "genes": stack.var_names.to_numpy(dtype=str),
+        "lattice": io.lattice_as_dict(lattice),
+        _keys.VIRTUAL_HISTOLOGY: np.array(painted, dtype=str),
+        _keys.PAIR_CHECK: pd.DataFrame.from_dict(
+            {f"{own[first]} to {own[first + 1]}": check for first, check in checks.items()}, orient="index"
+        ),
+        **{k: v for k, v in record.items() if k != _keys.LOG1P},
+    }
+    return stack
+
+
+def _names_of_spots(parts: Mapping[str, Part], names: Sequence[str]) -> list[str]:
+    """Names of all rows: of spots their own, behind that of the section where names occur in two sections."""
+    own = [parts[name].rows.obs_names.astype(str) for name in names]
+    spots = [called for name, called in zip(names, own, strict=True) if parts[name].obs is not None]
+    alike = bool(spots) and not spots[0].append(spots[1:]).is_unique
+    return [f"{name}_{one}" if alike else one for name, called in zip(names, own, strict=True) for one in called]
+
+
+def _add_columns_of_spots(stack: AnnData, of_each: Mapping[str, pd.DataFrame | None]) -> None:
+    """Add the columns that the measured sections have of their own; missing in the others."""
+    section = stack.obs[_keys.SECTION].astype(str)
+    tables = {name: table for name, table in of_each.items() if table is not None}
+    kinds = {"b": "boolean", "i": "float64", "u": "float64"}  # by those that cannot be missing in some rows
+    for column in dict.fromkeys(chain.from_iterable(tables.values())):
+        if column in stack.obs:
+            continue
+        having = {name: table[column] for name, table in tables.items() if column in table}
+        labels = [isinstance(values.dtype, pd.CategoricalDtype) for values in having.values()]
+        together = pd.concat(
+            [
+                values.astype(object if is_label else kinds.get(values.dtype.kind, values.dtype))
+                for values, is_label in zip(having.values(), labels, strict=True)
+            ]
+        )
+        together.index = stack.obs_names[section.isin(list(having))]
+        joined = together.reindex(stack.obs_names)
+        stack.obs[column] = joined.astype("category") if any(labels) else joined

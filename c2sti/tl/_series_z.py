@@ -16,7 +16,7 @@ MOST_Z = 10_000  # more are a spacing in the wrong unit
 MEASURED = "slice"  # that names of measured sections begin with
 
 
-def z_of(grids: Sequence[io.SliceGrid], z: Sequence[float] | None) -> FloatArray:
+def _z_of(grids: Sequence[io.SliceGrid], z: Sequence[float] | None) -> FloatArray:
     """(n_sections,) increasing z: those given, or those that the sections carry."""
     if z is None:
         without = [g.name for g in grids if g.z is None]
@@ -25,20 +25,15 @@ def z_of(grids: Sequence[io.SliceGrid], z: Sequence[float] | None) -> FloatArray
                 f"{', '.join(without)} carry no z; give z=[…] in µm, one a section, or put it into obs['z_um']"
             )
         z = [g.z for g in grids if g.z is not None]
-        _warn_of_unit(grids)
+        unnamed = [g.name for g in grids if g.obs is not None and _keys.Z_UM not in g.obs and _keys.Z in g.obs]
+        if unnamed:  # a stack lays z beside x and y
+            _logging.warning(
+                f"obs['z'] of {', '.join(unnamed)} names no unit, and obsm['spatial_3d'] has it beside x and y as it "
+                "is. Put z in the unit of x and y into obs['z_um'], or give it: z=[…]"
+            )
     zs = io.depth_of_each(z, len(grids))
     _check_increasing(zs, "z of the sections", "put slices (and z) in order, and leave out what is twice")
     return zs
-
-
-def _warn_of_unit(grids: Sequence[io.SliceGrid]) -> None:
-    """Warn where z is a column that names no unit: a stack lays it beside x and y."""
-    unnamed = [g.name for g in grids if g.obs is not None and _keys.Z_UM not in g.obs and _keys.Z in g.obs]
-    if unnamed:
-        _logging.warning(
-            f"obs['z'] of {', '.join(unnamed)} names no unit, and obsm['spatial_3d'] has it beside x and y as it is. "
-            "Put z in the unit of x and y into obs['z_um'], or give it: z=[…]"
-        )
 
 
 def _check_increasing(zs: FloatArray, what: str, fix: str) -> None:
@@ -130,17 +125,6 @@ def places_of(zs: FloatArray, wanted: FloatArray, own: Sequence[str], key_added:
     return pd.DataFrame({"z": z, "first": first, "position": position}, index=names)
 
 
-def _own_names(found: Sequence[io.Source], key_added: str) -> list[str]:
-    """Names of the measured sections in the result: those of `library_key`, "|" for "/", or their places."""
-    names = [_keys.label_column(source.name) if source.library else _keys.measured(i) for i, source in enumerate(found)]
-    for name in names:
-        if name.startswith(f"{key_added}_"):
-            raise ValueError(
-                f"the section {name!r} is called like an interpolated one; choose another prefix for those: key_added="
-            )
-    return names
-
-
 def read_series(
     found: Sequence[io.Source],
     z: Sequence[float] | None,
@@ -150,7 +134,10 @@ def read_series(
     obsm_keys: str | Sequence[str],
     key_added: str,
 ) -> tuple[list[io.SliceGrid], list[str], FloatArray]:
-    """The sections of a series on the genes that they share, their names in a result, and (n_sections,) z."""
+    """The sections of a series on the genes that they share, their names in a result, and (n_sections,) z.
+
+    Names are those of `library_key`, with "|" for "/", or places in the series.
+    """
     windows = io.window_for_each(window, [source.name for source in found])
     grids = io.on_shared_genes(
         [
@@ -158,7 +145,12 @@ def read_series(
             for source, given in zip(found, windows, strict=True)
         ]
     )
-    own = _own_names(found, key_added)
-    zs = z_of(grids, z)
+    own = [_keys.label_column(source.name) if source.library else _keys.measured(i) for i, source in enumerate(found)]
+    for name in own:
+        if name.startswith(f"{key_added}_"):
+            raise ValueError(
+                f"the section {name!r} is called like an interpolated one; choose another prefix for those: key_added="
+            )
+    zs = _z_of(grids, z)
     io.check_unit(zs, grids[0].pitch)
     return [replace(g, z=own_z) for g, own_z in zip(grids, zs.tolist(), strict=True)], own, zs

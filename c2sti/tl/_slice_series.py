@@ -6,7 +6,7 @@ at a position: the rows in a gap are asked for together, from the description of
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import product
 from pathlib import Path
@@ -23,13 +23,12 @@ from c2sti._docs import documented
 from c2sti._tasks import compute
 from c2sti._types import FloatArray, Interpolator, Lattice
 from c2sti.models._registry import available, resolve, sees_context
-from c2sti.pair_check import OnMisfit, check_on_misfit
+from c2sti.pair_check import OnMisfit
 from c2sti.tl._describe import call_of, model_record, provenance
-from c2sti.tl._gap import check_key, check_level
+from c2sti.tl._gap import check_settings
 from c2sti.tl._labels import note_carried, recompose, shared_labels
-from c2sti.tl._series import Wanted, each_gap
+from c2sti.tl._series import filled, stacked
 from c2sti.tl._series_z import SAME, read_series
-from c2sti.tl._stack import Part, parts_of_gap, stacked
 
 if TYPE_CHECKING:
     from spatialdata import SpatialData
@@ -74,9 +73,7 @@ class Plane:
         parts = _validators.several(given, "plane", "a point and a normal, or {'x': 3000}")
         if len(parts) != 2:
             raise ValueError(f"plane holds {len(parts)} part(s); a point and a normal are needed, (x, y, z) each")
-        point, normal = (
-            _three(one, f"the {what} of plane") for one, what in zip(parts, ("point", "normal"), strict=True)
-        )
+        point, normal = _three(parts[0], "the point of plane"), _three(parts[1], "the normal of plane")
         length = np.linalg.norm(normal)
         if length == 0:
             raise ValueError("the normal of plane is zero and has no direction; (0, 0, 1) is that of the sections")
@@ -195,14 +192,12 @@ def slice_series(
     Returns
     -------
     AnnData of M bins × N genes, float32 log1p expression in ``X``, those bins of the plane that lie in tissue. The rest
-    is as in :func:`interpolate_series`, but for:
+    is as in :func:`interpolate_series`, without H&E and measured rows, but for:
 
     - ``obsm["spatial"]`` (M, 2): distance from the point of the plane (from the origin, where one coordinate names the
       plane) along its two directions, the first of which is horizontal; where x is given they are y and z, and so on.
       ``obsm["spatial_3d"]`` (M, 3): x, y and z.
-    - ``obs["inserted"]``: all True. There is no H&E.
-    - ``uns["c2sti"]["plane"]``: point, normal and the two directions, as rows of ``"axes"``, in place of z and
-      neighbours.
+    - ``uns["c2sti"]["plane"]``: point, normal and the two directions, as rows of ``"axes"``.
 
     Raises
     ------
@@ -224,14 +219,11 @@ def slice_series(
     """
     call = call_of(slice_series, locals())  # before there are other names than those of the arguments
     through = Plane.of(plane)
-    check_level(interval)
-    check_on_misfit(on_misfit)
-    check_key(key_added)
-    _validators.seed(seed)
+    check_settings(key_added, on_misfit, seed, interval)
     limit = io.memory_of(max_memory)
-    n_context, device = _validators.whole(n_context, "n_context", least=0), available(device)
-    method = resolve(model)
-    described_model = model_record(model, method)
+    device, method = available(device), resolve(model)
+    n_context = _validators.whole(n_context, "n_context", least=0)
+    n_context = n_context if sees_context(method) else 0
     found = io.sources(
         slices,
         least=2,
@@ -245,99 +237,68 @@ def slice_series(
     grids, own, zs = read_series(found, z, window=window, obs_keys=obs_keys, obsm_keys=obsm_keys, key_added=key_added)
     lattice = io.common_lattice(*grids)
     side = lattice.pitch if pitch is None else _validators.number(pitch, "pitch", above=0)
-    bins, inside = bins_of(through, *_box(grids, zs), side)
+    xy = np.concatenate([g.xy for g in grids])
+    bins, inside = bins_of(through, np.append(xy.min(axis=0), zs[0]), np.append(xy.max(axis=0), zs[-1]), side)
     labels, var = shared_labels(grids), io.shared_var(grids)
     if genes is not None:
         var = var.loc[_result.genes_of(genes, var.index, var, "all sections")]
-    n_context = n_context if sees_context(method) else 0
-    how = {
-        "method": method,
-        "model": described_model,
-        "lattice": lattice,
-        "genes": var.index,
-        "device": device,
-        "seed": seed,
-        "key_added": key_added,
-        "labels": labels,
-        "with_graphs": False,
-        "with_images": False,
-        "with_expected_pcc": False,  # it is that of whole sections
-        "std": std,
-        "interval": interval,
-        "on_misfit": on_misfit,
-    }
-    places = through.places(bins.centres[inside])
-    rows, row = _rows(places[:, 2], zs)
-    wanted = list(_together(rows, row, places[:, :2]))
-    parts, fits = _interpolated(each_gap(grids, zs, wanted, n_context, show_progress_bar, how), rows, row, key_added)
+    xyz = through.places(bins.centres[inside])
+    places, place_of_each = _places(xyz[:, 2], zs)
+    parts, checks = filled(
+        grids,
+        zs,
+        list(_together(places, place_of_each, xyz[:, :2])),
+        n_context=n_context,
+        show_progress_bar=show_progress_bar,
+        method=method,
+        lattice=lattice,
+        genes=var.index,
+        device=device,
+        seed=seed,
+        key_added=key_added,
+        labels=labels,
+        whole=False,
+        std=std,
+        interval=interval,
+        on_misfit=on_misfit,
+    )
     if not parts:
         raise ValueError(f"{through} meets no tissue between the sections; name one that cuts it")
     parameters = {**found[0].parameters(), "n_context": n_context, "interval": interval, "pitch": side}
-    record = {
-        _keys.PAIR_CHECK: pd.DataFrame.from_dict(
-            {f"{own[first]} to {own[first + 1]}": fit for first, fit in fits.items()}, orient="index"
-        ),
-        **provenance(grids, described_model, lattice, seed, parameters, call),
-    }
-    rows = rows.loc[list(parts)]
-    stack = stacked(parts, rows, own, lattice, key_added, record)
+    record = provenance(grids, model_record(model, method), lattice, seed, parameters, call)
+    stack = stacked(parts, places.loc[list(parts)], checks, own, lattice, key_added, record)
     cut = _laid_flat(stack, through, bins, key_added)
     recompose(cut, labels)
     note_carried(cut, grids, labels, key_added)
     kinds = [_keys.STD] * std + [_keys.LOWER, _keys.UPPER] * (interval is not None)
     dense = io.is_dense(cut.shape, 1 + len(kinds), limit)
     n_threads = torch.get_num_threads()
-    io.add_values(cut, [parts[name].values for name in parts], kinds, dense=dense, n_threads=n_threads)
+    io.add_values(cut, [part.values for part in parts.values()], kinds, dense=dense, n_threads=n_threads)
     if std:  # of each row it says how the row's bins differ, and not how those of the section do
         whole = io.confidence(cut.X, cut.layers[_keys.STD], np.ones(cut.n_obs, dtype=bool))
         cut.obs[_keys.CONFIDENCE] = compute([whole], n_threads=n_threads)[0]
-    _logging.info(f"cut {through} into {cut.n_obs} bins x {cut.n_vars} genes, across {len(fits)} gap(s)")
+    _logging.info(f"cut {through} into {cut.n_obs} bins x {cut.n_vars} genes, across {len(checks)} gap(s)")
     return cut
 
 
-def _box(grids: Sequence[io.SliceGrid], zs: FloatArray) -> tuple[FloatArray, FloatArray]:
-    """(3,) least and largest x, y and z of the spots of a series."""
-    xy = np.concatenate([grid.xy for grid in grids])
-    return np.append(xy.min(axis=0), zs[0]), np.append(xy.max(axis=0), zs[-1])
-
-
-def _rows(z: FloatArray, zs: FloatArray) -> tuple[pd.DataFrame, NDArray[np.intp]]:
-    """By name of each z that bins have, increasing: the measured section before it, and its position from that.
-
-    And (M,) which of them each bin has. At a measured section the position is as near as an interpolator is asked.
-    """
-    z, row = np.unique(np.clip(z, *zs[[0, -1]]).round(9), return_inverse=True)
+def _places(z: FloatArray, zs: FloatArray) -> tuple[pd.DataFrame, NDArray[np.intp]]:
+    """Rows of bins, as :func:`c2sti.tl._series_z.places_of` has sections; and (M,) which of them each bin is in."""
+    z, place_of_each = np.unique(np.clip(z, *zs[[0, -1]]).round(9), return_inverse=True)
     first = np.clip(np.searchsorted(zs, z, side="right") - 1, 0, len(zs) - 2)
-    position = np.clip((z - zs[first]) / np.diff(zs)[first], SAME, 1 - SAME)
+    position = np.clip((z - zs[first]) / np.diff(zs)[first], SAME, 1 - SAME)  # nearer, an interpolator is not asked
     names = [f"row_{i}" for i in range(len(z))]
-    return pd.DataFrame({"z": z, "first": first, "position": position}, index=names), row
+    return pd.DataFrame({"z": z, "first": first, "position": position}, index=names), place_of_each
 
 
-def _together(rows: pd.DataFrame, row: NDArray[np.intp], xy: FloatArray) -> Iterator[Wanted]:
-    """Rows of one gap that are asked for together, with the (m, 2) points of all of them."""
-    number = np.arange(len(rows))
-    for first in rows["first"].unique():
-        of_gap = number[rows["first"] == first]
-        for some in np.array_split(of_gap, -(-len(of_gap) // ROWS)):
-            names, positions = rows.index[some], rows["position"].to_numpy()[some]
-            yield Wanted(int(first), list(names), positions, xy[np.isin(row, some)])
-
-
-def _interpolated(
-    gaps: Iterable[tuple[Wanted, AnnData, io.Layers]], rows: pd.DataFrame, row: NDArray[np.intp], key: str
-) -> tuple[dict[str, Part], dict[int, dict[str, float]]]:
-    """Rows of bins by name, of those that lie in tissue; and the pair check of each gap by its first section."""
-    parts: dict[str, Part] = {}
-    fits: dict[int, dict[str, float]] = {}
-    for one, frame, layers in gaps:
-        fits.setdefault(one.first, frame.uns[key][_keys.PAIR_CHECK])
-        numbers = rows.index.get_indexer(one.names)
-        of_points = row[np.isin(row, numbers)]
-        for number, inserted in zip(numbers, layers.names, strict=True):
-            frame.obs[_keys.tissue(inserted)] &= of_points == number
-        found = parts_of_gap(frame, layers, one.names, key)
-        parts |= {name: part for name, part in found.items() if part.rows.n_obs}
-    return parts, fits
+def _together(
+    places: pd.DataFrame, place_of_each: NDArray[np.intp], xy: FloatArray
+) -> Iterator[tuple[pd.DataFrame, FloatArray, NDArray[np.intp]]]:
+    """Rows of one gap that are asked for together, the (m, 2) points of all of them, and which row each is in."""
+    number = np.arange(len(places))
+    for _, of_gap in pd.Series(number).groupby(places["first"].to_numpy()):
+        for some in np.array_split(of_gap.to_numpy(), -(-len(of_gap) // ROWS)):
+            points = np.isin(place_of_each, some)
+            yield places.iloc[some], xy[points], place_of_each[points] - some[0]
 
 
 def _laid_flat(stack: AnnData, plane: Plane, bins: Lattice, key: str) -> AnnData:

@@ -37,12 +37,14 @@ def to_slices(adata: AnnData, *, key: str = "c2sti", gap: float | None = None) -
 
     Returns
     -------
-    AnnData with expression in ``X``; ``obs["section"]`` (ordered from slice_a to slice_b), ``"inserted"`` (True where
-    nothing was measured), ``"z"``, ``"support"``, ``"spot"`` (the measured spot of a row) and ``"library_size"``, NaN
-    in interpolated sections; annotations as ``obs["domain"]``, labels also as ``obsm["domain"]`` and
-    ``uns["domain_colors"]``; of a result with uncertainty ``layers["std"]``, ``"lower"``, ``"upper"`` and
-    ``obs["confidence"]``, NaN where measured; ``obsm["spatial"]`` and ``obsm["spatial_3d"]``; ``uns["spatial"]`` with
-    one library a section; `var`, `varp`, ``uns["log1p"]`` and ``uns[key]`` as they were.
+    AnnData with expression in ``X``:
+
+    - ``obs["section"]`` (ordered from slice_a to slice_b), ``"inserted"`` (True where nothing was measured), ``"z"``,
+      ``"support"``, ``"spot"`` (the measured spot of a row) and ``"library_size"``, NaN in interpolated sections.
+    - annotations as ``obs["domain"]``, labels also as ``obsm["domain"]`` and ``uns["domain_colors"]``.
+    - of a result with uncertainty ``layers["std"]``, ``"lower"`` and ``"upper"``, ``obs["confidence"]``: NaN where
+      measured.
+    - ``obsm["spatial"]`` and ``obsm["spatial_3d"]``; ``uns["spatial"]`` with one library a section; the rest as it was.
 
     Raises
     ------
@@ -73,17 +75,18 @@ def stack_of(adata: AnnData, key: str, gap: float | None = None, *, sections: Se
     stack = frame_of_stack(adata, key, gap, sections=sections)
     names = list(stack.obs[_keys.SECTION].cat.categories)
     _result.check_sections(adata, names)
-    rows = rows_of_each(adata, names)
-    stack.X = _below([adata.layers[name][r] for name, r in zip(names, rows, strict=True)])
+    rows = _rows_of_each(adata, names)
+    stack.X = _below([adata.layers[name][r] for name, r in rows.items()])
     for kind in (_keys.STD, _keys.LOWER, _keys.UPPER):
         found = {name: adata.layers[at] for name in names if (at := _keys.layer_of(name, kind)) in adata.layers}
         if found:
             nothing = da if any(hasattr(layer, "compute") for layer in found.values()) else np
-            parts = [
-                found[name][r] if name in found else nothing.full((len(r), stack.n_vars), np.nan, dtype=np.float32)
-                for name, r in zip(names, rows, strict=True)
-            ]
-            stack.layers[kind] = _below(parts)
+            stack.layers[kind] = _below(
+                [
+                    found[name][r] if name in found else nothing.full((len(r), stack.n_vars), np.nan, dtype=np.float32)
+                    for name, r in rows.items()
+                ]
+            )
     return stack
 
 
@@ -94,9 +97,9 @@ def _below(parts: Sequence[Any]) -> Any:
     return np.concatenate([part.toarray() if sp.issparse(part) else np.asarray(part) for part in parts])
 
 
-def rows_of_each(adata: AnnData, names: Sequence[str]) -> list[NDArray[np.intp]]:
-    """Rows of a result inside the tissue of each of its sections."""
-    return [np.flatnonzero(adata.obs[_keys.tissue(name)].to_numpy()) for name in names]
+def _rows_of_each(adata: AnnData, names: Sequence[str]) -> dict[str, NDArray[np.intp]]:
+    """By name of some sections of a result, its rows inside the section's tissue."""
+    return {name: np.flatnonzero(adata.obs[_keys.tissue(name)].to_numpy()) for name in names}
 
 
 def frame_of_stack(
@@ -110,10 +113,9 @@ def frame_of_stack(
     names, pitch = every if sections is None else list(sections), _result.lattice_of(record, key).pitch
     depths = _depths(record, key, every, gap)[[every.index(name) for name in names]]
     _result.check_sections(adata, names, layers=False)
-    rows = rows_of_each(adata, names)
-    label = np.repeat(names, [len(r) for r in rows])
-    taken = np.concatenate(rows)
-    z = np.repeat(depths, [len(r) for r in rows])
+    rows = _rows_of_each(adata, names)
+    taken, lengths = np.concatenate(list(rows.values())), [len(r) for r in rows.values()]
+    label, z = np.repeat(names, lengths), np.repeat(depths, lengths)
     xy = np.asarray(adata.obsm[_keys.SPATIAL])[taken]
     obs = pd.DataFrame(
         {
@@ -130,7 +132,12 @@ def frame_of_stack(
         obsm={_keys.SPATIAL: xy, _keys.SPATIAL_3D: np.column_stack([xy, z])},
         varp={k: graph.copy() for k, graph in adata.varp.items()},
     )
-    stack.uns[_keys.SPATIAL] = _libraries(adata, key, names, pitch)
+    # All libraries are as large as the result, so that plots of the sections can be compared.
+    points, library = np.asarray(adata.obsm[_keys.SPATIAL]), adata.uns.get(_keys.SPATIAL, {}).get(key, {})
+    images = {name: _result.image_of(library, name) for name in names if name in library.get("images", {})}
+    stack.uns[_keys.SPATIAL] = {
+        name: io.library_of_sections({name: images.get(name)}, name, pitch, points) for name in names
+    }
     stack.uns |= {name: adata.uns[name] for name in (key, _keys.LOG1P) if name in adata.uns}
     for column, of_section, kind in (
         (_keys.LIBRARY_SIZE, _keys.library_size, float),
@@ -139,19 +146,11 @@ def frame_of_stack(
     ):
         if any(of_section(name) in adata.obs for name in names):
             missing = pd.Series(None, index=adata.obs_names, dtype=kind)
-            of_each = [adata.obs.get(of_section(name), missing).astype(kind) for name in names]
-            joined = pd.concat([values.iloc[r] for values, r in zip(of_each, rows, strict=True)], ignore_index=True)
+            of_each = [adata.obs.get(of_section(name), missing).astype(kind).iloc[r] for name, r in rows.items()]
+            joined = pd.concat(of_each, ignore_index=True)
             stack.obs[column] = pd.Categorical(joined) if kind is object else joined.to_numpy()
-    stack_carried(adata, stack, record, names, rows)
+    stack_carried(adata, stack, record, rows)
     return stack
-
-
-def _libraries(adata: AnnData, key: str, names: Sequence[str], pitch: float) -> dict[str, Any]:
-    """One for each section: its H&E, or white; all as large as the result, so that plots of them can be compared."""
-    points, library = np.asarray(adata.obsm[_keys.SPATIAL]), adata.uns.get(_keys.SPATIAL, {}).get(key, {})
-    shown = library.get("images", {})
-    found = {name: _result.image_of(library, name) if name in shown else None for name in names}
-    return {name: io.library_of_sections({name: one}, name, pitch, points) for name, one in found.items()}
 
 
 def _depths(record: Mapping[str, Any], key: str, names: Sequence[str], gap: float | None) -> NDArray[np.float64]:

@@ -47,36 +47,30 @@ def to_spatialdata(
     %(shared)s
     originals
         Measured sections to put beside it, by the prefix that their elements get: ``{"before": sdata_a}``. They have to
-        lie in the coordinate system of the result. Of an AnnData, which may be backed or lazy, rows outside of the
-        tissue (``obs["in_tissue"]``) are left out. Images of a SpatialData stay lazy.
+        lie in the coordinate system of the result. Of an AnnData rows outside of the tissue (``obs["in_tissue"]``) are
+        left out.
     spatial_key, table_key, coordinate_system
         Where the originals have their coordinates, as in :func:`interpolate`; by default as the result's sections.
 
     Returns
     -------
-    SpatialData in µm. The coordinate system "global" lays all sections on each other, as they are registered; each has
-    one of its own as well, which is called like its table and holds nothing else. For each section of the result, say
-    "c2sti_1" (in names of elements "_" stands for characters that SpatialData cannot write):
+    SpatialData in µm. The coordinate system "global" lays all sections on each other; each has one of its own as well,
+    called like its table. For each section of the result, say "c2sti_1" (in names of elements "_" stands for characters
+    that SpatialData cannot write):
 
     - ``sdata["c2sti_1_bins"]``: squares of one pitch (circles, if the result was made with ``at=``).
-    - ``sdata.tables["c2sti_1"]``: its rows, those inside the section's tissue. ``X`` expression; ``obs["inserted"]``,
-      ``obs["support"]``, annotations; ``obsm["spatial"]`` in µm; with z ``obs["z"]`` and ``obsm["spatial_3d"]``;
-      ``varp["coexpression"]`` where graphs were made;
-      ``uns["c2sti"]``: provenance, ``"section"``, and ``"synthetic"``, which is False for the measured sections.
-    - ``sdata["c2sti_1_histology"]``: its H&E, where there is one; ``uns["c2sti"]["virtual_histology"]`` of the
-      table is True where it is virtual, not photographed.
+    - ``sdata.tables["c2sti_1"]``: the rows of :func:`get_section`, with ``obsm["spatial"]`` in µm and
+      ``varp["coexpression"]`` where graphs were made. ``uns["c2sti"]["synthetic"]`` is False for measured sections, and
+      ``"virtual_histology"`` is True where the H&E is not photographed. Columns "region" and "instance" (where there
+      are such, "c2sti_region" and "c2sti_instance") tie rows to shapes.
+    - ``sdata["c2sti_1_histology"]``: its H&E, where there is one.
 
     Where the sections have z, the points ``sdata["c2sti_stack"]`` are the centres of all rows in 3-D, with columns
     "section" (the name of the table), "instance" (its row, from 0) and "inserted", in a coordinate system of their own,
-    "c2sti_stack". Shapes are in two dimensions: spatialdata ignores z of a query of them, and loses rows of shapes that
-    have one.
+    "c2sti_stack".
 
-    Of each original all elements in its coordinate system, named by its prefix; of an AnnData "before" its table
-    ``sdata.tables["before"]`` with ``obsm[spatial_key]`` in µm, ``sdata["before_spots"]``,
-    ``sdata["before_histology"]``.
-
-    Columns "region" and "instance" tie rows to shapes; where a table has columns of that name they are called
-    "c2sti_region" and "c2sti_instance".
+    Of each original all elements in its coordinate system, named by its prefix; of an AnnData "before" its table,
+    ``sdata["before_spots"]`` and ``sdata["before_histology"]``.
 
     Raises
     ------
@@ -106,9 +100,15 @@ def to_spatialdata(
         raise ValueError("gap= is for results whose sections are layers; z of a stack is in its obs['z']")
     stack = stack_of(adata, key, gap) if layered else adata
     _result.check_stack(stack)
-    in_3d = gap is not None or _has_z(stack, record)
+    # Where sections carry no z, positions from 0 to 1 stand for it in a stack.
+    z = stack.obs[_keys.Z]
+    in_3d = gap is not None or "z" in record or _keys.PLANE in record or not (z.min() == 0 and z.max() == 1)
     for name in originals:
-        _check_name(name)
+        if not VALID.fullmatch(_validators.text(name, "a name in originals")):
+            raise ValueError(
+                f"{name!r} cannot be the name of a section: letters, digits, '_', '.' and '-' can be written to files; "
+                f"{_cleaned(name)!r} would do"
+            )
     elements: dict[str, Any] = {}
     tables: dict[str, AnnData] = {}
     for name, called in _called(map(str, record["sections"])).items():
@@ -135,16 +135,6 @@ def to_spatialdata(
     return SpatialData.init_from_elements(elements)
 
 
-def _check_name(name: str) -> None:
-    """Refuse names that SpatialData cannot write."""
-    _validators.a(name, f"a name in originals, {name!r},", str, "text")
-    if not VALID.fullmatch(name):
-        raise ValueError(
-            f"{name!r} cannot be the name of a section: letters, digits, '_', '.' and '-' can be written to files; "
-            f"{_cleaned(name)!r} would do"
-        )
-
-
 def _cleaned(name: str) -> str:
     return re.sub(r"[^\w.-]+", "_", name).strip("_") or "section"
 
@@ -163,12 +153,6 @@ def _called(names: Iterable[str]) -> dict[str, str]:
         if one != name:
             _logging.warning(f"the elements of section {name!r} are called {one!r}, which can be written to files")
     return called
-
-
-def _has_z(stack: AnnData, record: Mapping[str, Any]) -> bool:
-    """Whether z of a stack is a distance; where sections carry none, their positions from 0 to 1 stand for it."""
-    z = stack.obs[_keys.Z]
-    return "z" in record or _keys.PLANE in record or not (z.min() == 0 and z.max() == 1)
 
 
 def _section(stack: AnnData, name: str, called: str, key: str, um: float, in_3d: bool) -> dict[str, Any]:
@@ -233,12 +217,9 @@ def _annotating(table: AnnData, region: str) -> AnnData:
     from spatialdata import sanitize_table  # noqa: PLC0415
     from spatialdata.models import TableModel  # noqa: PLC0415
 
-    given = [str(column) for column in table.obs]
-    colours = {column: table.uns.pop(_keys.colours(column), None) for column in given}
+    colours = [table.uns.pop(_keys.colours(str(column)), None) for column in table.obs]
     sanitize_table(table)
-    for before, column in zip(given, table.obs, strict=True):
-        if colours[before] is not None:
-            table.uns[_keys.colours(column)] = colours[before]
+    table.uns |= {_keys.colours(c): given for c, given in zip(table.obs, colours, strict=True) if given is not None}
     region_key, instance_key = (_result.free_name(column, table.obs) for column in (REGION, INSTANCE))
     table.obs[region_key] = pd.Categorical([region] * table.n_obs)
     table.obs[instance_key] = np.arange(table.n_obs)
@@ -251,12 +232,9 @@ def _shapes(xy: FloatArray, width: float, *, square: bool) -> Any:
     import shapely  # noqa: PLC0415
     from spatialdata.models import ShapesModel  # noqa: PLC0415
 
-    if square:
-        frame = geopandas.GeoDataFrame(geometry=shapely.box(*(xy - width / 2).T, *(xy + width / 2).T))
-    else:
-        places = geopandas.points_from_xy(*xy.T)
-        frame = geopandas.GeoDataFrame({"radius": np.full(len(xy), width / 2)}, geometry=places)
-    return ShapesModel.parse(frame)
+    if not square:
+        return ShapesModel.parse(xy, geometry=0, radius=width / 2)
+    return ShapesModel.parse(geopandas.GeoDataFrame(geometry=shapely.box(*(xy - width / 2).T, *(xy + width / 2).T)))
 
 
 def _image(pixels: np.ndarray, um_per_pixel: float) -> Any:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from itertools import cycle
 from pathlib import Path
 from typing import Any
@@ -62,9 +62,8 @@ def to_volume(
 
     Returns
     -------
-    The path. There lies one array (c, z, y, x), float32 log1p expression, chunked by gene; channels have the names
-    given; scale, and position of the centre of the first voxel, are in µm. The attributes "c2sti" say which sections
-    were interpolated, and how (:func:`describe`).
+    The path. There lies one array (c, z, y, x), float32 log1p expression, with scale and position in µm. The attributes
+    "c2sti" say which sections were interpolated, and how (:func:`describe`).
 
     Raises
     ------
@@ -94,16 +93,11 @@ def to_volume(
     record = stack.uns[key]
     lattice = _result.lattice_of(record, key)
     z = stack.obs.groupby(_keys.SECTION, observed=True)[_keys.Z].first().sort_values()
-    sections = [str(name) for name in z.index]
-    step = _step(z)
-    volume = _volume(stack, lattice, sections, fill)
+    sections, inserted = [str(name) for name in z.index], {str(name) for name in record["inserted"]}
     pitch = lattice.pitch * um_per_unit
-    first = [0.0, float(z.iloc[0]), *(c * um_per_unit for c in reversed(lattice.origin))]
-    transformations: list[dict[str, Any]] = [
-        {"type": "scale", "scale": [1.0, step, pitch, pitch]},
-        {"type": "translation", "translation": first},
-    ]
-    inserted = {str(name) for name in record["inserted"]}
+    scale = [1.0, _step(z), pitch, pitch]
+    translation = [0.0, float(z.iloc[0]), *(c * um_per_unit for c in reversed(lattice.origin))]
+    volume = _volume(stack, lattice, sections, fill)
     attributes = {
         "synthetic": bool(record["synthetic"]),
         "sections": sections,
@@ -113,7 +107,7 @@ def to_volume(
         "description": describe(stack, key=key),
     }
     with atomic_write(path) as part:
-        _write(part, volume, channels, transformations, attributes, path.stem)
+        _write(part, volume, channels, scale, translation, path.stem, attributes)
     return path
 
 
@@ -177,9 +171,10 @@ def _write(
     path: Path,
     volume: NDArray[np.float32],
     genes: Sequence[str],
-    transformations: list[dict[str, Any]],
-    attributes: Mapping[str, Any],
+    scale: list[float],
+    translation: list[float],
     name: str,
+    attributes: dict[str, Any],
 ) -> None:
     import zarr  # noqa: PLC0415 - heavy, and ome_zarr brings all of dask
     from ome_zarr.format import CurrentFormat  # noqa: PLC0415
@@ -196,19 +191,20 @@ def _write(
         group,
         fmt=form,
         axes=[{"name": "c", "type": "channel"}, *space],
-        coordinate_transformations=[transformations],
+        coordinate_transformations=[
+            [{"type": "scale", "scale": scale}, {"type": "translation", "translation": translation}]
+        ],
         storage_options={"chunks": (1, volume.shape[1], *(min(n, CHUNK) for n in volume.shape[2:]))},
         name=name,
         metadata={"omero": {"channels": _channels(volume, genes)}},
     )
-    group.attrs[_keys.RESULT] = dict(attributes)
+    group.attrs[_keys.RESULT] = attributes
 
 
 def _channels(volume: NDArray[np.float32], genes: Sequence[str]) -> list[dict[str, Any]]:
     """How viewers show each gene: its name, its colour, and the range of its values."""
-    channels = []
-    for gene, colour, values in zip(genes, cycle(COLOURS), volume, strict=False):
-        top = max(float(np.nanmax(values)), 1e-6)
-        window = {"min": 0.0, "max": top, "start": 0.0, "end": top}
-        channels.append({"label": gene, "color": colour, "active": True, "window": window})
-    return channels
+    tops = [max(float(np.nanmax(values)), 1e-6) for values in volume]
+    return [
+        {"label": gene, "color": colour, "active": True, "window": {"min": 0.0, "max": top, "start": 0.0, "end": top}}
+        for gene, colour, top in zip(genes, cycle(COLOURS), tops, strict=False)
+    ]

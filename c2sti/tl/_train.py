@@ -52,8 +52,7 @@ def train(
     Parameters
     ----------
     series
-        Three sections or more in order of z, in common coordinates (see :func:`c2sti.pp.align_series`); or one object
-        that holds them, with `library_key`.
+        As `slices` of :func:`interpolate_series`, three sections or more.
     model
         What to start from: the bundled checkpoint, a folder with another, a model; None for a new network.
     config

@@ -164,7 +164,7 @@ def test_evaluate_scores_cells(cells: list[AnnData]) -> None:
     plain = c2sti.tl.evaluate(cells, output="cells", **how)
     assert plain["type_pcc"].isna().all()
     assert np.isfinite(plain["local_pcc"]).all()
-    with pytest.raises(ValueError, match="output = 'bins'"):
+    with pytest.raises(ValueError, match="output='bins'"):
         c2sti.tl.evaluate(cells, output="bins")  # type: ignore[arg-type]
     with pytest.raises(ValueError, match="labels="):
         c2sti.tl.evaluate(cells, labels="domain")

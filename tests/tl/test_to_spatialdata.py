@@ -132,6 +132,7 @@ def test_it_is_written_and_read_back(sdata: SpatialData, result: AnnData, tmp_pa
         np.testing.assert_array_equal(np.asarray(table.to_df()), np.asarray(back.tables[name].to_df()))
     assert bool(back.tables["c2sti_1"].uns["c2sti"]["synthetic"]) is True
     assert bool(back.tables["slice_a"].uns["c2sti"]["synthetic"]) is False
+    assert c2sti.tl.describe(back) == c2sti.tl.describe(sdata)
     tables, images = ["slice_a", "slice_b"], ["before_histology", "slice_b_histology"]
     again = c2sti.tl.interpolate(back, back, table_key=tables, image_key=images, model="linear")
     assert again.n_obs == result.n_obs

@@ -1,7 +1,4 @@
-"""The commands around an interpolation: a whole series, and what is read from, drawn of and made of a result.
-
-Docstrings of those that run are shown by ``--help``.
-"""
+"""The commands that work on a result. Docstrings of those that run are shown by ``--help``."""
 
 from __future__ import annotations
 
@@ -16,22 +13,7 @@ from anndata import AnnData
 
 from c2sti import _keys, _result, _validators, pl, tl
 from c2sti.cli._files import check_free, read, replaced, write
-from c2sti.cli._options import (
-    add_computing,
-    add_force,
-    add_interpolating,
-    add_output,
-    add_reading,
-    add_result,
-    add_sections,
-    add_z,
-    check_stream,
-    give,
-    give_table,
-    keywords,
-    result_of,
-    write_interpolated,
-)
+from c2sti.cli._options import add_force, add_output, add_result, add_seed, give, give_table, result_of
 
 # What `plot` draws: by the name of the function in c2sti.pl, the options that it takes.
 KINDS = {
@@ -44,56 +26,51 @@ KINDS = {
 GENES_AT_ONCE = 1000  # that `genes` holds in memory
 
 
-def series_options(parser: argparse.ArgumentParser) -> None:
-    """Options of `series`."""
-    add = parser.add_argument
-    add_sections(parser, "two")
+def describe_options(parser: argparse.ArgumentParser) -> None:
+    """Options of `describe`."""
+    add_result(parser)
+
+
+def describe(chosen: argparse.Namespace) -> None:
+    """Say how a result was made, in words, for a methods section.
+
+    stdout: a paragraph: which sections were computed and where they lie, from what, by which model and versions, with
+    what seed, and what of the H&E is virtual.
+
+    Examples
+    --------
+      c2sti describe sections.zarr
+    """
+    give(tl.describe(read(chosen.result), key=chosen.key))
+
+
+def counts_options(parser: argparse.ArgumentParser) -> None:
+    """Options of `sample-counts`."""
+    describe_options(parser)
     add_output(parser)
-    where = parser.add_mutually_exclusive_group(required=True)
-    text = "sections to interpolate in each gap, one number for all gaps or one for each in order"
-    where.add_argument("-n", "--n-slices", type=int, nargs="+", metavar="N", help=text)
-    text = "distance of sections that each gap is divided into as nearly as evenly can be, unit of z"
-    where.add_argument("--spacing", type=float, metavar="LENGTH", help=text)
-    where.add_argument("--at-z", type=float, nargs="+", metavar="Z", help="z of the sections wanted, increasing")
-    text = "sections on either side of a pair that are used as its context (default: %(default)s)"
-    add("--n-context", type=int, default=2, metavar="N", help=text)
-    add_interpolating(parser)
-    text = "write a .zarr and never hold it: the interpolated sections as factors, the smallest files"
-    add("--stream", action="store_true", help=text)
-    add("--max-memory", metavar="SIZE", help="memory to get by with, such as 8GB; what needs more is lazy or refused")
-    add_z(parser)
-    add_computing(parser)
-    add_reading(parser, aligned=True)
+    parser.add_argument("--sections", nargs="+", metavar="NAME", help="which interpolated sections (default: all)")
+    parser.add_argument("--genes", nargs="+", metavar="GENE", help="names of the genes wanted (default: all)")
+    add_seed(parser, "of the sample")
 
 
-def series(chosen: argparse.Namespace) -> None:
-    """Interpolate a whole series: so many sections in each gap, to a spacing, or at given z.
+def sample_counts(chosen: argparse.Namespace) -> None:
+    """Draw counts for the interpolated sections of a result.
 
-    All sections have to lie in a common coordinate system (`c2sti align`) and to carry z, or have it given by --z. The
-    result is a stack, one AnnData with a row for each spot of the measured sections and each bin of the others;
-    obs['section'] and obs['inserted'] say which is which, obsm['spatial_3d'] where they are.
+    They are as noisy as those measured beside them, for tools that take counts. The sections have to have been given as
+    raw counts. It is a sample: another seed gives another one, and none holds more than the measured neighbours do.
 
     stdout: the path written.
 
     Examples
     --------
-      c2sti series s1.h5ad s2.h5ad s3.h5ad s4.h5ad -n 2 -o stack.h5ad
-      c2sti series s1.h5ad s2.h5ad s3.h5ad --n-slices 4 2 -o stack.h5ad
-      c2sti series s1.h5ad s2.h5ad s3.h5ad --z 0 60 150 --spacing 10 --stream -o stack.zarr
-      c2sti series all.h5ad --library-key sample --at-z 30 45 -o stack.zarr
+      c2sti sample-counts sections.zarr -o counts.h5ad
+      c2sti sample-counts sections.zarr -o counts.h5ad --sections c2sti_2 --genes ERBB2 ESR1 --seed 1
     """
-    check_free([chosen.output], chosen.sections, force=chosen.force)
-    check_stream(chosen)
-    sections = [read(path) for path in chosen.sections]
-    names = "z n_slices spacing at_z n_context model genes obs_keys obsm_keys std interval on_misfit pitch key_added"
-    options = keywords(chosen, *names.split(), "device", "seed", "max_memory")
-    if chosen.n_slices is not None and len(chosen.n_slices) == 1:
-        (options["n_slices"],) = chosen.n_slices
-
-    def computed(out: Path | None) -> AnnData:
-        return tl.interpolate_series(sections, out=out, show_progress_bar=not chosen.quiet, **options)
-
-    write_interpolated(chosen, computed)
+    check_free([chosen.output], [chosen.result], force=chosen.force)
+    result = result_of(chosen.result)
+    drawn = tl.sample_counts(result, sections=chosen.sections, genes=chosen.genes, key=chosen.key, seed=chosen.seed)
+    write(drawn, chosen.output)
+    give(chosen.output)
 
 
 def _add_lengths(parser: argparse.ArgumentParser) -> None:
@@ -107,11 +84,9 @@ def _add_lengths(parser: argparse.ArgumentParser) -> None:
 
 
 def spatialdata_options(parser: argparse.ArgumentParser) -> None:
-    """Options of `to-spatialdata`."""
     add = parser.add_argument
     add_result(parser)
-    add("-o", "--output", required=True, type=_zarr, metavar="FILE", help="what to write: .zarr")
-    add_force(parser)
+    add_output(parser, (".zarr",))
     _add_lengths(parser)
     text = "measured sections to put beside it, by the prefix that their elements get"
     add("--originals", type=_original, nargs="+", default=[], metavar="NAME=FILE", help=text)
@@ -120,12 +95,6 @@ def spatialdata_options(parser: argparse.ArgumentParser) -> None:
     add("--table-key", metavar="KEY", help="table of originals in SpatialData, where there are several")
     text = "coordinate system of originals in SpatialData (default: as the result's sections)"
     add("--coordinate-system", metavar="KEY", help=text)
-
-
-def _zarr(text: str) -> Path:
-    if Path(text).suffix != ".zarr":
-        raise argparse.ArgumentTypeError(f"{text} must end in .zarr")
-    return Path(text)
 
 
 def _original(text: str) -> tuple[str, Path]:
@@ -157,11 +126,9 @@ def to_spatialdata(chosen: argparse.Namespace) -> None:
 
 
 def volume_options(parser: argparse.ArgumentParser) -> None:
-    """Options of `to-volume`."""
     add = parser.add_argument
     add_result(parser)
-    add("-o", "--output", required=True, type=_zarr, metavar="FILE", help="what to write: .zarr")
-    add_force(parser)
+    add_output(parser, (".zarr",))
     add("--genes", nargs="+", required=True, metavar="GENE", help="names of the genes, one channel each")
     _add_lengths(parser)
     text = "value outside of the tissue (default: %(default)s); 0 for viewers that cannot draw NaN"
@@ -191,7 +158,6 @@ def to_volume(chosen: argparse.Namespace) -> None:
 
 
 def plot_options(parser: argparse.ArgumentParser) -> None:
-    """Options of `plot`."""
     add = parser.add_argument
     add_result(parser)
     text = "genes, or columns of obs such as labels that were carried along; each is a row of panels"
@@ -242,7 +208,6 @@ def plot(chosen: argparse.Namespace) -> None:
 
 
 def genes_options(parser: argparse.ArgumentParser) -> None:
-    """Options of `genes`."""
     add = parser.add_argument
     add_result(parser)
     add("genes", nargs="*", metavar="GENE", help="names of the genes wanted (default: all)")
