@@ -81,18 +81,9 @@ class ResNet50Features(nn.Module):
 
     @torch.no_grad()
     def forward(self, image: Tensor, shape: tuple[int, int]) -> Tensor:
-        """Describe an image, bin by bin.
+        """(C, H, W) features ≥ 0 on a lattice of that shape, all 0 in bins of which no pixel is known.
 
-        Parameters
-        ----------
-        image
-            (3, h, w) colour in [0, 1], NaN where there is no image. It covers the lattice edge to edge.
-        shape
-            Rows and columns of the lattice, (H, W).
-
-        Returns
-        -------
-        (C, H, W) features, ≥ 0; all 0 in bins of which no pixel is known.
+        The (3, h, w) image has colours in [0, 1], NaN where there is none. It covers the lattice edge to edge.
         """
         if image.ndim != 3 or image.shape[0] != 3:
             raise ValueError(f"image has shape {tuple(image.shape)}, expected (3, h, w): red, green, blue")
@@ -120,24 +111,12 @@ def at_least(image: Tensor, side: int) -> Tensor:
 
 
 def on_lattice(features: Tensor, shape: tuple[int, int], size: tuple[int, int], stride: int) -> Tensor:
-    """Bring features to the bins of a lattice: bilinear where bins are the finer, their mean where cells are.
+    """(C, H, W) features on the bins of a lattice: bilinear where bins are the finer, their mean where cells are.
 
-    Parameters
-    ----------
-    features
-        (C, h', w') cells. A ResNet pads each strided layer by half its kernel, so that cell (i, j) is centred on pixel
-        (stride·i, stride·j), not on the middle of a stride × stride block. Stretching the map over the lattice edge to
-        edge would misplace tissue by up to half a stride.
-    shape
-        Bins of the lattice, (H, W).
-    size
-        Pixels of the image, (h, w); it covers the lattice edge to edge.
-    stride
-        Pixels from one cell to the next.
-
-    Returns
-    -------
-    (C, H, W) features.
+    The (C, h', w') cells lie `stride` pixels apart in an image of (h, w) pixels, which covers the lattice edge to edge.
+    A ResNet pads each strided layer by half its kernel, so that cell (i, j) is centred on pixel (stride·i, stride·j),
+    not on the middle of a stride × stride block. Stretching the map over the lattice would misplace tissue by up to
+    half a stride.
     """
     points, samples = [], []  # per axis: where to look, in cells; how often per bin
     for bins, pixels in zip(shape, size, strict=True):
