@@ -17,6 +17,8 @@ from types import ModuleType
 from typing import Any, Literal, get_args
 
 import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file
 from torch import Tensor, nn
 from torch.nn import functional
 
@@ -147,7 +149,7 @@ def load_resnet50(weights: str | Path, *, stage: Stage = "layer1") -> ResNet50Fe
     Raises
     ------
     ImportError
-        Without MONAI, safetensors or, for a name, huggingface-hub.
+        Without MONAI or, for a name, huggingface-hub.
     FileNotFoundError
         Where `weights` is neither a file nor the name of a repository.
     OSError
@@ -214,7 +216,16 @@ def read_weights(file: Path) -> dict[str, Tensor]:
     """Read a state dict without running code that a file may bring."""
     if file.suffix not in ENDINGS:
         raise ValueError(f"{file} ends in {file.suffix!r}, expected one of {', '.join(ENDINGS)}")
-    content = _safetensors(file) if file.suffix == ".safetensors" else _pickled(file)
+    content: Any
+    try:
+        content = load_file(file) if file.suffix == ".safetensors" else torch.load(file, "cpu", weights_only=True)
+    except SafetensorError as error:
+        raise ValueError(f"{file} cannot be read as a .safetensors file: {error}") from error
+    except (pickle.UnpicklingError, RuntimeError, EOFError) as error:  # whose text advises to give up the safe reading
+        raise ValueError(
+            f"{file} cannot be read as a file of weights and nothing else: it is damaged, no checkpoint, or pickles "
+            f"objects of some program; save the state dict alone, by torch.save(model.state_dict(), …)"
+        ) from error
     for wrapper in WRAPPERS:
         if isinstance(content, Mapping) and isinstance(content.get(wrapper), Mapping):
             content = content[wrapper]
@@ -222,24 +233,6 @@ def read_weights(file: Path) -> dict[str, Tensor]:
     if not tensors:
         raise ValueError(f"{file} holds a {type(content).__name__} without tensors, expected a ResNet-50's state dict")
     return tensors
-
-
-def _safetensors(file: Path) -> dict[str, Tensor]:
-    safetensors = histology_extra("safetensors")
-    try:
-        return histology_extra("safetensors.torch").load_file(file)
-    except safetensors.SafetensorError as error:
-        raise ValueError(f"{file} cannot be read as a .safetensors file: {error}") from error
-
-
-def _pickled(file: Path) -> Any:
-    try:
-        return torch.load(file, map_location="cpu", weights_only=True)
-    except (pickle.UnpicklingError, RuntimeError, EOFError) as error:  # whose text advises to give up the safe reading
-        raise ValueError(
-            f"{file} cannot be read as a file of weights and nothing else: it is damaged, no checkpoint, or pickles "
-            f"objects of some program; save the state dict alone, by torch.save(model.state_dict(), …)"
-        ) from error
 
 
 def matched(state: Mapping[str, Tensor], expected: Mapping[str, Tensor], file: Path) -> dict[str, Tensor]:
