@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, fields
 from pathlib import Path
 from typing import Any, TypeVar
@@ -12,7 +12,7 @@ from typing import Any, TypeVar
 import numpy as np
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save
-from torch import nn
+from torch import Tensor, nn
 
 from c2sti import _validators
 from c2sti._atomic import put
@@ -25,11 +25,16 @@ Network = TypeVar("Network", bound=nn.Module)
 
 def fingerprint(network: nn.Module) -> str:
     """Hash of the weights."""
-    digest = hashlib.sha256()
-    for name, value in sorted(network.state_dict().items()):
-        digest.update(name.encode())
-        digest.update(np.ascontiguousarray(value.cpu().numpy()).tobytes())
-    return digest.hexdigest()
+    return digest(network.state_dict())
+
+
+def digest(tensors: Mapping[str, Tensor], text: str = "") -> str:
+    """Hash of tensors by name, in whatever order, and of a text beside them."""
+    found = hashlib.sha256(text.encode())
+    for name, value in sorted(tensors.items()):
+        found.update(name.encode())
+        found.update(np.ascontiguousarray(value.cpu().numpy()).tobytes())
+    return found.hexdigest()
 
 
 def write(

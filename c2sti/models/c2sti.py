@@ -82,7 +82,7 @@ class C2STi(Describing):
         _validators.a(config, "config", (C2STiConfig, type(None)), "a c2sti.C2STiConfig")
         _validators.a(card, "card", (dict, type(None)), "a dict")
         self.config = config or C2STiConfig()
-        super().__init__(settings_of(self.config), "C2STi")
+        super().__init__(settings_of(self.config), type(self).__name__)
         self.network = network or fresh(self.config, seed=0)
         self.card = dict(card or {})
 

@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 import os
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from math import ceil, cos, inf, isfinite, pi
 from pathlib import Path
@@ -20,6 +19,7 @@ from tqdm.auto import tqdm
 
 from c2sti import _validators
 from c2sti._atomic import put
+from c2sti.models._checkpoint import digest
 
 STATE = "training.safetensors"
 HASH = "sha256"  # in the file's metadata, of all else
@@ -124,7 +124,7 @@ class TrainingState:
         tensors = {name: value.detach().cpu().contiguous() for name, value in tensors.items()}
         # Step and settings travel inside the one file, so that they cannot belong to other weights.
         progress = json.dumps({"step": step, HISTORY: self.history, **self.settings})
-        put(self.path, save(tensors, metadata={"progress": progress, HASH: _digest(progress, tensors)}))
+        put(self.path, save(tensors, metadata={"progress": progress, HASH: digest(tensors, progress)}))
 
     def restore(self, network: nn.Module, optimiser: torch.optim.Optimizer) -> int:
         """Take up the state that is there, and return after how many steps it was written; 0 where there is none."""
@@ -166,17 +166,9 @@ class TrainingState:
             step = int(progress.pop("step"))
         except (SafetensorError, KeyError, TypeError, ValueError) as error:
             raise ValueError(f"{path} cannot be read ({error}); remove it to begin anew") from error
-        if metadata.get(HASH, "") not in ("", _digest(metadata["progress"], tensors)):  # earlier versions kept none
+        if metadata.get(HASH, "") not in ("", digest(tensors, metadata["progress"])):  # earlier versions kept none
             raise ValueError(f"{path} was altered since it was written: its hash differs; remove it to begin anew")
         return step, progress, tensors
-
-
-def _digest(progress: str, tensors: Mapping[str, Tensor]) -> str:
-    digest = hashlib.sha256(progress.encode())
-    for name, value in sorted(tensors.items()):
-        digest.update(name.encode())
-        digest.update(np.ascontiguousarray(value.numpy()).tobytes())
-    return digest.hexdigest()
 
 
 class _Objective(nn.Module):

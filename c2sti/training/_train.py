@@ -150,12 +150,8 @@ def train(
         A trained model to continue from.
     folder
         Where the state is kept; a run that finds a state of its own there continues from it. None keeps nothing.
-    device
-        Where the work is done.
-    progress
-        Called with step and loss after every step.
-    show_progress_bar
-        Whether to show one.
+    device, progress, show_progress_bar
+        Where the work is done; what is called with step and loss after every step; whether a bar is shown.
 
     Returns
     -------
