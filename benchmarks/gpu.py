@@ -23,7 +23,8 @@ from torch.utils.flop_counter import FlopCounterMode
 import c2sti
 from c2sti import benchmark
 from c2sti._types import Lattice
-from c2sti.nn.c2sti import C2STiConfig, ModelInputs, Network, fresh
+from c2sti.nn.c2sti import C2STiConfig, Network, fresh
+from c2sti.nn.inputs import ModelInputs
 from c2sti.training import TrainConfig, make_examples, train
 
 PAPER = C2STiConfig.paper(resnet=False)

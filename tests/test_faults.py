@@ -331,7 +331,7 @@ def test_every_flipped_byte_of_a_state_is_found(tmp_path: Path) -> None:
     keep.save(network, optimiser, 3)
     path = tmp_path / "training.safetensors"
     whole = path.read_bytes()
-    assert keep.restore(network, optimiser)[0] == 3
+    assert keep.restore(network, optimiser) == 3
     weights = [p.detach().clone() for p in network.parameters()]
     rng, found = np.random.default_rng(0), 0
     for place in rng.choice(len(whole), 40, replace=False):
@@ -339,7 +339,7 @@ def test_every_flipped_byte_of_a_state_is_found(tmp_path: Path) -> None:
         broken[place] ^= 1 << int(rng.integers(7))
         path.write_bytes(broken)
         try:
-            assert keep.restore(network, optimiser)[0] == 3  # or it makes no difference: blanks of the header, say
+            assert keep.restore(network, optimiser) == 3  # or it makes no difference: blanks of the header, say
         except ValueError as error:
             assert str(path) in str(error)
             found += 1
@@ -364,7 +364,7 @@ def test_a_state_of_other_sections_is_refused_and_an_old_one_believed(tmp_path: 
     with pytest.raises(OtherRun, match=r"\(data differs\); train into another folder, or remove it"):
         state(tmp_path, data="b")[0].restore(network, optimiser)
     state(tmp_path)[0].save(network, optimiser, 2)  # as they were before data were marked
-    assert keep.restore(network, optimiser)[0] == 2
+    assert keep.restore(network, optimiser) == 2
 
 
 def test_training_on_other_sections_does_not_go_on(series: list[AnnData], tmp_path: Path) -> None:

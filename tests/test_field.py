@@ -164,7 +164,7 @@ def test_a_field_that_keeps_what_it_has_solved_says_the_same(monkeypatch: pytest
     for places, z in ((x[:50], 0.3), (x[40:], 0.8), (x + 1, 0.3)):
         np.testing.assert_array_equal(kept.at(places, [z]), made.at(places, [z]))
     solved = []
-    monkeypatch.setattr("c2sti.field._field.Solved.of", lambda *_: solved.append(1))
+    monkeypatch.setattr("c2sti.field._field.Spectrum.of", lambda *_: solved.append(1))
     kept.at(x, [0.1])
     assert not solved
 

@@ -20,12 +20,12 @@ from c2sti.benchmark._series import MADE, Material, Source
 from c2sti.models import _checkpoint
 from c2sti.models._registry import METHODS as NAIVE
 from c2sti.models._registry import NETWORKS, ON_REQUEST, bundled, load_compared
-from c2sti.models.c2sti import KIND, C2STi, C2STiConfig
+from c2sti.models.c2sti import NAME as OURS
+from c2sti.models.c2sti import C2STi, C2STiConfig
 from c2sti.models.compared import FrameInterpolator
-from c2sti.nn.c2sti import ModelInputs
+from c2sti.nn.inputs import ModelInputs
 from c2sti.training import Schedule, TrainConfig, compared_schedule, train, train_compared
 
-OURS = KIND.name
 STEPS = 300  # of every network by default
 SAVE_EVERY = 10  # steps: what a stopped run loses at most
 UNIMPORTANT = {"save_every": SAVE_EVERY}  # settings of a training that do not change its result

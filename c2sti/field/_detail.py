@@ -17,7 +17,6 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 
-import numpy as np
 import torch
 from scipy.spatial import KDTree
 from torch import Tensor
@@ -79,62 +78,44 @@ class Detail:
         maps
             Length scale by length scale: the kernel, and (K,) variances of the maps and of their noise.
         """
-        found = [pairs for window in windows for pairs in _pairs(window.cpu())]
-        if sum(len(pairs.distance) for pairs in found) < FEWEST:
+        products, distance, gap = map(torch.cat, zip(*(_pairs(window.cpu()) for window in windows), strict=True))
+        if len(products) < FEWEST:
             return cls()
-        noise = float(sum(noises.sum() for *_, noises in maps))
-        beyond = torch.cat([pairs.products - pairs.of_maps(maps) for pairs in found])
-        expected = torch.cat([noise * pairs.through(SHORT) for pairs in found])
+        expected = _through(SHORT, distance) * sum(noises.sum().cpu() for *_, noises in maps)
+        here = torch.zeros(1)
+        of_maps = (
+            _through(kernel, distance) * kernel.between(here, gap)[0] * scale.sum().cpu() for kernel, scale, _ in maps
+        )
+        beyond = products - sum(of_maps)
         correlation = beyond.sum() / expected.sum()
         error = torch.linalg.vector_norm(beyond - correlation * expected) / expected.sum()
-        gap = np.average([pairs.gap for pairs in found], weights=[len(pairs.distance) for pairs in found])
-        return cls(float(correlation), float(error), float(gap))
+        return cls(float(correlation), float(error), float(gap.mean()))
 
 
-@dataclass(frozen=True)
-class Pairs:
+def _through(kernel: Kernel, distance: Tensor) -> Tensor:
+    """(P,) covariance of what two spots have beyond those around them, of a field that is one in both sections."""
+    return STENCIL @ kernel.at(distance.clone()) @ STENCIL
+
+
+def _pairs(spots: Observed) -> tuple[Tensor, Tensor, Tensor]:
     """P pairs of spots near each other, one in each of two sections next to each other.
 
-    Parameters
-    ----------
-    products
-        (P,) of what both have beyond the mean of the spots around them, in units of their noise, summed over maps.
-    distance
-        (P, 7, 7) of each spot and those around it from the other and those around that.
-    gap
-        Between the sections, in units of z.
+    Returns
+    -------
+    (P,) products of what both have beyond the mean of the spots around them, in units of their noise, summed over maps;
+    (P, 7, 7) distances of each spot and those around it from the other and those around that; (P,) gaps of z.
     """
-
-    products: Tensor
-    distance: Tensor
-    gap: float
-
-    def through(self, kernel: Kernel) -> Tensor:
-        """(P,) covariance of what the two spots have beyond those around them, of a field that is one in both."""
-        return STENCIL @ kernel.at(self.distance.clone()) @ STENCIL
-
-    def of_maps(self, maps: Sequence[tuple[Kernel, Tensor, Tensor]]) -> Tensor:
-        """(P,) what the products are expected to be by the maps."""
-        ends = torch.tensor([0.0, self.gap])
-        return sum(
-            (self.through(kernel) * kernel.between(ends, ends)[0, 1] * scale.sum().cpu() for kernel, scale, _ in maps),
-            start=torch.zeros(len(self.distance)),
-        )
-
-
-def _pairs(spots: Observed) -> list[Pairs]:
-    """Of all sections that are next to each other."""
-    z = spots.z.numpy()
-    sections = [torch.nonzero(spots.z == own)[:, 0] for own in np.unique(z)]
-    found = []
+    sections = [torch.nonzero(spots.z == z)[:, 0] for z in spots.z.unique()]
+    found = [(spots.x.new_zeros(0), spots.x.new_zeros(0, AROUND + 1, AROUND + 1), spots.z.new_zeros(0))]
     for one, other in pairwise([_stencils(spots.x, rows) for rows in sections if len(rows) > AROUND]):
-        trees = (KDTree(spots.x[rows[:, 0]].numpy()) for rows in (one, other))
-        near = next(trees).sparse_distance_matrix(next(trees), SAME, output_type="ndarray")
+        first, second = (KDTree(spots.x[rows[:, 0]].numpy()) for rows in (one, other))
+        near = first.sparse_distance_matrix(second, SAME, output_type="ndarray")
         i, j = near["i"], near["j"]
         product = torch.einsum("pk,pk->p", _beyond(spots, one)[i], _beyond(spots, other)[j])
-        gap = float(z[other[0, 0]] - z[one[0, 0]])
-        found.append(Pairs(product, torch.cdist(spots.x[one[i]], spots.x[other[j]]), gap))
-    return found
+        gap = spots.z[other[j, 0]] - spots.z[one[i, 0]]
+        found.append((product, torch.cdist(spots.x[one[i]], spots.x[other[j]]), gap))
+    products, distance, gap = map(torch.cat, zip(*found, strict=True))
+    return products, distance, gap
 
 
 def _stencils(x: Tensor, rows: Tensor) -> Tensor:

@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property, partial
 from itertools import pairwise
+from typing import NamedTuple, TypeAlias
 
 import numpy as np
 import torch
@@ -23,26 +24,27 @@ HALO, FADE = 3.5, 1.0  # length scales around a tile that it sees, and over the 
 WINDOWS = 3  # that are learnt from where there are many spots
 
 
-@dataclass(frozen=True)
-class Tile:
+class Tile(NamedTuple):
     """Places, and the spots that they are predicted from.
 
     Parameters
     ----------
-    here
-        (m,) indices of the places.
-    near
-        (n,) indices of the spots.
-    weight
-        (n,) of each spot in (0, 1]: it fades towards the end of what is seen.
     number
         Among the tiles of the spots, which do not depend on the places.
+    near, weight
+        (n,) indices of the spots; and their weights in (0, 1], which fade towards the end of what is seen.
+    here
+        (m,) indices of the places.
     """
 
-    here: NDArray[np.intp]
+    number: int
     near: NDArray[np.intp]
     weight: FloatArray
-    number: int = 0
+    here: NDArray[np.intp]
+
+
+# Lowest and highest x and y; the spots that it sees, and their weights; the places in it.
+Box: TypeAlias = tuple[FloatArray, FloatArray, NDArray[np.intp], FloatArray, NDArray[np.intp]]
 
 
 def tiles_of(x: FloatArray, target: FloatArray, length: float) -> Iterator[Tile]:
@@ -52,33 +54,26 @@ def tiles_of(x: FloatArray, target: FloatArray, length: float) -> Iterator[Tile]
     `MOST` spots and both together are less work, which grows with the third power of the spots seen. Tiles depend on
     the spots alone; places beyond the box belong to the nearest tile.
     """
+    number = 0
     every, places = np.arange(len(x)), np.arange(len(target))
-    yield from _halved(x, target, length, x.min(axis=0), x.max(axis=0), every, np.ones(len(x)), places)
-
-
-def _halved(
-    x: FloatArray,
-    target: FloatArray,
-    length: float,
-    low: FloatArray,
-    high: FloatArray,
-    near: NDArray[np.intp],
-    weight: FloatArray,
-    here: NDArray[np.intp],
-) -> Iterator[Tile]:
-    if len(near) > MOST:
-        axis = int(np.argmax(high - low))
-        middle = (low[axis] + high[axis]) / 2
-        ends = np.array(high), np.array(low)
-        ends[0][axis] = ends[1][axis] = middle
-        boxes = (low, ends[0]), (ends[1], high)
-        seen = [_in_reach(x, near, *box, length) for box in boxes]
-        if sum(len(index) ** 3 for index, _ in seen) < len(near) ** 3:
-            before = target[here, axis] < middle
-            for box, (index, fade), part in zip(boxes, seen, (here[before], here[~before]), strict=True):
-                yield from _halved(x, target, length, *box, index, fade, part)
-            return
-    yield Tile(here, near, weight)
+    waiting: list[Box] = [(x.min(axis=0), x.max(axis=0), every, np.ones(len(x)), places)]
+    while waiting:
+        low, high, near, weight, here = waiting.pop()
+        if len(near) > MOST:
+            axis = int(np.argmax(high - low))
+            middle = (low[axis] + high[axis]) / 2
+            end, start = high.copy(), low.copy()
+            end[axis] = start[axis] = middle
+            boxes = (low, end), (start, high)
+            seen = [_in_reach(x, near, *box, length) for box in boxes]
+            if sum(len(index) ** 3 for index, _ in seen) < len(near) ** 3:
+                before = target[here, axis] < middle
+                parts = here[before], here[~before]
+                halves = zip(boxes, seen, parts, strict=True)
+                waiting += [(*box, index, fade, part) for box, (index, fade), part in halves]
+                continue
+        yield Tile(number, near, weight, here)
+        number += 1
 
 
 def _in_reach(
@@ -139,37 +134,38 @@ class Part:
     known: Spectrum | None = None
     kept: dict[int, Tensor] | None = None
 
-    def weights(self, tile: Tile, spots: Observed) -> Tensor:
+    def weights(self, tile: Tile) -> Tensor:
         """(n, K) what a covariance with the spots of a tile is multiplied by to give the fields' means."""
-        if len(tile.near) == len(self.observed.x):
-            return self.whole.weights
-        if self.kept is None:
-            return Solved.of(self, spots).weights
-        found = self.kept.get(tile.number)
+        if self.sees_all(tile):
+            return self._weights_of_all
+        found = None if self.kept is None else self.kept.get(tile.number)
         if found is None:
-            found = Solved.of(self, spots).weights
-            if sum(weights.nbytes for weights in self.kept.values()) + found.nbytes <= KEPT:
+            spots = self.spots(tile)
+            found = Spectrum.of(self.kernel, spots).solve(spots.values, self.noise)
+            if self.kept is not None and sum(w.nbytes for w in self.kept.values()) + found.nbytes <= KEPT:
                 self.kept[tile.number] = found
         return found
 
+    def spectrum(self, tile: Tile) -> Spectrum:
+        """Of the spots of a tile."""
+        return self._spectrum_of_all if self.sees_all(tile) else Spectrum.of(self.kernel, self.spots(tile))
+
+    def sees_all(self, tile: Tile) -> bool:
+        """Whether a tile sees all spots: what it needs is the same whatever is asked, so it is computed once."""
+        return len(tile.near) == len(self.observed.x)
+
+    def spots(self, tile: Tile) -> Observed:
+        """Those that a tile sees, of which the far ones are noisier."""
+        near = self.observed[tile.near]
+        return replace(near, variance=near.variance / torch.as_tensor(tile.weight, device=near.x.device))
+
     @cached_property
-    def whole(self) -> Solved:
-        """What a tile that sees all spots needs: the same whatever is asked, so it is computed once."""
-        return Solved.of(self, self.observed, self.known)
+    def _spectrum_of_all(self) -> Spectrum:
+        return self.known or Spectrum.of(self.kernel, self.observed)
 
-
-@dataclass(frozen=True)
-class Solved:
-    """The spectrum of some spots, and (n, K) what a covariance with them is multiplied by to give the fields' means."""
-
-    spectrum: Spectrum
-    weights: Tensor
-
-    @classmethod
-    def of(cls, part: Part, spots: Observed, known: Spectrum | None = None) -> Solved:
-        """Of spots that one tile sees, and their spectrum where it is known."""
-        spectrum = known or Spectrum.of(part.kernel, spots)
-        return cls(spectrum, spectrum.solve(spots.values, part.noise))
+    @cached_property
+    def _weights_of_all(self) -> Tensor:
+        return self._spectrum_of_all.solve(self.observed.values, self.noise)
 
 
 @dataclass(frozen=True)
@@ -250,11 +246,6 @@ class Field:
         """The same, with tiles that are solved once, however often they are asked, as far as memory is set aside."""
         return Field(tuple(replace(part, kept={}) for part in self.parts))
 
-    @property
-    def n_maps(self) -> int:
-        """K."""
-        return len(self.parts[0].noise)
-
     def at(
         self, target: FloatArray, z: Sequence[float], progress: Callable[[float], object] = lambda share: None
     ) -> FloatArray:
@@ -275,30 +266,34 @@ class Field:
 
     def _over_tiles(
         self,
-        work: Callable[[Question, Tile], list[FloatArray]],
+        work: Callable[[Asked, Tile], list[FloatArray]],
         wanted: Sequence[tuple[FloatArray, Sequence[float]]],
         progress: Callable[[float], object],
     ) -> list[FloatArray]:
         """(S, M, K) mean over the length scales of what `work` finds at the places of each set, tile by tile."""
-        lengths = [len(target) for target, _ in wanted]
-        first = np.cumsum([0, *lengths])
+        first = np.cumsum([0, *(len(target) for target, _ in wanted)])
+        sets = tuple((a, b, tuple(z)) for (a, b), (_, z) in zip(pairwise(first.tolist()), wanted, strict=True))
         places = np.concatenate([target for target, _ in wanted])
-        totals = [np.zeros((len(z), n, self.n_maps), np.float32) for n, (_, z) in zip(lengths, wanted, strict=True)]
+        n_maps = len(self.parts[0].noise)
+        totals = [np.zeros((len(z), b - a, n_maps), np.float32) for a, b, z in sets]
         for part in self.parts:
             share = part.share.cpu().numpy().astype(np.float32)
             x = part.observed.x
-            every = enumerate(tiles_of(x.cpu().numpy(), places, part.kernel.length))
-            tiles = [replace(tile, number=i) for i, tile in every if len(tile.here)]
-            at = torch.as_tensor(places, device=x.device, dtype=torch.float64)
-            question = Question(part, at, tuple(first), tuple(tuple(z) for _, z in wanted))
+            tiles = [tile for tile in tiles_of(x.cpu().numpy(), places, part.kernel.length) if len(tile.here)]
+            asked: Asked = part, torch.as_tensor(places, device=x.device, dtype=torch.float64), sets
             here = x.is_cuda or len(tiles) == 1
             n_threads = torch.get_num_threads()
-            found = map(partial(work, question), tiles) if here else each(work, question, tiles, n_threads=n_threads)
+            found = map(partial(work, asked), tiles) if here else each(work, asked, tiles, n_threads=n_threads)
             for tile, of_each in zip(tiles, found, strict=True):
-                for total, start, rows, values in zip(totals, first, question.sets(tile), of_each, strict=False):
-                    total[:, tile.here[rows] - start] += values * share
+                for total, (a, b, _), values in zip(totals, sets, of_each, strict=True):
+                    total[:, tile.here[_rows(tile, a, b)] - a] += values * share
                 progress(len(tile.here) / len(places) / len(self.parts))
         return totals
+
+
+# What is asked of every tile: the fields, (M, 2) places of all sets, and of each set the first of its places, the one
+# after its last, and the z that are wanted there.
+Asked: TypeAlias = tuple[Part, Tensor, tuple[tuple[int, int, tuple[float, ...]], ...]]
 
 
 def _posterior(misfits: Tensor) -> Tensor:
@@ -314,71 +309,43 @@ def _posterior(misfits: Tensor) -> Tensor:
     return shares
 
 
-@dataclass(frozen=True)
-class Question:
-    """What is asked of every tile.
-
-    Parameters
-    ----------
-    part
-        The fields.
-    places
-        (M, 2) of all sets, one after the other.
-    first
-        Number of the first place of each set, and M.
-    z
-        Those wanted of each set.
-    """
-
-    part: Part
-    places: Tensor
-    first: tuple[int, ...]
-    z: tuple[tuple[float, ...], ...]
-
-    def sets(self, tile: Tile) -> list[NDArray[np.intp]]:
-        """Which of the places in a tile belong to each set."""
-        return [np.flatnonzero((a <= tile.here) & (tile.here < b)) for a, b in pairwise(self.first)]
-
-    def of(self, tile: Tile) -> tuple[Observed, Tensor]:
-        """The spots that a tile sees, and (m, 2) places in it."""
-        observed, device = self.part.observed, self.places.device
-        near = observed[tile.near]
-        spots = replace(near, variance=near.variance / torch.as_tensor(tile.weight, device=device))
-        return spots, self.places[torch.as_tensor(tile.here, device=device)]
+def _rows(tile: Tile, first: int, stop: int) -> NDArray[np.intp]:
+    """Which places of a tile are those of one set."""
+    return np.flatnonzero((first <= tile.here) & (tile.here < stop))
 
 
-def _means(question: Question, tile: Tile) -> list[FloatArray]:
+def _means(asked: Asked, tile: Tile) -> list[FloatArray]:
     """(S, m, K) posterior means for each set: of each section what its spots contribute, blended by B."""
-    part, (spots, places) = question.part, question.of(tile)
-    sets = [torch.as_tensor(rows, device=places.device) for rows in question.sets(tile)]
-    wanted = [places.new_tensor(z) for z in question.z]
-    means = [places.new_zeros((len(z), len(rows), len(part.noise))) for z, rows in zip(wanted, sets, strict=True)]
-    if len(spots.x):
-        weights = part.weights(tile, spots)
-        once, place = places.unique(dim=0, return_inverse=True)  # sets may have places in common
+    part, places, sets = asked
+    rows = [torch.as_tensor(_rows(tile, a, b), device=places.device) for a, b, _ in sets]
+    wanted = [places.new_tensor(z) for *_, z in sets]
+    means = [places.new_zeros((len(z), len(own), len(part.noise))) for z, own in zip(wanted, rows, strict=True)]
+    if len(tile.near):
+        weights, spots = part.weights(tile), part.observed[tile.near]
+        here = places[torch.as_tensor(tile.here, device=places.device)]
+        once, place = here.unique(dim=0, return_inverse=True)  # sets may have places in common
         for own, of_section in _sections(spots):
             found = dot(part.kernel.within(once, spots.x[of_section]), weights[of_section])
-            for total, z, rows in zip(means, wanted, sets, strict=True):
+            for total, z, of_set in zip(means, wanted, rows, strict=True):
                 for mean, share in zip(total, part.kernel.between(z, own[None])[:, 0], strict=True):
-                    mean.add_(found[place[rows]], alpha=float(share))
+                    mean.add_(found[place[of_set]], alpha=float(share))
     return [total.float().cpu().numpy() for total in means]
 
 
-def _variances(question: Question, tile: Tile) -> list[FloatArray]:
+def _variances(asked: Asked, tile: Tile) -> list[FloatArray]:
     """(S, m, K) posterior variances for the one set that there is."""
-    part, (spots, places) = question.part, question.of(tile)
-    z = places.new_tensor(question.z[0])
-    found = part.scale.expand(len(z), len(places), -1).clone()
-    if len(spots.x) == 0:
+    part, places, ((_, _, wanted),) = asked
+    z, here = places.new_tensor(wanted), places[torch.as_tensor(tile.here, device=places.device)]
+    found = part.scale.expand(len(z), len(here), -1).clone()
+    if len(tile.near) == 0:
         return [found.float().cpu().numpy()]
-    all_seen = len(tile.near) == len(part.observed.x)
-    known = part.whole.spectrum if all_seen else Spectrum.of(part.kernel, spots)
+    known, spots = part.spectrum(tile), part.observed[tile.near]
     kept = 1 / (known.power[:, None] + part.noise)
-    for first in range(0, len(places), CHUNK):
+    for first in range(0, len(here), CHUNK):
         some = slice(first, first + CHUNK)
         told = []
         for own, rows in _sections(spots):
-            within = part.kernel.within(places[some], spots.x[rows]) * known.whiten[rows]
+            within = part.kernel.within(here[some], spots.x[rows]) * known.whiten[rows]
             told.append((dot(within, known.vectors[rows]), part.kernel.between(z, own[None])[:, 0]))
         for j in range(len(z)):
             mixed = torch.stack([values * share[j] for values, share in told]).sum(dim=0)

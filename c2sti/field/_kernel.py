@@ -9,6 +9,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from scipy.linalg import lapack
+from scipy.special import expit, logit
 from torch import Tensor
 
 from c2sti._tasks import one_thread
@@ -156,25 +157,16 @@ def best_sharing(kernel: Kernel, windows: Sequence[Observed], correlations: Sequ
         return replace(kernel, shared=shared, decay=correlation / shared)
 
     misfits = [_misfit(sharing(b, USUAL), windows) for b in correlations]
-    correlation = _of_odds(_vertex(_odds(correlations), misfits))
+    correlation = float(expit(_vertex(logit(correlations), misfits)))
     if max(len(window.z.unique()) for window in windows) < MANY_SECTIONS:
         return sharing(correlation, USUAL)
     misfits = [_misfit(sharing(correlation, c), windows) for c in SHARED]
-    return sharing(correlation, _of_odds(_vertex(_odds(SHARED), misfits)))
+    return sharing(correlation, float(expit(_vertex(logit(SHARED), misfits))))
 
 
 def log_evidence(kernel: Kernel, windows: Sequence[Observed]) -> float:
     """Of a covariance, over all maps in some windows; only differences between covariances mean anything."""
     return -_misfit(kernel, windows)
-
-
-def _odds(shares: Sequence[float]) -> FloatArray:
-    """Logarithm of the odds of shares in (0, 1)."""
-    return np.log(np.divide(shares, np.subtract(1, shares)))
-
-
-def _of_odds(odds: float) -> float:
-    return float(1 / (1 + np.exp(-odds)))
 
 
 def _vertex(grid: FloatArray, misfits: Sequence[float] | FloatArray) -> float:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from functools import cache
+from functools import cache, partial
 from pathlib import Path
 
 import torch
@@ -14,8 +14,8 @@ from c2sti._types import FloatArray, ImageEncoder, Interpolator, SlicePair
 from c2sti.models import _checkpoint
 from c2sti.models.c2sti import C2STi
 from c2sti.models.compared import NETWORKS as NETWORKS
-from c2sti.models.compared import rbi
-from c2sti.models.compared._frames import FrameInterpolator, load
+from c2sti.models.compared import FrameInterpolator, fresh, rbi
+from c2sti.models.compared._frames import VERSION
 from c2sti.models.components import memory
 from c2sti.models.gp import Describing, gp
 from c2sti.models.naive import copy, linear, lowrank
@@ -25,8 +25,8 @@ BUNDLED = Path(__file__).parents[1] / "weights"
 C2STI = "c2sti"  # name of the bundled checkpoint
 METHODS: dict[str, Interpolator] = {"copy": copy, "linear": linear, "lowrank": lowrank, "gp": gp}  # not trained
 ON_REQUEST: dict[str, Interpolator] = {"rbi": rbi}  # likewise, but it needs SimpleITK, and minutes
-USES_CONTEXT = frozenset({"lowrank", "gp"})
 NAMED = METHODS | ON_REQUEST
+PAIR_ONLY = (copy, linear, rbi)  # do not look at context
 
 
 def resolve(model: str | Path | Interpolator, argument: str = "model") -> Interpolator:
@@ -75,13 +75,15 @@ def _load(folder: Path) -> Interpolator:
 
 def load_compared(name: str, folder: str | Path) -> FrameInterpolator:
     """Read the compared method of that name from the folder that its ``save`` wrote."""
-    return load(NETWORKS[name], folder)
+    network = NETWORKS[name]
+    build = partial(fresh, network)
+    found, _, card = _checkpoint.read(folder, network.Config, build, model=name, version=VERSION)
+    return FrameInterpolator(found, card=card)
 
 
 def sees_context(method: Interpolator) -> bool:
     """Whether a method looks at sections beyond the pair."""
-    two_only = [other for name, other in NAMED.items() if name not in USES_CONTEXT]
-    return method not in two_only and getattr(method, "uses_context", True)
+    return method not in PAIR_ONLY and getattr(method, "uses_context", True)
 
 
 def reads_blocks(method: Interpolator) -> bool:

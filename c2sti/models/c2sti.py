@@ -8,14 +8,13 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Callable, Sequence
-from dataclasses import Field, fields, replace
+from dataclasses import fields, replace
+from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
-import scipy.sparse as sp
 import torch
-from scipy.spatial import KDTree
 from torch import Tensor
 
 from c2sti import _logging, _validators
@@ -24,31 +23,40 @@ from c2sti._types import FloatArray, InterpolatedSection, Lattice, Prediction, S
 from c2sti.models import _checkpoint
 from c2sti.models.components import Settings
 from c2sti.models.description import Description
-from c2sti.models.gp import Baseline, BaselineTensors
+from c2sti.models.gp import Describing, blended_mean
 from c2sti.models.target_image import with_target_images
-from c2sti.nn.c2sti import C2STiConfig, ModelInputs, Network, fresh, on_bins
+from c2sti.nn.c2sti import C2STiConfig, Network, fresh, on_bins
+from c2sti.nn.inputs import ModelInputs
 from c2sti.nn.resnet import load_resnet50
-from c2sti.ops import (
-    gaussian_operator,
-    graph_values,
-    inference,
-    linear_at,
-    most_variable,
-    pearson_graph,
-    propagation,
-    sample,
-)
+from c2sti.ops import inference, linear_at, sample
 
-WIDTH = 0.6  # of the Gaussian that brings spots to bins and comes before correlating, in spot spacings
-N_EDGES = 30  # co-expression edges of a gene
-REACH = 1.0  # tissue ends this far from the last spot, in spot spacings
-
+NAME, VERSION = "c2sti", 3  # of a checkpoint
 SHRINK = 1e-2  # of the loadings of a panel, as a share of their mean square, where components are fitted to its genes
 
-KIND = _checkpoint.Kind("c2sti", 3, C2STiConfig)
+
+class BaselineTensors(NamedTuple):
+    """A baseline prediction on a device, for the network to change.
+
+    Parameters
+    ----------
+    maps
+        (S, M, K) at the points asked for, of all descriptions side by side.
+    basis
+        (K, N) loadings.
+    means
+        (S, N) expression around which the components vary.
+    """
+
+    maps: Tensor
+    basis: Tensor
+    means: Tensor
+
+    def to(self, device: str) -> BaselineTensors:
+        """The same, elsewhere."""
+        return BaselineTensors(*(tensor.to(device) for tensor in self))
 
 
-class C2STi:
+class C2STi(Describing):
     """The network as an interpolator: a model for ``c2sti.tl.interpolate(…, model=…)``.
 
     Parameters
@@ -74,8 +82,8 @@ class C2STi:
         _validators.a(config, "config", (C2STiConfig, type(None)), "a c2sti.C2STiConfig")
         _validators.a(card, "card", (dict, type(None)), "a dict")
         self.config = config or C2STiConfig()
+        super().__init__(settings_of(self.config), type(self).__name__)
         self.network = network or fresh(self.config, seed=0)
-        self.baseline = Baseline(settings_of(self.config))
         self.card = dict(card or {})
 
     def __call__(
@@ -147,30 +155,17 @@ class C2STi:
             model.network.resnet.load_state_dict(load_resnet50(resnet).state_dict())
         return model
 
-    def describe(
-        self, pair: SlicePair, *, device: str, seed: int, progress: Callable[[float], object] = lambda share: None
-    ) -> Description:
-        """The components of a pair and its context, by this model's settings."""
-        return self.baseline.describe(pair, device=device, seed=seed, progress=progress)
-
-    @property
-    def settings(self) -> Settings:
-        """How pairs are described."""
-        return settings_of(self.config)
-
     def fingerprint(self) -> str:
         """Hash of the weights."""
         return _checkpoint.fingerprint(self.network)
 
     def __repr__(self) -> str:
         n = sum(parameter.numel() for parameter in self.network.parameters() if parameter.requires_grad)
-        changed = [f"{f.name}={getattr(self.config, f.name)!r}" for f in fields(self.config) if self._differs(f)]
+        given = ((f.name, getattr(self.config, f.name), f.default) for f in fields(self.config))
+        changed = [f"{name}={value!r}" for name, value, default in given if value != default]
         steps = len(self.card.get("history", {}).get("loss", ())) or self.card.get("training", {}).get("steps")
         trained = f"trained for {steps} steps" if steps else "untrained"
         return f"C2STi({', '.join(changed)}), {n:,} weights, {trained}"
-
-    def _differs(self, setting: Field[Any]) -> bool:
-        return bool(getattr(self.config, setting.name) != setting.default)
 
     def save(self, folder: str | Path, *, overwrite: bool = False) -> None:
         """Write ``model.safetensors`` and ``config.json`` into a folder, which is made where it is not.
@@ -189,7 +184,8 @@ class C2STi:
         OSError
             The folder is a file, or cannot be made.
         """
-        KIND.write(folder, self.network, self.config, self.card, overwrite=overwrite)
+        how: dict[str, Any] = {"model": NAME, "version": VERSION, "overwrite": overwrite}
+        _checkpoint.write(folder, self.network, self.config, self.card, **how)
 
     @classmethod
     def load(cls, folder: str | Path) -> C2STi:
@@ -202,10 +198,9 @@ class C2STi:
         ValueError
             It is truncated, of another version, or not one of ours; the message says which.
         """
-        config, card = KIND.read_settings(folder)
-        model = cls(config, card=card)
-        KIND.read_weights(folder, model.network)
-        return model
+        build = partial(fresh, seed=0)
+        network, config, card = _checkpoint.read(folder, C2STiConfig, build, model=NAME, version=VERSION)
+        return cls(config, network=network, card=card)
 
 
 def on_device(network: Network, device: str) -> Network:
@@ -240,18 +235,7 @@ def _moved(found: Tensor, lattice: Lattice, description: Description, p: float) 
 def values_at(found: Tensor, base: BaselineTensors, inputs: ModelInputs, config: C2STiConfig, genes: Tensor) -> Tensor:
     """(M, G) log expression of the first section at its points, from what the network says there.
 
-    Parameters
-    ----------
-    found
-        (M, D·K) change of the maps, or (M, N_p) of the panel's genes.
-    base
-        The baseline prediction at the points.
-    inputs
-        Of the network.
-    config
-        Its settings.
-    genes
-        (G,) which genes; with ``deforms`` other than ``"maps"`` those of the panel.
+    That is the (M, D·K) change of the maps, or (M, N_p) of the panel's genes, which (G,) `genes` are then.
     """
     if config.deforms == "maps":
         return (base.maps[0] + found) @ base.basis[:, genes] + base.means[0, genes]
@@ -269,18 +253,7 @@ def with_panel(basis: Tensor, chosen: Tensor) -> Tensor:
 def panel_weights(base: BaselineTensors, i: int, found: Tensor, inputs: ModelInputs, config: C2STiConfig) -> Tensor:
     """(M, D·K + N_p) weights of section i: panel genes as the network gives them, the others by the components.
 
-    Parameters
-    ----------
-    base
-        The baseline prediction.
-    i
-        Which of its sections.
-    found
-        (M, N_p) standardised expression of the panel's genes, or what is added to that of the baseline prediction.
-    inputs
-        Whose panel it is.
-    config
-        Settings of the network.
+    What it gives is (M, N_p) standardised expression, or what is added to that of the baseline prediction.
     """
     change = found * inputs.scale
     loadings = base.basis[:, inputs.chosen]
@@ -301,28 +274,16 @@ def prepare(
     device: str,
     progress: Callable[[float], object] = lambda share: None,
 ) -> tuple[ModelInputs, BaselineTensors]:
-    """What the network looks at, and the baseline prediction that it changes, on a device.
-
-    Parameters
-    ----------
-    pair, at, positions
-        As every interpolator takes them.
-    description
-        Of the pair.
-    config
-        Settings of the network.
-    device
-        Where the network is.
-    progress
-        Called with each share of the work that has been done, 1 in all.
-    """
+    """What the network looks at, and the baseline prediction at points and positions that it changes, on a device."""
     lattice = pair.lattice.coarsened(config.bins)
     ends, maps = description.with_ends(lattice.centres, at, positions, lambda share: progress(0.8 * share))
-    first, second = (_on_lattice(torch.as_tensor(end), lattice) for end in ends)
-    inputs = _inputs(halfway(pair, description), lattice, config, (first, second))
-    prediction = BaselineTensors.of(maps, description, pair.sections, positions)
+    first, second = (torch.as_tensor(end).T.reshape(-1, *lattice.shape).contiguous() for end in ends)
+    power = 2 if "graph" in config.printed else 1
+    inputs = ModelInputs.of(halfway(pair, description), lattice, (first, second), n_genes=config.panel, power=power)
+    means = np.stack([blended_mean(pair.sections, p) for p in positions]).astype(np.float32)
+    base = BaselineTensors(*map(torch.as_tensor, (maps, description.basis, means)))
     progress(0.2)
-    return inputs.to(device), prediction.to(device)
+    return inputs.to(device), base.to(device)
 
 
 def halfway(pair: SlicePair, description: Description) -> SlicePair:
@@ -332,73 +293,22 @@ def halfway(pair: SlicePair, description: Description) -> SlicePair:
 
     centres = pair.lattice.centres
 
-    def moved(section: Section) -> Section:
-        places = description.at_section(centres, section.position)
-        given = section.histology, section.features
-        histology, features = (None if maps is None else _at(maps, pair.lattice, places) for maps in given)
+    def own(section: Section) -> Section:
         xy = description.halfway(section.xy, section.position)
-        return replace(section, xy=xy, histology=histology, features=features)
+        return moved(section, xy, pair.lattice, description.at_section(centres, section.position))
 
-    a, b, *context = map(moved, pair.sections)
-    targets = {p: _at(image, pair.lattice, description.at_section(centres, p)) for p, image in pair.targets.items()}
+    a, b, *context = map(own, pair.sections)
+    targets = {p: maps_at(im, pair.lattice, description.at_section(centres, p)) for p, im in pair.targets.items()}
     return replace(pair, a=a, b=b, context=tuple(context), targets=targets)
 
 
-def _at(maps: FloatArray, lattice: Lattice, places: FloatArray) -> FloatArray:
+def moved(section: Section, xy: FloatArray, lattice: Lattice, places: FloatArray) -> Section:
+    """The section with its spots at other places, and with images that show what they showed at (H·W, 2) places."""
+    given = section.histology, section.features
+    histology, features = (None if maps is None else maps_at(maps, lattice, places) for maps in given)
+    return replace(section, xy=xy, histology=histology, features=features)
+
+
+def maps_at(maps: FloatArray, lattice: Lattice, places: FloatArray) -> FloatArray:
     """(C, H, W) of what maps show at other (H·W, 2) places; NaN beyond them."""
     return linear_at(maps, lattice, places, beyond=np.nan).reshape(-1, *lattice.shape).astype(np.float32)
-
-
-def _on_lattice(values: Tensor, lattice: Lattice) -> Tensor:
-    """(H·W, K) → (K, H, W)."""
-    return values.T.reshape(-1, *lattice.shape).contiguous()
-
-
-def _inputs(pair: SlicePair, lattice: Lattice, config: C2STiConfig, ends: tuple[Tensor, Tensor]) -> ModelInputs:
-    genes = np.sort(most_variable([pair.a.moments, pair.b.moments], config.panel))
-    small = pair.subset(genes).in_memory()
-    values = [graph_values(s.xy, s.expression, WIDTH * pair.spacing) for s in small.sections]
-    shares = _shares([s.position for s in small.sections])
-    n_edges, power = min(N_EDGES, len(genes) - 1), 2 if "graph" in config.printed else 1
-    graph = pearson_graph(values, shares, n_edges, power=power) if n_edges > 0 else sp.csr_array((1, 1))
-    scale = np.sqrt(np.mean([v.var(axis=0) for v in values[:2]], axis=0))
-    return ModelInputs(
-        lattice,
-        tuple(s.position for s in pair.sections),
-        tuple(_panel(s, lattice, pair.spacing, scale) for s in small.sections),
-        torch.as_tensor(genes),
-        torch.as_tensor(scale.astype(np.float32)),
-        tuple(_image(s.histology, pair.lattice, lattice) for s in pair.sections),
-        torch.as_tensor(propagation(graph).toarray()),
-        ends,
-        tuple(_image(s.features, pair.lattice, lattice) for s in pair.sections),
-        {p: _nearest(image, pair.lattice, lattice) for p, image in pair.targets.items()},
-    )
-
-
-def _shares(positions: Sequence[float]) -> list[float]:
-    """Weight of each section in the graph: the pair's are equal, a context section counts by its distance."""
-    return [float(np.exp(-max(0.0, -p, p - 1))) if not 0 <= p <= 1 else 1.0 for p in positions]
-
-
-def _panel(section: Section, lattice: Lattice, spacing: float, scale: FloatArray) -> Tensor:
-    """(N, 2, H, W) standardised maps of the section's genes, 0 outside of its tissue, beside the mask of the tissue."""
-    centres = lattice.centres
-    inside = KDTree(section.xy).query(centres)[0] <= REACH * max(spacing, lattice.pitch)
-    width = WIDTH * max(spacing, lattice.pitch)
-    maps = np.asarray((gaussian_operator(section.xy, centres, width) @ section.expression).todense()) - section.mean
-    maps = np.where(inside[:, None], maps / np.where(scale > 0, scale, 1), 0)
-    both = np.stack([maps.T, np.broadcast_to(inside, maps.T.shape)], axis=1)
-    return torch.as_tensor(both.reshape(maps.shape[1], 2, *lattice.shape).astype(np.float32))
-
-
-def _image(maps: FloatArray | None, fine: Lattice, lattice: Lattice) -> Tensor | None:
-    return None if maps is None else _nearest(maps, fine, lattice)
-
-
-def _nearest(maps: FloatArray, fine: Lattice, lattice: Lattice) -> Tensor:
-    """(C, H, W) maps on the network's lattice: the nearest bin of the finer one."""
-    index = fine.bins(lattice.centres)
-    flat = np.asarray(maps).reshape(len(maps), -1)
-    found = np.where(index >= 0, flat[:, np.maximum(index, 0)], np.nan)
-    return torch.as_tensor(found.reshape(-1, *lattice.shape).astype(np.float32))

@@ -31,9 +31,7 @@ SHELLS = (0.5, 1.6)  # outer ends of the classes of distance of two cells, in ce
 PAIRS, COUNTS = 3.0, 10.0  # weights of pairs and of numbers of cells beside densities
 FEW = 5.0  # added to an interpolated number, by whose share a kept one is judged
 ROUNDS = 150
-ACTIVE = (
-    0.5  # share of the cells that may change in a round, so that pairs of types far apart do not overshoot together
-)
+ACTIVE = 0.5  # share of the cells that may change in a round, lest pairs of types far apart overshoot together
 N_SPACED, STEP = 20, 0.5  # steps in which distances are corrected, and how far each goes
 
 

@@ -246,14 +246,12 @@ def _split_expression(
     for rows, counts in blocks(section.counts):
         first = split(counts, gene_keys, *turn)
         factor = np.repeat((2 * TARGET_SUM / library[rows]).astype(np.float32), np.diff(counts.indptr))
-        logs = [np.log1p(part * factor) for part in (first, counts.data - first)]
-        yield rows, [_without_zeros(sp.csr_array((x, counts.indices, counts.indptr), counts.shape)) for x in logs]
-
-
-def _without_zeros(values: sp.csr_array) -> sp.csr_array:
-    kept = values.copy()
-    kept.eliminate_zeros()  # in place, hence the copy
-    return kept
+        parts = []
+        for part in (first, counts.data - first):
+            logs = sp.csr_array((np.log1p(part * factor), counts.indices, counts.indptr), counts.shape).copy()
+            logs.eliminate_zeros()  # in place, hence the copy
+            parts.append(logs)
+        yield rows, parts
 
 
 def _patch_rows(

@@ -4,23 +4,21 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from functools import partial
-from typing import Protocol, runtime_checkable
+from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor
 
-from c2sti._types import FloatArray, InterpolatedSection, Interpolator, Lattice, Prediction, Section, SlicePair
+from c2sti._types import FloatArray, InterpolatedSection, Interpolator, Prediction, Section, SlicePair
 from c2sti.models.components import Settings, describe
 from c2sti.models.description import Description
 from c2sti.models.registration import MOST_BINS
 from c2sti.models.target_image import with_target_images
 
 
-class Baseline:
-    """Interpolation by components alone: a model for ``c2sti.tl.interpolate(…, model=…)``.
+class Describing:
+    """An interpolator that starts from a description, and takes one that was made before as ``description=``.
 
     Parameters
     ----------
@@ -30,16 +28,26 @@ class Baseline:
         What tables and provenance call it.
     """
 
-    def __init__(self, settings: Settings | None = None, name: str = "baseline") -> None:
-        self.settings = settings or Settings()
-        self.__name__ = name
+    def __init__(self, settings: Settings, name: str) -> None:
+        self.settings, self.__name__ = settings, name
 
     def describe(
         self, pair: SlicePair, *, device: str, seed: int, progress: Callable[[float], object] = lambda share: None
     ) -> Description:
         """The components of a pair and its context."""
-        how = {"device": device, "seed": seed, "progress": progress}
-        return describe(pair.sections, pair.spacing, pair.keys, self.settings, **how)  # type: ignore[arg-type]
+        how: dict[str, Any] = {"device": device, "seed": seed, "progress": progress}
+        return describe(pair.sections, pair.spacing, pair.keys, self.settings, **how)
+
+    def __call__(self, *args: Any, **kwargs: Any) -> Prediction:
+        """Interpolate sections; see :class:`c2sti._types.Interpolator`."""
+        raise NotImplementedError
+
+
+class Baseline(Describing):
+    """Interpolation by components alone: a model for ``c2sti.tl.interpolate(…, model=…)``."""
+
+    def __init__(self, settings: Settings | None = None, name: str = "baseline") -> None:
+        super().__init__(settings or Settings(), name)
 
     def __call__(
         self,
@@ -69,7 +77,9 @@ class Baseline:
             "noise": torch.stack([part.noise for part in field.parts]).cpu().numpy(),
         }
         if description.registration is not None:
-            notes["displacement"] = displacements(description, pair.lattice.coarsened(MOST_BINS), positions)
+            lattice = pair.lattice.coarsened(MOST_BINS)
+            moves = [description.displacement(lattice.centres, p).T.reshape(2, *lattice.shape) for p in positions]
+            notes["displacement"] = np.stack(moves).astype(np.float32)
         prediction = Prediction(tuple(slices), notes, description.noise(at, positions))
         return with_target_images(prediction, pair, description, at, positions)
 
@@ -102,78 +112,14 @@ class Descriptions:
         return self._made[method.settings][1] if isinstance(method, Describing) else 0.0
 
 
-@runtime_checkable
-class Describing(Protocol):
-    """An interpolator that starts from a description, and takes one that was made before as ``description=``."""
-
-    @property
-    def settings(self) -> Settings:
-        """How it describes a pair."""
-
-    def describe(
-        self, pair: SlicePair, *, device: str, seed: int, progress: Callable[[float], object] = lambda share: None
-    ) -> Description:
-        """The components of a pair and its context."""
-
-    def __call__(
-        self,
-        pair: SlicePair,
-        at: FloatArray,
-        positions: Sequence[float],
-        *,
-        device: str,
-        seed: int,
-        progress: Callable[[float], object],
-        description: Description | None = None,
-    ) -> Prediction:
-        """Interpolate sections."""
-
-
 def with_description(method: Describing, description: Description) -> Interpolator:
     """The method, as it answers from a description that was made before."""
     return partial(method, description=description)
 
 
-def displacements(description: Description, lattice: Lattice, positions: Sequence[float]) -> FloatArray:
-    """(S, 2, H, W) displacement of each section on the bins of a lattice, unit of the frame."""
-    found = [description.displacement(lattice.centres, p).T.reshape(2, *lattice.shape) for p in positions]
-    return np.stack(found).astype(np.float32)
-
-
 def blended_mean(sections: Sequence[Section], position: float) -> FloatArray:
     """(N,) expression around which the components of a section at this position vary."""
     return (1 - position) * sections[0].mean + position * sections[1].mean
-
-
-@dataclass(frozen=True)
-class BaselineTensors:
-    """A baseline prediction on a device, for the network to change.
-
-    Parameters
-    ----------
-    maps
-        (S, M, K) at the points asked for, of all descriptions side by side.
-    basis
-        (K, N) loadings.
-    means
-        (S, N) expression around which the components vary.
-    """
-
-    maps: Tensor
-    basis: Tensor
-    means: Tensor
-
-    @classmethod
-    def of(
-        cls, maps: FloatArray, description: Description, sections: Sequence[Section], positions: Sequence[float]
-    ) -> BaselineTensors:
-        """From the (S, M, K) maps of a description."""
-        means = np.stack([blended_mean(sections, p) for p in positions]).astype(np.float32)
-        return cls(torch.as_tensor(maps), torch.as_tensor(description.basis), torch.as_tensor(means))
-
-    def to(self, device: str) -> BaselineTensors:
-        """The same, elsewhere."""
-        return BaselineTensors(self.maps.to(device), self.basis.to(device), self.means.to(device))
 
 
 gp = Baseline(Settings(n_splits=0, counts=False, matern=False, own_lengths=False, registered=False, detail=False), "gp")

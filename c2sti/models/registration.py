@@ -23,6 +23,7 @@ from typing import TypeAlias
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from scipy.ndimage import gaussian_filter
 from scipy.optimize import minimize
 from scipy.spatial import KDTree
 from scipy.special import expit
@@ -205,10 +206,15 @@ def _displacement(a: Tensor, b: Tensor, mask: NDArray[np.bool_]) -> FloatArray:
     inside = torch.as_tensor(mask, dtype=a.dtype)
     rows, columns = torch.meshgrid(*(torch.arange(n, dtype=a.dtype) for n in (height, width)), indexing="ij")
     places, u = torch.stack([columns, rows], dim=-1), a.new_zeros(2, height, width)
+
+    def smoothed(maps: Tensor, width: float) -> Tensor:
+        reach = int(2 * width) + 1
+        return torch.from_numpy(gaussian_filter(maps.numpy(), width, axes=(1, 2), radius=reach, mode="nearest"))
+
     if not mask.any():
         return u.numpy()
     for level in LEVELS:
-        one, other = (_smoothed(maps, level / 2) if level > min(LEVELS) else maps for maps in (a, b))
+        one, other = (smoothed(maps, level / 2) if level > min(LEVELS) else maps for maps in (a, b))
         size = (max(height // level, 2), max(width // level, 2))
         variance = 2 * torch.cat([one.flatten(1), other.flatten(1)], dim=1).var(dim=1).sum().clamp_min(1e-12)
         u = u + _refined(one, other, inside / inside.sum() / variance, places, u, size)
@@ -238,15 +244,3 @@ def _refined(a: Tensor, b: Tensor, weight: Tensor, places: Tensor, u: Tensor, si
     how = {"maxiter": N_STEPS, "ftol": 1e-9, "gtol": 1e-7}
     found = minimize(with_gradient, np.zeros(2 * size[0] * size[1]), jac=True, method="L-BFGS-B", options=how)
     return change(torch.from_numpy(found.x).reshape(1, 2, *size))
-
-
-def _smoothed(maps: Tensor, width: float) -> Tensor:
-    """(K, H, W) maps smoothed by a Gaussian, in bins."""
-    reach = int(2 * width) + 1
-    kernel = torch.exp(-0.5 * (torch.arange(-reach, reach + 1, dtype=maps.dtype) / width) ** 2)
-    kernel = (kernel / kernel.sum())[None, None]
-    for axis in (0, 1):
-        pad, shape = ((reach, reach, 0, 0), (1, -1)) if axis else ((0, 0, reach, reach), (-1, 1))
-        padded = functional.pad(maps[:, None], pad, mode="replicate")
-        maps = functional.conv2d(padded, kernel.reshape(1, 1, *shape))[:, 0]
-    return maps

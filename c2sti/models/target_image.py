@@ -10,7 +10,7 @@ sections from the others. Where nothing is explained across sections, the predic
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 
 import numpy as np
 import scipy.sparse as sp
@@ -35,16 +35,10 @@ BLOCK = 2**13  # points at a time
 def with_target_images(
     prediction: Prediction, pair: SlicePair, description: Description, at: FloatArray, positions: Sequence[float]
 ) -> Prediction:
-    """The prediction, changed by what the H&E of its sections says.
+    """The prediction at (M, 2) points and S positions, dense, on one basis, changed by what the H&E of sections says.
 
-    Parameters
-    ----------
-    prediction
-        S sections at (M, 2) points `at` and `positions`, dense, on one basis.
-    pair
-        With features of its sections' images, and of the missing sections' images by position.
-    description
-        Of the pair: which components, and what it says of them before.
+    The pair has features of its sections' images, and of the missing sections' images by position; its description says
+    which components there are, and what was predicted of them before.
     """
     stained = [p for p in positions if p in pair.target_features]
     given = [section for section in pair.sections if section.image_features is not None]
@@ -52,89 +46,63 @@ def with_target_images(
         return prediction
     loadings = description.loadings[0][:N_COMPONENTS]
     with one_thread("blas"):
-        link = Link.learn([_Seen.of(section, loadings, pair.spacing) for section in given])
-    prediction = replace(prediction, notes={**prediction.notes, "image_share": link.explained})
-    if not link.chosen.any():
+        features, values, faints = zip(*(_seen(section, loadings) for section in given), strict=True)
+        weights, explained = _learnt(features, values)
+    prediction = replace(prediction, notes={**prediction.notes, "image_share": explained})
+    chosen = explained > 0
+    if not chosen.any():
         return prediction
-    basis = np.concatenate([prediction.slices[0].basis, loadings[link.chosen]]).astype(np.float32)
+    basis = np.concatenate([prediction.slices[0].basis, loadings[chosen]]).astype(np.float32)
     slices = []
     for p, section in zip(positions, prediction.slices, strict=True):
-        more = np.zeros((len(at), int(link.chosen.sum())), dtype=np.float32)
+        more = np.zeros((len(at), int(chosen.sum())), dtype=np.float32)
         if p in pair.target_features:
-            more = _change(link, pair, description, at, p)
+            more = _change(weights, float(np.mean(faints)), loadings[chosen], pair, description, at, p)
         slices.append(InterpolatedSection(np.concatenate([section.weights, more], axis=1), basis, section.offset))
     return replace(prediction, slices=tuple(slices))
 
 
-@dataclass(frozen=True)
-class _Seen:
-    """H&E and expression of one measured section, both beyond those of the surroundings.
+def _seen(section: Section, loadings: FloatArray) -> tuple[FloatArray, FloatArray, float]:
+    """What a measured section with an image shows at its spots on the image, beyond the surroundings of each.
 
-    Parameters
-    ----------
-    features, values
-        (n, F) of the image, and (n, K) of the components.
-    faint
-        Optical density below which its image shows glass.
+    Returns
+    -------
+    (m, F) features of the image, (m, K) values of the components, and the optical density below which there is glass.
     """
-
-    features: FloatArray
-    values: FloatArray
-    faint: float
-
-    @classmethod
-    def of(cls, section: Section, loadings: FloatArray, spacing: float) -> _Seen:
-        """From a section with an image, and (K, N) loadings."""
-        assert section.image_features is not None
-        raw = section.image_features(section.xy)
-        on_image = np.isfinite(raw).all(axis=1)
-        xy, raw = section.xy[on_image], raw[on_image]
-        right = np.ascontiguousarray(loadings.T)
-        scores = np.concatenate([values @ right for _, values in blocks(section.expression)])[on_image]
-        beyond = _beyond(xy)
-        features = _curved(_standardised(raw, raw))
-        return cls(beyond @ features, beyond @ scores.astype(np.float64), float(np.quantile(raw[:, 0], FAINT)))
+    assert section.image_features is not None
+    raw = section.image_features(section.xy)
+    on_image = np.isfinite(raw).all(axis=1)
+    raw, right = raw[on_image], np.ascontiguousarray(loadings.T)
+    scores = np.concatenate([values @ right for _, values in blocks(section.expression)])[on_image]
+    beyond = _beyond(section.xy[on_image])
+    features = beyond @ _curved(_standardised(raw, raw))
+    return features, beyond @ scores.astype(np.float64), float(np.quantile(raw[:, 0], FAINT))
 
 
-@dataclass(frozen=True)
-class Link:
-    """How the components of expression follow the H&E.
+def _learnt(features: Sequence[FloatArray], values: Sequence[FloatArray]) -> tuple[FloatArray, FloatArray]:
+    """How components follow the H&E, from features and values of two sections or more.
 
-    Parameters
-    ----------
-    weights
-        (F, k) of features, for the components that are predicted.
-    chosen
-        (K,) which these are.
-    explained
-        (K,) share of each component, beyond its surroundings, that is explained in sections that were left out.
-    faint
-        Optical density below which an image shows glass.
+    Each section is predicted from the others, which decides on the penalty, and on whether a component is predicted.
+
+    Returns
+    -------
+    (F, k) weights of features, for the components that are predicted; and (K,) share of each component that is
+    explained in sections that were left out, 0 for those that are not predicted.
     """
-
-    weights: FloatArray
-    chosen: FloatArray
-    explained: FloatArray
-    faint: float
-
-    @classmethod
-    def learn(cls, sections: Sequence[_Seen]) -> Link:
-        """From two sections or more, each of which is predicted from the others."""
-        grams = [(s.features.T @ s.features, s.features.T @ s.values) for s in sections]
-        totals = np.stack([np.square(s.values).sum(axis=0) for s in sections])
-        errors = np.zeros((len(PENALTIES), *totals.shape))
-        for i, left_out in enumerate(sections):
-            weights = _ridge([gram for j, gram in enumerate(grams) if j != i])
-            for penalty, own in enumerate(weights):
-                errors[penalty, i] = np.square(left_out.values - left_out.features @ own).sum(axis=0)
-        together = 1 - errors.sum(axis=1) / np.maximum(totals.sum(axis=0), np.finfo(float).tiny)
-        best, every = together.argmax(axis=0), np.arange(totals.shape[1])
-        explained = together[best, every]
-        # A correlation that is there by chance has the standard error 1 / √n.
-        beyond_chance = explained > STANDARD_ERRORS**2 / sum(len(s.values) for s in sections)
-        chosen = beyond_chance & (errors[best, :, every] < totals.T).all(axis=1)
-        weights = _ridge(grams)[best, :, every].T[:, chosen]
-        return cls(weights, chosen, np.where(chosen, explained, 0.0), float(np.mean([s.faint for s in sections])))
+    grams = [(x.T @ x, x.T @ y) for x, y in zip(features, values, strict=True)]
+    totals = np.stack([np.square(y).sum(axis=0) for y in values])
+    errors = np.zeros((len(PENALTIES), *totals.shape))
+    for i, (x, y) in enumerate(zip(features, values, strict=True)):
+        weights = _ridge([gram for j, gram in enumerate(grams) if j != i])
+        for penalty, own in enumerate(weights):
+            errors[penalty, i] = np.square(y - x @ own).sum(axis=0)
+    together = 1 - errors.sum(axis=1) / np.maximum(totals.sum(axis=0), np.finfo(float).tiny)
+    best, every = together.argmax(axis=0), np.arange(totals.shape[1])
+    explained = together[best, every]
+    # A correlation that is there by chance has the standard error 1 / √n.
+    beyond_chance = explained > STANDARD_ERRORS**2 / sum(map(len, values))
+    chosen = beyond_chance & (errors[best, :, every] < totals.T).all(axis=1)
+    return _ridge(grams)[best, :, every].T[:, chosen], np.where(chosen, explained, 0.0)
 
 
 def _ridge(grams: Sequence[tuple[FloatArray, FloatArray]]) -> FloatArray:
@@ -145,25 +113,33 @@ def _ridge(grams: Sequence[tuple[FloatArray, FloatArray]]) -> FloatArray:
     return np.stack([axes @ (turned / (np.maximum(size, 0) + penalty)[:, None]) for penalty in PENALTIES])
 
 
-def _change(link: Link, pair: SlicePair, description: Description, at: FloatArray, position: float) -> FloatArray:
-    """(M, k) what the H&E of the section at a position adds to the chosen components at points.
+def _change(
+    weights: FloatArray,
+    faint: float,
+    loadings: FloatArray,
+    pair: SlicePair,
+    description: Description,
+    at: FloatArray,
+    position: float,
+) -> FloatArray:
+    """(M, k) what the H&E of the section at a position adds to the components of some (k, N) loadings, at points.
 
-    The description holds part of it already: that share is taken at the spots of the nearer section.
+    The description holds part of it already: that share is taken at the spots of the nearer section. Where the optical
+    density is below `faint` there is glass.
     """
     looks = pair.target_features[position]
     spots = (pair.a if position <= 0.5 else pair.b).xy
     seen = _around(looks, spots, pair.spacing)
-    tissue = seen[:, 0, 0] >= link.faint  # not NaN
+    tissue = seen[:, 0, 0] >= faint  # not NaN
     if not tissue.any():
-        return np.zeros((len(at), link.weights.shape[1]), dtype=np.float32)
+        return np.zeros((len(at), len(loadings)), dtype=np.float32)
     like = seen[tissue, 0]
-    found = _beyond_tissue(seen, like, link.faint) @ link.weights
-    chosen = description.loadings[0][:N_COMPONENTS][link.chosen]
-    said = _beyond(spots) @ (description.at(spots, [position])[0] @ (description.basis @ chosen.T))
+    found = _beyond_tissue(seen, like, faint) @ weights
+    said = _beyond(spots) @ (description.at(spots, [position])[0] @ (description.basis @ loadings.T))
     share = (said * found).sum(axis=0) / np.maximum(np.square(found).sum(axis=0), np.finfo(float).tiny)
-    weights = link.weights * (1 - np.clip(share, 0, 1))
+    weights = weights * (1 - np.clip(share, 0, 1))
     parts = (_around(looks, at[first : first + BLOCK], pair.spacing) for first in range(0, len(at), BLOCK))
-    return np.concatenate([_beyond_tissue(part, like, link.faint) @ weights for part in parts]).astype(np.float32)
+    return np.concatenate([_beyond_tissue(part, like, faint) @ weights for part in parts]).astype(np.float32)
 
 
 def _around(looks: PointFeatures, points: FloatArray, spacing: float) -> FloatArray:

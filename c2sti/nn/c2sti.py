@@ -1,4 +1,4 @@
-"""The C2-STi network (Fig. 1 of the paper): its settings, what it looks at, and its layers.
+"""The C2-STi network (Fig. 1 of the paper): its settings and its layers.
 
 The network reads a pair of sections and gives where tissue lies in either of them (§2.1 to 2.3). By default the
 component maps of a baseline prediction are sampled there; as in the paper, the features of its genes are, and a head
@@ -7,8 +7,9 @@ gives the section (`C2STiConfig.paper`). Both are one network, and differ by wha
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+import warnings
+from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Any, Literal
 
 import numpy as np
@@ -17,10 +18,9 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from c2sti import _validators
-from c2sti._types import Lattice
-from c2sti.nn._pieces import in_pieces
 from c2sti.nn.cross_modal import CrossModalAlignment, ExpressionStem, HistologyEncoder
 from c2sti.nn.dlsm import DLSM, Deformation, differences, fuse, position_map, printed_position_map
+from c2sti.nn.inputs import ModelInputs
 from c2sti.nn.pyramid import (
     N_SHIFTS,
     GenePool,
@@ -32,7 +32,7 @@ from c2sti.nn.pyramid import (
     profiles,
 )
 from c2sti.nn.resnet import CHANNELS, ResNet50Features, resnet50
-from c2sti.ops import deformable_sampling, sobel_magnitude
+from c2sti.ops import sobel_magnitude
 
 DEFORMS, STARTS, PRINTED = ("maps", "features", "motion"), ("baseline", "zero"), ("graph", "position")
 FEWEST_GENES = 8  # of a panel whose two halves are compared
@@ -168,81 +168,6 @@ class C2STiConfig:
         return cls(**{**given, **settings})
 
 
-@dataclass(frozen=True)
-class ModelInputs:
-    """One pair, and its context, on the network's lattice.
-
-    Parameters
-    ----------
-    lattice
-        H × W bins.
-    positions
-        Of all sections, the pair's 0 and 1 first.
-    panel
-        (N_p, 2, H, W) of each section: standardised expression of the panel's genes beside the mask of the tissue.
-    chosen, scale
-        (N_p,) which of the pair's genes these are, and what their expression was divided by.
-    images
-        (3, H, W) H&E of each section, or None.
-    features
-        (C_h, H, W) of each section what an encoder of the user's says of its H&E, or None.
-    targets
-        (3, H, W) H&E of missing sections, by position, where they were stained.
-    propagation
-        (N_p, N_p) P of eq. 3 over the panel, dense.
-    ends
-        (K, H, W) maps of all components in section a, and in section b.
-    """
-
-    lattice: Lattice
-    positions: tuple[float, ...]
-    panel: tuple[Tensor, ...]
-    chosen: Tensor
-    scale: Tensor
-    images: tuple[Tensor | None, ...]
-    propagation: Tensor
-    ends: tuple[Tensor, Tensor]
-    features: tuple[Tensor | None, ...] = ()
-    targets: Mapping[float, Tensor] = field(default_factory=dict)
-
-    def to(self, device: str) -> ModelInputs:
-        """The same, elsewhere."""
-        others = {name: getattr(self, name).to(device) for name in ("propagation", "chosen", "scale")}
-        return replace(self.each(lambda maps: maps.to(device)), **others)
-
-    def genes(self, index: Tensor) -> ModelInputs:
-        """The same seen by some of the panel's genes."""
-        panel, propagation = tuple(p[index] for p in self.panel), self.propagation[index][:, index]
-        return replace(self, panel=panel, chosen=self.chosen[index], scale=self.scale[index], propagation=propagation)
-
-    def halves(self) -> tuple[ModelInputs, ModelInputs]:
-        """Two that share no gene: every other gene of the panel, by how much it varies, whatever their order."""
-        variance = (self.panel[0][:, 0].square().mean(dim=(1, 2)) + self.panel[1][:, 0].square().mean(dim=(1, 2))) / 2
-        ranked = variance.argsort(descending=True)
-        return self.genes(ranked[0::2].sort().values), self.genes(ranked[1::2].sort().values)
-
-    @property
-    def n_values(self) -> int:
-        """Of the panel in one section."""
-        return self.panel[0][:, 0].numel()
-
-    @property
-    def tissue(self) -> Tensor:
-        """(H, W) bool, where both sections of the pair have tissue."""
-        return (self.panel[0][0, 1] > 0) & (self.panel[1][0, 1] > 0)
-
-    def each(self, change: Callable[[Tensor], Tensor]) -> ModelInputs:
-        """The same with every map, (…, H, W), changed."""
-        return replace(
-            self,
-            panel=tuple(change(p) for p in self.panel),
-            images=tuple(None if p is None else change(p) for p in self.images),
-            ends=(change(self.ends[0]), change(self.ends[1])),
-            features=tuple(None if f is None else change(f) for f in self.features),
-            targets={position: change(image) for position, image in self.targets.items()},
-        )
-
-
 class Network(nn.Module):
     """All that is learnt.
 
@@ -265,21 +190,19 @@ class Network(nn.Module):
         self.pool = nn.ModuleList(GenePool(c) for _ in range(config.n_levels))
         self.context = nn.Parameter(torch.zeros(config.n_levels))
         self.decoder = MotionDecoder(c, config.n_levels)
-        self.dlsm = nn.ModuleList(self._modulation() for _ in range(config.n_levels))
+        how: dict[str, Any] = {"beta": config.beta, "gamma": config.gamma, "modulated": config.dlsm}
+        self.dlsm = nn.ModuleList(
+            DLSM(c, config.kernel_size, config.embedding, config.reach, **how) for _ in range(config.n_levels)
+        )
         self.resnet = ResNet50Features(resnet50()) if config.resnet else None
         self.section = None
         if config.deforms != "maps":
             self.section = SectionDecoder(c, config.n_levels, halved=config.halved, zero=config.start == "baseline")
 
-    def _modulation(self) -> DLSM:
-        k = self.config
-        how = {"beta": k.beta, "gamma": k.gamma, "modulated": k.dlsm}
-        return DLSM(k.channels, k.kernel_size, k.embedding, k.reach, **how)  # type: ignore[arg-type]
-
     def forward(
         self, inputs: ModelInputs, t: float, motion: Motion | None = None, share: float = 1.0
     ) -> tuple[Tensor, Deformation]:
-        """What the network says of the section at t, and the deformation behind it.
+        """What the network says of the section at t, and the deformation on the finest level behind it.
 
         Parameters
         ----------
@@ -288,7 +211,7 @@ class Network(nn.Module):
         t
             Position of the section.
         motion
-            That of the inputs, where it is known already.
+            With ``deforms="maps"`` that of the inputs, where it is known already.
         share
             Of every shift that is made.
 
@@ -298,67 +221,56 @@ class Network(nn.Module):
         expression of the panel's genes: the section, or what is added to a baseline prediction. What is added fades as
         4t(1 - t) towards the ends, where a section has been measured.
         """
-        deformation, fused = self._deformed(inputs, t, motion, share)
         if self.section is None:
-            return 4 * t * (1 - t) * fused[0], deformation
+            here = self.deformations(inputs, t, self.motion(inputs) if motion is None else motion, share)[0]
+            a, b = (one - end for one, end in zip(here.sampled(*inputs.ends), inputs.ends, strict=True))
+            return 4 * t * (1 - t) * fuse(a, b, here.p), here
+        deformed = self._features if self.config.deforms == "features" else self._motion_of_genes
+        here, fused = deformed(inputs, t, self.nodes(inputs), share)
         found = self.section(fused, inputs.lattice.shape)
-        return found if self.config.start == "zero" else 4 * t * (1 - t) * found, deformation
+        return found if self.config.start == "zero" else 4 * t * (1 - t) * found, here
 
-    def _deformed(
-        self, inputs: ModelInputs, t: float, motion: Motion | None, share: float
+    def _features(
+        self, inputs: ModelInputs, t: float, nodes: list[list[Tensor]], share: float
     ) -> tuple[Deformation, list[Tensor]]:
-        """The deformation on the finest level, and what eq. 5 makes of both sections, fused, on each level."""
-        if self.config.deforms == "maps":
-            here = self.deformation(inputs, t, self.motion(inputs) if motion is None else motion, share)
-            a, b = (deformable_sampling(end, *side) - end for end, side in zip(inputs.ends, here.sides, strict=True))
-            return here, [fuse(a, b, here.p)]
-        nodes = [self.nodes(inputs, i) for i in range(len(inputs.panel))]
-        if self.config.deforms == "motion":
-            return self._printed(inputs, t, nodes, share)
-        deformations = self.deformations(inputs, t, self._motion(inputs, nodes) if motion is None else motion, share)
-        fused = []
-        for here, *levels in zip(deformations, nodes[0], nodes[1], strict=True):
-            flat = [level.flatten(0, 1) for level in levels]
-            a, b = (deformable_sampling(maps, *side) for maps, side in zip(flat, here.sides, strict=True))
-            fused.append(fuse(a, b, here.p).reshape(levels[0].shape))
+        """The finest deformation, and (N_p, C, h, w) features of the genes at t on each level (eq. 5, fused)."""
+        deformations, fused = self.deformations(inputs, t, self.motion(inputs, nodes), share), []
+        for here, one, other in zip(deformations, nodes[0], nodes[1], strict=True):
+            a, b = here.sampled(one.flatten(0, 1), other.flatten(0, 1))
+            fused.append(fuse(a, b, here.p).reshape(one.shape))
         return deformations[0], fused
 
-    def _printed(
+    def _motion_of_genes(
         self, inputs: ModelInputs, t: float, nodes: list[list[Tensor]], share: float
     ) -> tuple[Deformation, list[Tensor]]:
         """Eq. 5 as printed: every gene has motion features of its own, which are what is deformed."""
 
         def of_gene(one: list[Tensor], other: list[Tensor]) -> tuple[Deformation, list[Tensor]]:
-            there, back = ([f.new_zeros(N_SHIFTS, *f.shape[1:]) for f in one] for _ in range(2))
-            motion = self.decoder(one, other, there), self.decoder(other, one, back)
-            deformations, fused = self.deformations(inputs, t, motion, share), []
-            for here, *levels in zip(deformations, *motion, strict=True):
-                a, b = (deformable_sampling(maps, *side) for maps, side in zip(levels, here.sides, strict=True))
-                fused.append(fuse(a, b, here.p))
-            return deformations[0], fused
+            alike = [f.new_zeros(N_SHIFTS, *f.shape[1:]) for f in one]  # a single gene has no local correlation
+            motion = self.decoder(one, other, alike), self.decoder(other, one, alike)
+            deformations = self.deformations(inputs, t, motion, share)
+            levels = zip(deformations, *motion, strict=True)
+            return deformations[0], [fuse(*here.sampled(there, back), here.p) for here, there, back in levels]
 
         every, fused = torch.vmap(of_gene)(nodes[0], nodes[1])
         return Deformation(*(field.mean(dim=0) for field in every)), fused
 
     def reliability(self, inputs: ModelInputs) -> float:
-        """Of the motion of a inputs, in [0, 1]: how much of it two halves of the genes, each looked at alone, agree on.
+        """Of the motion of inputs, in [0, 1]: how much of it two halves of the genes, each looked at alone, agree on.
 
         The share of the mean square of their shifts, halfway and where both sections have tissue, that is common to
         them: 1 where they say the same, 0 where what they say is noise, or where there are too few genes to ask.
         """
         if len(inputs.propagation) < FEWEST_GENES:
             return 0.0
-        halves = (self.deformation(half, 0.5, self.motion(half)) for half in inputs.halves())
-        one, other = (half.shifts[:, inputs.tissue] for half in halves)
+        tissue = (inputs.panel[0][0, 1] > 0) & (inputs.panel[1][0, 1] > 0)
+        halves = (self.deformations(half, 0.5, self.motion(half))[0] for half in inputs.halves())
+        one, other = (half.shifts[:, tissue] for half in halves)
         both = (one.square() + other.square()).sum() / 2
         return float(((one * other).sum() / both).clamp(0, 1)) if both > 0 else 0.0
 
-    def deformation(self, inputs: ModelInputs, t: float, motion: Motion, share: float = 1.0) -> Deformation:
-        """Where to look in either section, on the finest level."""
-        return self.deformations(inputs, t, motion, share)[0]
-
     def deformations(self, inputs: ModelInputs, t: float, motion: Motion, share: float = 1.0) -> list[Deformation]:
-        """The same on each level, fine to coarse: coarser levels move all taps of a bin together."""
+        """Where to look in either section on each level, fine to coarse: coarser ones move all taps of a bin alike."""
         p = self.positions(inputs, t)
         own = []
         for one, other, level in zip(*motion, self.dlsm, strict=True):
@@ -390,36 +302,48 @@ class Network(nn.Module):
         gradients = (sobel_magnitude(a), sobel_magnitude(b)) if target is None else differences(target, a, b)
         return position_map(t, *gradients, self.config.alpha)
 
-    def motion(self, inputs: ModelInputs) -> Motion:
-        """F₀→₁ and F₁→₀, (C, h, w) at each level, fine to coarse; the same for every position."""
-        return self._motion(inputs, [self.nodes(inputs, i) for i in range(len(inputs.panel))])
-
-    def _motion(self, inputs: ModelInputs, nodes: list[list[Tensor]]) -> Motion:
+    def motion(self, inputs: ModelInputs, nodes: list[list[Tensor]] | None = None) -> Motion:
+        """F₀→₁ and F₁→₀, (C, h, w) at each level, fine to coarse, from the nodes; the same for every position."""
+        nodes = self.nodes(inputs) if nodes is None else nodes
         pooled = [[pool(level) for pool, level in zip(self.pool, levels, strict=True)] for levels in nodes]
-        f0, f1 = self._with_context(pooled, inputs.positions)
+        f0, f1 = (self._with_context(pooled, inputs.positions, side) for side in (0, 1))
         a, b = ([profiles(level) for level in levels] for levels in nodes[:2])
         there, back = map(local_correlation, a, b), map(local_correlation, b, a)
         return self.decoder(f0, f1, list(there)), self.decoder(f1, f0, list(back))
 
-    def nodes(self, inputs: ModelInputs, i: int) -> list[Tensor]:
-        """(N_p, C, h, w) of section i at each level: its genes aligned with its image, encoded, mixed."""
-        panel = inputs.panel[i]
-        pieces = in_pieces(self._encoding(inputs, i), len(panel), len(panel), "genes of the panel")
-        levels = [torch.cat(level) for level in zip(*pieces, strict=True)]
-        if not self.config.graph:
-            return levels
-        return [graph(level, inputs.propagation) for level, graph in zip(levels, self.graph, strict=True)]
+    def nodes(self, inputs: ModelInputs) -> list[list[Tensor]]:
+        """(N_p, C, h, w) of each section at each level: its genes aligned with its image, encoded, mixed."""
+        found = []
+        for i in range(len(inputs.panel)):
+            levels = self._encoded(inputs, i)
+            if self.config.graph:
+                levels = [graph(level, inputs.propagation) for level, graph in zip(levels, self.graph, strict=True)]
+            found.append(levels)
+        return found
 
-    def _encoding(self, inputs: ModelInputs, i: int) -> Callable[[slice], list[Tensor]]:
-        """What takes some genes of section i to their (n, C, h, w) at each level; genes do not see each other yet."""
-        image = self._image(inputs, i) if self.config.cross_modal else None
+    def _encoded(self, inputs: ModelInputs, i: int) -> list[Tensor]:
+        """(N_p, C, h, w) of section i at each level, before genes see each other.
+
+        Where a GPU is out of memory, half as many genes are encoded at a time, and again.
+        """
+        panel, image = inputs.panel[i], self._image(inputs, i) if self.config.cross_modal else None
         told = None if image is None else (self.histology(image), image.isfinite().all(dim=0))
-
-        def encode(genes: slice) -> list[Tensor]:
-            expression = self.stem(inputs.panel[i][genes])  # M_s
-            return self.encoder(expression if told is None else self.alignment(expression, *told))  # of X
-
-        return encode
+        found: list[list[Tensor]] = []
+        first, size = 0, len(panel)
+        while first < len(panel):
+            try:
+                expression = self.stem(panel[first : first + size])  # M_s
+                found.append(self.encoder(expression if told is None else self.alignment(expression, *told)))  # of X
+                first += size
+            except torch.OutOfMemoryError:
+                if size == 1:
+                    raise
+                # Half of what was tried: the last genes may have been fewer than `size`.
+                tried = min(size, len(panel) - first)
+                size = max(tried // 2, 1)
+                says = f"out of memory with {tried} genes of the panel at a time; continuing with {size}"
+                warnings.warn(says, stacklevel=2)
+        return [torch.cat(level) for level in zip(*found, strict=True)]
 
     def _image(self, inputs: ModelInputs, i: int) -> Tensor | None:
         """(C_h, H, W) what the network's encoder looks at: the image of a section, or its description."""
@@ -428,8 +352,8 @@ class Network(nn.Module):
             if image is None:
                 return None
             return torch.where(image.isfinite().all(dim=0), self.resnet(image, inputs.lattice.shape), torch.nan)
-        given = inputs.images[i] if n == 3 else inputs.features[i]
-        if given is None and inputs.images[i] is not None:
+        given = image if n == 3 else inputs.features[i]
+        if given is None and image is not None:
             raise ValueError(
                 f"this network was trained on images described by an encoder of {n} channels; give it as "
                 "histology_encoder="
@@ -440,22 +364,17 @@ class Network(nn.Module):
             )
         return given
 
-    def _with_context(
-        self, pooled: list[list[Tensor]], positions: Sequence[float]
-    ) -> tuple[list[Tensor], list[Tensor]]:
-        """Features of the pair, each leaning towards the sections beyond it, by distance."""
-        leaning = []
-        for side in (0, 1):
-            of = [i for i, p in enumerate(positions) if (p < 0 if side == 0 else p > 1)]
-            levels = pooled[side]
-            for i in of:
-                share = float(np.exp(-abs(positions[i] - side))) / len(of)
-                levels = [
-                    f + scale.tanh() * share * (beyond - own)
-                    for f, own, beyond, scale in zip(levels, pooled[side], pooled[i], self.context, strict=True)
-                ]
-            leaning.append(levels)
-        return leaning[0], leaning[1]
+    def _with_context(self, pooled: list[list[Tensor]], positions: Sequence[float], side: int) -> list[Tensor]:
+        """Features of section a (side 0) or b (1) on each level, leaning to the sections beyond it, by distance."""
+        of = [i for i, p in enumerate(positions) if (p < 0 if side == 0 else p > 1)]
+        levels = pooled[side]
+        for i in of:
+            share = float(np.exp(-abs(positions[i] - side))) / len(of)
+            levels = [
+                f + scale.tanh() * share * (beyond - own)
+                for f, own, beyond, scale in zip(levels, pooled[side], pooled[i], self.context, strict=True)
+            ]
+        return levels
 
 
 def enlarge(field: Tensor, shape: Sequence[int]) -> Tensor:

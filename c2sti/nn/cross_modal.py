@@ -9,20 +9,24 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
+N_LAYERS = 3  # 3 × 3 convolutions of the image; each lets a bin see one more bin on every side
+
 
 def convolution(n_in: int, n_out: int, stride: int = 1) -> nn.Sequential:
     """3 × 3 convolution and PReLU: (B, n_in, H, W) → (B, n_out, ⌈H/stride⌉, ⌈W/stride⌉)."""
     return nn.Sequential(nn.Conv2d(n_in, n_out, 3, stride=stride, padding=1), nn.PReLU(n_out))
 
 
-class ExpressionStem(nn.Module):
-    """Features M_s of single-gene maps, by weights that are the same for every gene.
+def zero_head(n_in: int, n_out: int) -> nn.Conv2d:
+    """3 × 3 convolution that gives zero until it is trained: (B, n_in, h, w) → (B, n_out, h, w)."""
+    head = nn.Conv2d(n_in, n_out, 3, padding=1)
+    for parameter in head.parameters():
+        nn.init.zeros_(parameter)
+    return head
 
-    Parameters
-    ----------
-    channels
-        C, features of a gene.
-    """
+
+class ExpressionStem(nn.Module):
+    """C features M_s of single-gene maps, by weights that are the same for every gene."""
 
     def __init__(self, channels: int) -> None:
         super().__init__()
@@ -34,23 +38,16 @@ class ExpressionStem(nn.Module):
 
 
 class HistologyEncoder(nn.Module):
-    """Features M_h of the H&E image on the lattice, by a small encoder that needs no download.
+    """C_h features M_h of the H&E image on the lattice, by a small encoder that needs no download.
 
-    Parameters
-    ----------
-    channels
-        C_h, features of a bin.
-    n_layers
-        3 × 3 convolutions; each lets a bin see one more bin on every side.
-    n_given
-        Channels of what it looks at: the 3 of an image, or those of an encoder that has described it.
+    It looks at the 3 channels of an image, or at the `n_given` of an encoder that has described it.
     """
 
-    def __init__(self, channels: int, n_layers: int = 3, n_given: int = 3) -> None:
+    def __init__(self, channels: int, n_given: int = 3) -> None:
         super().__init__()
         self.middle = 0.5 if n_given == 3 else 0.0  # of a colour
         # Red, green, blue and whether there is an image.
-        self.layers = nn.Sequential(*(convolution(channels if i else n_given + 1, channels) for i in range(n_layers)))
+        self.layers = nn.Sequential(*(convolution(channels if i else n_given + 1, channels) for i in range(N_LAYERS)))
 
     def forward(self, image: Tensor) -> Tensor:
         """Take a (3, H, W) image in [0, 1] (or its description), NaN where there is none, to (C_h, H, W)."""
@@ -60,14 +57,7 @@ class HistologyEncoder(nn.Module):
 
 
 class CrossModalAlignment(nn.Module):
-    """Keep of the expression features what the image supports: X = M_s ⊙ G (eq. 1).
-
-    Parameters
-    ----------
-    channels
-        C, features of a gene.
-    histology_channels
-        C_h, features of the image.
+    """Keep of the C expression features what the C_h of the image support: X = M_s ⊙ G (eq. 1).
 
     Notes
     -----
@@ -89,20 +79,10 @@ class CrossModalAlignment(nn.Module):
         return expression * self.gate(expression, histology, covered)
 
     def gate(self, expression: Tensor, histology: Tensor | None, covered: Tensor | None) -> Tensor:
-        """How much of each feature passes.
+        """How much of each feature passes: (N, C, H, W) gate G in (0, 1), and 1 where there is no image.
 
-        Parameters
-        ----------
-        expression
-            (N, C, H, W) features of the genes, M_s.
-        histology
-            (C_h, H, W) features of the image, M_h; None without one.
-        covered
-            (H, W) bool, bins that the image covers; None where it covers all.
-
-        Returns
-        -------
-        (N, C, H, W) gate G in (0, 1), and 1 where there is no image.
+        Of (N, C, H, W) features of the genes, M_s, and (C_h, H, W) of the image, M_h, None without one; `covered` says
+        which of the (H, W) bins the image covers, None for all.
         """
         if histology is None:
             return torch.ones_like(expression)

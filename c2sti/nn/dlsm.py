@@ -12,6 +12,12 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from c2sti.nn.cross_modal import zero_head
+from c2sti.ops import deformable_sampling
+
+SIDE = 3  # of the depth-wise kernel that is made from positions
+DEPARTURE = 0.1  # the most by which a tap of the deformable kernel departs from the identity, before its mask
+
 
 def position_map(t: float, gradient_0: Tensor, gradient_1: Tensor, alpha: float) -> Tensor:
     """Position of each bin between the sections, pulled on by where the H&E changes.
@@ -52,15 +58,8 @@ def printed_position_map(t: float, gradient: Tensor, alpha: float) -> Tensor:
 def differences(target: Tensor, image_0: Tensor, image_1: Tensor) -> tuple[Tensor, Tensor]:
     """How far the H&E of either section is from that of the missing one: what :func:`position_map` takes for gradients.
 
-    Parameters
-    ----------
-    target, image_0, image_1
-        (3, H, W) colours, NaN where unknown.
-
-    Returns
-    -------
-    Two (H, W) maps in [0, 1]: mean difference of the colours, on one scale for both; 0 where any of the three is
-    unknown. A bin in which the missing section looks like the second is thus nearer to it.
+    Of (3, H, W) colours, NaN where unknown, two (H, W) maps in [0, 1]: their mean difference, on one scale for both; 0
+    where any of the three is unknown. A bin in which the missing section looks like the second is thus nearer to it.
     """
     away = torch.stack([(target - image).abs().mean(dim=0) for image in (image_0, image_1)])
     away = torch.where(away.isfinite().all(dim=0), away, 0)
@@ -74,29 +73,16 @@ def perceptron(n_in: int, n_hidden: int, n_out: int) -> nn.Sequential:
 
 
 class Modulation(nn.Module):
-    """Adapt motion features to a position: F_out = β · F_ca + γ · F_sp.
-
-    Parameters
-    ----------
-    channels
-        C, features of the motion.
-    embedding
-        Length d of the embeddings of a position.
-    beta, gamma
-        Weights of the channel branch and of the spatial branch.
-    kernel_size
-        Side of the depth-wise kernel, odd.
+    """Adapt C motion features to a position, embedded in d numbers: F_out = β · F_ca + γ · F_sp.
 
     Notes
     -----
     What the paper calls a Kronecker product is a scaling of each channel.
     """
 
-    def __init__(
-        self, channels: int, embedding: int = 16, beta: float = 0.5, gamma: float = 0.5, kernel_size: int = 3
-    ) -> None:
+    def __init__(self, channels: int, embedding: int = 16, beta: float = 0.5, gamma: float = 0.5) -> None:
         super().__init__()
-        self.beta, self.gamma, self.kernel_size = beta, gamma, kernel_size
+        self.beta, self.gamma = beta, gamma
         self.phi = perceptron(1, embedding, embedding)
         self.psi = perceptron(1, embedding, embedding)
         self.to_scale = perceptron(channels + embedding, channels, channels)
@@ -108,7 +94,7 @@ class Modulation(nn.Module):
             nn.PReLU(),
             nn.Conv2d(channels, channels, 1),
         )
-        self.to_kernel = perceptron(embedding, embedding, channels * kernel_size**2)
+        self.to_kernel = perceptron(embedding, embedding, channels * SIDE**2)
 
     def forward(self, motion: Tensor, p: Tensor) -> Tensor:
         """Modulate (C, h, w) motion by the (h, w) positions of its bins; returns (C, h, w)."""
@@ -124,29 +110,18 @@ class Modulation(nn.Module):
         """(C, h, w) local structure fused with each bin's position, by a kernel made from the positions."""
         places = self.psi(p[..., None]).movedim(-1, 0)  # E, (d, h, w)
         fused = self.fuse(torch.cat([self.local(motion[None])[0], places])[None])
-        kernel = self.to_kernel(places.mean(dim=(1, 2))).view(-1, 1, self.kernel_size, self.kernel_size)
-        return functional.conv2d(fused, kernel, padding=self.kernel_size // 2, groups=len(kernel))[0]  # F_sp
+        kernel = self.to_kernel(places.mean(dim=(1, 2))).view(-1, 1, SIDE, SIDE)
+        return functional.conv2d(fused, kernel, padding=SIDE // 2, groups=len(kernel))[0]  # F_sp
 
 
 class Estimators(nn.Module):
-    """The three heads of eq. 4, which start at zero: no shift, and the identity as kernel.
-
-    Parameters
-    ----------
-    channels
-        C, features of the modulated motion.
-    kernel_size
-        Side k of the deformable kernel, odd; T = k·k taps.
-    departure
-        The most by which a tap of the kernel departs from the identity, before its mask.
-    """
+    """The three heads of eq. 4 for T = k·k taps, which start at zero: no shift, and the identity as kernel."""
 
     centre: Tensor
 
-    def __init__(self, channels: int, kernel_size: int = 3, departure: float = 0.1) -> None:
+    def __init__(self, channels: int, kernel_size: int = 3) -> None:
         super().__init__()
         n_taps = kernel_size**2
-        self.departure = departure
         self.offset, self.kernel, self.mask = (zero_head(channels, n) for n in (2 * n_taps, n_taps, n_taps))
         centre = functional.one_hot(torch.tensor(n_taps // 2), n_taps)[:, None, None]
         self.register_buffer("centre", centre.to(torch.get_default_dtype()), persistent=False)
@@ -157,19 +132,11 @@ class Estimators(nn.Module):
 
     def weights(self, features: Tensor) -> Tensor:
         """(T, h, w) kernel times mask from (C, h, w) features; the sum over the taps is 1."""
-        kernel = self.centre + self.departure * self.kernel(features[None])[0].tanh()
+        kernel = self.centre + DEPARTURE * self.kernel(features[None])[0].tanh()
         mask = 2 * self.mask(features[None])[0].sigmoid()
         weights = kernel * mask
         # What lacks goes to the centre. To first order that is dividing by the sum, which could come near to zero.
         return weights + self.centre * (1 - weights.sum(dim=0))
-
-
-def zero_head(n_in: int, n_out: int) -> nn.Conv2d:
-    """3 × 3 convolution that gives zero until it is trained: (B, n_in, h, w) → (B, n_out, h, w)."""
-    head = nn.Conv2d(n_in, n_out, 3, padding=1)
-    for parameter in head.parameters():
-        nn.init.zeros_(parameter)
-    return head
 
 
 class Deformation(NamedTuple):
@@ -196,6 +163,13 @@ class Deformation(NamedTuple):
         """Offsets and weights in the first section, and in the second."""
         return (self.offsets_0, self.weights_0), (self.offsets_1, self.weights_1)
 
+    def sampled(self, first: Tensor, second: Tensor) -> tuple[Tensor, Tensor]:
+        """Eq. 5: (K, h, w) of either section, deformed."""
+        return (
+            deformable_sampling(first, self.offsets_0, self.weights_0),
+            deformable_sampling(second, self.offsets_1, self.weights_1),
+        )
+
     @property
     def shifts(self) -> Tensor:
         """(4, h, w) where the material of a bin lies in the first section, then in the second: (dx, dy) in bins.
@@ -219,20 +193,7 @@ class Deformation(NamedTuple):
 class DLSM(nn.Module):
     """From motion between two sections to the deformation that brings each of them to a position in between.
 
-    Parameters
-    ----------
-    channels
-        C, features of the motion.
-    kernel_size
-        Side k of the deformable kernel, odd; T = k·k taps.
-    embedding
-        Length of the embeddings of a position.
-    reach
-        The farthest that a tap is shifted, in bins.
-    beta, gamma
-        Weights of the channel branch and of the spatial branch of the modulation.
-    modulated
-        Whether the motion is adapted to the position; off is the paper's "w/o DLSM".
+    Settings are those of :class:`c2sti.C2STiConfig`; not `modulated` is the paper's "w/o DLSM".
 
     Notes
     -----
@@ -258,19 +219,7 @@ class DLSM(nn.Module):
         self.reach = reach
 
     def forward(self, f01: Tensor, f10: Tensor, p: Tensor) -> Deformation:
-        """Estimate the deformation of both sections.
-
-        Parameters
-        ----------
-        f01, f10
-            (C, h, w) motion features F₀→₁ and F₁→₀ of one level.
-        p
-            (h, w) position of each bin.
-
-        Returns
-        -------
-        The deformation, see :class:`Deformation`.
-        """
+        """Of both sections, from (C, h, w) F₀→₁ and F₁→₀ of one level and the (h, w) position of each bin."""
         return Deformation(*self.one_side(f01, f10, p), *self.one_side(f10, f01, 1 - p), p)
 
     def one_side(self, motion: Tensor, reverse: Tensor, p: Tensor) -> tuple[Tensor, Tensor]:

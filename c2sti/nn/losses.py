@@ -7,7 +7,7 @@ defined counts 0 and has no gradient.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 
 import torch
 from torch import Tensor
@@ -15,6 +15,7 @@ from torch import Tensor
 from c2sti.ops import total_variation
 
 FLAT = 1e-6  # below this departure from its mean, in log1p expression or of its size, a gene has no variance
+FLOOR = 1e-3  # added to the variance of a gene: without it, one that is almost constant would outweigh all others
 
 
 def similarity(predicted: Tensor, truth: Tensor) -> Tensor:
@@ -27,39 +28,30 @@ def squares(predicted: Tensor, truth: Tensor) -> Tensor:
     return (predicted - truth).square().mean()
 
 
-def smoothness(fields: Sequence[Tensor]) -> Tensor:
-    """L_sno: mean total variation of displacement fields, (..., h, w) each; a scalar.
+def smoothness(displacement: Tensor) -> Tensor:
+    """L_sno: total variation of a (..., h, w) displacement; a scalar.
 
     Notes
     -----
     The paper takes it of the motion features, whose scale the next layer can undo.
     """
-    return torch.stack([total_variation(field) for field in fields]).mean()
+    return total_variation(displacement)
 
 
 def paper_loss(
     predicted: Tensor,
     truth: Tensor,
-    fields: Sequence[Tensor],
+    displacement: Tensor,
     sim: float = 1.0,
     sno: float = 1.0,
     *,
     difference: Callable[[Tensor, Tensor], Tensor] = similarity,
 ) -> Tensor:
-    """λ_sim · L_sim + λ_sno · L_sno, a scalar.
+    """λ_sim · L_sim + λ_sno · L_sno, a scalar, of two sections and a (..., h, w) displacement.
 
-    Parameters
-    ----------
-    predicted, truth
-        Inserted and measured section, of one shape.
-    fields
-        Displacement fields, (..., h, w) each.
-    sim, sno
-        The weights λ, both 1 in the paper.
-    difference
-        What L_sim is: by default as in the paper.
+    Both weights λ are 1 in the paper, and L_sim is :func:`similarity`.
     """
-    return sim * difference(predicted, truth) + sno * smoothness(fields)
+    return sim * difference(predicted, truth) + sno * smoothness(displacement)
 
 
 def correlation(predicted: Tensor, truth: Tensor) -> Tensor:
@@ -67,17 +59,9 @@ def correlation(predicted: Tensor, truth: Tensor) -> Tensor:
     return (unit_columns(predicted) * unit_columns(truth)).sum(dim=0).mean()
 
 
-def relative_error(predicted: Tensor, truth: Tensor, floor: float = 1e-3) -> Tensor:
-    """Root mean squared error of two (M, N), each gene measured by its own variance; a scalar ≥ 0, 0 at best.
-
-    Parameters
-    ----------
-    predicted, truth
-        (M, N) log1p expression.
-    floor
-        Added to the variance of each gene: without it, a gene that is almost constant would outweigh all others.
-    """
-    error = (predicted - truth) / (truth.var(dim=0, correction=0) + floor).sqrt()
+def relative_error(predicted: Tensor, truth: Tensor) -> Tensor:
+    """Root mean squared error of two (M, N), each gene measured by its own variance; a scalar ≥ 0, 0 at best."""
+    error = (predicted - truth) / (truth.var(dim=0, correction=0) + FLOOR).sqrt()
     # A norm, unlike the root of a mean, has a gradient where the error is zero.
     return torch.linalg.vector_norm(error) / error.numel() ** 0.5
 

@@ -15,29 +15,24 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from c2sti.nn.cross_modal import convolution
+from c2sti.nn.cross_modal import convolution, zero_head
+
+N_LAYERS = 4  # 3 × 3 convolutions of a level of the encoder, the first of which halves
+BALANCE = 0.1  # λ of eq. 3 to start from
+EPS = 1e-6  # added to a variance: its root has no slope at zero, which a single gene or an empty bin would meet
 
 
 class PyramidEncoder(nn.Module):
-    """Features C^L of each gene at several scales.
+    """C features C^L of each gene at several scales, by four convolutions each.
 
-    Parameters
-    ----------
-    channels
-        C, the same at every level.
-    n_levels
-        Scales. The first keeps the size of the lattice unless `halved`, each further one halves it, rounding up.
-    n_layers
-        3 × 3 convolutions a level; the first of them halves.
-    halved
-        Whether the first level halves, too.
+    The first level keeps the size of the lattice unless `halved`, each further one halves it, rounding up.
     """
 
-    def __init__(self, channels: int, n_levels: int = 3, n_layers: int = 4, *, halved: bool = False) -> None:
+    def __init__(self, channels: int, n_levels: int = 3, *, halved: bool = False) -> None:
         super().__init__()
 
         def level(stride: int) -> nn.Sequential:
-            strides = [stride] + [1] * (n_layers - 1)
+            strides = [stride] + [1] * (N_LAYERS - 1)
             return nn.Sequential(*(convolution(channels, channels, s) for s in strides))
 
         self.levels = nn.ModuleList(level(2 if i or halved else 1) for i in range(n_levels))
@@ -52,19 +47,11 @@ class PyramidEncoder(nn.Module):
 
 
 class MGCGraph(nn.Module):
-    """One graph convolution over the genes: F = λ · ReLU(P C Wₙ) + (1 - λ) · C (eq. 3).
+    """One graph convolution over the genes: F = λ · ReLU(P C Wₙ) + (1 - λ) · C (eq. 3). λ is learnt."""
 
-    Parameters
-    ----------
-    channels
-        C, features of a gene.
-    balance
-        λ to start from, in (0, 1); it is learnt.
-    """
-
-    def __init__(self, channels: int, balance: float = 0.1) -> None:
+    def __init__(self, channels: int) -> None:
         super().__init__()
-        self.logit = nn.Parameter(torch.tensor(log(balance / (1 - balance))))
+        self.logit = nn.Parameter(torch.tensor(log(BALANCE / (1 - BALANCE))))
         # Near the identity the layer averages over co-expressed genes from the first step on; noise breaks symmetry.
         self.weight = nn.Parameter(torch.eye(channels) + 0.01 * torch.randn(channels, channels))  # W_n
 
@@ -74,44 +61,23 @@ class MGCGraph(nn.Module):
         return self.logit.sigmoid()
 
     def forward(self, nodes: Tensor, propagation: Tensor) -> Tensor:
-        """Mix the genes.
-
-        Parameters
-        ----------
-        nodes
-            (N, C, H, W) features of the genes, one level of the pyramid.
-        propagation
-            (N, N) P of :func:`c2sti.ops.propagation`; dense, CSR or COO.
-
-        Returns
-        -------
-        (N, C, H, W)
-        """
+        """Mix (N, C, H, W) features of the genes by the (N, N) P of :func:`c2sti.ops.propagation`, dense or sparse."""
         mixed = torch.einsum("nchw,cd->ndhw", nodes, self.weight)
         spread = (propagation @ mixed.flatten(1)).reshape(nodes.shape)
         return self.balance * spread.relu() + (1 - self.balance) * nodes
 
 
 class GenePool(nn.Module):
-    """What the genes say together about a bin: mean and standard deviation over genes, joined.
+    """What the genes say together about a bin: mean and standard deviation over genes, joined."""
 
-    Parameters
-    ----------
-    channels
-        C, before and after.
-    eps
-        Added to the variance: the root has no slope at zero, which a single gene or an empty bin would meet.
-    """
-
-    def __init__(self, channels: int, eps: float = 1e-6) -> None:
+    def __init__(self, channels: int) -> None:
         super().__init__()
         self.join = nn.Conv2d(2 * channels, channels, 1)
-        self.eps = eps
 
     def forward(self, nodes: Tensor) -> Tensor:
         """Take (N, C, H, W) to (C, H, W), in whatever order the genes stand."""
         variance, mean = torch.var_mean(nodes, dim=0, correction=0)
-        return self.join(torch.cat([mean, (variance + self.eps).sqrt()])[None])[0]
+        return self.join(torch.cat([mean, (variance + EPS).sqrt()])[None])[0]
 
 
 AROUND = 1  # bins on every side in which a bin of one section is looked for in the other
@@ -119,15 +85,8 @@ N_SHIFTS = (2 * AROUND + 1) ** 2
 
 
 def profiles(nodes: Tensor) -> Tensor:
-    """What :func:`local_correlation` compares: the genes of each bin as one direction.
+    """What :func:`local_correlation` compares, of (N, C, h, w) nodes: the genes of each bin as one direction.
 
-    Parameters
-    ----------
-    nodes
-        (N, C, h, w) features of the genes of a section, one level of the pyramid.
-
-    Returns
-    -------
     (N·C, h, w), of length 1 in every bin, each channel minus its mean over the genes; 0 where all genes are alike.
     """
     return functional.normalize((nodes - nodes.mean(dim=0)).flatten(0, 1), dim=0, eps=1e-6)
@@ -136,15 +95,8 @@ def profiles(nodes: Tensor) -> Tensor:
 def local_correlation(one: Tensor, other: Tensor) -> Tensor:
     """How alike the genes of each bin of one section are to those of the bins around it in the other.
 
-    Parameters
-    ----------
-    one, other
-        (N·C, h, w) :func:`profiles` of two sections.
-
-    Returns
-    -------
-    (9, h, w) cosine between the profile of the bin and that of the bin shifted by (dx, dy), dy slowest, both -1, 0, 1;
-    0 beyond the border.
+    Of (N·C, h, w) :func:`profiles` of both: (9, h, w) cosine between the profile of the bin and that of the bin shifted
+    by (dx, dy), dy slowest, both -1, 0, 1; 0 beyond the border.
 
     Notes
     -----
@@ -158,13 +110,7 @@ def local_correlation(one: Tensor, other: Tensor) -> Tensor:
 
 
 class ResidualBlock(nn.Module):
-    """Two 3 × 3 convolutions beside a straight way through.
-
-    Parameters
-    ----------
-    channels
-        C, before and after.
-    """
+    """Two 3 × 3 convolutions beside a straight way through."""
 
     def __init__(self, channels: int) -> None:
         super().__init__()
@@ -176,17 +122,7 @@ class ResidualBlock(nn.Module):
 
 
 class Level(nn.Module):
-    """One level of a decoder: features and what the coarser level gave, joined.
-
-    Parameters
-    ----------
-    n_given
-        Channels of the features.
-    channels
-        C, of the coarser level and of the output.
-    coarsest
-        Whether there is no coarser level.
-    """
+    """One level of a decoder: `n_given` features and the C that the coarser level gave, if there is one, joined."""
 
     def __init__(self, n_given: int, channels: int, coarsest: bool) -> None:
         super().__init__()
@@ -214,13 +150,6 @@ def enlarged(enlarge: nn.Module, coarser: Tensor, shape: Sequence[int]) -> Tenso
 class MotionDecoder(nn.Module):
     """How tissue moves from one section to the other, coarse to fine: the D of section 2.2.
 
-    Parameters
-    ----------
-    channels
-        C, the same at every level.
-    n_levels
-        Scales, as in :class:`PyramidEncoder`.
-
     Notes
     -----
     The paper decodes both directions. Here the same weights are used twice, with the sections swapped, so that neither
@@ -234,18 +163,9 @@ class MotionDecoder(nn.Module):
         )
 
     def forward(self, f0: list[Tensor], f1: list[Tensor], alike: list[Tensor]) -> list[Tensor]:
-        """Decode one direction.
+        """F₀→₁, (C, h, w) at each level, fine to coarse; F₁→₀ comes from the arguments swapped.
 
-        Parameters
-        ----------
-        f0, f1
-            (C, h, w) pooled features of the two sections at each level, fine to coarse.
-        alike
-            (9, h, w) :func:`local_correlation` of the first with the second at each level.
-
-        Returns
-        -------
-        F₀→₁, (C, h, w) at each level, fine to coarse. F₁→₀ comes from the arguments swapped.
+        Of (C, h, w) pooled features of both sections and their (9, h, w) :func:`local_correlation` at each level.
         """
         given = [torch.cat(maps)[None] for maps in zip(f0, f1, alike, strict=True)]
         return [motion[0] for motion in coarse_to_fine(self.levels, given)]
@@ -254,26 +174,15 @@ class MotionDecoder(nn.Module):
 class SectionDecoder(nn.Module):
     """The section itself from features at its position, gene by gene: upsampling by pixel shuffle, and a head (§2.3).
 
-    Parameters
-    ----------
-    channels
-        C, features of a gene at every level.
-    n_levels
-        Scales, as in :class:`PyramidEncoder`.
-    halved
-        Whether the finest level has half the bins of the lattice; a last pixel shuffle then leads back to it.
-    zero
-        Whether the head starts at zero: for a section that is added to another prediction.
+    With `halved` the finest level has half the bins of the lattice, and a last pixel shuffle leads back to it; with
+    `zero` the head starts at zero, for a section that is added to another prediction.
     """
 
     def __init__(self, channels: int, n_levels: int, *, halved: bool, zero: bool) -> None:
         super().__init__()
         self.levels = nn.ModuleList(Level(channels, channels, coarsest=i == n_levels - 1) for i in range(n_levels))
         self.enlarge = pixel_shuffle(channels) if halved else None
-        self.head = nn.Conv2d(channels, 1, 3, padding=1)
-        if zero:
-            for parameter in self.head.parameters():
-                nn.init.zeros_(parameter)
+        self.head = zero_head(channels, 1) if zero else nn.Conv2d(channels, 1, 3, padding=1)
 
     def forward(self, features: list[Tensor], shape: Sequence[int]) -> Tensor:
         """Take (N, C, h, w) at each level, fine to coarse, to (N, H, W) on a lattice of that shape."""

@@ -17,6 +17,8 @@ from types import ModuleType
 from typing import Any, Literal, get_args
 
 import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file
 from torch import Tensor, nn
 from torch.nn import functional
 
@@ -81,18 +83,9 @@ class ResNet50Features(nn.Module):
 
     @torch.no_grad()
     def forward(self, image: Tensor, shape: tuple[int, int]) -> Tensor:
-        """Describe an image, bin by bin.
+        """(C, H, W) features ≥ 0 on a lattice of that shape, all 0 in bins of which no pixel is known.
 
-        Parameters
-        ----------
-        image
-            (3, h, w) colour in [0, 1], NaN where there is no image. It covers the lattice edge to edge.
-        shape
-            Rows and columns of the lattice, (H, W).
-
-        Returns
-        -------
-        (C, H, W) features, ≥ 0; all 0 in bins of which no pixel is known.
+        The (3, h, w) image has colours in [0, 1], NaN where there is none. It covers the lattice edge to edge.
         """
         if image.ndim != 3 or image.shape[0] != 3:
             raise ValueError(f"image has shape {tuple(image.shape)}, expected (3, h, w): red, green, blue")
@@ -120,24 +113,12 @@ def at_least(image: Tensor, side: int) -> Tensor:
 
 
 def on_lattice(features: Tensor, shape: tuple[int, int], size: tuple[int, int], stride: int) -> Tensor:
-    """Bring features to the bins of a lattice: bilinear where bins are the finer, their mean where cells are.
+    """(C, H, W) features on the bins of a lattice: bilinear where bins are the finer, their mean where cells are.
 
-    Parameters
-    ----------
-    features
-        (C, h', w') cells. A ResNet pads each strided layer by half its kernel, so that cell (i, j) is centred on pixel
-        (stride·i, stride·j), not on the middle of a stride × stride block. Stretching the map over the lattice edge to
-        edge would misplace tissue by up to half a stride.
-    shape
-        Bins of the lattice, (H, W).
-    size
-        Pixels of the image, (h, w); it covers the lattice edge to edge.
-    stride
-        Pixels from one cell to the next.
-
-    Returns
-    -------
-    (C, H, W) features.
+    The (C, h', w') cells lie `stride` pixels apart in an image of (h, w) pixels, which covers the lattice edge to edge.
+    A ResNet pads each strided layer by half its kernel, so that cell (i, j) is centred on pixel (stride·i, stride·j),
+    not on the middle of a stride × stride block. Stretching the map over the lattice would misplace tissue by up to
+    half a stride.
     """
     points, samples = [], []  # per axis: where to look, in cells; how often per bin
     for bins, pixels in zip(shape, size, strict=True):
@@ -168,7 +149,7 @@ def load_resnet50(weights: str | Path, *, stage: Stage = "layer1") -> ResNet50Fe
     Raises
     ------
     ImportError
-        Without MONAI, safetensors or, for a name, huggingface-hub.
+        Without MONAI or, for a name, huggingface-hub.
     FileNotFoundError
         Where `weights` is neither a file nor the name of a repository.
     OSError
@@ -235,7 +216,16 @@ def read_weights(file: Path) -> dict[str, Tensor]:
     """Read a state dict without running code that a file may bring."""
     if file.suffix not in ENDINGS:
         raise ValueError(f"{file} ends in {file.suffix!r}, expected one of {', '.join(ENDINGS)}")
-    content = _safetensors(file) if file.suffix == ".safetensors" else _pickled(file)
+    content: Any
+    try:
+        content = load_file(file) if file.suffix == ".safetensors" else torch.load(file, "cpu", weights_only=True)
+    except SafetensorError as error:
+        raise ValueError(f"{file} cannot be read as a .safetensors file: {error}") from error
+    except (pickle.UnpicklingError, RuntimeError, EOFError) as error:  # whose text advises to give up the safe reading
+        raise ValueError(
+            f"{file} cannot be read as a file of weights and nothing else: it is damaged, no checkpoint, or pickles "
+            f"objects of some program; save the state dict alone, by torch.save(model.state_dict(), …)"
+        ) from error
     for wrapper in WRAPPERS:
         if isinstance(content, Mapping) and isinstance(content.get(wrapper), Mapping):
             content = content[wrapper]
@@ -243,24 +233,6 @@ def read_weights(file: Path) -> dict[str, Tensor]:
     if not tensors:
         raise ValueError(f"{file} holds a {type(content).__name__} without tensors, expected a ResNet-50's state dict")
     return tensors
-
-
-def _safetensors(file: Path) -> dict[str, Tensor]:
-    safetensors = histology_extra("safetensors")
-    try:
-        return histology_extra("safetensors.torch").load_file(file)
-    except safetensors.SafetensorError as error:
-        raise ValueError(f"{file} cannot be read as a .safetensors file: {error}") from error
-
-
-def _pickled(file: Path) -> Any:
-    try:
-        return torch.load(file, map_location="cpu", weights_only=True)
-    except (pickle.UnpicklingError, RuntimeError, EOFError) as error:  # whose text advises to give up the safe reading
-        raise ValueError(
-            f"{file} cannot be read as a file of weights and nothing else: it is damaged, no checkpoint, or pickles "
-            f"objects of some program; save the state dict alone, by torch.save(model.state_dict(), …)"
-        ) from error
 
 
 def matched(state: Mapping[str, Tensor], expected: Mapping[str, Tensor], file: Path) -> dict[str, Tensor]:

@@ -15,10 +15,9 @@ from scipy.spatial import KDTree
 from torch import Tensor
 
 from c2sti._types import FloatArray, Lattice, Section, SlicePair
-from c2sti.models.c2sti import C2STiConfig, prepare, settings_of
-from c2sti.models.gp import Baseline, BaselineTensors
-from c2sti.nn.c2sti import ModelInputs
-from c2sti.ops import linear_at
+from c2sti.models.c2sti import BaselineTensors, C2STiConfig, moved, prepare, settings_of
+from c2sti.models.gp import Baseline
+from c2sti.nn.inputs import ModelInputs
 
 
 @dataclass(frozen=True)
@@ -107,7 +106,7 @@ def turn(example: Example, quarters: int, mirrored: bool) -> Example:
 
     Each quarter takes +x to -y, up the slide. The example itself stays as it is.
     """
-    moved = partial(turned_maps, quarters=quarters, mirrored=mirrored)
+    turned = partial(turned_maps, quarters=quarters, mirrored=mirrored)
     lattice = example.inputs.lattice
     points = (example.points - np.asarray(lattice.origin)) / lattice.pitch
     height, width = lattice.shape
@@ -119,9 +118,9 @@ def turn(example: Example, quarters: int, mirrored: bool) -> Example:
         points = np.column_stack([points[:, 1], width - 1 - points[:, 0]])
         height, width = width, height
         dx, dy = dy, None if dx is None else -dx
-    motion = None if dx is None or dy is None else moved(torch.stack([dx, dy], dim=1).flatten(0, 1))
-    turned = replace(example.inputs.each(moved), lattice=Lattice((0.0, 0.0), 1.0, (height, width)))
-    return replace(example, inputs=turned, points=points, motion=motion)
+    motion = None if dx is None or dy is None else turned(torch.stack([dx, dy], dim=1).flatten(0, 1))
+    inputs = replace(example.inputs.each(turned), lattice=Lattice((0.0, 0.0), 1.0, (height, width)))
+    return replace(example, inputs=inputs, points=points, motion=motion)
 
 
 def elastic(case: Case, seed: int, amount: float = 0.7, width: float = 6.0) -> Case:
@@ -137,20 +136,9 @@ def elastic(case: Case, seed: int, amount: float = 0.7, width: float = 6.0) -> C
     def shift(xy: FloatArray, position: float) -> FloatArray:
         return 2 * (position - case.position) * amount * pair.spacing * waves(xy)
 
-    def warped(maps: FloatArray | None, position: float) -> FloatArray | None:
-        if maps is None:
-            return None
-        # What is at x now lay at about x minus the move.
-        found = linear_at(maps, lattice, lattice.centres - shift(lattice.centres, position), beyond=np.nan)
-        return found.reshape(-1, *lattice.shape).astype(maps.dtype)
-
-    def moved(section: Section) -> Section:
-        return replace(
-            section,
-            xy=section.xy + shift(section.xy, section.position),
-            histology=warped(section.histology, section.position),
-            features=warped(section.features, section.position),
-        )
+    def bent(section: Section) -> Section:
+        before = lattice.centres - shift(lattice.centres, section.position)  # of what is there now, about
+        return moved(section, section.xy + shift(section.xy, section.position), lattice, before)
 
     def motion(points: FloatArray) -> tuple[FloatArray, FloatArray]:
         still = np.zeros_like(points)
@@ -158,7 +146,7 @@ def elastic(case: Case, seed: int, amount: float = 0.7, width: float = 6.0) -> C
         # A point that lay at x, and was in a at x + known, is now at x + known + the shift at that place.
         return to_a + shift(points + to_a, 0.0), to_b + shift(points + to_b, 1.0)
 
-    a, b, *context = (moved(section) for section in pair.sections)
+    a, b, *context = map(bent, pair.sections)
     return replace(case, pair=replace(pair, a=a, b=b, context=tuple(context)), motion=motion, name=f"{case.name} moved")
 
 

@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 import os
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
 from math import ceil, cos, inf, isfinite, pi
 from pathlib import Path
 from typing import Any, Self, TypeVar
@@ -20,6 +19,7 @@ from tqdm.auto import tqdm
 
 from c2sti import _validators
 from c2sti._atomic import put
+from c2sti.models._checkpoint import digest
 
 STATE = "training.safetensors"
 HASH = "sha256"  # in the file's metadata, of all else
@@ -66,74 +66,71 @@ class Schedule:
         return self.final_learning_rate + share * (self.learning_rate - self.final_learning_rate)
 
 
-@dataclass
-class History:
-    """How a training went.
-
-    Parameters
-    ----------
-    loss
-        Of each step.
-    validation
-        Steps done, and the mean loss on the validation examples then.
-    best
-        Weights with the least of these.
-    """
-
-    loss: list[float] = field(default_factory=list)
-    validation: list[tuple[int, float]] = field(default_factory=list)
-    best: dict[str, Tensor] | None = None
-
-    @property
-    def least(self) -> float:
-        """Mean loss on the validation examples, where it was lowest."""
-        return min((value for _, value in self.validation), default=inf)
-
-    @property
-    def waited(self) -> int:
-        """Validations since that."""
-        values = [value for _, value in self.validation]
-        return len(values) - 1 - values.index(min(values)) if values else 0
-
-    def as_dict(self) -> dict[str, Any]:
-        """For a card."""
-        return {"loss": self.loss, "validation": [list(one) for one in self.validation]}
-
-
 class OtherRun(ValueError):
     """A folder holds the state of another run than the one that would continue from it."""
 
 
 class TrainingState:
-    """State of a run in a folder: weights and moments by safetensors, step and settings by JSON.
+    """How far a run has come, and its state in a folder: weights and moments by safetensors, all else by JSON.
 
-    A mark of what it learns from is one of the settings; a state with others is refused.
+    Parameters
+    ----------
+    folder
+        Where the state is kept; None keeps nothing.
+    settings
+        Of the run, a mark of what it learns from among them; a state with others is refused.
+
+    Attributes
+    ----------
+    loss, validation
+        Loss of each step; steps done, and the mean loss on the validation examples then.
+    best
+        Weights with the least of these.
     """
 
-    def __init__(self, folder: str | Path, settings: dict[str, Any]) -> None:
-        self.path, self.settings = Path(folder) / STATE, settings
+    def __init__(self, folder: str | Path | None, settings: dict[str, Any]) -> None:
+        self.path, self.settings = None if folder is None else Path(folder) / STATE, settings
+        self.loss: list[float] = []
+        self.validation: list[tuple[int, float]] = []
+        self.best: dict[str, Tensor] | None = None
 
-    def save(
-        self, network: nn.Module, optimiser: torch.optim.Optimizer, step: int, history: History | None = None
-    ) -> None:
+    @property
+    def history(self) -> dict[str, Any]:
+        """Losses, for a card."""
+        return {"loss": self.loss, "validation": [list(one) for one in self.validation]}
+
+    @property
+    def waited(self) -> int:
+        """Validations since the one with the least loss."""
+        values = [value for _, value in self.validation]
+        return len(values) - 1 - values.index(min(values)) if values else 0
+
+    def validated(self, network: nn.Module, step: int, loss: float) -> None:
+        """Take up the mean loss on the validation examples after `step` steps, and the weights if it is the least."""
+        if loss < min((value for _, value in self.validation), default=inf):
+            self.best = {name: tensor.detach().cpu().clone() for name, tensor in network.state_dict().items()}
+        self.validation.append((step, loss))
+
+    def save(self, network: nn.Module, optimiser: torch.optim.Optimizer, step: int) -> None:
         """Write the state after `step` steps; the file is whole or not there."""
+        if self.path is None:
+            return
         self.path.parent.mkdir(parents=True, exist_ok=True)
         tensors = {f"weights.{name}": value for name, value in network.state_dict().items()}
         for name, parameter in network.named_parameters():
             for key, value in optimiser.state.get(parameter, {}).items():
                 tensors[f"{key}.{name}"] = torch.as_tensor(value)
-        history = history or History()
-        tensors |= {f"best.{name}": value for name, value in (history.best or {}).items()}
+        tensors |= {f"best.{name}": value for name, value in (self.best or {}).items()}
         tensors = {name: value.detach().cpu().contiguous() for name, value in tensors.items()}
         # Step and settings travel inside the one file, so that they cannot belong to other weights.
-        progress = json.dumps({"step": step, HISTORY: history.as_dict(), **self.settings})
-        put(self.path, save(tensors, metadata={"progress": progress, HASH: _digest(progress, tensors)}))
+        progress = json.dumps({"step": step, HISTORY: self.history, **self.settings})
+        put(self.path, save(tensors, metadata={"progress": progress, HASH: digest(tensors, progress)}))
 
-    def restore(self, network: nn.Module, optimiser: torch.optim.Optimizer) -> tuple[int, History]:
+    def restore(self, network: nn.Module, optimiser: torch.optim.Optimizer) -> int:
         """Take up the state that is there, and return after how many steps it was written; 0 where there is none."""
-        if not self.path.is_file():
-            return 0, History()
-        step, found, tensors = self._read()
+        if self.path is None or not self.path.is_file():
+            return 0
+        step, found, tensors = self._read(self.path)
         kept = found.pop(HISTORY, {"loss": [], "validation": []})  # earlier versions kept none
         wanted = json.loads(json.dumps(self.settings))
         # Settings that an older state does not name are believed: marks of data were not kept then.
@@ -143,37 +140,35 @@ class TrainingState:
                 f"{self.path} is the state of a run with other settings ({differs} differs); train into another "
                 "folder, or remove it to begin anew"
             )
-        network.load_state_dict({k.removeprefix("weights."): v for k, v in tensors.items() if k.startswith("weights.")})
+
+        def of(kind: str) -> dict[str, Tensor]:
+            return {key.removeprefix(kind): value for key, value in tensors.items() if key.startswith(kind)}
+
+        network.load_state_dict(of("weights."))
         for name, parameter in network.named_parameters():
             found_of = {key: tensors.get(f"{key}.{name}") for key in MOMENTS}
             moments = {key: value.to(parameter.device) for key, value in found_of.items() if value is not None}
             if moments:
                 optimiser.state[parameter] = moments
-        best = {k.removeprefix("best."): v for k, v in tensors.items() if k.startswith("best.")}
-        return step, History(kept["loss"], [(n, value) for n, value in kept["validation"]], best or None)
+        self.loss, self.validation = kept["loss"], [(n, value) for n, value in kept["validation"]]
+        self.best = of("best.") or None
+        return step
 
-    def _read(self) -> tuple[int, dict[str, Any], dict[str, Tensor]]:
+    @staticmethod
+    def _read(path: Path) -> tuple[int, dict[str, Any], dict[str, Tensor]]:
         """Step, settings and tensors, none of them believed before all have been checked."""
         try:
-            content = self.path.read_bytes()
+            content = path.read_bytes()
             tensors = load(content)
             length = int.from_bytes(content[:8], "little")
             metadata = json.loads(content[8 : 8 + length])["__metadata__"]
             progress = json.loads(metadata["progress"])
             step = int(progress.pop("step"))
         except (SafetensorError, KeyError, TypeError, ValueError) as error:
-            raise ValueError(f"{self.path} cannot be read ({error}); remove it to begin anew") from error
-        if metadata.get(HASH, "") not in ("", _digest(metadata["progress"], tensors)):  # earlier versions kept none
-            raise ValueError(f"{self.path} was altered since it was written: its hash differs; remove it to begin anew")
+            raise ValueError(f"{path} cannot be read ({error}); remove it to begin anew") from error
+        if metadata.get(HASH, "") not in ("", digest(tensors, metadata["progress"])):  # earlier versions kept none
+            raise ValueError(f"{path} was altered since it was written: its hash differs; remove it to begin anew")
         return step, progress, tensors
-
-
-def _digest(progress: str, tensors: Mapping[str, Tensor]) -> str:
-    digest = hashlib.sha256(progress.encode())
-    for name, value in sorted(tensors.items()):
-        digest.update(name.encode())
-        digest.update(np.ascontiguousarray(value.numpy()).tobytes())
-    return digest.hexdigest()
 
 
 class _Objective(nn.Module):
@@ -200,13 +195,14 @@ def descend(
     progress: Callable[[int, float], object],
     show_progress_bar: bool,
     validation_on: Callable[[str], Sequence[tuple[Any, ...]]] = lambda place: [],
-) -> History:
+) -> dict[str, Any]:
     """Train the network in place, from the state that the folder holds or from the start; then it is on the CPU.
 
     `examples_on` gives, on a device, what is learnt from, each with its name; `draw` what a step takes of an example,
     at random; `loss_of` the loss of the network on that. Random numbers depend on the seed, the step and the process
     alone, not on the steps before. `settings` are those of the run, see :class:`TrainingState`. `validation_on` gives
-    what the loss of validation is the mean over; with it, the weights are those that it was lowest for.
+    what the loss of validation is the mean over; with it, the weights are those that it was lowest for. The
+    losses are returned, for a card.
     """
     try:
         import accelerate  # noqa: PLC0415 - heavy, and only training needs it
@@ -223,15 +219,15 @@ def descend(
     place = str(accelerator.device) if launched else device
     examples = examples_on(place)
     network.to(place)
-    keep = None if folder is None else TrainingState(folder, settings)
+    state = TrainingState(folder, settings)
     optimiser = torch.optim.AdamW(network.parameters(), lr=how.learning_rate, weight_decay=how.weight_decay)
-    first, history = (0, History()) if keep is None else keep.restore(network, optimiser)
+    first = state.restore(network, optimiser)
     unseen = validation_on(place)
     objective, optimiser = accelerator.prepare(_Objective(network, loss_of), optimiser)
     shown = show_progress_bar and accelerator.is_main_process
     bar = tqdm(range(first, how.steps), initial=first, total=how.steps, desc="training", disable=not shown)
     for step in bar:
-        if how.patience is not None and history.waited >= how.patience:
+        if how.patience is not None and state.waited >= how.patience:
             break
         for group in optimiser.param_groups:
             group["lr"] = how.rate(step)
@@ -240,32 +236,23 @@ def descend(
         loss = torch.stack([objective(*draw(example, rng)) for _, example in drawn]).mean()
         value = float(loss.detach())
         if not isfinite(value):
-            kept = "" if keep is None else f"; the last good state is in {keep.path.parent}"
+            kept = "" if state.path is None else f"; the last good state is in {state.path.parent}"
             names = ", ".join(name for name, _ in drawn)
             raise FloatingPointError(f"the loss is {value} at step {step}, on {names}{kept}")
         optimiser.zero_grad()
         accelerator.backward(loss)
         accelerator.clip_grad_norm_(network.parameters(), how.clip)
         optimiser.step()
-        history.loss.append(value)
+        state.loss.append(value)
         if unseen and ((step + 1) % how.validate_every == 0 or step + 1 == how.steps):
-            _validate(network, loss_of, unseen, history, step + 1)
+            with torch.no_grad():
+                mean = torch.stack([loss_of(network, *given) for given in unseen]).mean()
+            state.validated(network, step + 1, float(mean))
         progress(step, value)
         bar.set_postfix(loss=f"{value:.4f}")
-        if keep is not None and accelerator.is_main_process and (step + 1) % how.save_every == 0:
-            keep.save(network, optimiser, step + 1, history)
-    if history.best is not None:
-        network.load_state_dict(history.best)
+        if accelerator.is_main_process and (step + 1) % how.save_every == 0:
+            state.save(network, optimiser, step + 1)
+    if state.best is not None:
+        network.load_state_dict(state.best)
     network.cpu().eval()
-    return history
-
-
-def _validate(
-    network: nn.Module, loss_of: Callable[..., Tensor], unseen: Sequence[tuple[Any, ...]], history: History, n: int
-) -> None:
-    """Add the mean loss on the validation examples after n steps, and keep the weights if it is the lowest."""
-    with torch.no_grad():
-        value = float(torch.stack([loss_of(network, *given) for given in unseen]).mean())
-    if value < history.least:
-        history.best = {name: tensor.detach().cpu().clone() for name, tensor in network.state_dict().items()}
-    history.validation.append((n, value))
+    return state.history

@@ -150,12 +150,8 @@ def train(
         A trained model to continue from.
     folder
         Where the state is kept; a run that finds a state of its own there continues from it. None keeps nothing.
-    device
-        Where the work is done.
-    progress
-        Called with step and loss after every step.
-    show_progress_bar
-        Whether to show one.
+    device, progress, show_progress_bar
+        Where the work is done; what is called with step and loss after every step; whether a bar is shown.
 
     Returns
     -------
@@ -202,7 +198,7 @@ def train(
             show_progress_bar=show_progress_bar,
             validation_on=lambda place: [_whole(example.to(place)) for example in validation or ()],
         )
-    card = {"training": asdict(how), "examples": len(examples), "history": history.as_dict()}
+    card = {"training": asdict(how), "examples": len(examples), "history": history}
     return C2STi(settings, network=network, card=card)
 
 
@@ -233,10 +229,10 @@ def _loss(how: TrainConfig, network: Network, example: Example, genes: Tensor) -
     displacement = deformation.displacement
     if how.objective != "scores":
         difference = similarity if how.objective == "paper" else squares
-        return paper_loss(predicted, truth, [displacement], difference=difference)
+        return paper_loss(predicted, truth, displacement, difference=difference)
     loss = -correlation(predicted, truth) + how.error * relative_error(predicted, truth)
     loss = loss - how.structure * coexpression(predicted, truth)
-    loss = loss + how.smooth * smoothness([displacement])
+    loss = loss + how.smooth * smoothness(displacement)
     if example.motion is not None:
         loss = loss + how.motion * endpoint_error(on_bins(deformation.shifts, inputs.lattice.shape), example.motion)
     return loss
@@ -307,7 +303,7 @@ def train_compared(
             progress=progress,
             show_progress_bar=show_progress_bar,
         )
-    card = {"training": asdict(how), "examples": len(usable), "history": history.as_dict()}
+    card = {"training": asdict(how), "examples": len(usable), "history": history}
     return FrameInterpolator(network, card=card)
 
 

@@ -14,7 +14,8 @@ from c2sti.benchmark import _networks
 from c2sti.benchmark._networks import DEFAULT, NETWORK, PAPER, ROWS
 from c2sti.datasets import phantom
 from c2sti.models.c2sti import C2STi
-from c2sti.nn.c2sti import ModelInputs, fresh
+from c2sti.nn.c2sti import fresh
+from c2sti.nn.inputs import ModelInputs
 
 CONFIG = replace(NETWORK[PAPER], channels=4, histology_channels=4, bins=16, panel=12, n_components=6, registered=False)
 

@@ -9,7 +9,6 @@ import pytest
 import scipy.sparse as sp
 from anndata import AnnData
 from scipy.spatial import KDTree
-from threadpoolctl import threadpool_limits
 
 import c2sti
 from c2sti import _backed, io, metrics
@@ -112,7 +111,6 @@ def test_coarser_patches_cells_and_windows_come_near_to_single_spots(
     monkeypatch.setattr(of_block, "PATCHES", 300)
     monkeypatch.setattr(of_block, "WHOLE", 100)
     monkeypatch.setattr("c2sti.field._field.MOST", 150)
-    monkeypatch.setattr("c2sti.field._field.MOST", 150)
     monkeypatch.setattr("c2sti.field._field.WINDOW", 200)
     monkeypatch.setattr(of_block, "WINDOW", 200)
     assert exact > 0.5
@@ -151,18 +149,6 @@ def test_the_answer_does_not_depend_on_the_blocks(pair: SlicePair, monkeypatch: 
     whole = predicted(pair)
     monkeypatch.setattr(_backed, "BLOCK", 500)
     np.testing.assert_allclose(predicted(pair), whole, atol=1e-5 * np.abs(whole).max())
-
-
-def test_threads_change_nothing(pair: SlicePair) -> None:
-    made = []
-    for threads in (1, 2):
-        with threadpool_limits(threads):
-            made.append(described(pair, Settings(n_components=8)))
-    assert made[0].loadings.tobytes() == made[1].loadings.tobytes()
-    assert (
-        made[0].field.parts[0].observed.values.numpy().tobytes()
-        == made[1].field.parts[0].observed.values.numpy().tobytes()
-    )
 
 
 def test_spots_of_small_library_size_are_noisier(pair: SlicePair) -> None:

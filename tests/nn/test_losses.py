@@ -23,12 +23,12 @@ def two(seed: int = 0) -> tuple[Tensor, Tensor]:
 def test_losses_of_the_paper_by_hand() -> None:
     truth, ramp = torch.zeros(2, 2), torch.arange(4.0).expand(2, 3, 4)
     assert losses.similarity(torch.tensor([[1.0, -1.0], [0.0, 4.0]]), truth) == 1.5
-    assert losses.smoothness([torch.ones(2, 3, 4), torch.zeros(2, 2, 2)]) == 0
-    assert losses.smoothness([ramp, torch.zeros(2, 2, 2)]) == 0.25
-    assert losses.paper_loss(truth + 1, truth, [ramp]) == 1.5
-    assert losses.paper_loss(truth + 1, truth, [ramp], sim=2.0, sno=4.0) == 4.0
+    assert losses.smoothness(torch.ones(2, 3, 4)) == 0
+    assert losses.smoothness(ramp) == 0.5
+    assert losses.paper_loss(truth + 1, truth, ramp) == 1.5
+    assert losses.paper_loss(truth + 1, truth, ramp, sim=2.0, sno=4.0) == 4.0
     assert losses.squares(torch.tensor([[1.0, -1.0], [0.0, 4.0]]), truth) == 4.5
-    assert losses.paper_loss(truth + 3, truth, [ramp], difference=losses.squares) == 9.5
+    assert losses.paper_loss(truth + 3, truth, ramp, difference=losses.squares) == 9.5
 
 
 @pytest.mark.parametrize("dtype", [torch.float64, torch.float32])

@@ -9,7 +9,8 @@ import torch
 from torch import Tensor
 
 from c2sti._types import Lattice
-from c2sti.nn.c2sti import C2STiConfig, ModelInputs, Network, fresh
+from c2sti.nn.c2sti import C2STiConfig, Network, fresh
+from c2sti.nn.inputs import ModelInputs
 
 N_GENES, HEIGHT, WIDTH, N_MAPS = 9, 13, 10, 5
 SMALL = {"channels": 4, "histology_channels": 4, "embedding": 4}

@@ -185,21 +185,6 @@ def lattice_index(lattice: Lattice, points: np.ndarray) -> tuple[int, int]:
     return tuple(int(i) for i in np.unravel_index(lattice.bins(points)[0], lattice.shape))
 
 
-def test_rate_runs_along_half_a_cosine() -> None:
-    how = TrainConfig.paper(steps=10)
-    assert how.rate(0) == pytest.approx(1e-4)
-    assert how.rate(5) == pytest.approx((1e-4 + 1e-6) / 2)
-    assert how.rate(10) == pytest.approx(1e-6)
-    assert (how.weight_decay, how.objective) == (1e-4, "paper")
-
-
-def test_the_papers_loss_trains_too(examples: list[Example]) -> None:
-    how = TrainConfig.paper(steps=3, genes=20, panel=12)
-    assert (
-        train(examples, config=NETWORK, how=how, show_progress_bar=False).fingerprint() != C2STi(NETWORK).fingerprint()
-    )
-
-
 def test_settings_are_checked() -> None:
     with pytest.raises(ValueError, match="scores, paper, squares"):
         TrainConfig(objective="vgg")
@@ -248,12 +233,15 @@ def test_two_processes_learn_one_model(tmp_path: Path) -> None:
 
 def test_the_schedule_of_the_paper(examples: list[Example]) -> None:
     how = TrainConfig.paper()
-    assert (how.epochs, how.batch, how.weight_decay) == (40, 6, 1e-4)
+    assert (how.epochs, how.batch, how.weight_decay, how.objective) == (40, 6, 1e-4, "paper")
     assert how.for_examples(852).steps == 40 * 852 // 6
     assert (how.rate(0), how.for_examples(852).rate(5680)) == (1e-4, pytest.approx(1e-6))
-    assert TrainConfig.paper(steps=10).epochs is None
+    short = TrainConfig.paper(steps=10)
+    assert short.epochs is None
+    assert [short.rate(step) for step in (0, 5, 10)] == pytest.approx([1e-4, (1e-4 + 1e-6) / 2, 1e-6])
     model = train(examples, config=NETWORK, how=TrainConfig.paper(epochs=3, batch=2), show_progress_bar=False)
     assert len(model.card["history"]["loss"]) == 3
+    assert model.fingerprint() != C2STi(NETWORK).fingerprint()
 
 
 def test_weights_are_those_of_the_lowest_loss_of_validation(examples: list[Example]) -> None:

@@ -18,10 +18,12 @@ from c2sti._tasks import threads_for
 from c2sti._types import FloatArray, InterpolatedSection, Prediction, Section, SlicePair
 from c2sti.models import _checkpoint
 from c2sti.models.naive import WIDTH, map_noise
+from c2sti.nn.inputs import nearest_bins
 from c2sti.ops import deformable_sampling, gaussian_operator, inference, sample, smoothed_axes
 
 MOST_BINS = 128  # a side of the lattice on which frames live
 PLAIN = 2  # channels of a frame beside its maps: tissue, and grey
+VERSION = 1  # of a checkpoint
 REACH = 1.0  # tissue ends this far from the last spot, in spot spacings
 
 
@@ -64,11 +66,10 @@ class Frames:
         """(H, W) grey of the H&E around its mean, 0 where there is none."""
         if section.histology is None:
             return np.zeros(self.lattice.shape)
-        index = self.pair.lattice.bins(self.lattice.centres)
-        grey = np.where(index >= 0, section.histology.mean(axis=0).ravel()[np.maximum(index, 0)], np.nan)
+        grey = nearest_bins(section.histology.mean(axis=0)[None], self.pair.lattice, self.lattice)[0]
         known = np.isfinite(grey)
         mean = grey[known].mean() if known.any() else 0
-        return np.where(known, grey - mean, 0).reshape(self.lattice.shape)
+        return np.where(known, grey - mean, 0)
 
     def prediction(
         self, at: FloatArray, positions: Sequence[float], changes: Sequence[Tensor], notes: dict[str, Any]
@@ -280,8 +281,8 @@ class FrameInterpolator:
 
     def save(self, folder: str | Path, *, overwrite: bool = False) -> None:
         """Write ``model.safetensors`` and ``config.json`` into a folder; over a checkpoint only with `overwrite`."""
-        kind = _kind(type(self.network))
-        kind.write(folder, self.network, self.network.config, self.card, overwrite=overwrite)
+        how: dict[str, Any] = {"model": self.network.name, "version": VERSION, "overwrite": overwrite}
+        _checkpoint.write(folder, self.network, self.network.config, self.card, **how)
 
 
 def fresh(network: type[FrameNetwork], config: Any = None, *, seed: int = 0) -> FrameNetwork:
@@ -289,16 +290,3 @@ def fresh(network: type[FrameNetwork], config: Any = None, *, seed: int = 0) -> 
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         return network(network.Config() if config is None else config)
-
-
-def load(network: type[FrameNetwork], folder: str | Path) -> FrameInterpolator:
-    """Read the compared method of this network from the folder that :meth:`FrameInterpolator.save` wrote."""
-    kind = _kind(network)
-    config, card = kind.read_settings(folder)
-    found = FrameInterpolator(fresh(network, config), card=card)
-    kind.read_weights(folder, found.network)
-    return found
-
-
-def _kind(network: type[FrameNetwork]) -> _checkpoint.Kind:
-    return _checkpoint.Kind(network.name, 1, network.Config)
