@@ -95,6 +95,7 @@ def test_every_wrong_call_is_refused_by_name(part: Callable[[], Iterator[Wrong]]
 COMMANDS = [
     (main, "interpolate {a} {b} -o {out}.h5ad -n 0", "n_slices"),
     (main, "interpolate {a} {b} -o {out}.h5ad --model nothing", "nothing"),
+    (main, "interpolate {a} -o {out}.h5ad", "--library-key"),
     (main, "interpolate {a} {b} -o {out}.h5ad --device gpu", "device"),
     (main, "interpolate {a} {b} -o /proc/o.h5ad", "/proc/o.h5ad"),
     (main, "align {a} -o {out}", "at least two|1 section"),

@@ -150,6 +150,8 @@ def interpolate(chosen: argparse.Namespace) -> None:
     named = {position: str(path) for path, position in chosen.context if chosen.library_key and not path.exists()}
     pair = [path for path in (chosen.slice_a, chosen.slice_b) if path is not None]
     around = {position: path for path, position in chosen.context if position not in named}
+    if len(pair) == 1 and chosen.library_key is None:
+        raise ValueError(f"B is missing: give the other section, or --library-key if {pair[0]} holds both")
     check_free([chosen.output], [*pair, *around.values()], force=chosen.force)
     _check_stream(chosen)
     if (chosen.dense or chosen.digits is not None) and not chosen.stream:
