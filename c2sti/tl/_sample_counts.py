@@ -63,7 +63,7 @@ def sample_counts(
     Raises
     ------
     KeyError
-        ``uns[key]`` is missing, or there is no such section or gene.
+        ``uns[key]`` or a part of the result is missing, or there is no such section or gene.
     ValueError
         The result was not made from counts, or a measured neighbour is not in the stack.
 
