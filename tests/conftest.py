@@ -28,6 +28,11 @@ matplotlib.use("Agg")
 DATA = Path(os.environ.get("C2STI_DATA", Path(__file__).parents[2] / "shared" / "data"))
 
 
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Notebooks come first: they take longest, and one that comes last leaves the other processes without work."""
+    items.sort(key=lambda item: "test_tutorials" not in item.nodeid)
+
+
 @pytest.fixture(scope="session")
 def real() -> Path:
     """Folder of real sections; the test is skipped where it is not."""
