@@ -71,7 +71,6 @@ def test_a_measured_section_holds_what_was_measured(pair: AnnData, stack: AnnDat
 def test_scanpy_and_squidpy_take_it_as_it_is(stack: AnnData, name: str, tmp_path: Path) -> None:
     one = c2sti.tl.get_section(stack, name)
     sc.pp.pca(one, n_comps=5)
-    sc.pp.neighbors(one)
     sc.tl.rank_genes_groups(one, "domain")
     sq.gr.spatial_neighbors(one)
     sq.gr.spatial_autocorr(one, mode="moran", show_progress_bar=False)
