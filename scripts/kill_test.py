@@ -47,7 +47,7 @@ import zarr  # noqa: F401
 import c2sti
 from c2sti import cli
 from c2sti.benchmark.__main__ import main as benchmark
-from c2sti.datasets import _real
+from c2sti.datasets import _published
 
 TOUCHING = ("os.rename", "os.remove", "os.mkdir", "os.rmdir", "shutil.rmtree", "shutil.move")  # and open, for writing
 SMALL = c2sti.C2STiConfig(channels=4, n_components=8, n_splits=0)
@@ -145,11 +145,11 @@ def _tables(folder: Path) -> dict[str, str]:
 
 def _fetch(folder: Path, content: bytes, port: int) -> None:
     blob = hashlib.sha1(b"blob %d\0" % len(content) + content).hexdigest()
-    source = _real.Source("r", "c", "made.bin", str(ODD), blob, hashlib.sha256(content).hexdigest())
+    source = _published.Source("r", "c", "made.bin", str(ODD), blob, hashlib.sha256(content).hexdigest())
     # There is no public way to name another server: the table of files is part of the package.
-    _real.BASE_URL, _real.CACHE = f"http://127.0.0.1:{port}", folder
-    _real.published = lambda: {"made.bin": source}
-    assert _real.fetch("made.bin").read_bytes() == content
+    _published.BASE_URL, _published.CACHE = f"http://127.0.0.1:{port}", folder
+    _published.published = lambda: {"made.bin": source}
+    assert _published.fetch("made.bin").read_bytes() == content
 
 
 def _must(code: int) -> None:
